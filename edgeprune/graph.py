@@ -1,0 +1,108 @@
+"""What a method sees of a network: its convolution and linear layers, and the sets in which their channels are coupled.
+
+Pure data, without torch: `trace` makes it, methods read it, `check_plan` holds plans against it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution or linear layer.
+
+    Weights have shape (out_channels, in_channels / groups, *kernel_size) for a convolution and
+    (out_channels, in_channels * features_per_channel) for a linear layer.
+    """
+
+    name: str
+    """Path of the module in the model, as in the checkpoint's keys without `.weight`."""
+    kind: Literal["conv", "linear"]
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    groups: int
+    positions: int
+    """Output positions a sample: H_out * W_out; 1 for a linear layer."""
+    reads: str
+    """Name of the coupled set that the input's channels belong to."""
+    writes: str
+    """Name of the coupled set that the output's channels belong to."""
+    features_per_channel: int = 1
+    """H * W of a tensor flattened in front of a linear layer."""
+    is_first: bool = False
+    """Reads the network's input."""
+    is_shortcut: bool = False
+    """A 1x1 convolution on the skip path of a residual block."""
+    refusal: str = ""
+    """Why no method may change this layer; empty if one may."""
+
+    @property
+    def is_depthwise(self) -> bool:
+        return self.groups > 1 and self.groups == self.in_channels == self.out_channels
+
+    @property
+    def weight_count(self) -> int:
+        """Number of weights, the bias left out."""
+        return self.out_channels * (self.in_channels // self.groups) * self.features_per_channel * math.prod(self.kernel_size)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds a sample."""
+        return self.weight_count * self.positions
+
+
+@dataclass(frozen=True)
+class CoupledSet:
+    """Tensors whose channels stay in step: residual adds, and all that works channel by channel."""
+
+    name: str
+    channels: int
+    producers: tuple[str, ...]
+    """Layers that write the set, in forward order. The first that may be grouped is the pacesetter."""
+    consumers: tuple[str, ...]
+    """Layers that read the set, in forward order."""
+    pinned: str = ""
+    """Why the channel order cannot change (network input, an operation that we do not know, ...); empty if it can."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The layers of a network in forward order, and their coupled sets."""
+
+    layers: tuple[Layer, ...]
+    coupled_sets: tuple[CoupledSet, ...]
+    input_shape: tuple[int, ...]
+    """Shape of the example input, without the batch."""
+    other_params: int = 0
+    """Parameters outside the layers' weights: biases, BatchNorm."""
+
+    @cached_property
+    def _layers_by_name(self) -> dict[str, Layer]:
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def _sets_by_name(self) -> dict[str, CoupledSet]:
+        return {coupled.name: coupled for coupled in self.coupled_sets}
+
+    def layer(self, name: str) -> Layer:
+        return self._layers_by_name[name]
+
+    def coupled_set(self, name: str) -> CoupledSet:
+        return self._sets_by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._layers_by_name
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds a sample of all layers."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def params(self) -> int:
+        return sum(layer.weight_count for layer in self.layers) + self.other_params

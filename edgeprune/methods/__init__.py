@@ -1,0 +1,65 @@
+"""The pruning methods, one module each.
+
+A method's module has a `SUMMARY`, a frozen dataclass `Settings` whose fields carry `setting(...)` metadata, and a pure
+function `prune(given: MethodInput, settings: Settings) -> MethodResult`. To add a method, write the module and add
+its line to `METHODS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from edgeprune.errors import InputError, first_line, unknown_name
+from edgeprune.methods.base import MethodInput, MethodResult
+
+METHODS: Mapping[str, str] = {
+    "tmi-gkp": "edgeprune.methods.tmi_gkp",
+}
+
+
+class Method(Protocol):
+    """What a method's module offers."""
+
+    SUMMARY: str
+    Settings: type[Any]
+
+    def prune(self, given: MethodInput, settings: Any) -> MethodResult: ...
+
+
+def setting(default: Any, help: str, *, paper: str = "") -> Any:
+    """A field of a method's `Settings`: its default, what it does, and the value that the paper uses."""
+    return dataclasses.field(default=default, metadata={"help": help, "paper": paper})
+
+
+def load_method(name: str) -> Method:
+    """The method's module; InputError with the nearest names if there is none."""
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS, remedy="`edgeprune list methods` shows all")
+    return cast(Method, importlib.import_module(METHODS[name]))
+
+
+def parse_settings(method: str, assignments: Iterable[str]) -> Any:
+    """The method's Settings from `NAME=VALUE` strings; InputError names what is unknown or of the wrong type."""
+    settings_type = load_method(method).Settings
+    known = [f.name for f in dataclasses.fields(settings_type)]
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        name = name.strip().replace("-", "_")
+        if not separator:
+            raise InputError(f"--set {assignment!r} has no value", expected="NAME=VALUE, such as --set alpha=0.5")
+        if name not in known:
+            raise unknown_name(f"setting of {method}", name, known)
+        text = text.strip()
+        values[name] = [part.strip() for part in text.split(",")] if "," in text else text
+    try:
+        return msgspec.convert(values, settings_type, strict=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise InputError(
+            f"--set: {first_line(error)}", remedy=f"`edgeprune list methods` shows the settings of {method}"
+        ) from error

@@ -1,0 +1,111 @@
+"""What every pruning method is given and gives back, and which layers a method may group."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.errors import InputError
+from edgeprune.graph import Graph, Layer
+from edgeprune.plan import Plan
+
+Weights = Mapping[str, NDArray[np.float32]]
+"""A layer's name -> its weight, shaped as in `Layer`."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Weights saved at an earlier epoch of the same training run."""
+
+    epoch: int
+    source: str
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """What the user asks of any method."""
+
+    groups: int = 8
+    """Groups of every layer that is pruned."""
+    rate: float = 0.4375
+    """Share of each group's grouped kernels to remove, in (0, 1)."""
+    seed: int = 0
+    share_partitions: bool = True
+    """Layers of one coupled set use the pacesetter's filter clusters, which saves the Gathers at residual adds."""
+    include_first: bool = False
+    """Prune the convolution that reads the network's input, too."""
+    include_shortcuts: bool = False
+    """Prune 1x1 shortcut convolutions, too."""
+    skip: tuple[str, ...] = ()
+    """Layers that stay dense: names or shell patterns."""
+
+    def check(self) -> None:
+        """InputError if the request makes no sense for any network."""
+        if self.groups < 2:
+            raise InputError(
+                f"--groups {self.groups} does not group anything", expected="an integer of 2 or more",
+                remedy="try --groups 8, or --groups 2 for narrow networks",
+            )
+        if not 0.0 < self.rate < 1.0:
+            raise InputError(
+                f"--rate {self.rate} is out of range", expected="a share between 0 and 1, both excluded",
+                remedy="try --rate 0.4375, the paper's value",
+            )
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed} is negative", expected="0 or a positive integer")
+
+
+@dataclass(frozen=True)
+class MethodInput:
+    """All that a one-shot method may look at."""
+
+    graph: Graph
+    weights: Weights
+    request: PruneRequest
+    tickets: Sequence[Ticket] = ()
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """A plan, and beside it what is worth keeping: files for the bundle, and seconds a layer."""
+
+    plan: Plan
+    records: Mapping[str, bytes] = field(default_factory=dict)
+    """File name -> contents, e.g. the clustering, to be reused with another rate."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """Sentences for the user about the whole run."""
+
+
+def dense_reason(layer: Layer, request: PruneRequest) -> str:
+    """Why this layer stays dense under this request; empty if it can be grouped."""
+    if layer.refusal:
+        return layer.refusal
+    if layer.kind == "linear":
+        return "linear layers stay dense"
+    if layer.is_depthwise:
+        return "a depthwise convolution has nothing to group"
+    if layer.groups > 1:
+        return f"already grouped ({layer.groups} groups)"
+    if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in request.skip):
+        return "skipped by request"
+    if layer.is_first and not request.include_first:
+        return "the first convolution stays dense unless asked (--include-first)"
+    if layer.is_shortcut and not request.include_shortcuts:
+        return "1x1 shortcuts stay dense unless asked (--include-shortcuts)"
+    if layer.out_channels % request.groups:
+        return f"{layer.out_channels} filters cannot be divided into {request.groups} equal groups"
+    return ""
+
+
+def check_skip_patterns(graph: Graph, request: PruneRequest) -> None:
+    """InputError if a --skip pattern matches no layer (a misspelt name would otherwise prune what was to be kept)."""
+    for pattern in request.skip:
+        if not any(fnmatch.fnmatchcase(layer.name, pattern) for layer in graph.layers):
+            names = ", ".join(layer.name for layer in graph.layers[:4])
+            raise InputError(f"--skip {pattern!r} matches no layer", expected=f"a layer's name or pattern, such as {names}")
