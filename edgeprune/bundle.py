@@ -104,7 +104,9 @@ class Bundle:
         """Where the bundle's file `name` lies; InputError if the manifest does not list it or it is missing."""
         path = self.folder / name
         if name not in self.manifest.files or not path.is_file():
-            raise InputError(f"this bundle has no {name}", where=self.folder, expected=f"one of {_listed(self.manifest)}")
+            raise InputError(
+                f"this bundle has no {name}", where=self.folder, expected=f"one of {_listed(self.manifest)}"
+            )
         return path
 
     def has(self, name: str) -> bool:
@@ -120,7 +122,9 @@ class Bundle:
             elif sha256_of(path) != digest:
                 faults.append(f"{name}: its SHA-256 is not the manifest's; it was changed or damaged.")
         present = {str(p.relative_to(self.folder).as_posix()) for p in self.folder.rglob("*") if p.is_file()}
-        faults.extend(f"{name}: not listed in the manifest." for name in sorted(present - {MANIFEST, *self.manifest.files}))
+        faults.extend(
+            f"{name}: not listed in the manifest." for name in sorted(present - {MANIFEST, *self.manifest.files})
+        )
         return faults
 
 
@@ -137,13 +141,20 @@ def open_bundle(folder: Path) -> Bundle:
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
     except FileNotFoundError:
         raise InputError(
-            f"has no {MANIFEST}", where=folder, expected="a bundle", remedy="write one with `edgeprune export ... -o DIR`"
+            f"has no {MANIFEST}",
+            where=folder,
+            expected="a bundle",
+            remedy="write one with `edgeprune export ... -o DIR`",
         ) from None
     except msgspec.DecodeError as error:
-        raise InputError(f"is damaged: {first_line(error)}", where=folder / MANIFEST, expected="a bundle's manifest") from error
+        raise InputError(
+            f"is damaged: {first_line(error)}", where=folder / MANIFEST, expected="a bundle's manifest"
+        ) from error
     if manifest.schema_version != SCHEMA_VERSION:
         raise InputError(
-            f"has bundle schema {manifest.schema_version}", where=folder, expected=f"schema {SCHEMA_VERSION}",
+            f"has bundle schema {manifest.schema_version}",
+            where=folder,
+            expected=f"schema {SCHEMA_VERSION}",
             remedy="write the bundle again with this version of edgeprune",
         )
     for name in manifest.files:
@@ -184,14 +195,21 @@ def check_out(out: Path, *, overwrite: bool = False) -> None:
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
             raise InputError(
-                "the output folder is not empty", where=out, expected="a new or empty folder",
-                remedy="choose another -o/--out" + (", or pass --overwrite to replace this bundle" if is_bundle(out) else ""),
+                "the output folder is not empty",
+                where=out,
+                expected="a new or empty folder",
+                remedy="choose another -o/--out"
+                + (", or pass --overwrite to replace this bundle" if is_bundle(out) else ""),
             )
         if not is_bundle(out):
-            raise InputError("is not a bundle, so --overwrite will not replace it", where=out, remedy="choose another -o/--out")
+            raise InputError(
+                "is not a bundle, so --overwrite will not replace it", where=out, remedy="choose another -o/--out"
+            )
     parent = _existing_parent(out)
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError("the output folder cannot be written", where=out, remedy="choose a folder that you may write to")
+        raise InputError(
+            "the output folder cannot be written", where=out, remedy="choose a folder that you may write to"
+        )
 
 
 def write_manifest(stage: Path, manifest: Manifest) -> Manifest:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from edgeprune.grouped_conv import GroupedConv2d
@@ -49,7 +49,9 @@ def fold(model: nn.Module, example_input: Tensor) -> Folded:
     return folding.run()
 
 
-def fold_batch_norm(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(
+    weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d | nn.BatchNorm1d
+) -> tuple[Tensor, Tensor]:
     """Weight (C_out, ...) and bias of conv followed by BN in eval mode, in float64.
 
     W' = W * gamma / sqrt(var + eps) and b' = beta + (b - mean) * gamma / sqrt(var + eps).
@@ -181,7 +183,9 @@ class _Folding:
             rows.append(kernels[order][:, columns])
         writes = Selection.concatenated(filters, module.out_channels)
         conv = _plain_conv(module)
-        _set_weights(conv, torch.cat(rows), None if bias is None else bias[module.writes.inverse().then(writes).array()])
+        _set_weights(
+            conv, torch.cat(rows), None if bias is None else bias[module.writes.inverse().then(writes).array()]
+        )
         name = str(node.target)
         self.module.add_submodule(name, conv)
         self.modules[name] = conv
@@ -263,9 +267,15 @@ def _permuted_norm(norm: nn.Module | None, writes: Selection) -> nn.Module | Non
 def _plain_conv(grouped: GroupedConv2d) -> nn.Conv2d:
     with torch.device("meta"):
         return nn.Conv2d(
-            grouped.in_channels, grouped.out_channels, grouped.kernel_size,  # type: ignore[arg-type]
-            grouped.stride, grouped.padding, grouped.dilation,  # type: ignore[arg-type]
-            groups=grouped.groups, bias=False, padding_mode=grouped.padding_mode,
+            grouped.in_channels,
+            grouped.out_channels,
+            grouped.kernel_size,  # type: ignore[arg-type]
+            grouped.stride,  # type: ignore[arg-type]
+            grouped.padding,  # type: ignore[arg-type]
+            grouped.dilation,  # type: ignore[arg-type]
+            groups=grouped.groups,
+            bias=False,
+            padding_mode=grouped.padding_mode,
             dtype=grouped.weight.dtype,
         )
 

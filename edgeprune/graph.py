@@ -48,7 +48,12 @@ class Layer:
     @property
     def weight_count(self) -> int:
         """Number of weights, the bias left out."""
-        return self.out_channels * (self.in_channels // self.groups) * self.features_per_channel * math.prod(self.kernel_size)
+        return (
+            self.out_channels
+            * (self.in_channels // self.groups)
+            * self.features_per_channel
+            * math.prod(self.kernel_size)
+        )
 
     @property
     def macs(self) -> int:

@@ -1,7 +1,7 @@
 """GroupedConv2d: a pruned convolution that stands in the place of the dense one, channel for channel.
 
-It takes and gives channels in the original order, so it can be trained like the layer it replaces and keeps that layer's
-key names (`weight`, `bias`). The two index_selects that this costs are composed, moved and cancelled by `fold`.
+It takes and gives channels in the original order, so it can be trained like the layer it replaces and keeps that
+layer's key names (`weight`, `bias`). The two index_selects that this costs are composed, moved and cancelled by `fold`.
 """
 
 from __future__ import annotations

@@ -22,8 +22,10 @@ class Selection:
     source: int
 
     def __post_init__(self) -> None:
-        if self.index and not (0 <= min(self.index) and max(self.index) < self.source):
-            raise ValueError(f"selection indices must lie in [0, {self.source}), got {min(self.index)}..{max(self.index)}")
+        if self.index and not (min(self.index) >= 0 and max(self.index) < self.source):
+            raise ValueError(
+                f"selection indices must lie in [0, {self.source}), got {min(self.index)}..{max(self.index)}"
+            )
 
     @staticmethod
     def identity(channels: int) -> Selection:

@@ -45,7 +45,7 @@ class LayerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         return Selection.permutation(f for group in self.filters for f in group)
 
     def reads(self, in_channels: int) -> Selection:
-        """The input channels in the order in which the grouped convolution reads them: group 1's, then group 2's, ..."""
+        """The input channels in the order in which the grouped convolution reads them: group after group."""
         return Selection.concatenated(self.inputs, in_channels)
 
 
@@ -58,9 +58,6 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int
     layers: tuple[LayerPlan, ...]
     schema_version: int = SCHEMA_VERSION
-
-    def __iter__(self) -> Iterator[LayerPlan]:  # type: ignore[override]
-        return iter(self.layers)
 
     def grouped(self) -> dict[str, LayerPlan]:
         """The layers that become grouped convolutions, by name."""
@@ -81,10 +78,14 @@ def load_plan(path: Path) -> Plan:
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path, expected="a plan (plan.json)") from error
     except msgspec.DecodeError as error:
-        raise InputError(f"is not a plan: {first_line(error)}", where=path, expected="a plan.json of edgeprune") from error
+        raise InputError(
+            f"is not a plan: {first_line(error)}", where=path, expected="a plan.json of edgeprune"
+        ) from error
     if plan.schema_version != SCHEMA_VERSION:
         raise InputError(
-            f"has plan schema {plan.schema_version}", where=path, expected=f"schema {SCHEMA_VERSION}",
+            f"has plan schema {plan.schema_version}",
+            where=path,
+            expected=f"schema {SCHEMA_VERSION}",
             remedy="prune again with this version of edgeprune",
         )
     return plan
@@ -103,7 +104,9 @@ def check_plan(plan: Plan, graph: Graph) -> list[str]:
         seen.add(entry.name)
         if not entry.is_dense or entry.inputs:
             faults.extend(f"{entry.name}: {fault}" for fault in _layer_faults(entry, graph.layer(entry.name)))
-    faults.extend(f"{layer.name}: the plan says nothing of this layer." for layer in graph.layers if layer.name not in seen)
+    faults.extend(
+        f"{layer.name}: the plan says nothing of this layer." for layer in graph.layers if layer.name not in seen
+    )
     return faults
 
 
@@ -114,10 +117,10 @@ def _layer_faults(entry: LayerPlan, layer: Layer) -> Iterator[str]:
         yield f"this layer cannot be changed: {layer.refusal}."
     if len(entry.filters) != len(entry.inputs):
         yield f"{len(entry.filters)} groups of filters but {len(entry.inputs)} groups of input channels."
-    if len({len(group) for group in entry.filters}) > 1:
-        yield f"groups have {sorted({len(group) for group in entry.filters})} filters, expected the same number in each."
-    if len({len(group) for group in entry.inputs}) > 1:
-        yield f"groups read {sorted({len(group) for group in entry.inputs})} input channels, expected the same number in each."
+    for what, groups in (("have {} filters", entry.filters), ("read {} input channels", entry.inputs)):
+        sizes = sorted({len(group) for group in groups})
+        if len(sizes) > 1:
+            yield f"groups {what.format(sizes)}, expected the same number in each."
     if any(not group for group in entry.inputs):
         yield "a group reads no input channel."
     if sorted(f for group in entry.filters for f in group) != list(range(layer.out_channels)):
@@ -130,12 +133,14 @@ def _layer_faults(entry: LayerPlan, layer: Layer) -> Iterator[str]:
 
 
 def planned_macs(plan: Plan, graph: Graph) -> dict[str, int]:
-    """Multiply-adds a sample of every layer under the plan, by name (a group's MACs: |filters| |inputs| k k positions)."""
+    """Multiply-adds a sample of every layer under the plan: |filters| |inputs| k k positions for each group."""
     by_name: Mapping[str, LayerPlan] = plan.grouped()
     macs = {}
     for layer in graph.layers:
         entry = by_name.get(layer.name)
-        macs[layer.name] = layer.macs if entry is None else _kernels(entry) * math.prod(layer.kernel_size) * layer.positions
+        macs[layer.name] = (
+            layer.macs if entry is None else _kernels(entry) * math.prod(layer.kernel_size) * layer.positions
+        )
     return macs
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 _shown: ContextVar[bool] = ContextVar("edgeprune_progress", default=False)
@@ -37,16 +40,27 @@ def track(items: Iterable[T], what: str, *, total: int | None = None) -> Iterato
         console.print(f"{what} ...", highlight=False, markup=False)
         yield from items
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
         yield from bar.track(items, total=total, description=what)
 
 
-def _console():  # type: ignore[no-untyped-def]  # rich is imported only where something is shown
-    from rich.console import Console
+def _console() -> Console:
+    from rich.console import Console  # rich is imported only where something is shown
 
     return Console(stderr=True)

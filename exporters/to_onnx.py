@@ -1,0 +1,175 @@
+"""torch -> ONNX through the current exporter, cleaned for deployment.
+
+Convolution and linear nodes carry their layer's name, Gathers the name of the layer that they serve, so that times and
+lowerings can be mapped back. No metadata of the exporter is left: it holds stack traces with local paths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from edgeprune.errors import InputError, first_line
+
+INPUT, OUTPUT = "input", "output"
+INLINE_LIMIT = 1_500_000_000
+"""Bytes of weights up to which they lie inside the .onnx file; protobuf ends at 2 GiB."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to write the ONNX file."""
+
+    opset: int = 20
+    dynamic_batch: bool = True
+    simplify: bool = True
+
+
+def to_onnx(module: nn.Module, example_input: Tensor, options: ExportOptions = ExportOptions()) -> onnx.ModelProto:
+    """Export a folded module (eval mode) with an example input of shape (N, C, H, W), N >= 2 if the batch is dynamic.
+
+    Raises InputError if torch cannot export the module, or not at the opset that was asked for.
+    """
+    dynamic = ({0: torch.export.Dim("batch")},) if options.dynamic_batch else None
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(), (example_input,), dynamo=True, opset_version=options.opset, dynamic_shapes=dynamic,
+                input_names=[INPUT], verbose=False, external_data=False,
+            )  # fmt: skip
+    except Exception as error:
+        raise InputError(
+            f"torch.onnx cannot export this model: {first_line(error)}",
+            remedy="try --static-batch, another --opset, or simplify what the message names",
+        ) from error
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    strip_metadata(model)
+    name_nodes(model)
+    if options.simplify and model.ByteSize() < INLINE_LIMIT:
+        model = _simplified(model)
+    if len(model.graph.output) == 1:
+        _rename_value(model, model.graph.output[0].name, OUTPUT)
+    check_opset(model, options.opset)
+    return model
+
+
+def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_LIMIT) -> None:
+    """Check and write the model: weights inside the file below `inline_limit` bytes, else beside it in NAME.data."""
+    if model.ByteSize() < inline_limit:
+        onnx.checker.check_model(model, full_check=True)
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return
+    onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", convert_attribute=False)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def check_opset(model: onnx.ModelProto, asked: int) -> None:
+    """InputError if the file has not the opset that was asked for (the exporter cannot go below 18)."""
+    got = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if got != asked:
+        raise InputError(
+            f"asked for opset {asked}, the exporter wrote opset {got}",
+            expected="18 or later",
+            remedy="pass --opset 18 or later",
+        )
+
+
+def strip_metadata(model: onnx.ModelProto) -> None:
+    """Remove everything that the exporter noted about where the model came from."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    graph = model.graph
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    for part in (graph.node, graph.input, graph.output, graph.value_info, graph.initializer):
+        for item in part:
+            item.doc_string = ""
+            del item.metadata_props[:]
+    model.producer_name, model.producer_version = "edgeprune", ""
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Name Conv and Gemm nodes after their layers, and Gathers over channels after the layer they serve."""
+    weights = {initializer.name for initializer in model.graph.initializer}
+    users: dict[str, list[onnx.NodeProto]] = {}
+    makers: dict[str, onnx.NodeProto] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+        for name in node.output:
+            makers[name] = node
+    taken: set[str] = set()
+
+    def rename(node: onnx.NodeProto, name: str) -> None:
+        if name not in taken:
+            taken.add(name)
+            node.name = name
+
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm") and node.input[1] in weights:
+            rename(node, node.input[1].removesuffix(".weight"))
+    for node in model.graph.node:
+        if node.op_type == "Gather" and node.input[1] in weights and _axis(node) == 1:
+            served = [user for user in users.get(node.output[0], []) if user.op_type == "Conv"]
+            maker = makers.get(node.input[0])
+            if served:
+                rename(node, f"{served[0].name}.input_gather")
+            elif maker is not None and maker.op_type == "Conv":
+                rename(node, f"{maker.name}.output_gather")
+
+
+def count_gathers(model: onnx.ModelProto) -> int:
+    """Gathers over the channel axis with a constant index."""
+    constants = {initializer.name for initializer in model.graph.initializer}
+    return sum(n.op_type == "Gather" and _axis(n) == 1 and n.input[1] in constants for n in model.graph.node)
+
+
+def _axis(node: onnx.NodeProto) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == "axis"), 0)
+
+
+def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxsim
+
+    with _quiet():
+        simplified, same = onnxsim.simplify(model)
+    if not same:  # onnxsim compares outputs itself; the unsimplified model is right in any case
+        return model
+    strip_metadata(simplified)
+    return simplified
+
+
+def _rename_value(model: onnx.ModelProto, old: str, new: str) -> None:
+    if old == new or any(new in node.output for node in model.graph.node):
+        return
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new
+    for value in model.graph.output:
+        if value.name == old:
+            value.name = new
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's prints, warnings and log lines; its errors still arrive."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,163 @@
+"""Bundles: whole or not at all, hashed, and never trusted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgeprune.bundle import (
+    MANIFEST,
+    Manifest,
+    new_bundle,
+    open_bundle,
+    updated_bundle,
+    write_atomically,
+    write_manifest,
+)
+from edgeprune.errors import InputError
+
+EMPTY = Manifest(schema_version=1, edgeprune_version="0")
+
+
+def make(out: Path, text: str = "weights", *, overwrite: bool = False) -> Path:
+    with new_bundle(out, overwrite=overwrite) as stage:
+        (stage / "inner").mkdir()
+        (stage / "inner" / "file").write_text(text)
+        write_manifest(stage, EMPTY)
+    return out
+
+
+def test_a_bundle_is_published_whole_with_hashes(tmp_path: Path) -> None:
+    bundle = open_bundle(make(tmp_path / "out"))
+    assert list(bundle.manifest.files) == ["inner/file"]
+    assert bundle.faults() == []
+    assert sorted(os.listdir(tmp_path)) == ["out"]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), new_bundle(tmp_path / "deep" / "out") as stage:
+        (stage / "file").write_text("half")
+        raise RuntimeError
+    assert os.listdir(tmp_path / "deep") == []
+
+
+def test_an_existing_bundle_is_replaced_only_on_request_and_survives_an_error(tmp_path: Path) -> None:
+    out = make(tmp_path / "out", "old")
+    with pytest.raises(InputError, match="not empty.*--overwrite"):
+        make(out, "new")
+    with pytest.raises(RuntimeError), new_bundle(out, overwrite=True):
+        raise RuntimeError
+    assert (out / "inner" / "file").read_text() == "old"
+    make(out, "new", overwrite=True)
+    assert (out / "inner" / "file").read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["out"]
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"not empty|not a bundle"):
+            make(tmp_path / "mine", overwrite=overwrite)
+    with pytest.raises(InputError, match="not a folder"):
+        make(tmp_path / "mine" / "thesis.txt")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert open_bundle(make(tmp_path / "out")).faults() == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_place_is_refused_before_any_work(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="cannot be written"), new_bundle(tmp_path / "out"):
+        pass
+
+
+def test_a_place_under_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"), new_bundle(tmp_path / "file" / "out"):
+        pass
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_killed_run_leaves_nothing_or_the_old_bundle(tmp_path: Path, existing: bool) -> None:
+    out = tmp_path / "out"
+    if existing:
+        make(out, "old")
+    script = (
+        "import sys, time; from pathlib import Path; from edgeprune.bundle import *\n"
+        "with new_bundle(Path(sys.argv[1]), overwrite=True) as stage:\n"
+        "    (stage / 'file').write_text('half'); print('staged', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(out)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "staged\n"
+        process.send_signal(signal.SIGKILL)
+    time.sleep(0.05)
+    if existing:
+        assert (out / "inner" / "file").read_text() == "old"
+        assert open_bundle(out).faults() == []
+    else:
+        assert not out.exists()
+
+
+def test_updating_adds_files_and_hashes_in_one_step(tmp_path: Path) -> None:
+    out = make(tmp_path / "out")
+    with updated_bundle(out) as stage:
+        (stage / "profile.json").write_text("{}")
+        write_manifest(stage, EMPTY)
+    bundle = open_bundle(out)
+    assert sorted(bundle.manifest.files) == ["inner/file", "profile.json"]
+    assert bundle.faults() == []
+    with pytest.raises(RuntimeError), updated_bundle(out) as stage:
+        (stage / "profile.json").write_text("changed")
+        raise RuntimeError
+    assert (out / "profile.json").read_text() == "{}"
+
+
+def test_faults_name_changed_missing_and_foreign_files(tmp_path: Path) -> None:
+    out = make(tmp_path / "out")
+    (out / "inner" / "file").write_text("tampered")
+    (out / "stranger").write_text("")
+    assert [fault.split(":")[0] for fault in open_bundle(out).faults()] == ["inner/file", "stranger"]
+    (out / "inner" / "file").unlink()
+    assert "not a file here" in open_bundle(out).faults()[0]
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "a\\..\\b"])
+def test_paths_that_leave_the_bundle_are_refused(tmp_path: Path, name: str) -> None:
+    out = make(tmp_path / "out")
+    manifest = json.loads((out / MANIFEST).read_text())
+    manifest["files"][name] = "0" * 64
+    (out / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="outside the bundle"):
+        open_bundle(out)
+
+
+def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        open_bundle(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"has no manifest\.json"):
+        open_bundle(tmp_path)
+    for text, message in (("{", "is damaged"), ('{"schema_version": 9, "edgeprune_version": "9"}', "bundle schema 9")):
+        (tmp_path / MANIFEST).write_text(text)
+        with pytest.raises(InputError, match=message):
+            open_bundle(tmp_path)
+
+
+def test_single_files_are_written_whole(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "new" / "file.json", b"{}")
+    assert (tmp_path / "new" / "file.json").read_bytes() == b"{}"
+    assert os.listdir(tmp_path / "new") == ["file.json"]
+    with pytest.raises(InputError, match="cannot be written"):
+        write_atomically(tmp_path / "new" / "file.json" / "below", b"")
