@@ -68,13 +68,14 @@ def count_macs(model: ModelProto, *, batch: int = 1) -> MacCount:
         held = [origin[name] for name in _parameter_inputs(node) if name in origin]
         used.update(held)
         macs = 0
-        if node.op_type in COUNTERS:
+        kind = node.op_type if node.domain in _KNOWN_DOMAINS else f"{node.domain}.{node.op_type}"
+        if kind in COUNTERS:
             ins, outs = _shapes(node, node.input, shapes), _shapes(node, node.output, shapes)
-            macs = COUNTERS[node.op_type](ins, outs, attributes(node))
-        elif node.op_type in IGNORED:
-            ignored[node.op_type] += 1
+            macs = COUNTERS[kind](ins, outs, attributes(node))
+        elif kind in IGNORED:
+            ignored[kind] += 1
         else:
-            unsupported[node.op_type] += 1
+            unsupported[kind] += 1
         if macs or held:
             name = node.name or f"{node.op_type}_{node.output[0]}"
             params = sum(sizes[constant] for constant in set(held))
@@ -135,6 +136,8 @@ IGNORED = frozenset(
     ScatterND Shape Size Slice SpaceToDepth Split Squeeze Tile TopK Transpose Trilu Unique Unsqueeze Upsample
     """.split()  # noqa: SIM905
 )
+
+_KNOWN_DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 # Where an operation takes its trained parameters. The running statistics of BatchNormalization are no parameters.
 _PARAMETER_INPUTS: Mapping[str, tuple[int, ...]] = {

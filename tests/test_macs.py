@@ -57,6 +57,13 @@ def test_ignored_and_unsupported_operations_are_results():
     ]
 
 
+def test_another_domains_operation_is_unsupported_whatever_its_name():
+    model = network("float[b,8,4,4] x", "a = own.Relu(x) y = Conv(x, w)", w=(6, 8, 1, 1))
+    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    count = count_macs(model)
+    assert (count.total, count.unsupported) == (6 * 16 * 8, {"own.Relu": 1})
+
+
 def test_a_shared_weight_counts_once_in_the_total():
     count = count_macs(network("float[b,8,4,4] x", "a = Conv(x, w) y = Conv(a, w)", w=(8, 8, 1, 1)))
     assert count.params == 64

@@ -1,0 +1,171 @@
+"""Device profiles: facts of one device type (rates, bandwidths, channel block, link), as data with sources.
+
+A profile is a TOML file. Every figure says where it comes from and how sure it is: an estimate is only worth what its
+figures are. The profiles that come with edgeprune lie in `edgeprune.device_profiles`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import tomllib
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from edgeprune.errors import InputError, first_line, unknown_name
+
+Certainty = Literal["measured", "published", "derived", "uncertain"]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+T = TypeVar("T")
+
+
+class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One number, in the unit that its key names."""
+
+    value: Positive
+    certainty: Certainty
+    """measured: on such a device; published: by its maker; derived: computed, see source; uncertain: check it first."""
+    source: str
+
+
+class ChannelBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Channels a group that fast convolutions want a multiple of, per number format."""
+
+    fp32: Count
+    certainty: Certainty
+    source: str
+    fp16: Count | None = None
+    int8: Count | None = None
+
+
+class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The device's network."""
+
+    bandwidth_mbit_per_s: Figure
+    round_trip_ms: Figure
+
+
+class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Facts of one device type. Rates are peaks of one whole device, all its cores."""
+
+    name: str
+    description: str
+    kind: Literal["cpu", "gpu"]
+    cores: Count
+    """CPU cores, or streaming multiprocessors of a GPU."""
+    channel_block: ChannelBlock
+    peak_gflops_fp32: Figure
+    """10^9 FLOP/s; MACs/s are half of it."""
+    memory_gb_per_s: Figure
+    link: Link
+    peak_gflops_fp16: Figure | None = None
+    peak_gops_int8: Figure | None = None
+
+    @property
+    def macs_per_s(self) -> float:
+        """Peak multiply-adds a second in FP32."""
+        return self.peak_gflops_fp32.value * 1e9 / 2
+
+
+def list_profiles() -> tuple[str, ...]:
+    """Names of the profiles that come with edgeprune."""
+    folder = resources.files("edgeprune.device_profiles")
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+def load_profile(name_or_path: str | Path) -> DeviceProfile:
+    """A profile by its name, or from a TOML file of the user's own.
+
+    InputError for an unknown name (with the nearest ones), or a file that is missing, no TOML, or not a profile.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text:
+        return _read_profile(Path(name_or_path))
+    if text not in list_profiles():
+        raise unknown_name("device profile", text, list_profiles(), remedy="`edgeprune list devices` shows all")
+    return _shipped_profile(text)
+
+
+def decode_toml(data: bytes, expected: type[T], *, where: object, what: str) -> T:
+    """A `what` out of TOML; InputError that names the file, and the field that is wrong."""
+    try:
+        return msgspec.convert(tomllib.loads(data.decode("utf-8")), expected)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"is not TOML: {first_line(error)}", where=where, expected=what) from error
+    except msgspec.ValidationError as error:
+        raise InputError(
+            f"is not {what}: {first_line(error)}", where=where, expected=f"the fields of {what}"
+        ) from error
+
+
+def read_toml(path: Path, expected: type[T], *, what: str) -> T:
+    """A `what` from a TOML file; InputError as `decode_toml`, or if the file cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise InputError(reason, where=path, expected=f"{what} as a TOML file", remedy="check the path") from error
+    return decode_toml(data, expected, where=path, what=what)
+
+
+def this_machine_block() -> int:
+    """FP32 channel block of this machine's processor: 16 with AVX-512, 8 with AVX2, else 4 (NEON, SSE)."""
+    flags = _cpu_flags()
+    if "avx512f" in flags:
+        return 16
+    return 8 if "avx2" in flags else 4
+
+
+def default_profile_name() -> str:
+    """The shipped profile nearest to this machine: its board if it is known, else its vector instructions."""
+    if platform.machine().lower() in ("x86_64", "amd64", "i686", "x86"):
+        return "x86-avx512" if this_machine_block() == 16 else "x86-avx2"
+    board = _board()
+    known = {"Raspberry Pi 5": "raspberry-pi-5", "RK3588": "rk3588", "Raspberry Pi": "raspberry-pi-4"}
+    named = next((profile for text, profile in known.items() if text.lower() in board.lower()), None)
+    # Arm cores with FP16 arithmetic are of the Raspberry Pi 5's generation.
+    return named or ("raspberry-pi-5" if "asimdhp" in _cpu_flags() else "raspberry-pi-4")
+
+
+def machine_has_nvidia_gpu() -> bool:
+    """Whether an NVIDIA driver is loaded (without loading any library of it)."""
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvhost-gpu").exists()
+
+
+def is_importable(module: str) -> bool:
+    """Whether a Python package is installed, without importing it."""
+    return importlib.util.find_spec(module) is not None
+
+
+def _read_profile(path: Path) -> DeviceProfile:
+    return read_toml(path, DeviceProfile, what="a device profile")
+
+
+@cache
+def _shipped_profile(name: str) -> DeviceProfile:
+    data = resources.files("edgeprune.device_profiles").joinpath(f"{name}.toml").read_bytes()
+    return decode_toml(data, DeviceProfile, where=f"{name}.toml", what="a device profile")
+
+
+@cache
+def _cpu_flags() -> frozenset[str]:
+    """Instruction set extensions of the first core; empty where /proc/cpuinfo does not exist."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return frozenset()
+    for line in path.read_text(errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def _board() -> str:
+    """The board's name in the device tree, such as `Raspberry Pi 5 Model B Rev 1.0`; empty elsewhere."""
+    paths = (Path("/proc/device-tree/model"), Path("/proc/device-tree/compatible"))
+    return " ".join(path.read_text(errors="replace").replace("\0", " ") for path in paths if path.exists())

@@ -1,0 +1,121 @@
+import msgspec
+import pytest
+
+from edgeprune import device_profile
+from edgeprune.device_profile import (
+    DeviceProfile,
+    default_profile_name,
+    list_profiles,
+    load_profile,
+    this_machine_block,
+)
+from edgeprune.errors import InputError
+
+
+def as_toml(data, prefix=""):
+    lines, tables = [], []
+    for key, value in data.items():
+        if isinstance(value, dict):
+            tables.append((f"{prefix}{key}", value))
+        elif value is not None:
+            lines.append(f"{key} = {msgspec.json.encode(value).decode()}")
+    for name, table in tables:
+        lines += ["", f"[{name}]", as_toml(table, f"{name}.")]
+    return "\n".join(lines)
+
+
+@pytest.fixture
+def profile_data():
+    return msgspec.to_builtins(load_profile("raspberry-pi-5"))
+
+
+def test_the_shipped_profiles_are_the_known_devices():
+    assert list_profiles() == (
+        "intel-n100", "jetson-agx-orin-64", "jetson-nano", "jetson-orin-nano-super", "nvidia-h200", "nvidia-l4",
+        "nvidia-t4", "raspberry-pi-4", "raspberry-pi-5", "rk3588", "x86-avx2", "x86-avx512",
+    )
+
+
+@pytest.mark.parametrize("name", list_profiles())
+def test_every_shipped_profile_is_valid_and_gives_a_source_for_every_figure(name):
+    profile = load_profile(name)
+    assert profile.name == name
+    figures = [
+        profile.peak_gflops_fp32, profile.memory_gb_per_s, profile.link.bandwidth_mbit_per_s, profile.link.round_trip_ms,
+        *(figure for figure in (profile.peak_gflops_fp16, profile.peak_gops_int8) if figure),
+    ]
+    assert all(figure.value > 0 and figure.source for figure in figures)
+    assert profile.channel_block.source
+    assert profile.channel_block.fp32 in (4, 8, 16)
+
+
+def test_rates_are_in_macs():
+    assert load_profile("raspberry-pi-5").macs_per_s == 77e9
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(InputError, match=r"unknown device profile 'raspberry-pi-6'.*did you mean raspberry-pi-"):
+        load_profile("raspberry-pi-6")
+
+
+def test_a_profile_of_ones_own_is_read_from_its_path(tmp_path, profile_data):
+    path = tmp_path / "mine.toml"
+    path.write_text(as_toml(profile_data | {"name": "mine"}))
+    assert load_profile(path).name == "mine"
+    assert load_profile(str(path)) == load_profile(path)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"cores": 0}, "$.cores"),
+    ({"speed": 3}, "speed"),
+    ({"peak_gflops_fp32": 3}, "$.peak_gflops_fp32"),
+    ({"peak_gflops_fp32": {"value": -1.0, "certainty": "derived", "source": "x"}}, "$.peak_gflops_fp32.value"),
+    ({"memory_gb_per_s": {"value": 1.0, "certainty": "guessed", "source": "x"}}, "$.memory_gb_per_s.certainty"),
+    ({"memory_gb_per_s": {"value": 1.0, "certainty": "derived"}}, "source"),
+    ({"channel_block": None}, "channel_block"),
+])
+def test_a_wrong_field_is_named_with_its_file(tmp_path, profile_data, change, words):
+    path = tmp_path / "mine.toml"
+    path.write_text(as_toml(profile_data | change))
+    with pytest.raises(InputError) as error:
+        load_profile(path)
+    assert words in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("data", [b"= nonsense", b"\xff\xfe", b""])
+def test_what_is_no_profile_is_refused(tmp_path, data):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"mine.toml: is not"):
+        load_profile(path)
+
+
+def test_a_missing_file_or_a_folder_is_refused(tmp_path):
+    for path in (tmp_path / "missing.toml", tmp_path):
+        with pytest.raises(InputError, match="TOML file"):
+            load_profile(path)
+
+
+@pytest.mark.parametrize(("flags", "machine", "board", "block", "profile"), [
+    ({"avx512f", "avx2"}, "x86_64", "", 16, "x86-avx512"),
+    ({"avx2"}, "x86_64", "", 8, "x86-avx2"),
+    ({"asimd"}, "aarch64", "Raspberry Pi 4 Model B Rev 1.4", 4, "raspberry-pi-4"),
+    ({"asimd", "asimdhp"}, "aarch64", "Raspberry Pi 5 Model B", 4, "raspberry-pi-5"),
+    ({"asimd", "asimdhp"}, "aarch64", "Orange Pi 5 rockchip,rk3588", 4, "rk3588"),
+    ({"asimd", "asimdhp"}, "aarch64", "", 4, "raspberry-pi-5"),
+    ({"asimd"}, "aarch64", "", 4, "raspberry-pi-4"),
+])
+def test_this_machine_is_recognised(monkeypatch, flags, machine, board, block, profile):
+    monkeypatch.setattr(device_profile, "_cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(device_profile, "_board", lambda: board)
+    monkeypatch.setattr(device_profile.platform, "machine", lambda: machine)
+    assert this_machine_block() == block
+    assert default_profile_name() == profile
+    assert isinstance(load_profile(profile), DeviceProfile)
+
+
+def test_the_machine_that_runs_the_tests_has_a_profile():
+    assert default_profile_name() in list_profiles()
+    assert this_machine_block() in (4, 8, 16)
