@@ -1,0 +1,89 @@
+"""What every runner offers, and the targets that edgeprune knows. A runner holds one loaded model and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.errors import InputError, unknown_name
+
+Array = NDArray[np.generic]
+Feeds = Mapping[str, Array]
+
+
+class Runner(Protocol):
+    """A model on one target. The same methods for every runtime."""
+
+    @property
+    def target(self) -> str:
+        """The target's short name, such as `cpu`."""
+
+    @property
+    def provider(self) -> str:
+        """What really runs the model, as the runtime spells it."""
+
+    @property
+    def input_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def output_names(self) -> tuple[str, ...]: ...
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name; InputError if an input is missing, unknown, or of the wrong shape or type."""
+
+    def close(self) -> None:
+        """Free the model. The runner cannot be used afterwards."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run a model."""
+
+    threads: int = 1
+    """Threads that work inside one operation, the calling thread included."""
+    spinning: bool = True
+    """Whether idle threads wait by spinning: faster alone, harmful where several sessions share the cores."""
+    pin: tuple[int, ...] = ()
+    """Cores (numbered from 0), one a thread; the first is for the calling thread. Empty: the system decides."""
+    graph_optimization: str = "all"
+    """`disabled`, `basic`, `extended`, `layout` or `all`."""
+    profiling_prefix: str = ""
+    """Where the runtime writes its own profile, as the start of a file name. Empty: no profile."""
+    provider_options: tuple[tuple[str, str], ...] = ()
+    """Options of the provider, spelt as the runtime spells them, such as ("trt_fp16_enable", "1")."""
+
+    def check(self) -> None:
+        """InputError if the options make no sense on any machine."""
+        if self.threads < 1:
+            raise InputError(f"--threads {self.threads} is out of range", expected="1 or more")
+        if self.graph_optimization not in OPTIMIZATION_LEVELS:
+            raise unknown_name("graph optimization level", self.graph_optimization, OPTIMIZATION_LEVELS)
+        if self.pin and len(self.pin) != self.threads:
+            raise InputError(
+                f"{len(self.pin)} cores to pin to for {self.threads} threads", expected="one core for each thread",
+                remedy="name as many cores as threads",
+            )
+
+
+OPTIMIZATION_LEVELS = {
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "layout": "ORT_ENABLE_LAYOUT",
+    "all": "ORT_ENABLE_ALL",
+}
+
+
+@dataclass(frozen=True)
+class TargetState:
+    """Whether a target can be used on this machine."""
+
+    name: str
+    provider: str
+    available: bool
+    reason: str
+    """Why it is not available, and what to install; or what it will use."""

@@ -1,0 +1,304 @@
+"""ONNX Runtime: one runner for every target that it serves (cpu, cuda, tensorrt, openvino)."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+from onnx import ModelProto
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from edgeprune.device_profile import is_importable, machine_has_nvidia_gpu
+from edgeprune.errors import InputError, first_line, unknown_name
+from edgeprune.onnx_model import TensorSpec, check_model, load_model, parse_model
+from edgeprune.runners.base import OPTIMIZATION_LEVELS, Array, Feeds, RunOptions, TargetState
+from edgeprune.runners.node_names import NodeNames
+
+
+@dataclass(frozen=True)
+class _Target:
+    provider: str
+    package: str
+    """What brings the provider."""
+    after: tuple[str, ...] = ()
+    """Providers for the nodes that the first one does not take."""
+
+
+TARGETS: Mapping[str, _Target] = {
+    "cpu": _Target("CPUExecutionProvider", "onnxruntime"),
+    "cuda": _Target("CUDAExecutionProvider", "onnxruntime-gpu with CUDA 12 and cuDNN 9", ("CPUExecutionProvider",)),
+    "tensorrt": _Target(
+        "TensorrtExecutionProvider", "onnxruntime-gpu with the libraries of TensorRT 10",
+        ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    ),
+    "openvino": _Target("OpenVINOExecutionProvider", "onnxruntime-openvino", ("CPUExecutionProvider",)),
+}
+
+_NUMPY_TYPES = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(bool)": "bool",
+    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+# ONNX Runtime's exceptions share no base class of their own.
+ORT_ERRORS: tuple[type[Exception], ...] = tuple(
+    getattr(ort_state, name)
+    for name in ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
+                 "RuntimeException")
+)
+
+
+class NodeTime(NamedTuple):
+    """Time of one node of the optimised model. `OrtRunner.original_node` tells which node of the file it was."""
+
+    name: str
+    op_type: str
+    provider: str
+    mean_ms: float
+
+
+class OrtRunner:
+    """A model in ONNX Runtime. Use as a context manager, or call `close`."""
+
+    def __init__(
+        self, model: str | Path | bytes | ModelProto, options: RunOptions | None = None, *, target: str = "cpu"
+    ) -> None:
+        """InputError if the model is none, the target is unknown, or its provider does not really run here."""
+        self.options = options or RunOptions()
+        self.options.check()
+        _check_cores(self.options.pin)
+        self.target = target
+        self._source = model
+        _check_available(target)
+        self._names, self._session = self._open(self.options)
+        self._inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.input_names = tuple(spec.name for spec in self._inputs)
+        self.output_names = tuple(value.name for value in self._session.get_outputs())
+
+    def __enter__(self) -> OrtRunner:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def provider(self) -> str:
+        """The provider that really runs the model, as ONNX Runtime spells it."""
+        return str(self._session.get_providers()[0])
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        return self._inputs
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name; InputError if an input is missing, unknown, or of the wrong shape or type."""
+        check_feeds(feeds, self._inputs)
+        with pinned(self.options.pin[:1]):
+            return self._run_session(self._session, feeds)
+
+    def close(self) -> None:
+        """Free the session; a second call does nothing."""
+        self._session = None
+
+    def original_node(self, name: str) -> str:
+        """Name of the model's node that a node of the optimised model stands for; empty for reordering of data."""
+        return self._names.original(name)
+
+    def profile_nodes(self, feeds: Feeds, iterations: int, *, warmup: int = 5) -> list[NodeTime]:
+        """Mean time a run of every node of the optimised model, in order of execution, warm-up runs left out.
+
+        Runs in a session of its own, so that measuring does not slow this one down. On GPU targets the times are
+        those of starting the kernels.
+        """
+        check_feeds(feeds, self._inputs)
+        if iterations < 1:
+            raise InputError(f"--iterations {iterations} is out of range", expected="1 or more")
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+            options = replace(self.options, profiling_prefix=str(Path(folder) / "nodes"))
+            _, session = self._open(options)
+            with pinned(options.pin[:1]):
+                for _ in range(warmup + iterations):
+                    self._run_session(session, feeds)
+            events = json.loads(Path(session.end_profiling()).read_text())
+        return _mean_times(events, warmup)
+
+    def _open(self, options: RunOptions) -> tuple[NodeNames, Any]:
+        where = self._source if isinstance(self._source, str | Path) else "ONNX model"
+        model = _as_model(self._source)
+        names = NodeNames.of(model)
+        data = model.SerializeToString()
+        del model  # large models would otherwise be held three times while the session is built
+        target = TARGETS[self.target]
+        wanted: list[object] = [(target.provider, dict(options.provider_options))]
+        present = onnxruntime.get_available_providers()
+        wanted += [provider for provider in target.after if provider in present]
+        try:
+            session = onnxruntime.InferenceSession(data, _session_options(options), providers=wanted)
+        except ORT_ERRORS as error:
+            raise InputError(
+                f"ONNX Runtime cannot load it: {first_line(error)}", where=where,
+                expected=f"a model that {target.provider} can run", remedy="export it again, or try another target",
+            ) from error
+        if session.get_providers()[0] != target.provider:  # a provider that cannot start is dropped without an error
+            raise _provider_error(self.target, "ONNX Runtime fell back to " + ", ".join(session.get_providers()))
+        return names, session
+
+    def _run_session(self, session: Any, feeds: Feeds) -> dict[str, Array]:
+        if session is None:
+            raise ValueError("the runner is closed")
+        try:
+            results = session.run(self.output_names, dict(feeds))
+        except ORT_ERRORS as error:
+            raise InputError(
+                f"ONNX Runtime cannot run the model on this input: {first_line(error)}",
+                expected=", ".join(f"{spec.name} {_shape_text(spec.shape)}" for spec in self._inputs),
+            ) from error
+        return dict(zip(self.output_names, results, strict=True))
+
+
+def targets() -> tuple[TargetState, ...]:
+    """Every target, with whether and why (not) it can be used on this machine. Imports no other runtime."""
+    present = onnxruntime.get_available_providers()
+    states = []
+    for name, target in TARGETS.items():
+        available = target.provider in present
+        reason = f"onnxruntime {onnxruntime.__version__}" if available else f"needs {target.package}"
+        states.append(TargetState(name, target.provider, available, reason))
+    torch, gpu = is_importable("torch"), machine_has_nvidia_gpu()
+    missing = "" if torch else "needs torch (pip install 'edgeprune[prune]')"
+    states.append(TargetState("torch-cpu", "torch cpu", torch, missing or "torch is installed"))
+    reason = missing or ("torch is installed" if gpu else "needs an NVIDIA GPU and its driver")
+    states.append(TargetState("torch-cuda", "torch cuda", torch and gpu, reason))
+    return tuple(states)
+
+
+def check_feeds(feeds: Feeds, specs: Sequence[TensorSpec]) -> None:
+    """InputError for the first input that is missing, unknown, or of the wrong rank, size or type."""
+    names = [spec.name for spec in specs]
+    for name in feeds:
+        if name not in names:
+            raise unknown_name("input", name, names)
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        if spec.name not in feeds:
+            raise InputError(f"input {spec.name!r} is missing", expected=f"inputs {', '.join(names)}")
+        value = np.asarray(feeds[spec.name])
+        if spec.dtype and str(value.dtype) != spec.dtype:
+            raise InputError(
+                f"input {spec.name!r} is {value.dtype}", expected=spec.dtype,
+                remedy=f"convert it with .astype({spec.dtype!r})",
+            )
+        if not _fits(value.shape, spec.shape, sizes):
+            shape = _shape_text(spec.shape)
+            raise InputError(f"input {spec.name!r} has shape {value.shape}", expected=f"shape {shape}")
+
+
+@contextmanager
+def pinned(cores: Sequence[int]) -> Iterator[None]:
+    """Let the calling thread run on these cores only, and give it its former ones back afterwards."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    if before == set(cores):  # already so, by an outer block
+        yield
+        return
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _check_available(target: str) -> None:
+    if target not in TARGETS:
+        raise unknown_name("ONNX Runtime target", target, TARGETS, remedy="`edgeprune list targets` shows all")
+    if TARGETS[target].provider not in onnxruntime.get_available_providers():
+        raise _provider_error(target, "this onnxruntime does not have it")
+
+
+def _provider_error(target: str, what: str) -> InputError:
+    wanted = TARGETS[target]
+    return InputError(
+        f"{wanted.provider} cannot be used: {what}", where=f"target {target}",
+        expected=f"one of those present: {', '.join(onnxruntime.get_available_providers())}",
+        remedy=f"install {wanted.package}, or choose another --target",
+    )
+
+
+def _check_cores(cores: Sequence[int]) -> None:
+    if not cores:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise InputError("this system cannot pin threads to cores", expected="Linux", remedy="leave the pinning out")
+    usable = os.sched_getaffinity(0)
+    if not set(cores) <= usable:
+        raise InputError(
+            f"cannot pin to cores {sorted(set(cores) - usable)}", expected=f"cores out of {sorted(usable)}"
+        )
+
+
+def _session_options(options: RunOptions) -> Any:
+    session = onnxruntime.SessionOptions()
+    session.intra_op_num_threads = options.threads
+    session.inter_op_num_threads = 1
+    session.log_severity_level = 3
+    level = OPTIMIZATION_LEVELS[options.graph_optimization]
+    session.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    session.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
+    if len(options.pin) > 1:  # the calling thread is not of the pool; ONNX Runtime numbers cores from 1
+        affinities = ";".join(str(core + 1) for core in options.pin[1:])
+        session.add_session_config_entry("session.intra_op_thread_affinities", affinities)
+    if options.profiling_prefix:
+        session.enable_profiling = True
+        session.profile_file_prefix = options.profiling_prefix
+    return session
+
+
+def _as_model(source: str | Path | bytes | ModelProto) -> ModelProto:
+    if isinstance(source, str | Path):
+        return load_model(source, require_conv=False)
+    if isinstance(source, bytes):
+        return check_model(parse_model(source))
+    copy = ModelProto()
+    copy.CopyFrom(source)
+    return check_model(copy)
+
+
+def _spec(value: Any) -> TensorSpec:
+    return TensorSpec(value.name, tuple(value.shape), _NUMPY_TYPES.get(value.type, ""))
+
+
+def _fits(shape: tuple[int, ...], wanted: Sequence[int | str | None], sizes: dict[str, int]) -> bool:
+    """Whether a shape fits; a named dimension has the same size everywhere (collected in `sizes`)."""
+    if len(shape) != len(wanted):
+        return False
+    for size, dim in zip(shape, wanted, strict=True):
+        expected = sizes.setdefault(dim, size) if isinstance(dim, str) else dim
+        if expected is not None and size != expected:
+            return False
+    return True
+
+
+def _shape_text(shape: Sequence[int | str | None]) -> str:
+    return "(" + ", ".join("?" if dim is None else str(dim) for dim in shape) + ")"
+
+
+def _mean_times(events: Sequence[Mapping[str, Any]], warmup: int) -> list[NodeTime]:
+    """Mean milliseconds a run of each node, out of ONNX Runtime's trace (durations in microseconds)."""
+    starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")[warmup:]
+    total: dict[tuple[str, str, str], float] = defaultdict(float)
+    suffix = "_kernel_time"
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(suffix) and event["ts"] >= starts[0]:
+            args = event["args"]
+            key = (event["name"].removesuffix(suffix), args["op_name"], args.get("provider", ""))
+            total[key] += event["dur"]
+    return [NodeTime(*key, microseconds / 1e3 / len(starts)) for key, microseconds in total.items()]
