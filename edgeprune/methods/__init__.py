@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -44,8 +44,12 @@ def load_method(name: str) -> Method:
 
 
 def parse_settings(method: str, assignments: Iterable[str]) -> Any:
-    """The method's Settings from `NAME=VALUE` strings; InputError names what is unknown or of the wrong type."""
+    """The method's Settings from `NAME=VALUE` strings; InputError names what is unknown or of the wrong type.
+
+    A setting that holds several values takes them separated by commas; one value alone is a list of one.
+    """
     settings_type = load_method(method).Settings
+    types = get_type_hints(settings_type)
     known = [f.name for f in dataclasses.fields(settings_type)]
     values: dict[str, Any] = {}
     for assignment in assignments:
@@ -55,11 +59,30 @@ def parse_settings(method: str, assignments: Iterable[str]) -> Any:
             raise InputError(f"--set {assignment!r} has no value", expected="NAME=VALUE, such as --set alpha=0.5")
         if name not in known:
             raise unknown_name(f"setting of {method}", name, known)
-        text = text.strip()
-        values[name] = [part.strip() for part in text.split(",")] if "," in text else text
+        values[name] = _parse_value(f"--set {name}={text.strip()}", text.strip(), types[name], method)
+    return settings_type(**values)
+
+
+def _parse_value(where: str, text: str, wanted: Any, method: str) -> Any:
+    several = get_origin(wanted) in (tuple, list)
+    value = [part.strip() for part in text.split(",") if part.strip()] if several else text
     try:
-        return msgspec.convert(values, settings_type, strict=False)
+        return msgspec.convert(value, wanted, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
         raise InputError(
-            f"--set: {first_line(error)}", remedy=f"`edgeprune list methods` shows the settings of {method}"
+            f"{where} cannot be read: {first_line(error)}", expected=describe_type(wanted),
+            remedy=f"`edgeprune list methods` shows the settings of {method}",
         ) from error
+
+
+def describe_type(wanted: Any) -> str:
+    """What a setting of this type takes, in words."""
+    words = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+    if wanted in words:
+        return words[wanted]
+    arguments = [a for a in get_args(wanted) if a is not Ellipsis]
+    if get_origin(wanted) is Literal:
+        return " or ".join(str(a) for a in arguments if a != "")
+    if get_origin(wanted) in (tuple, list):
+        return f"one or more of: {describe_type(arguments[0])}, separated by commas"
+    return " or ".join(describe_type(a) for a in arguments) or str(wanted)
