@@ -26,11 +26,12 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 WEIGHTS = "weights.safetensors"
+DENSE_WEIGHTS = "dense.safetensors"
+CLUSTERING = "clustering.json"
 MODEL = "model.onnx"
 DENSE_MODEL = "dense.onnx"
 PROFILE = "profile.json"
 PARTITION = "partition.json"
-SPLIT_FOLDER = "split"
 
 
 class Count(msgspec.Struct, frozen=True):
