@@ -70,7 +70,8 @@ def _parse_value(where: str, text: str, wanted: Any, method: str) -> Any:
         return msgspec.convert(value, wanted, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
         raise InputError(
-            f"{where} cannot be read: {first_line(error)}", expected=describe_type(wanted),
+            f"{where} cannot be read: {first_line(error)}",
+            expected=describe_type(wanted),
             remedy=f"`edgeprune list methods` shows the settings of {method}",
         ) from error
 

@@ -160,9 +160,7 @@ def improved_by_swaps(distances: NDArray[np.float64], kept: NDArray[np.bool_]) -
     return kept
 
 
-def best_set(
-    distances: NDArray[np.float64], candidates: Masks, inner: NDArray[np.float64], chosen: Selection35
-) -> int:
+def best_set(distances: NDArray[np.float64], candidates: Masks, inner: NDArray[np.float64], chosen: Selection35) -> int:
     """Number of the candidate with the greatest score (3.5) = inner - beta * outer; of equals (to 1e-12) the first.
 
     The outer term needs a partial sort a candidate and pruned node, so it is computed only where it can matter. For

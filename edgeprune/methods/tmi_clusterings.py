@@ -186,7 +186,9 @@ def _embeddings(filters: Points, groups: int, state: int) -> Iterator[Points]:
         if components > 3 and count > EXACT_TSNE_FILTERS:
             return
         tsne = TSNE(
-            n_components=components, perplexity=float(count // groups), random_state=state,
+            n_components=components,
+            perplexity=float(count // groups),
+            random_state=state,
             init="pca" if components <= min(count, values) else "random",
             method="barnes_hut" if components <= 3 else "exact",
         )

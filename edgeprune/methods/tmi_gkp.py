@@ -51,14 +51,15 @@ class Settings:
     )
     alpha: float = setting(0.5, "weight of the variance's rank in a clustering's score (3.4)", paper="0.5")
     beta: float | Literal["auto"] = setting(
-        "auto", "weight of the distance from pruned to kept grouped kernels (3.5); auto counts as many pairs in both "
-        "terms", paper="auto; ResNet-56 2; ResNet-32 1",
+        "auto",
+        "weight of the distance from pruned to kept grouped kernels (3.5); auto counts as many pairs in both terms",
+        paper="auto; ResNet-56 2; ResNet-32 1",
     )
     gamma_ratio: float = setting(
         0.2, "share of C_in: so many nearest kept grouped kernels count for each pruned one (3.5)", paper="0.2"
     )
     ticket_window: str = setting(
-        "", 'use only tickets of epochs "FIRST:LAST", both included; empty: all', paper="35 or 36 epochs, early ones"
+        "", 'use only tickets of epochs "FIRST:LAST", both included; empty: all', paper="about 35 early epochs"
     )
     ticket_step: int = setting(1, "use every N-th ticket of the window", paper="1; more for large networks")
     granularity: Literal["layer", "block"] = setting(
@@ -103,9 +104,7 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
     return MethodResult(plan, {FILE_NAME: record.to_json()}, seconds, (*notes, *chooser.notes()))
 
 
-def _grouped_layer(
-    given: MethodInput, settings: Settings, layer: Layer, chooser: Chooser, pool: Executor
-) -> LayerPlan:
+def _grouped_layer(given: MethodInput, settings: Settings, layer: Layer, chooser: Chooser, pool: Executor) -> LayerPlan:
     choice = chooser.choice(layer)
     keep = kept_count(layer.in_channels, given.request.rate)
     selection = selection_for(layer.in_channels, keep, settings.gamma_ratio, settings.beta)
@@ -161,7 +160,8 @@ def _nothing_to_group(graph: Graph, request: PruneRequest, reasons: Mapping[str,
         remedy = "no number of groups fits; see --skip, --include-first and --include-shortcuts"
     return InputError(
         f"none of the network's {len(graph.layers)} layers can be pruned with --groups {request.groups} "
-        f"--rate {request.rate} ({listed}{'; ...' if len(graph.layers) > len(shown) else ''})", remedy=remedy,
+        f"--rate {request.rate} ({listed}{'; ...' if len(graph.layers) > len(shown) else ''})",
+        remedy=remedy,
     )
 
 
@@ -189,7 +189,9 @@ def _check_finite(given: MethodInput, layers: list[Layer]) -> None:
     for layer in layers:
         if not np.isfinite(given.weights[layer.name]).all():
             raise InputError(
-                "the weights hold NaN or infinite values", where=layer.name, expected="a trained network",
+                "the weights hold NaN or infinite values",
+                where=layer.name,
+                expected="a trained network",
                 remedy="take a checkpoint from before the training diverged",
             )
 
@@ -212,9 +214,7 @@ def _chooser(given: MethodInput, settings: Settings, layers: list[Layer]) -> tup
         why = "a recorded clustering is used" if recorded else f"{schemes[0]} is the only scheme allowed"
         notes.append(f"Tickets were given but have no vote: {why}.")
         tickets = ()
-    policy = Policy(
-        schemes, bool(settings.scheme), tickets, settings.alpha, settings.granularity == "block", recorded
-    )
+    policy = Policy(schemes, bool(settings.scheme), tickets, settings.alpha, settings.granularity == "block", recorded)
     return Chooser(given, layers, policy), sha256, notes
 
 
@@ -223,12 +223,16 @@ def _used_settings(
 ) -> dict[str, Any]:
     """Every setting with the value that was used, JSON-able and without local paths."""
     values: dict[str, Any] = {f.name: getattr(request, f.name) for f in dataclasses.fields(request) if f.name != "seed"}
-    return values | dataclasses.asdict(settings) | {
-        "skip": list(request.skip),
-        "schemes": list(allowed_schemes(settings.schemes, "")),
-        "alpha": float(settings.alpha),
-        "beta": settings.beta if isinstance(settings.beta, str) else float(settings.beta),
-        "gamma_ratio": float(settings.gamma_ratio),
-        "clusters": clusters_sha256,
-        "tickets": epochs,
-    }
+    return (
+        values
+        | dataclasses.asdict(settings)
+        | {
+            "skip": list(request.skip),
+            "schemes": list(allowed_schemes(settings.schemes, "")),
+            "alpha": float(settings.alpha),
+            "beta": settings.beta if isinstance(settings.beta, str) else float(settings.beta),
+            "gamma_ratio": float(settings.gamma_ratio),
+            "clusters": clusters_sha256,
+            "tickets": epochs,
+        }
+    )

@@ -62,7 +62,9 @@ def load_clustering(path: Path) -> tuple[Clustering, str]:
         raise InputError(f"is not a clustering: {first_line(error)}", where=path, expected=expected) from error
     if clustering.schema_version != SCHEMA_VERSION:
         raise InputError(
-            f"has clustering schema {clustering.schema_version}", where=path, expected=f"schema {SCHEMA_VERSION}",
+            f"has clustering schema {clustering.schema_version}",
+            where=path,
+            expected=f"schema {SCHEMA_VERSION}",
             remedy="cluster again with this version of edgeprune",
         )
     return clustering, hashlib.sha256(content).hexdigest()
@@ -72,7 +74,9 @@ def check_fits(clustering: Clustering, graph: Graph, layers: Sequence[Layer], gr
     """InputError unless the clustering has clusters of `groups` equal groups for each of the layers of this network."""
     if clustering.groups != groups:
         raise InputError(
-            f"the clustering has {clustering.groups} groups", where=where, expected=f"{groups} groups",
+            f"the clustering has {clustering.groups} groups",
+            where=where,
+            expected=f"{groups} groups",
             remedy=f"use --groups {clustering.groups}, or cluster again (leave out --set clusters=...)",
         )
     again = "it belongs to another network or other flags: cluster again (leave out --set clusters=...)"
@@ -91,6 +95,8 @@ def check_fits(clustering: Clustering, graph: Graph, layers: Sequence[Layer], gr
         for clusters in entry.clusters.values():
             if len(clusters) != groups or not is_equal_division(clusters, layer.out_channels):
                 raise InputError(
-                    f"the clusters of layer {layer.name} are no division of its filters", where=where,
-                    expected=f"{layer.out_channels} filters in {groups} equal groups", remedy=again,
+                    f"the clusters of layer {layer.name} are no division of its filters",
+                    where=where,
+                    expected=f"{layer.out_channels} filters in {groups} equal groups",
+                    remedy=again,
                 )

@@ -104,14 +104,17 @@ def _check_ticket_layer(ticket: Ticket, layer: str, final: Weight) -> None:
     if held is None or held.shape != final.shape:
         got = "has no weight for" if held is None else f"has shape {tuple(held.shape)} in"
         raise InputError(
-            f"the ticket {got} layer {layer}", where=ticket.source,
+            f"the ticket {got} layer {layer}",
+            where=ticket.source,
             expected=f"shape {tuple(final.shape)}, as in the network that is pruned",
             remedy="tickets must come from the same training run as the checkpoint",
         )
     if not np.isfinite(held).all():
         raise InputError(
-            f"the ticket holds NaN or infinite weights in layer {layer}", where=ticket.source,
-            expected="a checkpoint of the training run", remedy="leave this epoch out",
+            f"the ticket holds NaN or infinite weights in layer {layer}",
+            where=ticket.source,
+            expected="a checkpoint of the training run",
+            remedy="leave this epoch out",
         )
 
 
