@@ -32,6 +32,8 @@ class NodeMacs:
     """Weights and biases that the node uses, also where another node uses them too."""
     weight_name: str
     """The initializer that holds its weight; empty if it has none."""
+    output: str = ""
+    """The first value that it writes."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,10 @@ def count_macs(model: ModelProto, *, batch: int = 1) -> MacCount:
         else:
             unsupported[kind] += 1
         if macs or held:
-            name = node.name or f"{node.op_type}_{node.output[0]}"
+            output = node.output[0]
             params = sum(sizes[constant] for constant in set(held))
-            per_node.append(NodeMacs(name, node.op_type, macs, params, held[0] if held else ""))
+            weight = held[0] if held else ""
+            per_node.append(NodeMacs(node.name or f"{kind}_{output}", node.op_type, macs, params, weight, output))
     return MacCount(batch, tuple(per_node), dict(ignored), dict(unsupported), sum(sizes[name] for name in used))
 
 

@@ -38,8 +38,9 @@ def output_specs(model: ModelProto) -> tuple[TensorSpec, ...]:
 
 def static_batch(model: ModelProto) -> int | None:
     """The batch size that the model was exported with, or None if it is dynamic (or it has no input with axes)."""
-    first = next((spec.shape[0] for spec in input_specs(model) if spec.shape), None)
-    return first if isinstance(first, int) else None
+    first = [spec.shape[0] for spec in input_specs(model) if spec.shape]
+    fixed = [size for size in first if isinstance(size, int)]
+    return fixed[0] if fixed and len(fixed) == len(first) else None
 
 
 def constants(model: ModelProto) -> dict[str, TensorProto]:

@@ -35,8 +35,8 @@ from edgeprune.onnx_graph import (
 
 __all__ = [
     "CONVOLUTIONS", "TensorSpec", "array", "attributes", "check_model", "concrete_shapes", "concrete_types",
-    "constants", "element_bytes", "fresh_name", "input_specs", "is_standard", "load_model", "opset", "output_specs",
-    "parse_model", "static_batch",
+    "constants", "element_bytes", "fresh_name", "input_specs", "is_standard", "load_model", "name_nodes", "opset",
+    "output_specs", "parse_model", "static_batch",
 ]
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv", "ConvInteger", "QLinearConv"})
@@ -99,7 +99,7 @@ def check_model(model: ModelProto, *, where: object = "ONNX model", require_conv
             f"is not a valid model: {first_line(error)}", where=where, expected="a model that onnx.checker accepts",
             remedy="export the model again",
         ) from error
-    _name_nodes(model.graph)
+    name_nodes(model.graph)
     nodes = (node for graph in _graphs(model.graph) for node in graph.node)
     if require_conv and not any(node.op_type in CONVOLUTIONS for node in nodes):
         raise InputError(
@@ -215,7 +215,8 @@ def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
             yield from attribute.tensors
 
 
-def _name_nodes(graph: GraphProto) -> None:
+def name_nodes(graph: GraphProto) -> None:
+    """Give each node that has no name, or one that is taken, a name of its own (in place)."""
     seen: set[str] = set()
     taken = {node.name for node in graph.node}
     for node in graph.node:

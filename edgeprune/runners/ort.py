@@ -23,6 +23,10 @@ from edgeprune.onnx_model import TensorSpec, check_model, load_model, parse_mode
 from edgeprune.runners.base import OPTIMIZATION_LEVELS, Array, Feeds, RunOptions, TargetState
 from edgeprune.runners.node_names import NodeNames
 
+__all__ = [
+    "TARGETS", "NodeTime", "OrtRunner", "RunOptions", "TargetState", "check_feeds", "pinned", "targets",
+]
+
 
 @dataclass(frozen=True)
 class _Target:
