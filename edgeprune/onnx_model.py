@@ -41,6 +41,7 @@ __all__ = [
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv", "ConvInteger", "QLinearConv"})
 _MAX_BYTES = 2**31 - 1  # of one protobuf message, and so of a model with its weights inside
+_ELEMENT_TYPES = frozenset(TensorProto.DataType.values())
 _REMEDY = "export the model again, or name another file"
 
 
@@ -87,6 +88,7 @@ def parse_model(data: bytes, *, where: object = "ONNX model") -> ModelProto:
 
 def check_model(model: ModelProto, *, where: object = "ONNX model", require_conv: bool = False) -> ModelProto:
     """The model itself, checked, with functions inlined and nodes named; InputError as for `load_model`."""
+    _check_names(model, where)
     _check_version(model, where)
     for tensor in _tensors(model):
         _check_size(tensor, where)
@@ -175,7 +177,31 @@ def _external_file(tensor: TensorProto, folder: Path, where: Path) -> Path:
     return target
 
 
+def _check_names(model: ModelProto, where: object) -> None:
+    """InputError for a name that is no text (protobuf hands it out as bytes), or a value of an unknown type."""
+    for graph in _graphs(model.graph):
+        names = [graph.name, *(tensor.name for tensor in graph.initializer)]
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            kind = value.type.tensor_type
+            names += [value.name, *(dim.dim_param for dim in kind.shape.dim)]
+            if kind.elem_type not in _ELEMENT_TYPES:
+                raise InputError(
+                    f"value {value.name!r} has the unknown element type {kind.elem_type}", where=where,
+                    expected="an element type of ONNX", remedy=_REMEDY,
+                )
+        for node in graph.node:
+            names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+            names += [attribute.name for attribute in node.attribute]
+        if not all(isinstance(name, str) for name in names):
+            raise InputError("holds a name that is no text", where=where, expected="names in UTF-8", remedy=_REMEDY)
+
+
 def _check_size(tensor: TensorProto, where: object) -> None:
+    if tensor.data_type not in _ELEMENT_TYPES:
+        raise InputError(
+            f"tensor {tensor.name!r} has the unknown element type {tensor.data_type}", where=where,
+            expected="an element type of ONNX", remedy=_REMEDY,
+        )
     if any(dim < 0 for dim in tensor.dims):
         raise InputError(f"tensor {tensor.name!r} has a negative dimension", where=where, expected="sizes of 0 or more")
     if tensor.data_type in (TensorProto.UNDEFINED, TensorProto.STRING) or not tensor.HasField("raw_data"):

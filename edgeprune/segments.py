@@ -166,12 +166,12 @@ def group_ranges(groups: int, rates: Sequence[float]) -> tuple[Range, ...]:
 
 def is_divisible(node: NodeProto, network: Network) -> bool:
     """Whether a node is a grouped convolution whose weights are constants."""
-    return (
-        node.op_type == "Conv" and is_standard(node)
-        and _group(node) > 1
-        and all(name in network.constants for name in node.input[1:] if name)
-        and node.input[0] not in network.constants
-    )
+    if node.op_type != "Conv" or not is_standard(node) or _group(node) < 2 or node.input[0] in network.constants:
+        return False
+    if any(name not in network.constants for name in node.input[1:] if name):
+        return False
+    dims = network.constants[node.input[1]].dims
+    return len(dims) > 2 and min(dims) > 0 and dims[0] % _group(node) == 0
 
 
 def find_segments(network: Network, rates: Sequence[float]) -> tuple[Segment, ...]:
@@ -245,6 +245,8 @@ def _source(head: NodeProto, channels: int, network: Network) -> tuple[str, tupl
     if data in network.constants or index.ndim != 1 or not rank or axis % rank != 1:
         return plain
     held = network.type_of(data).shape[1]
+    if index.min(initial=0) < -held or index.max(initial=0) >= held:
+        return plain  # ONNX Runtime will say so
     return data, tuple(int(i) % held for i in index)
 
 

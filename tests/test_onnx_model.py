@@ -1,6 +1,10 @@
+import contextlib
+
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from edgeprune.errors import InputError
@@ -117,6 +121,28 @@ def test_a_tensor_with_too_few_bytes_is_refused(save, model):
     tensor.raw_data = b"abcd"
     with pytest.raises(InputError, match="holds 4 bytes; expected 432 bytes"):
         load_model(save(model))
+
+
+def test_a_tensor_of_an_unknown_type_is_refused(save, model):
+    model.graph.initializer[0].data_type = 99
+    with pytest.raises(InputError, match="unknown element type 99"):
+        load_model(save(model))
+
+
+def test_a_name_that_is_no_text_is_refused(save, model):
+    model.graph.name = "nonsense"
+    with pytest.raises(InputError, match="no text"):
+        load_model(save(model.SerializeToString().replace(b"nonsense", b"\xb8nsense\xff")))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_damaged_file_is_read_or_refused_but_never_crashes(save, model, changes):
+    data = bytearray(model.SerializeToString())
+    for place, value in changes:
+        data[place % len(data)] = value
+    with contextlib.suppress(InputError):
+        concrete_shapes(load_model(save(bytes(data))), 1)
 
 
 def test_external_data_beside_the_model_is_read(save, model, tmp_path):
