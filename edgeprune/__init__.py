@@ -1,0 +1,30 @@
+"""edgeprune: prune a trained CNN into something that really runs faster on an edge device.
+
+The verbs of the command line are functions here: `prune`, `export`, `split`, `run`, `profile`, `report`. They are
+loaded when they are first used, so that `import edgeprune` needs neither torch nor ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeprune.api import export as export
+    from edgeprune.api import profile as profile
+    from edgeprune.api import prune as prune
+    from edgeprune.api import report as report
+    from edgeprune.api import run as run
+    from edgeprune.api import split as split
+
+__all__ = ["export", "profile", "prune", "report", "run", "split"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("edgeprune.api"), name)
+    raise AttributeError(f"module 'edgeprune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

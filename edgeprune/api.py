@@ -1,0 +1,83 @@
+"""The library's front door: the steps of the command line as functions on models and folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeprune import pipeline
+from edgeprune.bundle import Bundle, open_bundle
+from edgeprune.errors import InputError
+from edgeprune.exporters.to_onnx import ExportOptions
+from edgeprune.exporting import DeployOptions
+from edgeprune.methods.base import PruneRequest
+from edgeprune.network import Network
+from edgeprune.partition_manifest import PartitionManifest
+from edgeprune.profiling import ProfileOptions, ProfileResult
+from edgeprune.pruned import Pruned, PruneOptions, prune_network
+
+
+def prune(
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    method: str = "tmi-gkp",
+    groups: int = 8,
+    rate: float = 0.4375,
+    tickets: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Pruned:
+    """Prune a copy of `model`; `result.model` takes and gives what `model` does and can be fine-tuned like it.
+
+    `example_input` has shape (N, C, H, W). `settings` are the method's own, as in `edgeprune list methods`. `tickets`
+    is a folder with checkpoints of earlier epochs. Raises InputError for anything that cannot be pruned as asked.
+    """
+    if example_input.dim() != 4:
+        raise InputError(f"the example input has shape {tuple(example_input.shape)}", expected="(N, C, H, W)")
+    channels, height, width = example_input.shape[1:]
+    network = Network(type(model).__name__, model.eval(), (channels, height, width))
+    assignments = tuple(f"{name}={_text(value)}" for name, value in (settings or {}).items())
+    request = PruneRequest(groups=groups, rate=rate, seed=seed)
+    return prune_network(network, PruneOptions(method, request, assignments, Path(tickets) if tickets else None))
+
+
+def export(
+    pruned: Pruned, out: str | Path, *, devices: int | str = "", opset: int = 20, overwrite: bool = False, seed: int = 0
+) -> Bundle:
+    """Fold, export to ONNX and verify a pruned network, and write the bundle `out`; GateError if parity fails."""
+    options = DeployOptions(ExportOptions(opset=opset), seed=seed)
+    return pipeline.write_export(
+        pruned, options, pipeline.SplitOptions(str(devices)), pipeline.Output(Path(out), overwrite)
+    )
+
+
+def split(model: str | Path, out: str | Path, *, devices: int | str, overwrite: bool = False) -> PartitionManifest:
+    """Split the groups of an ONNX file or bundle over devices, into the bundle `out`."""
+    return pipeline.split(Path(model), pipeline.SplitOptions(str(devices)), pipeline.Output(Path(out), overwrite))[1]
+
+
+def run(bundle: str | Path, inputs: NDArray[np.float32], *, threads: int = 1) -> dict[str, NDArray[np.generic]]:
+    """Outputs of a bundle, split or not, by name; `inputs` has shape (N, C, H, W)."""
+    return pipeline.run_arrays(open_bundle(Path(bundle)), inputs, threads)[0]
+
+
+def profile(
+    bundle: str | Path, *, targets: Sequence[str] = ("cpu",), options: ProfileOptions | None = None
+) -> ProfileResult:
+    """Measure a bundle's dense and pruned models in turn, and keep the result in it."""
+    return pipeline.profile(Path(bundle), None, tuple(targets), options or ProfileOptions())
+
+
+def report(bundle: str | Path, *, formats: Sequence[str] = ("html", "md", "json")) -> list[Path]:
+    """Write the report files into a bundle; returns their paths."""
+    return pipeline.report(Path(bundle), tuple(formats))
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

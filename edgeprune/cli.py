@@ -1,0 +1,584 @@
+"""The command line: parses, calls `pipeline`, prints. No logic, and nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Group, Parameter
+from cyclopts.config import Toml
+
+from edgeprune import progress
+from edgeprune.errors import EdgepruneError, InputError
+
+if TYPE_CHECKING:
+    from edgeprune.exporting import DeployOptions
+    from edgeprune.network import NetworkSource
+    from edgeprune.pipeline import Output, SplitOptions
+    from edgeprune.pruned import DataOptions, PruneOptions
+
+EXIT_BUG = 70
+WORKSTATION_PACKAGES = {"torch", "torchvision", "sklearn", "scipy", "onnxsim", "onnxscript", "safetensors", "PIL"}
+"""What `edgeprune[prune]` adds; a device has none of it."""
+EXIT_INTERRUPTED = 130
+
+NETWORK = Group("Network", sort_key=1)
+PRUNING = Group("Pruning", sort_key=2)
+DATA = Group("Data", sort_key=3)
+EXPORT = Group("Export", sort_key=4)
+MEASURING = Group("Measuring", sort_key=4)
+COMMON = Group("Common", sort_key=9)
+
+app = App(
+    name="edgeprune",
+    help="Prune a trained CNN into dense grouped convolutions, export ONNX, split it over devices, and measure the "
+    "real speed-up beside the promised one.",
+    help_epilogue="Start with `edgeprune demo`. Every verb has --help with examples.\n\n"
+    "Exit codes: 0 done; 1 the input is at fault; 2 usage; 3 a gate failed; 70 a bug.",
+    help_format="markdown",
+)
+
+
+@Parameter(name="*", group=COMMON)
+@dataclass(frozen=True)
+class Common:
+    """What every verb takes."""
+
+    json: Path | None = None
+    """Write the result as JSON to this file, too."""
+    config: Path | None = None
+    """TOML file with values for flags (`groups = 4`); flags on the command line win."""
+    quiet: Annotated[bool, Parameter(negative="")] = False
+    """No progress bars and notes."""
+
+
+@Parameter(name="*", group=COMMON)
+@dataclass(frozen=True)
+class Seeded(Common):
+    """What every verb with chance in it takes."""
+
+    seed: int = 0
+    """Same seed and input, same plan and ONNX bytes."""
+
+
+@Parameter(name="*", group=COMMON)
+@dataclass(frozen=True)
+class OutFlags:
+    """Where the bundle goes."""
+
+    out: Annotated[Path, Parameter(alias="-o")]
+    """Folder of the bundle: new or empty."""
+    overwrite: Annotated[bool, Parameter(negative="")] = False
+    """Replace the bundle that is there."""
+
+    def output(self) -> Output:
+        from edgeprune.pipeline import Output
+
+        return Output(self.out, self.overwrite)
+
+
+@Parameter(name="*", group=NETWORK)
+@dataclass(frozen=True)
+class NetworkFlags:
+    """Which network, with which weights."""
+
+    arch: str = ""
+    """resnet20 ... resnet110, vgg16-cifar, torchvision:NAME, timm:NAME, or path/to/file.py:factory."""
+    random_init: Annotated[bool, Parameter(negative="")] = False
+    """Random weights instead of a checkpoint: enough to measure speed."""
+    input_size: str = ""
+    """H,W or C,H,W of the input, where it is not the architecture's own."""
+    num_classes: int | None = None
+    """Classes; by default as in the checkpoint."""
+    allow_partial: Annotated[bool, Parameter(negative="")] = False
+    """Accept a checkpoint that lacks some tensors."""
+
+    def source(self, checkpoint: Path | None, seed: int) -> NetworkSource:
+        from edgeprune.network import NetworkSource, parse_input_size
+
+        if not self.arch:
+            raise InputError("no architecture given", remedy="pass --arch; `edgeprune list archs` shows what there is")
+        return NetworkSource(
+            self.arch,
+            checkpoint,
+            self.random_init,
+            parse_input_size(self.input_size),
+            self.num_classes,
+            self.allow_partial,
+            seed,
+        )
+
+
+@Parameter(name="*", group=PRUNING)
+@dataclass(frozen=True)
+class PruneFlags:
+    """What to prune, and how."""
+
+    method: str = "tmi-gkp"
+    """Pruning method; `edgeprune list methods` shows all with their settings."""
+    groups: int = 8
+    """Groups of each pruned convolution."""
+    rate: float = 0.4375
+    """Share of every group's grouped kernels to remove."""
+    tickets: Path | None = None
+    """Folder with checkpoints of earlier epochs of the same training run."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE, a setting of the method; repeatable."""
+    share_partitions: bool = True
+    """Layers of a residual stream share their filter clusters, which saves Gathers."""
+    include_first: Annotated[bool, Parameter(negative="")] = False
+    """Prune the first convolution, too."""
+    include_shortcuts: Annotated[bool, Parameter(negative="")] = False
+    """Prune 1x1 shortcuts, too."""
+    skip: tuple[str, ...] = ()
+    """Layer that stays dense, or a pattern such as 'layer4.*'; repeatable."""
+
+    def options(self, seed: int) -> PruneOptions:
+        from edgeprune.methods.base import PruneRequest
+        from edgeprune.pruned import PruneOptions
+
+        request = PruneRequest(
+            self.groups, self.rate, seed, self.share_partitions, self.include_first, self.include_shortcuts, self.skip
+        )
+        return PruneOptions(self.method, request, self.set, self.tickets)
+
+
+@Parameter(name="*", group=DATA)
+@dataclass(frozen=True)
+class DataFlags:
+    """Real data, for accuracy and fine-tuning."""
+
+    data: str = ""
+    """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory."""
+    finetune_epochs: int = 0
+    """Epochs of fine-tuning after pruning."""
+    learning_rate: float = 0.01
+    """Of fine-tuning, at its start."""
+    batch_size: int = 64
+    """Of fine-tuning."""
+    max_drop: float | None = None
+    """Gate: fail (exit 3) if top-1 falls by more points."""
+
+    def options(self, seed: int) -> DataOptions:
+        from edgeprune.pruned import DataOptions
+
+        return DataOptions(self.data, self.finetune_epochs, self.learning_rate, self.batch_size, self.max_drop, seed)
+
+
+@Parameter(name="*", group=EXPORT)
+@dataclass(frozen=True)
+class ExportFlags:
+    """How to write and check the ONNX files."""
+
+    opset: int = 20
+    """ONNX opset, 18 or later."""
+    static_batch: Annotated[bool, Parameter(negative="")] = False
+    """Fix the batch at 2 instead of leaving it dynamic."""
+    parity_inputs: Path | None = None
+    """.npy with real inputs (N,C,H,W) for the parity gate."""
+    tolerance: float = 1e-4
+    """Of the parity gate: difference over the output's range."""
+    devices: str = ""
+    """Split the groups over N devices, or those in a TOML file."""
+    device_profile: str = ""
+    """Device type that the split's prediction is for; `edgeprune list devices` shows all."""
+
+    def options(self, seed: int) -> DeployOptions:
+        from edgeprune.exporters.to_onnx import ExportOptions
+        from edgeprune.exporting import DeployOptions
+
+        onnx = ExportOptions(opset=self.opset, dynamic_batch=not self.static_batch)
+        return DeployOptions(onnx, self.tolerance, self.parity_inputs, seed)
+
+    def split(self) -> SplitOptions:
+        from edgeprune.pipeline import SplitOptions
+
+        return SplitOptions(self.devices, self.device_profile)
+
+
+@app.command
+def demo(
+    *,
+    out: Annotated[Path, Parameter(alias="-o", group=COMMON)] = Path("demo"),
+    overwrite: Annotated[bool, Parameter(negative="", group=COMMON)] = False,
+    common: Seeded = Seeded(),
+) -> None:
+    """Show the whole path on real data: train, prune, fine-tune, fold, export, split, run, profile, report.
+
+    Trains a small ResNet on scikit-learn's handwritten digits, so it needs no download.
+
+    **Example:** `edgeprune demo -o demo` and open demo/report.html
+
+    Parameters
+    ----------
+    out
+        Folder of the bundle: new or empty.
+    overwrite
+        Replace the bundle that is there.
+    """
+    from edgeprune import show
+    from edgeprune.demo import run_demo
+
+    result = run_demo(out, overwrite=overwrite, seed=common.seed)
+    show.headline(result)
+    _write_json(common, result.manifest)
+
+
+@app.command
+def prune(
+    checkpoint: Path | None = None,
+    /,
+    *,
+    network: NetworkFlags = NetworkFlags(),
+    pruning: PruneFlags = PruneFlags(),
+    data: DataFlags = DataFlags(),
+    out: OutFlags,
+    common: Seeded = Seeded(),
+) -> None:
+    """Decide what to prune, and write the plan and the pruned weights.
+
+    **Example:** `edgeprune prune model.pt --arch resnet20 --groups 8 --rate 0.4375 --tickets epochs/ -o pruned`
+
+    Parameters
+    ----------
+    checkpoint
+        Checkpoint (.pt, .pth, .th, .safetensors, ...); never unpickled.
+    """
+    from edgeprune import pipeline, show
+
+    bundle, pruned = pipeline.prune(
+        network.source(checkpoint, common.seed), pruning.options(common.seed), data.options(common.seed), out.output()
+    )
+    show.pruned(pruned, bundle)
+    _write_json(common, pruned.summary())
+
+
+@app.command
+def export(
+    source: Path | None = None,
+    /,
+    *,
+    network: NetworkFlags = NetworkFlags(),
+    pruning: PruneFlags = PruneFlags(),
+    data: DataFlags = DataFlags(),
+    export: ExportFlags = ExportFlags(),
+    out: OutFlags,
+    common: Seeded = Seeded(),
+) -> None:
+    """The main job: from a checkpoint to a pruned, folded, verified ONNX model (or from a bundle of `prune`).
+
+    **Examples:**
+    `edgeprune export model.pt --arch resnet56 --groups 8 -o out`,
+    `edgeprune export --arch torchvision:resnet50 --random-init --groups 4 -o out`,
+    `edgeprune export pruned/ -o out --devices 2`
+
+    Parameters
+    ----------
+    source
+        Checkpoint (never unpickled), or a bundle that `edgeprune prune` wrote.
+    """
+    from edgeprune import pipeline, show
+
+    seed = common.seed
+    how = (data.options(seed), export.options(seed), export.split(), out.output())
+    if source is not None and source.is_dir():
+        bundle, pruned = pipeline.export_bundle(source, network.arch, *how)
+    else:
+        bundle, pruned = pipeline.export(network.source(source, seed), pruning.options(seed), *how)
+    show.pruned(pruned, bundle)
+    _write_json(common, bundle.manifest)
+
+
+@app.command
+def split(
+    model: Path,
+    /,
+    *,
+    devices: Annotated[str, Parameter(group=EXPORT)],
+    device_profile: Annotated[str, Parameter(group=EXPORT)] = "",
+    out: OutFlags,
+    common: Common = Common(),
+) -> None:
+    """Split the groups of any ONNX CNN with grouped convolutions over several devices.
+
+    **Examples:** `edgeprune split out/ --devices 2 -o split`,
+    `edgeprune split resnext.onnx --devices cluster.toml -o split`
+
+    Parameters
+    ----------
+    model
+        An ONNX file, or a bundle.
+    devices
+        Number of devices, or a TOML file with a [[device]] table for each.
+    device_profile
+        Device type that the prediction is for, where the TOML file names none.
+    """
+    from edgeprune import pipeline, show
+
+    bundle, manifest = pipeline.split(model, pipeline.SplitOptions(devices, device_profile), out.output())
+    show.partition(manifest, bundle)
+    _write_json(common, manifest)
+
+
+@app.command
+def run(
+    bundle: Path,
+    /,
+    *,
+    input: Annotated[Path, Parameter(group=COMMON)],
+    output: Annotated[Path, Parameter(group=COMMON)],
+    executor: Annotated[Literal["local"], Parameter(group=COMMON)] = "local",
+    threads: Annotated[int, Parameter(group=COMMON)] = 1,
+    common: Common = Common(),
+) -> None:
+    """Run a bundle, split or not, on one batch of inputs.
+
+    **Example:** `edgeprune run split/ --input x.npy --output y.npy`
+
+    Parameters
+    ----------
+    bundle
+        A bundle with an ONNX model; if it is split, every device's part runs in a session and thread of its own.
+    input
+        .npy with the inputs (N,C,H,W), float32.
+    output
+        .npy for the outputs; .npz if the model has several.
+    executor
+        Where the parts of a split bundle run: here, side by side.
+    threads
+        Threads of each session.
+    """
+    from edgeprune import pipeline, show
+
+    result = pipeline.run(bundle, input, output, threads)
+    show.run(result)
+    _write_json(common, result)
+
+
+@app.command
+def profile(
+    model: Path,
+    /,
+    *,
+    baseline: Annotated[Path | None, Parameter(group=MEASURING)] = None,
+    target: Annotated[str, Parameter(group=MEASURING)] = "cpu",
+    threads: Annotated[int, Parameter(group=MEASURING)] = 1,
+    batch_size: Annotated[str, Parameter(group=MEASURING)] = "1",
+    warmup: Annotated[int, Parameter(group=MEASURING)] = 10,
+    iterations: Annotated[int, Parameter(group=MEASURING)] = 100,
+    pin: Annotated[str, Parameter(group=MEASURING)] = "",
+    per_layer: Annotated[bool, Parameter(group=MEASURING)] = True,
+    arch: Annotated[str, Parameter(group=MEASURING)] = "",
+    common: Seeded = Seeded(),
+) -> None:
+    """Measure dense and pruned in turn, and put the realistic speed-up beside the theoretical one.
+
+    **Examples:** `edgeprune profile out/ --threads 2 --batch-size 1,8`,
+    `edgeprune profile pruned.onnx --baseline dense.onnx --target cpu`
+
+    Parameters
+    ----------
+    model
+        A bundle (the result is kept in it), or an ONNX file.
+    baseline
+        Dense ONNX file to compare an ONNX file with; a bundle has its own.
+    target
+        cpu, torch-cpu, ... separated by commas; `edgeprune list targets` shows all.
+    threads
+        Threads inside one operation.
+    batch_size
+        Batch sizes, separated by commas.
+    warmup
+        Runs of each model before measuring.
+    iterations
+        Measured runs of each model.
+    pin
+        Cores to pin the threads to, separated by commas.
+    per_layer
+        Time every layer, too.
+    arch
+        For torch-cpu, where the bundle's architecture is your own file: path/to/file.py:factory.
+    """
+    from edgeprune import pipeline, show
+    from edgeprune.profiling import ProfileOptions
+
+    options = ProfileOptions(
+        threads=threads,
+        batch_sizes=_integers("--batch-size", batch_size),
+        warmup=warmup,
+        iterations=iterations,
+        per_layer=per_layer,
+        pin=_integers("--pin", pin) if pin else (),
+        seed=common.seed,
+    )
+    targets = tuple(name.strip() for name in target.split(","))
+    result = pipeline.profile(model, baseline, targets, options, arch=arch)
+    show.profile(result)
+    _write_json(common, result)
+
+
+@app.command
+def report(
+    bundle: Path,
+    /,
+    *,
+    format: Annotated[str, Parameter(group=COMMON)] = "html,md,json",
+    common: Common = Common(),
+) -> None:
+    """Write report.html (one file, opens offline), report.md and report.json into a bundle.
+
+    **Example:** `edgeprune report out/ --format html`
+
+    Parameters
+    ----------
+    bundle
+        A bundle; profile it first, to have latencies in the report.
+    format
+        html, md, json, separated by commas.
+    """
+    from edgeprune import pipeline
+
+    paths = pipeline.report(bundle, tuple(name.strip() for name in format.split(",")))
+    for path in paths:
+        print(path)
+    _write_json(common, {"files": [str(path) for path in paths]})
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Path,
+    /,
+    *,
+    data: Annotated[str, Parameter(group=DATA)],
+    batch_size: Annotated[int, Parameter(group=DATA)] = 100,
+    limit: Annotated[int | None, Parameter(group=DATA)] = None,
+    network: NetworkFlags = NetworkFlags(),
+    common: Common = Common(),
+) -> None:
+    """Top-1 accuracy of a checkpoint, a bundle or an ONNX file on a test set.
+
+    **Examples:** `edgeprune eval model.pt --arch resnet20 --data imagefolder:cifar/`,
+    `edgeprune eval out/ --data digits`
+
+    Parameters
+    ----------
+    model
+        A checkpoint (runs in torch), or a bundle or ONNX file (runs in ONNX Runtime).
+    data
+        digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory.
+    batch_size
+        Images at a time.
+    limit
+        At most so many images, the classes taken in turn.
+    """
+    from edgeprune import pipeline, show
+
+    source = network.source(model, 0) if network.arch else None
+    result = pipeline.evaluate(model, data, source, batch_size, limit)
+    show.evaluation(result)
+    _write_json(common, result)
+
+
+@app.command
+def inspect(path: Path, /, *, common: Common = Common()) -> None:
+    """What is in a checkpoint, an ONNX file or a bundle; a bundle's hashes are verified.
+
+    **Examples:** `edgeprune inspect out/`, `edgeprune inspect model.onnx`, `edgeprune inspect model.pt`
+
+    Parameters
+    ----------
+    path
+        A checkpoint, an ONNX file or a bundle.
+    """
+    from edgeprune import inspection, show
+
+    result = inspection.inspect(path)
+    show.inspection(result)
+    _write_json(common, result)
+    inspection.require_sound(result)
+
+
+@app.command(name="list")
+def list_(what: Literal["methods", "archs", "targets", "devices"], /, *, common: Common = Common()) -> None:
+    """What there is: methods with their settings, architectures, targets and device profiles.
+
+    **Example:** `edgeprune list methods`
+
+    Parameters
+    ----------
+    what
+        methods, archs, targets or devices.
+    """
+    from edgeprune import listing, show
+
+    rows = listing.rows(what)
+    show.listing(what, rows)
+    _write_json(common, [row for row in rows])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    try:
+        config = _config_file(tokens)
+        app.config = [] if config is None else [Toml(config, must_exist=True, use_commands_as_keys=False)]
+        with progress.shown("--quiet" not in tokens):
+            app(tokens, result_action="return_value")
+    except EdgepruneError as error:
+        print(f"edgeprune: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("edgeprune: interrupted; nothing half-written was left", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 2
+    except ModuleNotFoundError as error:
+        if error.name not in WORKSTATION_PACKAGES:
+            raise
+        print(f"edgeprune: this needs {error.name}: pip install 'edgeprune[prune]'", file=sys.stderr)
+        return InputError.exit_code
+    except Exception:
+        traceback.print_exc()
+        print("edgeprune: this is a bug of edgeprune; please report it with the lines above", file=sys.stderr)
+        return EXIT_BUG
+    return 0
+
+
+def _config_file(tokens: list[str]) -> Path | None:
+    """The value of --config, which has to be known before the flags are parsed."""
+    for i, token in enumerate(tokens):
+        if token.startswith("--config="):
+            path = Path(token.partition("=")[2])
+        elif token == "--config" and i + 1 < len(tokens):
+            path = Path(tokens[i + 1])
+        else:
+            continue
+        if not path.is_file():
+            raise InputError("no such file", where=path, expected="a TOML file with values for flags")
+        return path
+    return None
+
+
+def _integers(flag: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{flag} {text!r} is no list of numbers", expected="such as 1 or 1,8") from None
+
+
+def _write_json(common: Common, value: Any) -> None:
+    if common.json is not None:
+        from edgeprune.bundle import pretty_json, write_atomically
+
+        write_atomically(common.json, pretty_json(value))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""The order of the steps, for each verb of the CLI: the only module that knows it.
+
+checkpoint -> model -> traced graph -> plan -> rewritten model -> (fine-tuned) -> folded model -> ONNX -> parity gate
+-> per-device subgraphs -> measurements -> report
+
+What needs torch is imported inside the verbs that need it: the others also run on the device, where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from edgeprune import bundle as bundles
+from edgeprune.arrays import load_array, save_arrays
+from edgeprune.bundle import Bundle, Manifest
+from edgeprune.devices import load_devices
+from edgeprune.errors import InputError
+from edgeprune.executor import LocalExecutor
+from edgeprune.onnx_model import load_model
+from edgeprune.partition import partition_model
+from edgeprune.partition_manifest import PartitionManifest, write_partition
+from edgeprune.plan import load_plan
+from edgeprune.profiling import ProfileOptions, ProfileResult
+from edgeprune.report import write_report
+from edgeprune.runners.base import RunOptions
+from edgeprune.runners.ort import OrtRunner
+
+if TYPE_CHECKING:
+    from edgeprune.exporting import DeployOptions
+    from edgeprune.network import NetworkSource
+    from edgeprune.pruned import DataOptions, Pruned, PruneOptions
+    from edgeprune.training import EvalResult
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a verb writes its bundle."""
+
+    folder: Path
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """InputError if nothing can be written there; called before any long work."""
+        bundles.check_out(self.folder, overwrite=self.overwrite)
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """Over what to split."""
+
+    devices: str = ""
+    """A number of devices, or a TOML file that describes them; empty: no split."""
+    device_profile: str = ""
+    """Device type of devices that name none; empty: this machine's."""
+
+
+def prune(source: NetworkSource, options: PruneOptions, data: DataOptions, out: Output) -> tuple[Bundle, Pruned]:
+    """`edgeprune prune`: a bundle with the plan and the pruned weights."""
+    from edgeprune.exporting import manifest_of
+    from edgeprune.pruned import save_pruned
+
+    out.check()
+    pruned = _prune(source, options, data)
+    with bundles.new_bundle(out.folder, overwrite=out.overwrite) as stage:
+        save_pruned(pruned, stage)
+        bundles.write_manifest(stage, manifest_of(pruned))
+    return bundles.open_bundle(out.folder), pruned
+
+
+def export(
+    source: NetworkSource,
+    options: PruneOptions,
+    data: DataOptions,
+    deploy: DeployOptions,
+    split: SplitOptions,
+    out: Output,
+) -> tuple[Bundle, Pruned]:
+    """`edgeprune export CKPT`: from a checkpoint to a bundle with ONNX files, all steps."""
+    out.check()
+    pruned = _prune(source, options, data)
+    return write_export(pruned, deploy, split, out), pruned
+
+
+def export_bundle(
+    folder: Path, arch: str, data: DataOptions, deploy: DeployOptions, split: SplitOptions, out: Output
+) -> tuple[Bundle, Pruned]:
+    """`edgeprune export DIR`: the same from a bundle that `prune` wrote."""
+    from edgeprune.pruned import open_pruned, with_accuracy
+
+    out.check()
+    data.check()
+    pruned = with_accuracy(open_pruned(bundles.open_bundle(folder), arch=arch), data)
+    return write_export(pruned, deploy, split, out), pruned
+
+
+def write_export(pruned: Pruned, deploy: DeployOptions, split: SplitOptions, out: Output) -> Bundle:
+    """Fold, export, verify, split if asked, and publish the bundle; nothing is left if a gate fails."""
+    from edgeprune.exporting import export_into
+
+    with bundles.new_bundle(out.folder, overwrite=out.overwrite) as stage:
+        manifest = export_into(stage, pruned, deploy)
+        if split.devices:
+            _split_into(stage, load_model(stage / bundles.MODEL), split)
+        bundles.write_manifest(stage, manifest)
+    return bundles.open_bundle(out.folder)
+
+
+def _prune(source: NetworkSource, options: PruneOptions, data: DataOptions) -> Pruned:
+    from edgeprune.network import load_network
+    from edgeprune.pruned import prune_network, with_accuracy
+
+    data.check()
+    options.request.check()
+    return with_accuracy(prune_network(load_network(source), options), data)
+
+
+def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, PartitionManifest]:
+    """`edgeprune split`: a bundle with one subgraph a device and stage, beside what the source bundle holds."""
+    out.check()
+    if model.is_dir():
+        source = bundles.open_bundle(model)
+        if source.has(bundles.PARTITION):
+            raise InputError("is split already", where=model, remedy="split the bundle that it was made from")
+        path, names, manifest = source.path(bundles.MODEL), list(source.manifest.files), source.manifest
+    else:
+        path, names, manifest = model, [], Manifest(bundles.SCHEMA_VERSION, metadata.version("edgeprune"))
+    loaded = load_model(path)
+    with bundles.new_bundle(out.folder, overwrite=out.overwrite) as stage:
+        for name in names:
+            (stage / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(model / name, stage / name)
+        if not names:
+            (stage / bundles.MODEL).write_bytes(loaded.SerializeToString(deterministic=True))
+        partition = _split_into(stage, loaded, options)
+        bundles.write_manifest(stage, manifest)
+    return bundles.open_bundle(out.folder), partition
+
+
+def _split_into(stage: Path, model: ModelProto, options: SplitOptions) -> PartitionManifest:
+    partition = partition_model(model, load_devices(options.devices, default_profile=options.device_profile))
+    write_partition(partition, stage)
+    return partition.manifest
+
+
+class RunResult(msgspec.Struct, frozen=True):
+    """`run --json`."""
+
+    outputs: dict[str, tuple[int, ...]]
+    """Name -> shape."""
+    milliseconds: float
+    devices: dict[str, float]
+    """Device -> its computing time in ms; empty for an unsplit model."""
+    transferred_bytes: int
+
+
+def run(folder: Path, source: Path, destination: Path, threads: int) -> RunResult:
+    """`edgeprune run`: one batch through a bundle, on every device's own session if it is split."""
+    outputs, result = run_arrays(bundles.open_bundle(folder), load_array(source), threads)
+    save_arrays(destination, outputs)
+    return result
+
+
+def run_arrays(
+    bundle: Bundle, inputs: NDArray[np.generic], threads: int = 1, *, unsplit: bool = False
+) -> tuple[dict[str, NDArray[np.generic]], RunResult]:
+    """Outputs by name for inputs (N, C, H, W), and what they cost; `unsplit` runs the whole model of a split bundle."""
+    if bundle.has(bundles.PARTITION) and not unsplit:
+        with LocalExecutor(bundle.folder, threads) as executor:
+            outputs = executor.run({executor.input_names[0]: inputs})
+            stats = executor.last_run
+        milliseconds, devices, moved = stats.latency_ms, stats.device_ms, stats.transferred_bytes
+    else:
+        with OrtRunner(bundle.path(bundles.MODEL), RunOptions(threads)) as runner:
+            started = time.perf_counter()
+            outputs = runner.run({runner.input_names[0]: inputs})
+            milliseconds, devices, moved = (time.perf_counter() - started) * 1e3, {}, 0
+    shapes = {name: tuple(array.shape) for name, array in outputs.items()}
+    return outputs, RunResult(shapes, milliseconds, devices, moved)
+
+
+def profile(
+    model: Path, baseline: Path | None, targets: Sequence[str], options: ProfileOptions, *, arch: str = ""
+) -> ProfileResult:
+    """`edgeprune profile`: every target in turn; the result is kept in a bundle, if it is one."""
+    if not model.is_dir():
+        return profile_files(baseline, model, targets, options)
+    if baseline is not None:
+        raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
+    bundle = bundles.open_bundle(model)
+    modules = _torch_modules(bundle, arch) if any(name in TORCH_TARGETS for name in targets) else None
+    dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
+    notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
+    result = profile_files(dense, bundle.path(bundles.MODEL), targets, options, modules, notes)
+    with bundles.updated_bundle(model) as stage:
+        (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
+        bundles.write_manifest(stage, bundle.manifest)
+    return result
+
+
+def _torch_modules(bundle: Bundle, arch: str) -> dict[Which, nn.Module]:
+    """The bundle's two networks as torch runs them, folded like the ONNX files."""
+    from edgeprune.fold import fold
+    from edgeprune.pruned import open_pruned
+
+    pruned = open_pruned(bundle, arch=arch)
+    example = pruned.network.example_input(2)
+    return {"dense": fold(pruned.network.model, example).module, "pruned": fold(pruned.model, example).module}
+
+
+def report(folder: Path, formats: Sequence[str]) -> list[Path]:
+    """`edgeprune report`: the report files, written into the bundle; returns their paths."""
+    bundle = bundles.open_bundle(folder)
+    with bundles.updated_bundle(folder) as stage:
+        names = [path.name for path in write_report(folder, formats, into=stage)]
+        bundles.write_manifest(stage, bundle.manifest)
+    return [folder / name for name in names]
+
+
+def evaluate(model: Path, data: str, source: NetworkSource | None, batch_size: int, limit: int | None) -> EvalResult:
+    """`edgeprune eval`: a checkpoint in torch, a bundle or an ONNX file in ONNX Runtime."""
+    from edgeprune.data import load_data
+    from edgeprune.network import load_network
+    from edgeprune.pruned import dataset
+    from edgeprune.training import evaluate as measure
+
+    if model.is_dir() or model.suffix == ".onnx":
+        path = bundles.open_bundle(model).path(bundles.MODEL) if model.is_dir() else model
+        with OrtRunner(path, RunOptions(threads=os.cpu_count() or 1)) as runner:
+            name, (batch, *sizes) = runner.input_names[0], runner.input_specs[0].shape or (None,)
+            shape = tuple(size for size in sizes if isinstance(size, int))
+            if len(shape) != 3 or len(sizes) != 3:
+                raise InputError(f"takes inputs of shape {(batch, *sizes)}", where=path, expected="(N, C, H, W)")
+            loaded = load_data(data, split="test", input_shape=shape, limit=limit)
+            size = batch if isinstance(batch, int) else batch_size
+            return measure(lambda images: next(iter(runner.run({name: images}).values())), loaded, batch_size=size)
+    if source is None:
+        raise InputError("a checkpoint alone does not say its architecture", where=model, remedy="pass --arch")
+    network = load_network(source)
+    return measure(network.model, dataset(data, "test", network, limit=limit), batch_size=batch_size)

@@ -1,0 +1,241 @@
+"""A pruned network: method and rewriter on a network, optional fine-tuning, and its place in a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from edgeprune import bundle as bundles
+from edgeprune import progress
+from edgeprune.bundle import Accuracy, Bundle, Count
+from edgeprune.data import Dataset, check_labels, load_data
+from edgeprune.errors import GateError, InputError, first_line
+from edgeprune.graph import Graph
+from edgeprune.methods import load_method, parse_settings
+from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
+from edgeprune.network import Network, NetworkSource, layer_weights, load_network, load_tickets
+from edgeprune.plan import Plan, load_plan, planned_macs, planned_params
+from edgeprune.rewrite import rewrite
+from edgeprune.trace import trace
+from edgeprune.training import TrainSettings, evaluate, fit
+from edgeprune.user_code import is_file_spec
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """How to prune."""
+
+    method: str = "tmi-gkp"
+    request: PruneRequest = field(default_factory=PruneRequest)
+    assignments: tuple[str, ...] = ()
+    """The method's own settings, each NAME=VALUE."""
+    tickets: Path | None = None
+    """Folder of checkpoints of earlier epochs."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Real data: to measure accuracy, and to fine-tune."""
+
+    data: str = ""
+    """digits, imagefolder:DIR, cifar10:DIR or path/to/file.py:factory; empty for none."""
+    finetune_epochs: int = 0
+    learning_rate: float = 0.01
+    batch_size: int = 64
+    max_drop: float | None = None
+    """Points of top-1 that the pruned network may lose; more is a GateError."""
+    seed: int = 0
+
+    def check(self) -> None:
+        """InputError if something needs data and there is none."""
+        if not self.data and (self.finetune_epochs or self.max_drop is not None):
+            what = "--finetune-epochs" if self.finetune_epochs else "--max-drop"
+            raise InputError(f"{what} needs images", remedy="pass --data, such as --data imagefolder:DIR")
+        if self.finetune_epochs < 0:
+            raise InputError(f"--finetune-epochs {self.finetune_epochs} is negative", expected="0 or more")
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A network after a method and the rewriter, perhaps fine-tuned."""
+
+    network: Network
+    graph: Graph
+    plan: Plan
+    model: nn.Module
+    """The rewritten model, in eval mode."""
+    result: MethodResult
+    seconds: float = 0.0
+    accuracy: Accuracy | None = None
+
+    @property
+    def macs(self) -> Count:
+        """Multiply-adds a sample."""
+        return Count(self.graph.macs, sum(planned_macs(self.plan, self.graph).values()))
+
+    @property
+    def params(self) -> Count:
+        return Count(self.graph.params, planned_params(self.plan, self.graph))
+
+    def summary(self) -> PruneSummary:
+        return PruneSummary(
+            macs=self.macs,
+            params=self.params,
+            plan_sha256=self.plan.sha256(),
+            seconds=round(self.seconds, 3),
+            peak_rss_mb=round(peak_rss_mb(), 1),
+            accuracy=self.accuracy,
+            layers=tuple(
+                LayerSummary(e.name, e.groups, e.kept, round(self.result.seconds.get(e.name, 0.0), 4), e.note)
+                for e in self.plan.layers
+            ),
+        )
+
+
+class LayerSummary(msgspec.Struct, frozen=True):
+    """One layer of `prune --json`; `kept` is the input channels that each group reads, 0 for a dense layer."""
+
+    name: str
+    groups: int
+    kept: int
+    seconds: float
+    note: str
+
+
+class PruneSummary(msgspec.Struct, frozen=True):
+    """`prune --json`."""
+
+    macs: Count
+    params: Count
+    plan_sha256: str
+    seconds: float
+    peak_rss_mb: float
+    layers: tuple[LayerSummary, ...]
+    accuracy: Accuracy | None = None
+
+
+def prune_network(network: Network, options: PruneOptions) -> Pruned:
+    """Trace, let the method decide, rewrite. The network is left as it is."""
+    options.request.check()
+    method = load_method(options.method)
+    settings = parse_settings(options.method, options.assignments)
+    started = time.perf_counter()
+    graph = trace(network.model, network.example_input(1)).graph
+    tickets = load_tickets(options.tickets, network) if options.tickets else []
+    result = method.prune(MethodInput(graph, layer_weights(network.model), options.request, tickets), settings)
+    for text in result.notes:
+        progress.note(text)
+    model = rewrite(network.model, result.plan, graph).eval()
+    return Pruned(network, graph, result.plan, model, result, time.perf_counter() - started)
+
+
+def with_accuracy(pruned: Pruned, options: DataOptions) -> Pruned:
+    """Fine-tune if asked, and measure top-1 of the dense and the pruned network; GateError past `max_drop`."""
+    options.check()
+    if not options.data:
+        return pruned
+    network = pruned.network
+    test = dataset(options.data, "test", network)
+    dense, before = evaluate(network.model, test), evaluate(pruned.model, test)
+    after = before
+    if options.finetune_epochs:
+        settings = TrainSettings(
+            epochs=options.finetune_epochs,
+            learning_rate=options.learning_rate,
+            batch_size=options.batch_size,
+            seed=options.seed,
+        )
+        tuned = fit(pruned.model, dataset(options.data, "train", network), settings).model
+        pruned = dataclasses.replace(pruned, model=tuned)
+        after = evaluate(tuned, test)
+    if options.max_drop is not None and dense.top1 - after.top1 > options.max_drop:
+        raise GateError(
+            f"top-1 fell from {dense.top1:.2f} to {after.top1:.2f}, more than --max-drop {options.max_drop} points: "
+            "prune less (--rate) or fine-tune longer (--finetune-epochs)"
+        )
+    accuracy = Accuracy(
+        dense=dense.top1,
+        pruned=after.top1,
+        pruned_before_finetune=before.top1 if options.finetune_epochs else None,
+        n=after.n,
+        data=public_data_name(options.data),
+    )
+    return dataclasses.replace(pruned, accuracy=accuracy)
+
+
+def dataset(spec: str, split: Literal["train", "test"], network: Network, *, limit: int | None = None) -> Dataset:
+    """One split of a data source, shaped and checked for this network."""
+    loaded = load_data(spec, split=split, input_shape=network.input_shape, limit=limit)
+    check_labels(loaded, network.num_classes)
+    return loaded
+
+
+def public_data_name(spec: str) -> str:
+    """A data source's name without local paths."""
+    if is_file_spec(spec):
+        return Path(spec.rpartition(":")[0]).name
+    return spec.partition(":")[0]
+
+
+def save_pruned(pruned: Pruned, stage: Path) -> None:
+    """Write the plan, what the method recorded, and both networks' weights into a staged bundle."""
+    (stage / bundles.PLAN).write_bytes(bundles.pretty_json(pruned.plan))
+    for name, data in pruned.result.records.items():
+        (stage / name).write_bytes(data)
+    _save_weights(pruned.model, stage / bundles.WEIGHTS)
+    _save_weights(pruned.network.model, stage / bundles.DENSE_WEIGHTS)
+
+
+def open_pruned(bundle: Bundle, *, arch: str = "") -> Pruned:
+    """The pruned network of a bundle. `arch` is needed where the bundle's is a user's own file: no bundle runs code.
+
+    Raises InputError if a file is missing, damaged, or of another architecture.
+    """
+    manifest = bundle.manifest
+    if not arch and is_file_spec(manifest.arch):
+        raise InputError(
+            f"its architecture is the file {manifest.arch}, which a bundle may not run by itself",
+            where=bundle.folder,
+            remedy="pass --arch path/to/file.py:factory",
+        )
+    classes = manifest.num_classes or None
+    source = NetworkSource(
+        arch or manifest.arch, random_init=True, input_size=manifest.input_shape, num_classes=classes
+    )
+    network = load_network(source)
+    plan = load_plan(bundle.path(bundles.PLAN))
+    _load_weights(network.model, bundle.path(bundles.DENSE_WEIGHTS))
+    graph = trace(network.model, network.example_input(1)).graph
+    model = rewrite(network.model, plan, graph).eval()
+    _load_weights(model, bundle.path(bundles.WEIGHTS))
+    records = {name: bundle.path(name).read_bytes() for name in bundle.manifest.files if name == bundles.CLUSTERING}
+    return Pruned(network, graph, plan, model, MethodResult(plan, records), accuracy=manifest.accuracy)
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def _save_weights(model: nn.Module, path: Path) -> None:
+    # Shared tensors (tied layers) are stored once each: safetensors refuses aliases.
+    tensors: dict[str, Tensor] = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
+    safetensors.torch.save_file(tensors, path)
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise InputError(f"does not hold this network's weights: {first_line(error)}", where=path) from error

@@ -1,0 +1,116 @@
+"""What the CLI prints: tables on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from edgeprune.bundle import Bundle
+    from edgeprune.inspection import Inspection
+    from edgeprune.listing import Row
+    from edgeprune.partition_manifest import PartitionManifest
+    from edgeprune.pipeline import RunResult
+    from edgeprune.pruned import Pruned
+    from edgeprune.training import EvalResult
+
+NUMERIC = frozenset("0123456789")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table; cells that are numbers are set to the right."""
+    body = [
+        ["" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows
+    ]
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        numeric = all(not row[number] or row[number][0] in NUMERIC for row in body)
+        shown.add_column(column, justify="right" if numeric and body else "left", overflow="fold")
+    for row in body:
+        shown.add_row(*map(_plain, row))
+    _console().print(shown)
+
+
+def facts(title: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Names and values, one a line."""
+    shown = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    for name, value in pairs:
+        shown.add_row(_plain(name), _plain(value))
+    _console().print(shown)
+
+
+def pruned(result: Pruned, bundle: Bundle) -> None:
+    """The layers with what became of each, then the headline."""
+    from edgeprune.plan import planned_macs
+
+    planned = planned_macs(result.plan, result.graph)
+    rows = [
+        (e.name, e.groups, e.kept or "", result.graph.layer(e.name).macs, planned[e.name], e.note)
+        for e in result.plan.layers
+    ]
+    table("Layers", ("layer", "groups", "kept a group", "MACs dense", "MACs pruned", "note"), rows)
+    headline(bundle)
+
+
+def headline(bundle: Bundle) -> None:
+    """The headline table of a bundle, and where it lies."""
+    from edgeprune.bundle import PROFILE
+    from edgeprune.profiling import load_profile_result
+    from edgeprune.report.headline import headline_rows
+
+    measured = load_profile_result(bundle.path(PROFILE)) if bundle.has(PROFILE) else None
+    facts(str(bundle.folder), headline_rows(bundle.manifest, measured))
+    if bundle.has("report.html"):
+        _console().print(f"Report: {bundle.folder / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
+
+
+def partition(manifest: PartitionManifest, bundle: Bundle) -> None:
+    """Devices, stages, and what the split is predicted to bring."""
+    rows = [(d.name, d.profile, len(d.subgraphs), d.macs, d.weight_bytes) for d in manifest.devices]
+    table("Devices", ("device", "profile", "subgraphs", "MACs", "weight bytes"), rows)
+    predicted = manifest.predicted
+    pairs = [
+        ("stages", str(len(manifest.stages))),
+        ("moved per inference", f"{predicted.bytes_per_inference:,} bytes in {len(manifest.transfers)} transfers"),
+        ("predicted latency (estimate)", f"{predicted.latency_ms:.3f} ms"),
+        ("predicted speed-up over the host alone (estimate)", f"{predicted.speedup:.2f}x"),
+        ("basis", predicted.basis),
+    ]
+    facts(str(bundle.folder), pairs)
+
+
+def run(result: RunResult) -> None:
+    pairs = [(f"output {name}", " x ".join(map(str, shape))) for name, shape in result.outputs.items()]
+    pairs.append(("first run", f"{result.milliseconds:.3f} ms"))
+    pairs += [(f"computing on {device}", f"{ms:.3f} ms") for device, ms in result.devices.items()]
+    if result.devices:
+        pairs.append(("moved between devices", f"{result.transferred_bytes:,} bytes"))
+    facts("run", pairs)
+
+
+def evaluation(result: EvalResult) -> None:
+    facts("accuracy", [("top-1", f"{result.top1:.2f}%"), ("images", str(result.n)), ("loss", f"{result.loss:.4f}")])
+
+
+def inspection(result: Inspection) -> None:
+    facts(f"{result.path}: {result.kind}", result.facts.items())
+    if result.rows:
+        table("", result.columns, result.rows)
+
+
+def listing(what: str, rows: Sequence[Row]) -> None:
+    if rows:
+        table(what, tuple(rows[0]), [tuple(row.values()) for row in rows])
+
+
+def _plain(text: str) -> Any:
+    from rich.text import Text  # names out of files must not be read as markup
+
+    return Text(text)
+
+
+def _console() -> Console:
+    return Console()
