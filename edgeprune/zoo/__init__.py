@@ -1,0 +1,176 @@
+"""The architectures that `--arch` knows. Importing this module does not import torch; `build` does."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.errors import InputError, first_line, unknown_name
+from edgeprune.user_code import is_file_spec, load_factory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+_FORM_SUMMARIES = {
+    "": "keys layer1.0.conv1; shortcuts without parameters, zero channels on both sides",
+    "-stage": "keys stage_1.0.conv_a; shortcuts without parameters, zero channels at the end",
+    "-b": "keys layer1.0.conv1; 1x1 convolutions as shortcuts",
+}
+_RESNET = re.compile(r"resnet(?P<depth>\d+)(?P<form>-stage|-b)?(?:-w(?P<width>[1-9]\d{0,3}))?")
+
+ARCHS: Mapping[str, str] = {
+    **{
+        f"resnet{depth}{form}": f"CIFAR ResNet-{depth}, 3x32x32; {summary}"
+        for form, summary in _FORM_SUMMARIES.items()
+        for depth in _DEPTHS
+    },
+    "vgg16-cifar": "VGG-16 for CIFAR with BatchNorm, 3x32x32; keys features.0, classifier",
+}
+"""Built-in architectures -> summary. Any ResNet takes the suffix -wN: N channels in the first stage (16 without it)."""
+
+ARCH_FORMS: Mapping[str, str] = {
+    "resnet20-w32": "any CIFAR ResNet above, with 32 instead of 16 channels in its first stage",
+    "torchvision:NAME": "any classification network of torchvision, such as torchvision:resnet50",
+    "timm:NAME": "any network of timm, where timm is installed",
+    "path/to/file.py:factory": "your own: a function without required arguments that returns a torch.nn.Module",
+}
+"""Other spellings that `build` takes -> summary."""
+
+
+@dataclass(frozen=True)
+class BuiltArch:
+    """A network with random weights, in eval mode."""
+
+    name: str
+    model: nn.Module
+    input_shape: tuple[int, int, int]
+    """(channels, height, width) of one sample."""
+
+
+def build(
+    arch: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    input_size: tuple[int, int] | None = None,
+) -> BuiltArch:
+    """Build an architecture by name; its weights come from torch's global random state.
+
+    `num_classes` None means the architecture's own (10 for CIFAR's, 1000 for torchvision's). `input_size` is (height,
+    width) where the usual one is not wanted. A factory of the user's is called with `num_classes` and `in_channels`
+    where it has parameters of these names, and they are left to it where it has none; INPUT_SHAPE = (C, H, W) on the
+    model or in the file gives its input shape. Raises InputError if there is no such architecture, or it cannot be built
+    as asked.
+    """
+    if num_classes is not None and num_classes < 1:
+        raise InputError(f"{num_classes} classes", where=arch, expected="at least 1")
+    if is_file_spec(arch):
+        model, shape = _from_file(arch, num_classes, in_channels, input_size)
+    elif arch.startswith("torchvision:"):
+        model, shape = _from_torchvision(arch, num_classes, in_channels)
+    elif arch.startswith("timm:"):
+        model, shape = _from_timm(arch, num_classes, in_channels)
+    else:
+        model, shape = _built_in(arch, 10 if num_classes is None else num_classes, in_channels)
+    if input_size is not None:
+        shape = (shape[0], *input_size)
+    if min(shape) < 1:
+        raise InputError(f"input shape {shape}", where=arch, expected="channels, height and width of at least 1")
+    return BuiltArch(arch, model.eval(), shape)
+
+
+def _built_in(arch: str, num_classes: int, in_channels: int) -> tuple[nn.Module, tuple[int, int, int]]:
+    shape = (in_channels, 32, 32)
+    if arch == "vgg16-cifar":
+        from edgeprune.zoo.cifar_vgg import CifarVgg16
+
+        return CifarVgg16(num_classes=num_classes, in_channels=in_channels), shape
+    match = _RESNET.fullmatch(arch)
+    if match is None or int(match["depth"]) not in _DEPTHS:
+        raise _unknown(arch)
+    from edgeprune.zoo.cifar_resnet import FORMS, CifarResNet
+
+    form, width = FORMS[match["form"] or ""], int(match["width"] or 16)
+    depth = int(match["depth"])
+    return CifarResNet(depth, form, width=width, num_classes=num_classes, in_channels=in_channels), shape
+
+
+def _unknown(arch: str) -> InputError:
+    """resnet50 is the ImageNet network to most people, so torchvision's name is suggested before resnet56."""
+    if importlib.util.find_spec("torchvision") is not None and arch in _torchvision_names():
+        return InputError(f"unknown architecture {arch!r}", remedy=f"did you mean torchvision:{arch}?")
+    return unknown_name("architecture", arch, ARCHS, remedy="`edgeprune list archs` shows all")
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def _from_torchvision(arch: str, num_classes: int | None, in_channels: int) -> tuple[nn.Module, tuple[int, int, int]]:
+    if importlib.util.find_spec("torchvision") is None:
+        raise InputError("torchvision is not installed", where=arch, remedy='pip install "edgeprune[prune]"')
+    import torchvision
+
+    name = arch.removeprefix("torchvision:")
+    known = _torchvision_names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        raise InputError(
+            f"torchvision has no classification network {name!r}",
+            remedy=f"did you mean {' or '.join(near)}?" if near else f"such as {', '.join(known[:3])}",
+        )
+    if in_channels != 3:
+        raise InputError(f"{in_channels} input channels", where=arch, expected="3: torchvision's networks take RGB")
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False  # their own initialisation takes long, and they warn unless one is chosen
+    size = 299 if name == "inception_v3" else 224
+    return torchvision.models.get_model(name, weights=None, **options), (3, size, size)
+
+
+def _from_timm(arch: str, num_classes: int | None, in_channels: int) -> tuple[nn.Module, tuple[int, int, int]]:
+    if importlib.util.find_spec("timm") is None:
+        raise InputError("the package timm is not installed", where=arch, remedy="pip install timm")
+    timm = importlib.import_module("timm")
+    name = arch.removeprefix("timm:")
+    known = timm.list_models()
+    if name not in known:
+        raise unknown_name("network of timm", name, known)
+    options = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        model = timm.create_model(name, pretrained=False, in_chans=in_channels, **options)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"timm cannot build it: {first_line(error)}", where=arch) from error
+    _, height, width = model.default_cfg["input_size"]
+    return model, (in_channels, height, width)
+
+
+def _from_file(
+    arch: str, num_classes: int | None, in_channels: int, input_size: tuple[int, int] | None
+) -> tuple[nn.Module, tuple[int, int, int]]:
+    from torch import nn
+
+    factory = load_factory(arch, "model")
+    options: dict[str, object] = {"in_channels": in_channels}
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    model = factory.call(options=options)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the factory returned a {type(model).__name__}", where=arch, expected="a torch.nn.Module")
+    shape = getattr(model, "INPUT_SHAPE", getattr(factory.module, "INPUT_SHAPE", None))
+    if shape is None and input_size is not None:
+        return model, (in_channels, *input_size)
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(isinstance(n, int) for n in shape):
+        given = "does not give its input shape" if shape is None else f"has INPUT_SHAPE {shape!r}"
+        raise InputError(
+            f"the model {given}", where=arch, expected="INPUT_SHAPE = (3, 32, 32) or alike in the file",
+            remedy="set it, or pass --input-size",
+        )  # fmt: skip
+    return model, (shape[0], shape[1], shape[2])
