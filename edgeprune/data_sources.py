@@ -1,0 +1,240 @@
+"""Where images come from: scikit-learn's digits, CIFAR-10's binary files, image folders, the user's own function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from edgeprune.errors import InputError
+from edgeprune.progress import note, track
+from edgeprune.user_code import load_factory
+
+Shape = tuple[int, int, int]
+
+_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What PIL raises for damaged files (a broken PNG is a SyntaxError)."""
+_CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CIFAR_RECORD = 1 + 3 * 32 * 32
+
+
+class Images(NamedTuple):
+    """Images (N, C, H, W), labels (N,) int64 and the classes' names, empty if unknown."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+
+def balanced(labels: Tensor, count: int) -> Tensor:
+    """Positions of `count` labels, each class's first, then each class's second, ...; in ascending order."""
+    rank = torch.empty_like(labels)
+    for label in set(labels.tolist()):
+        where = (labels == label).nonzero().squeeze(1)
+        rank[where] = torch.arange(len(where))
+    return rank.argsort(stable=True)[:count].sort().values
+
+
+def digits(split: str, shape: Shape) -> Images:
+    """scikit-learn's 1797 digits of 8x8 pixels, split 1437 / 360 with the classes' shares kept."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    train, test = train_test_split(np.arange(len(bunch.target)), test_size=360, stratify=bunch.target, random_state=0)
+    chosen = train if split == "train" else test
+    grey = torch.from_numpy(bunch.images[chosen]).float()[:, None] * (255 / 16)  # (N, 1, 8, 8), from 0 to 255
+    images = _resized(grey, shape).expand(-1, shape[0], -1, -1).contiguous()
+    return Images(images, torch.from_numpy(bunch.target[chosen]).long(), tuple(str(n) for n in range(10)))
+
+
+def _resized(images: Tensor, shape: Shape) -> Tensor:
+    """Floats from 0 to 255 -> uint8 of the shape's height and width, bilinearly."""
+    if images.shape[2:] != shape[1:]:
+        images = F.interpolate(images, size=shape[1:], mode="bilinear", align_corners=False, antialias=True)
+    return images.round().clamp(0, 255).to(torch.uint8)
+
+
+def cifar10_binary(folder: str, split: str, shape: Shape, limit: int | None) -> Images:
+    """CIFAR-10's binary version: records of one label byte and 3x32x32 pixel bytes. The pickled version is refused."""
+    root = Path(folder).expanduser()
+    if (root / "cifar-10-batches-bin").is_dir():
+        root = root / "cifar-10-batches-bin"
+    names = [f"data_batch_{n}.bin" for n in range(1, 6)] if split == "train" else ["test_batch.bin"]
+    missing = [name for name in names if not (root / name).is_file()]
+    if missing:
+        pickled = (root / "test_batch").exists() or (root / "cifar-10-batches-py").exists()
+        raise InputError(
+            "is the pickled Python version of CIFAR-10" if pickled else f"has no {missing[0]}", where=root,
+            expected=", ".join(names), remedy="use the binary version (cifar-10-binary.tar.gz), or imagefolder:DIR",
+        )  # fmt: skip
+    if shape[0] != 3:
+        raise InputError(
+            f"the network takes {shape[0]} channels", where=root, expected="3 for CIFAR-10's colour images"
+        )
+    records = np.concatenate([_cifar_records(root / name) for name in names])
+    labels = torch.from_numpy(records[:, 0].astype(np.int64))
+    pixels = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32))
+    if limit is not None:
+        chosen = balanced(labels, limit)
+        labels, pixels = labels[chosen], pixels[chosen]
+    images = pixels if shape[1:] == (32, 32) else _resized(pixels.float(), shape)
+    return Images(images, labels, _CIFAR_CLASSES)
+
+
+def _cifar_records(path: Path) -> NDArray[np.uint8]:
+    content = np.fromfile(path, dtype=np.uint8)
+    if not content.size or content.size % _CIFAR_RECORD:
+        raise InputError(
+            f"has {content.size} bytes", where=path, expected=f"a multiple of {_CIFAR_RECORD}; is it whole?"
+        )
+    records = content.reshape(-1, _CIFAR_RECORD)
+    if records[:, 0].max() > 9:
+        raise InputError(
+            f"has label {records[:, 0].max()}", where=path, expected="0..9; is it CIFAR-10's binary version?"
+        )
+    return records
+
+
+def image_folder(folder: str, split: str, shape: Shape, limit: int | None) -> Images:
+    """One folder a class, decoded once to uint8. Up to 1% of unreadable files are named and left out."""
+    root = Path(folder).expanduser()
+    place, classes = _split_folder(root, split)
+    files, labels = _listed(place, classes)
+    if limit is not None and limit < len(files):
+        chosen = balanced(labels, limit)
+        files, labels = [files[int(i)] for i in chosen], labels[chosen]
+    needed, free = len(files) * shape[0] * shape[1] * shape[2], psutil.virtual_memory().available
+    if needed > 0.8 * free:
+        raise InputError(
+            f"{len(files)} images need {needed / 1e9:.1f} GB of memory", where=place,
+            expected=f"at most {0.8 * free / 1e9:.1f} GB", remedy="use fewer images or a smaller input size",
+        )  # fmt: skip
+    images = torch.empty(len(files), *shape, dtype=torch.uint8)
+    faults = list(_decode_all(files, images))
+    if faults:
+        listed = ", ".join(str(files[n].relative_to(place)) for n in faults[:5]) + (", ..." if len(faults) > 5 else "")
+        if len(faults) > 0.01 * len(files):
+            raise InputError(
+                f"{len(faults)} of {len(files)} images cannot be read: {listed}", where=place,
+                expected="at most 1%", remedy="repair or remove them",
+            )  # fmt: skip
+        note(f"{place}: left out {len(faults)} of {len(files)} images that cannot be read: {listed}")
+        sound = torch.ones(len(files), dtype=torch.bool)
+        sound[faults] = False
+        images, labels = images[sound], labels[sound]
+    return Images(images, labels, tuple(classes))
+
+
+def _split_folder(root: Path, split: str) -> tuple[Path, list[str]]:
+    """The folder that holds the split's class folders, and the classes of all splits."""
+    if not root.is_dir():
+        raise InputError(
+            "no such folder", where=root, expected="a folder with train/CLASS and test/CLASS folders of images"
+        )
+    splits = [root / name for name in ("train", "test", "val") if (root / name).is_dir()]
+    if not splits:
+        note(f"{root} has no train and test folders: all of its images serve as the {split} split")
+        return root, _class_folders(root)
+    wanted = [place for place in splits if place.name in (("train",) if split == "train" else ("test", "val"))]
+    if not wanted:
+        raise InputError(
+            f"has no {split} folder", where=root, expected="train/CLASS and test/CLASS (or val/CLASS) folders"
+        )
+    return wanted[0], sorted({name for place in splits for name in _class_folders(place)})
+
+
+def _class_folders(place: Path) -> list[str]:
+    names = sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    if not names:
+        raise InputError("has no class folders", where=place, expected="one folder of images for each class")
+    return names
+
+
+def _listed(place: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
+    """The split's image files in a fixed order, and their labels. A class may be absent here, but not empty."""
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        if not (place / name).is_dir():
+            continue
+        found = sorted(p for p in (place / name).iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)
+        if not found:
+            raise InputError("has no images", where=place / name, expected="files such as *.jpg or *.png")
+        files += found
+        labels += [label] * len(found)
+    return files, torch.tensor(labels)
+
+
+def _decode_all(files: list[Path], images: Tensor) -> Iterator[int]:
+    """Decode every file into its place in `images` (N, C, H, W); yields the positions of files that cannot be read."""
+    channels, height, width = images.shape[1:]
+    mode = {1: "L", 3: "RGB"}.get(channels)
+    if mode is None:
+        raise InputError(f"the network takes {channels} channels", expected="1 or 3 for a folder of images")
+
+    def decode(number: int) -> bool:
+        try:
+            with Image.open(files[number]) as opened:
+                image = opened.convert(mode)
+        except _UNREADABLE:
+            return False
+        if image.size != (width, height):
+            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image).reshape(height, width, channels)
+        images[number] = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+        return True
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # PIL decodes without holding the GIL
+        done = pool.map(decode, range(len(files)))
+        for number, fine in enumerate(track(done, f"reading {len(files)} images", total=len(files))):
+            if not fine:
+                yield number
+
+
+def from_factory(spec: str, split: str, shape: Shape) -> Images:
+    """What the user's factory(split) gives: images (N, C, H, W), labels (N,), as arrays or tensors."""
+    given = load_factory(spec, "data").call(split)
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise InputError(f"the factory returned {_kind(given)}", where=spec, expected="a pair (images, labels)")
+    images, labels = _tensor(given[0], spec, "images"), _tensor(given[1], spec, "labels")
+    if images.ndim != 4 or tuple(images.shape[1:]) != shape:
+        raise InputError(
+            f"images of shape {tuple(images.shape)}", where=spec, expected=f"(N, {', '.join(map(str, shape))})"
+        )
+    if labels.ndim != 1 or len(labels) != len(images) or labels.is_floating_point():
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)} and type {labels.dtype}", where=spec,
+            expected=f"one integer for each of the {len(images)} images",
+        )  # fmt: skip
+    if images.dtype != torch.uint8:
+        if not images.is_floating_point():
+            raise InputError(
+                f"images of type {images.dtype}", where=spec, expected="uint8, or floats already normalised"
+            )
+        images = images.float()
+        if not images.isfinite().all():
+            raise InputError("images hold NaN or infinite values", where=spec)
+    return Images(images, labels.long(), ())
+
+
+def _tensor(value: Any, spec: str, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} are {_kind(value)}", where=spec, expected="an array or a tensor") from error
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, (tuple, list)) else "")
