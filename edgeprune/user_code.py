@@ -67,7 +67,7 @@ def load_factory(spec: str, what: str) -> Factory:
         error = unknown_name(f"{what} factory", name, defined)
         raise InputError(error.what, where=path, expected=error.expected, remedy=error.remedy)
     if not callable(function):
-        raise InputError(f"{name!r} is a {type(function).__name__}", where=path, expected="a function")
+        raise InputError(f"{name!r} is of type {type(function).__name__}", where=path, expected="a function")
     return Factory(spec, function, module)
 
 

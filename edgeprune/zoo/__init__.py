@@ -64,8 +64,8 @@ def build(
     `num_classes` None means the architecture's own (10 for CIFAR's, 1000 for torchvision's). `input_size` is (height,
     width) where the usual one is not wanted. A factory of the user's is called with `num_classes` and `in_channels`
     where it has parameters of these names, and they are left to it where it has none; INPUT_SHAPE = (C, H, W) on the
-    model or in the file gives its input shape. Raises InputError if there is no such architecture, or it cannot be built
-    as asked.
+    model or in the file gives its input shape. Raises InputError if there is no such architecture, or it cannot be
+    built as asked.
     """
     if num_classes is not None and num_classes < 1:
         raise InputError(f"{num_classes} classes", where=arch, expected="at least 1")
