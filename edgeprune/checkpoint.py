@@ -273,6 +273,16 @@ def _read_ticket(path: Path, expect: Mapping[str, tuple[int, ...]]) -> TicketFil
                 remedy=f"it fits {arch}" if arch else "remove it from the folder",
             )
         tensors[key] = value
+    known = {unwrapped_name(key) for key in expect}
+    extra = [key for key, value in state.tensors.items() if value.dim() > 2 and key not in known]
+    if extra:
+        arch = fitting_arch({k: tuple(v.shape) for k, v in state.tensors.items()})
+        raise InputError(
+            f"this ticket is of another network: it also has layers{_few(extra)}",
+            where=path,
+            expected=f"the {len(known)} layers of the network that is pruned",
+            remedy=f"it fits {arch}" if arch else "remove it from the folder",
+        )
     epoch = state.epoch if state.epoch is not None else _epoch_in_name(path)
     if epoch is None:
         raise InputError("has no epoch", where=path, expected="an entry 'epoch', or a name such as epoch_35.pt")

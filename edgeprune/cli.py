@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tomllib
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from cyclopts import App, Group, Parameter
 from cyclopts.config import Toml
 
 from edgeprune import progress
-from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.errors import EdgepruneError, InputError, first_line
 
 if TYPE_CHECKING:
     from edgeprune.exporting import DeployOptions
@@ -562,6 +563,10 @@ def _config_file(tokens: list[str]) -> Path | None:
             continue
         if not path.is_file():
             raise InputError("no such file", where=path, expected="a TOML file with values for flags")
+        try:
+            tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"is not TOML: {first_line(error)}", where=path, expected="lines such as groups = 4") from error
         return path
     return None
 

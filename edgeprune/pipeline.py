@@ -32,7 +32,7 @@ from edgeprune.onnx_model import load_model
 from edgeprune.partition import partition_model
 from edgeprune.partition_manifest import PartitionManifest, write_partition
 from edgeprune.plan import load_plan
-from edgeprune.profiling import ProfileOptions, ProfileResult
+from edgeprune.profiling import TORCH_TARGETS, ProfileOptions, ProfileResult, Which, profile_files
 from edgeprune.report import write_report
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner

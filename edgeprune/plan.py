@@ -67,6 +67,12 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Canonical JSON: the same plan gives the same bytes."""
         return msgspec.json.encode(self, order="sorted")
 
+    def to_readable_json(self) -> bytes:
+        """The same JSON with one layer a line."""
+        head = msgspec.json.encode({name: getattr(self, name) for name in self.__struct_fields__ if name != "layers"})
+        layers = b",\n  ".join(msgspec.json.encode(layer) for layer in self.layers)
+        return head[:-1] + b',"layers":[\n  ' + layers + b"\n]}\n"
+
     def sha256(self) -> str:
         return hashlib.sha256(self.to_json()).hexdigest()
 

@@ -189,7 +189,7 @@ def public_data_name(spec: str) -> str:
 
 def save_pruned(pruned: Pruned, stage: Path) -> None:
     """Write the plan, what the method recorded, and both networks' weights into a staged bundle."""
-    (stage / bundles.PLAN).write_bytes(bundles.pretty_json(pruned.plan))
+    (stage / bundles.PLAN).write_bytes(pruned.plan.to_readable_json())
     for name, data in pruned.result.records.items():
         (stage / name).write_bytes(data)
     _save_weights(pruned.model, stage / bundles.WEIGHTS)
@@ -231,7 +231,7 @@ def peak_rss_mb() -> float:
 def _save_weights(model: nn.Module, path: Path) -> None:
     # Shared tensors (tied layers) are stored once each: safetensors refuses aliases.
     tensors: dict[str, Tensor] = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
-    safetensors.torch.save_file(tensors, path)
+    path.write_bytes(safetensors.torch.save(tensors))
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

@@ -43,7 +43,7 @@ def measure_parity(
             for output, reference in zip(outputs.values(), references[name], strict=True):
                 if output.shape != reference.shape:
                     raise GateError(f"parity: output shape {output.shape}, the reference has {reference.shape}")
-                difference = float(np.max(np.abs(output - reference), initial=0.0))
+                difference = float(np.max(np.abs(output.astype(np.float64) - reference), initial=0.0))
                 scale = float(np.max(np.abs(reference), initial=0.0)) or 1.0
                 # NaN on either side must not pass as "not larger".
                 max_abs = max(max_abs, difference if np.isfinite(difference) else np.inf)

@@ -34,6 +34,9 @@ def test_json_round_trip_keeps_the_plan_and_its_hash(seed: int, overlap: bool, s
     assert again == plan
     assert again.sha256() == plan.sha256()
     assert again.to_json() == plan.to_json()
+    readable = plan.to_readable_json()
+    assert msgspec.json.decode(readable, type=Plan) == plan
+    assert len(readable.splitlines()) == len(plan.layers) + 2
 
 
 def test_planned_macs_and_parameters_are_those_of_the_rewritten_model(graph: Graph) -> None:
