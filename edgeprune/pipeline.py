@@ -38,6 +38,8 @@ from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgeprune.exporting import DeployOptions
     from edgeprune.network import NetworkSource
     from edgeprune.pruned import DataOptions, Pruned, PruneOptions

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgeprune.listing import Row
     from edgeprune.partition_manifest import PartitionManifest
     from edgeprune.pipeline import RunResult
+    from edgeprune.profile_result import ProfileResult
     from edgeprune.pruned import Pruned
     from edgeprune.training import EvalResult
 
@@ -58,7 +59,7 @@ def pruned(result: Pruned, bundle: Bundle) -> None:
 def headline(bundle: Bundle) -> None:
     """The headline table of a bundle, and where it lies."""
     from edgeprune.bundle import PROFILE
-    from edgeprune.profiling import load_profile_result
+    from edgeprune.profile_result import load_profile_result
     from edgeprune.report.headline import headline_rows
 
     measured = load_profile_result(bundle.path(PROFILE)) if bundle.has(PROFILE) else None
@@ -80,6 +81,52 @@ def partition(manifest: PartitionManifest, bundle: Bundle) -> None:
         ("basis", predicted.basis),
     ]
     facts(str(bundle.folder), pairs)
+
+
+def profile(result: ProfileResult) -> None:
+    """The headline of every target and batch size, the layers of the first, and all warnings."""
+    rows = [
+        (
+            r.target,
+            r.threads,
+            r.batch_size,
+            _ms(r.dense.p50_ms) if r.dense else "",
+            _ms(r.pruned.p50_ms),
+            _times(r.theoretical_speedup),
+            _times(r.realistic_speedup),
+            f"{r.efficiency:.2f}" if r.efficiency else "",
+        )
+        for r in result.results
+    ]
+    columns = ("target", "threads", "batch", "dense p50 ms", "pruned p50 ms", "theoretical", "realistic", "efficiency")
+    table("profile", columns, rows)
+    for r in result.results[:1]:
+        layers = [
+            (
+                x.name,
+                x.lowering,
+                x.macs,
+                _ms(x.dense_ms),
+                _ms(x.pruned_ms),
+                f"{x.efficiency:.2f}" if x.efficiency else "",
+                x.cause,
+            )
+            for x in r.layers
+        ]
+        if layers:
+            names = ("layer", "lowering", "MACs", "dense ms", "pruned ms", "efficiency", "likely cause")
+            table(f"layers on {r.target}, batch {r.batch_size}", names, layers)
+    for r in result.results:
+        for warning in r.warnings:
+            _console().print(f"note ({r.target}, batch {r.batch_size}): {warning}", markup=False, soft_wrap=True)
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}x"
 
 
 def run(result: RunResult) -> None:

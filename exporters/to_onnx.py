@@ -142,7 +142,8 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnxsim
 
     with _quiet():
-        simplified, same = onnxsim.simplify(model)
+        result: tuple[onnx.ModelProto, bool] = onnxsim.simplify(model)
+    simplified, same = result
     if not same:  # onnxsim compares outputs itself; the unsimplified model is right in any case
         return model
     strip_metadata(simplified)
