@@ -1,0 +1,107 @@
+"""Why a layer is not as fast as its MACs promise, in words. Rules of thumb on figures of the layer; pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LOW_EFFICIENCY = 0.85
+"""Below this share of a layer's theoretical speed-up, a cause is looked for."""
+TINY_MS = 0.05
+"""Below this, starting an operation and its threads is a large part of its time."""
+NOTABLE_SHARE = 0.15
+"""Share of a layer's time above which one of its parts is worth naming."""
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What is known of one layer of the pruned model."""
+
+    groups: int
+    in_per_group: int
+    out_per_group: int
+    macs: int
+    executed_macs: int
+    bytes_moved: int
+    """Input, weights and output, each once."""
+    dense_ms: float
+    pruned_ms: float
+    gather_ms: float
+    reorder_ms: float
+    theoretical: float
+    """MACs of the dense layer / MACs that the plan leaves."""
+    note: str = ""
+    """The plan's, for a layer that stays dense."""
+    is_pruned: bool = True
+    """False where the dense model has the layer in the same form: nothing was pruned."""
+
+    @property
+    def efficiency(self) -> float:
+        return self.dense_ms / self.pruned_ms / self.theoretical
+
+    @property
+    def flops_per_byte(self) -> float:
+        """Arithmetic intensity: 2 x executed MACs over the bytes that must be moved at least."""
+        return 2 * self.executed_macs / self.bytes_moved if self.bytes_moved else float("inf")
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """What the rules need to know of the target."""
+
+    channel_block: int
+    """Channels a group that its fast kernels want a multiple of; 0 if unknown."""
+    threads: int = 1
+    off_block: str = "the runtime falls back to slower kernels"
+    """What happens to a grouped convolution off the block."""
+    balance_flops_per_byte: float = 8.0
+    """FLOPs a core can do while memory brings one byte: with fewer a byte, a layer waits for memory."""
+
+
+def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
+    """One cause for a layer whose efficiency is below `LOW_EFFICIENCY`; empty if there is nothing to explain.
+
+    A layer that the plan left dense is always explained by the plan's note. Otherwise the first rule that holds, the
+    largest effect first: the time of Gathers or reordering where the layer would be efficient without it; zeros that
+    are computed; channels off the block; a Gather, reordering; too little work; memory.
+    """
+    if layer.note and not layer.is_pruned:
+        return f"stays dense: {layer.note}"
+    if layer.efficiency >= LOW_EFFICIENCY or not layer.is_pruned:
+        return ""
+    gather, reorder = layer.gather_ms / layer.pruned_ms, layer.reorder_ms / layer.pruned_ms
+    for share, words in ((gather, _gather_words(gather)), (reorder, _reorder_words(reorder))):
+        if share > NOTABLE_SHARE and layer.efficiency / max(1 - share, 1e-9) >= LOW_EFFICIENCY:
+            return words
+    excess = layer.executed_macs / layer.macs if layer.macs else 1.0
+    if excess > 1 + NOTABLE_SHARE:
+        return f"computes {excess:.1f}x the planned MACs: this lowering fills groups up with zeros"
+    if is_off_block(layer, machine.channel_block):
+        return (
+            f"{layer.in_per_group} channels a group in, {layer.out_per_group} out: off the block of "
+            f"{machine.channel_block}, {machine.off_block}"
+        )
+    if gather > NOTABLE_SHARE:
+        return _gather_words(gather)
+    if reorder > NOTABLE_SHARE:
+        return _reorder_words(reorder)
+    if layer.pruned_ms < TINY_MS:
+        shared = f" for {machine.threads} threads" if machine.threads > 1 else ""
+        return f"too little work{shared} ({layer.pruned_ms:.2g} ms): starting the operation costs as much"
+    if layer.flops_per_byte < machine.balance_flops_per_byte:
+        return f"memory-bound: too little work a byte ({layer.flops_per_byte:.1f} FLOPs)"
+    return "no single cause found: this target's kernels are slower for small groups"
+
+
+def is_off_block(layer: LayerFacts, block: int) -> bool:
+    """Whether channels a group miss the block. Depthwise convolutions have kernels of their own."""
+    if block <= 1 or layer.groups == 1 or (layer.in_per_group == 1 and layer.out_per_group == 1):
+        return False
+    return bool(layer.in_per_group % block or layer.out_per_group % block)
+
+
+def _gather_words(share: float) -> str:
+    return f"gather takes {share:.0%} of the layer"
+
+
+def _reorder_words(share: float) -> str:
+    return f"reordering data between layouts takes {share:.0%} of the layer"

@@ -1,0 +1,158 @@
+"""`profile.json`: what was measured, where, and beside it what the MACs promise. Data only.
+
+Times are milliseconds. A speed-up is dense / pruned, so that more than 1 is faster.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edgeprune.errors import InputError, first_line
+from edgeprune.measurement import Measurement, median_interval
+
+SCHEMA_VERSION = 1
+_DIGITS = 6  # of a millisecond: nanoseconds
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """The machine as it was when the measurement began."""
+
+    cpu: str
+    cores: int
+    """Cores that this process may use."""
+    threads: int
+    """Threads inside one operation."""
+    runtime_versions: dict[str, str]
+    platform: str
+    date: str
+    """UTC, ISO 8601."""
+    flags: tuple[str, ...] = ()
+    """The instruction set extensions that decide about speed."""
+    memory_gb: float | None = None
+    governor: str = ""
+    """How the system sets the clock (Linux); empty where it does not say."""
+    load_average: float | None = None
+    """Runnable programs, mean of the minute before."""
+    gpu: str = ""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How it was measured."""
+
+    warmup: int
+    iterations: int
+    seed: int
+    pin: tuple[int, ...] = ()
+    time_limit_s: float | None = None
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Times of one model's runs."""
+
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    mean_ms: float
+    n: int
+    noise: float
+    """Interquartile range over the median."""
+    p50_interval_ms: tuple[float, float]
+    """95% interval of the median."""
+
+    @staticmethod
+    def of(measured: Measurement) -> Latency:
+        low, high = (round(second * 1e3, _DIGITS) for second in median_interval(measured.seconds))
+        percentiles = {p: round(measured.percentile_ms(p), _DIGITS) for p in (50, 90, 95, 99)}
+        return Latency(
+            p50_ms=percentiles[50], p90_ms=percentiles[90], p95_ms=percentiles[95], p99_ms=percentiles[99],
+            mean_ms=round(measured.mean_ms, _DIGITS), n=measured.n, noise=round(measured.noise, 4),
+            p50_interval_ms=(low, high),
+        )
+
+
+class LayerResult(msgspec.Struct, frozen=True):
+    """One layer, dense and pruned. Times are null where the target does not tell, or there is no baseline."""
+
+    name: str
+    op_type: str
+    lowering: str
+    """The form in which the ONNX file holds the layer: grouped or dense."""
+    groups: int
+    in_per_group: int
+    """Input channels that each group reads."""
+    out_per_group: int
+    """Filters of each group."""
+    dense_macs: int | None
+    macs: int
+    """Multiply-adds that the plan leaves, for the whole batch."""
+    executed_macs: int
+    """Multiply-adds that the lowering computes, filled-in zeros included."""
+    dense_ms: float | None = None
+    pruned_ms: float | None = None
+    """The layer with its Gathers and the reordering of data that it needs."""
+    gather_ms: float | None = None
+    """Part of `pruned_ms`."""
+    reorder_ms: float | None = None
+    """Part of `pruned_ms`."""
+    theoretical_speedup: float | None = None
+    realistic_speedup: float | None = None
+    efficiency: float | None = None
+    cause: str = ""
+    """Why the efficiency is low, or why the layer stays dense; empty if there is nothing to explain."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """Dense against pruned on one target, with one batch size."""
+
+    target: str
+    provider: str
+    threads: int
+    batch_size: int
+    dense: Latency | None
+    """Null when there is no baseline."""
+    pruned: Latency
+    dense_macs: int | None
+    pruned_macs: int
+    """Both for the whole batch."""
+    theoretical_speedup: float | None
+    realistic_speedup: float | None
+    """Ratio of the medians."""
+    paired_speedup: float | None
+    """Median of the ratios of every round's two runs."""
+    paired_interval: tuple[float, float] | None
+    """95% interval of `paired_speedup`."""
+    efficiency: float | None
+    """realistic / theoretical speed-up."""
+    warnings: tuple[str, ...] = ()
+    layers: tuple[LayerResult, ...] = ()
+    dense_other_ms: float | None = None
+    """Time of everything that is no layer: activations, adds, pooling."""
+    pruned_other_ms: float | None = None
+
+
+class ProfileResult(msgspec.Struct, frozen=True):
+    """`profile.json`."""
+
+    environment: Environment
+    settings: Settings
+    results: tuple[Result, ...]
+    schema_version: int = SCHEMA_VERSION
+
+
+def load_profile_result(path: Path) -> ProfileResult:
+    """Read `profile.json`; InputError if it is missing, none, or of another schema."""
+    remedy = "measure again with `edgeprune profile`"
+    try:
+        result = msgspec.json.decode(path.read_bytes(), type=ProfileResult)
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+        raise InputError(what, where=path, expected="a profile", remedy=remedy) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"is no profile: {first_line(error)}", where=path, remedy=remedy) from error
+    if result.schema_version != SCHEMA_VERSION:
+        what = f"has profile schema {result.schema_version}"
+        raise InputError(what, where=path, expected=f"schema {SCHEMA_VERSION}", remedy=remedy)
+    return result

@@ -1,0 +1,149 @@
+"""All that is known before a measurement: the options, the two models, their layers at one batch size, the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from edgeprune.causes import MachineFacts
+from edgeprune.errors import InputError
+from edgeprune.layer_times import LayerInfo, ModelLayers, TimedNode
+from edgeprune.measurement import check_counts
+from edgeprune.onnx_model import TensorSpec
+from edgeprune.runners.base import Feeds, Runner, RunOptions
+
+Which = Literal["dense", "pruned"]
+
+
+class ProfiledRunner(Runner, Protocol):
+    """A runner that can be timed closely, and tells the times of its nodes."""
+
+    def prepared(self, feeds: Feeds) -> Callable[[], object]:
+        """One run on these inputs as a call with nothing else in it: what can be checked is checked now."""
+
+    def profile_nodes(self, feeds: Feeds, iterations: int) -> Sequence[TimedNode]: ...
+
+    def original_node(self, name: str) -> str:
+        """The ONNX model's node that a timed node stands for; empty for a reordering of data."""
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """How to measure."""
+
+    threads: int = 1
+    """Threads inside one operation."""
+    batch_sizes: tuple[int, ...] = (1,)
+    warmup: int = 10
+    iterations: int = 100
+    """Runs of each model, unless the time limit comes first."""
+    per_layer: bool = True
+    pin: tuple[int, ...] = ()
+    """Cores to pin to, one a thread."""
+    seed: int = 0
+    time_limit_s: float = 300.0
+    """For the measured runs of one target and batch size."""
+
+    def check(self) -> None:
+        """InputError for values that make no sense on any machine."""
+        check_counts(self.warmup, self.iterations)
+        self.run_options().check()
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            given = ",".join(map(str, self.batch_sizes)) or "is empty"
+            raise InputError(f"--batch-size {given}", expected="1 or more", remedy="pass --batch-size 1")
+
+    def run_options(self) -> RunOptions:
+        return RunOptions(threads=self.threads, pin=self.pin)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two ONNX models, and what the plan says of their layers."""
+
+    dense: ModelProto | None
+    pruned: ModelProto
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Layer -> the plan's note on it."""
+    planned_macs: Mapping[str, int] = field(default_factory=dict)
+    """Layer -> MACs a sample under the plan, where its lowering executes more."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One pair with one batch size on one target: everything that is known before measuring."""
+
+    pair: Pair
+    dense: ModelLayers | None
+    pruned: ModelLayers
+    target: str
+    size: int
+    machine: MachineFacts
+
+    @staticmethod
+    def of(pair: Pair, target: str, size: int, machine: MachineFacts) -> Batch:
+        """InputError if the batch size does not fit the models."""
+        dense = None if pair.dense is None else ModelLayers.of(pair.dense, size)
+        return Batch(pair, dense, ModelLayers.of(pair.pruned, size), target, size, machine)
+
+    def planned(self, layer: LayerInfo) -> int:
+        """MACs that the plan leaves of a pruned layer, for the whole batch."""
+        planned = self.pair.planned_macs.get(layer.name)
+        return layer.macs if planned is None else planned * self.size
+
+    @property
+    def dense_macs(self) -> int | None:
+        return None if self.dense is None else self.dense.counted.total
+
+    @property
+    def pruned_macs(self) -> int:
+        """MACs of the whole pruned network under the plan."""
+        return self.pruned.counted.total + sum(self.planned(layer) - layer.macs for layer in self.pruned.layers)
+
+    def unsupported(self) -> list[str]:
+        """A sentence for each model that has operations which no counter knows."""
+        named = (("dense", self.dense), ("pruned", self.pruned))
+        return [
+            f"MACs of the {name} model are too low: no counter knows {', '.join(sorted(model.counted.unsupported))}"
+            for name, model in named
+            if model is not None and model.counted.unsupported
+        ]
+
+
+def random_feeds(specs: Sequence[TensorSpec], batch: int, seed: int) -> list[NDArray[np.generic]]:
+    """Standard normal inputs (bytes uniform), the batch axis of size `batch`.
+
+    InputError if an input has another dynamic axis, another fixed batch, or a type without natural random values.
+    """
+    rng = np.random.default_rng(seed)
+    values: list[NDArray[np.generic]] = []
+    for spec in specs:
+        shape, kind = _concrete(spec, batch), np.dtype(spec.dtype or "float32")
+        if kind.kind == "f":
+            values.append(rng.standard_normal(shape).astype(kind))
+        elif kind in (np.dtype(np.uint8), np.dtype(np.int8)):
+            limits = np.iinfo(kind)
+            values.append(rng.integers(limits.min, limits.max, shape, kind, endpoint=True))
+        else:
+            raise InputError(f"input {spec.name!r} is {kind}", expected="floating point or bytes, as images are")
+    return values
+
+
+def _concrete(spec: TensorSpec, batch: int) -> tuple[int, ...]:
+    for axis, size in enumerate(spec.shape[1:], start=1):
+        if not isinstance(size, int):
+            raise InputError(
+                f"input {spec.name!r} has a dynamic axis {axis} ({size or 'unnamed'})", expected="a dynamic batch only",
+                remedy="export with a fixed input size",
+            )
+    first = spec.shape[0] if spec.shape else None
+    if isinstance(first, int) and first != batch:
+        raise InputError(
+            f"input {spec.name!r} has a fixed batch of {first}", expected=f"batch size {batch}",
+            remedy=f"pass --batch-size {first}, or export with a dynamic batch",
+        )
+    return (batch, *(size for size in spec.shape[1:] if isinstance(size, int))) if spec.shape else ()

@@ -1,0 +1,333 @@
+"""Profiling: what is promised beside what is measured, layer by layer, with a cause in words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+import small_bundle as small
+from onnx import helper
+
+from edgeprune.causes import LayerFacts, MachineFacts, cause_of
+from edgeprune.environment import current_environment
+from edgeprune.errors import InputError
+from edgeprune.layer_times import LayerTime, ModelLayers, attribute_times, match_layers
+from edgeprune.measurement import Measurement
+from edgeprune.onnx_model import TensorSpec
+from edgeprune.profile_batch import layer_rows, noise_warnings
+from edgeprune.profile_setup import Batch, random_feeds
+from edgeprune.profiling import Pair, ProfileOptions, load_profile_result, profile_files, profile_runners
+
+QUICK = ProfileOptions(warmup=1, iterations=6)
+
+
+class Node(NamedTuple):
+    name: str
+    op_type: str
+    mean_ms: float
+
+
+class FakeRunner:
+    """Tells made-up times of its nodes."""
+
+    target, provider, output_names = "cpu", "Fake", ("output",)
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.nodes, self.input_names, self.shapes, self.closed = nodes, ("input",), set[tuple[int, ...]](), False
+
+    def run(self, feeds: Any) -> dict[str, Any]:
+        self.shapes.add(feeds["input"].shape)
+        return {}
+
+    def prepared(self, feeds: Any) -> Callable[[], object]:
+        return lambda: self.run(feeds)
+
+    def profile_nodes(self, feeds: Any, iterations: int) -> list[Node]:
+        return self.nodes
+
+    def original_node(self, name: str) -> str:
+        return "" if name.startswith("Reorder") else name.removesuffix("_nchwc")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def fake_runners(pruned_nodes: list[Node] | None = None) -> dict[str, FakeRunner]:
+    dense = [Node("stem_nchwc", "Conv", 1.0), Node("layer1.0.conv1_nchwc", "Conv", 4.0), Node("layer1.0.conv2", "Conv", 4.0)]
+    pruned = pruned_nodes or [
+        Node("stem_nchwc", "Conv", 1.0),
+        Node("ReorderOutput", "ReorderOutput", 0.25),
+        Node("layer1.0.conv1.input_gather", "Gather", 1.0),
+        Node("ReorderInput", "ReorderInput", 0.5),
+        Node("layer1.0.conv1_nchwc", "Conv", 2.0),
+        Node("layer1.0.conv2", "Conv", 4.0),
+        Node("pool", "GlobalAveragePool", 0.125),
+        Node("ReorderOutput_1", "ReorderOutput", 0.125),
+    ]
+    return {"dense": FakeRunner(dense), "pruned": FakeRunner(pruned)}
+
+
+def test_a_layer_is_charged_with_its_gather_and_its_reordering() -> None:
+    dense, pruned = small.models()
+    runners = fake_runners()
+    notes = {layer.name: layer.note for layer in small.plan().layers}
+    (result,) = profile_runners(lambda which: runners[which], Pair(dense, pruned, notes), "cpu", QUICK)
+    rows = {row.name: row for row in result.layers}
+    middle = rows[small.MIDDLE]
+    assert (middle.dense_ms, middle.pruned_ms, middle.gather_ms, middle.reorder_ms) == (4.0, 3.75, 1.0, 0.75)
+    assert (middle.lowering, middle.groups, middle.in_per_group, middle.out_per_group) == ("grouped", 2, 16, 16)
+    assert middle.dense_macs == 2 * middle.macs == 2 * middle.executed_macs == 32 * 32 * 9 * 144
+    assert middle.theoretical_speedup == 2
+    assert middle.realistic_speedup == pytest.approx(4 / 3.75)
+    assert middle.efficiency == pytest.approx(4 / 3.75 / 2)
+    assert middle.cause == "gather takes 27% of the layer"
+    assert rows[small.LAST].pruned_ms == 4.125
+    assert rows[small.LAST].cause == "stays dense: skipped by request"
+    assert (rows[small.HEAD].pruned_ms, rows[small.HEAD].efficiency) == (None, None)
+    assert result.pruned_other_ms == 0.125
+    assert runners["dense"].closed
+    assert runners["pruned"].closed
+
+
+def test_theory_comes_from_the_files_and_practice_from_the_runs(tmp_path: Path) -> None:
+    dense, pruned = small.write_models(tmp_path)
+    measured = profile_files(dense, pruned, ("cpu",), replace(QUICK, batch_sizes=(1, 3)))
+    assert [result.batch_size for result in measured.results] == [1, 3]
+    for result in measured.results:
+        assert (result.target, result.provider, result.threads) == ("cpu", "CPUExecutionProvider", 1)
+        assert result.dense is not None
+        assert result.dense.n == result.pruned.n == 6
+        saved = 32 * 16 * 9 * 144 * result.batch_size
+        assert result.dense_macs == result.pruned_macs + saved
+        assert result.theoretical_speedup == pytest.approx(result.dense_macs / result.pruned_macs, abs=1e-6)
+        assert result.realistic_speedup == pytest.approx(result.dense.p50_ms / result.pruned.p50_ms, abs=1e-4)
+        assert result.efficiency == pytest.approx(result.realistic_speedup / result.theoretical_speedup, abs=1e-5)
+        assert result.paired_interval[0] <= result.paired_speedup <= result.paired_interval[1]
+        assert [row.name for row in result.layers] == [small.STEM, small.MIDDLE, small.LAST, small.HEAD]
+        assert all(row.dense_ms > 0 and row.pruned_ms > 0 for row in result.layers[:3])
+        assert result.layers[1].gather_ms > 0
+    assert measured.environment.threads == 1
+    assert measured.environment.cores >= 1
+    assert "onnxruntime" in measured.environment.runtime_versions
+
+
+def test_the_profile_has_the_keys_that_scripts_read(tmp_path: Path) -> None:
+    dense, pruned = small.write_models(tmp_path)
+    path = tmp_path / "profile.json"
+    path.write_bytes(msgspec.json.encode(profile_files(dense, pruned, ("cpu",), QUICK)))
+    read = msgspec.json.decode(path.read_bytes())
+    assert {"schema_version", "environment", "results"} <= set(read)
+    assert {"cpu", "cores", "threads", "runtime_versions", "load_average", "flags", "platform", "date"} <= set(read["environment"])
+    (result,) = read["results"]
+    assert {
+        "target", "provider", "threads", "batch_size", "dense", "pruned", "theoretical_speedup", "realistic_speedup",
+        "efficiency", "layers", "warnings",
+    } <= set(result)
+    assert {"p50_ms", "p90_ms", "p95_ms", "p99_ms", "mean_ms", "n", "noise"} <= set(result["pruned"])
+    assert {
+        "name", "lowering", "macs", "executed_macs", "dense_ms", "pruned_ms", "efficiency", "cause",
+    } <= set(result["layers"][0])
+    assert load_profile_result(path).results[0].batch_size == 1
+
+
+def test_without_a_baseline_only_the_pruned_model_is_measured(tmp_path: Path) -> None:
+    _, pruned = small.write_models(tmp_path)
+    (result,) = profile_files(None, pruned, ("cpu",), QUICK).results
+    assert result.dense is None
+    assert (result.theoretical_speedup, result.realistic_speedup, result.efficiency) == (None, None, None)
+    assert result.layers[1].pruned_ms > 0
+    assert result.layers[1].dense_ms is None
+
+
+def test_layers_can_be_left_out(tmp_path: Path) -> None:
+    dense, pruned = small.write_models(tmp_path)
+    assert profile_files(dense, pruned, ("cpu",), replace(QUICK, per_layer=False)).results[0].layers == ()
+
+
+def test_the_same_seed_gives_the_same_inputs() -> None:
+    specs = [TensorSpec("x", ("batch", 3, 4, 4), "float32"), TensorSpec("z", ("batch", 2), "uint8")]
+    first, again, other = (random_feeds(specs, 5, seed) for seed in (1, 1, 2))
+    assert [value.shape for value in first] == [(5, 3, 4, 4), (5, 2)]
+    assert [str(value.dtype) for value in first] == ["float32", "uint8"]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])
+
+
+@pytest.mark.parametrize(("spec", "batch", "words"), [
+    (TensorSpec("x", ("n", 3, "h", 4), "float32"), 1, r"dynamic axis 2 \(h\).*fixed input size"),
+    (TensorSpec("x", (2, 3), "float32"), 1, "fixed batch of 2; expected batch size 1; pass --batch-size 2"),
+    (TensorSpec("x", ("n", 3), "int64"), 1, "input 'x' is int64"),
+])
+def test_inputs_that_cannot_be_made_up_are_refused(spec: TensorSpec, batch: int, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        random_feeds([spec], batch, 0)
+
+
+def test_a_fixed_batch_must_be_asked_for(tmp_path: Path) -> None:
+    dense, pruned = small.write_models(tmp_path, batch=2)
+    assert profile_files(dense, pruned, ("cpu",), replace(QUICK, batch_sizes=(2,))).results[0].batch_size == 2
+    with pytest.raises(InputError, match="fixed batch of 2"):
+        profile_files(dense, pruned, ("cpu",), QUICK)
+
+
+def test_a_baseline_with_other_inputs_is_refused(tmp_path: Path) -> None:
+    dense, pruned = small.write_models(tmp_path)
+    model = small.models()[0]
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 14
+    dense.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"takes float32 \(N, 3, 12, 14\); expected .* float32 \(N, 3, 12, 12\)"):
+        profile_files(dense, pruned, ("cpu",), QUICK)
+    model.graph.input.append(helper.make_tensor_value_info("extra", 1, [1]))
+    dense.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="2 inputs"):
+        profile_files(dense, pruned, ("cpu",), QUICK)
+
+
+@pytest.mark.parametrize(("targets", "options", "words"), [
+    (("gpu",), QUICK, "unknown target 'gpu'"),
+    (("torch-cpu",), QUICK, "ONNX files do not run in torch"),
+    (("cpu",), replace(QUICK, batch_sizes=(0,)), "--batch-size 0"),
+    (("cpu",), replace(QUICK, iterations=0), "--iterations 0"),
+    (("cpu",), replace(QUICK, warmup=-1), "--warmup -1"),
+    (("cpu",), replace(QUICK, threads=0), "--threads 0"),
+])
+def test_wrong_options_are_refused(tmp_path: Path, targets: tuple[str, ...], options: ProfileOptions, words: str) -> None:
+    dense, pruned = small.write_models(tmp_path)
+    with pytest.raises(InputError, match=words):
+        profile_files(dense, pruned, targets, options)
+
+
+def test_layers_are_matched_by_name_else_by_order_else_not() -> None:
+    dense, pruned = (ModelLayers.of(model, 1).layers for model in small.models())
+    assert match_layers(dense, pruned) == dict(zip((layer.name for layer in pruned), dense, strict=True))
+    foreign = [replace(layer, name=f"/node_{number}") for number, layer in enumerate(dense)]
+    assert match_layers(foreign, pruned)[small.MIDDLE].name == "/node_1"
+    assert match_layers(foreign[:-1], pruned) == {}
+
+
+def test_reordering_without_a_layer_behind_it_belongs_to_the_layer_before() -> None:
+    model = ModelLayers.of(small.models()[1], 1)
+    nodes = [Node("stem", "Conv", 1.0), Node("ReorderOutput", "ReorderOutput", 0.5), Node("relu0", "Relu", 0.25)]
+    times, other = attribute_times(nodes, {"ReorderOutput": ""}, model)
+    assert times == {"stem": LayerTime(1.5, 0.0, 0.5)}
+    assert other == 0.25
+
+
+def test_planned_macs_count_for_theory_and_executed_macs_for_the_cause() -> None:
+    dense, pruned = small.models()
+    executed = 32 * 16 * 9 * 144
+    pair = Pair(dense, pruned, planned_macs={small.MIDDLE: executed // 2})
+    batch = Batch.of(pair, "cpu", 3, MachineFacts(16))
+    assert batch.dense_macs == batch.pruned_macs + 3 * (executed * 2 - executed // 2)
+    row = layer_rows(batch, {"dense": {small.MIDDLE: LayerTime(4.0)}, "pruned": {small.MIDDLE: LayerTime(2.0)}})[1]
+    assert (row.macs, row.executed_macs, row.theoretical_speedup) == (3 * executed // 2, 3 * executed, 4.0)
+    assert row.cause == "computes 2.0x the planned MACs: this lowering fills groups up with zeros"
+
+
+def test_a_busy_or_unsteady_machine_is_said_in_words() -> None:
+    unsteady = {"pruned": Measurement("pruned", (0.001, 0.002, 0.003))}
+    warnings = noise_warnings(unsteady, 99.0, ProfileOptions(threads=4096, iterations=10))
+    for words in ("busy before measuring: load average 99.0", "4096 threads share", "50% of the median", "only 3 of 10"):
+        assert any(words in warning for warning in warnings), words
+    assert noise_warnings({"pruned": Measurement("pruned", (0.001,) * 10)}, 0.0, ProfileOptions(iterations=10)) == []
+
+
+FACTS = LayerFacts(
+    groups=4, in_per_group=16, out_per_group=16, macs=10**8, executed_macs=10**8, bytes_moved=10**6, dense_ms=4.0,
+    pruned_ms=2.0, gather_ms=0.0, reorder_ms=0.0, theoretical=4.0,
+)
+MACHINE = MachineFacts(16, off_block="the runtime falls back to im2col")
+
+
+@pytest.mark.parametrize(("changes", "cause"), [
+    ({"pruned_ms": 1.1}, ""),
+    ({"is_pruned": False, "theoretical": 1.0, "note": "first"}, "stays dense: first"),
+    ({"is_pruned": False, "theoretical": 1.0, "dense_ms": 1.0}, ""),
+    ({"gather_ms": 1.0}, "gather takes 50% of the layer"),
+    ({"reorder_ms": 0.9}, "reordering data between layouts takes 45% of the layer"),
+    ({"in_per_group": 8, "out_per_group": 8}, "8 channels a group in, 8 out: off the block of 16, the runtime falls back to im2col"),
+    ({"in_per_group": 36, "out_per_group": 8, "gather_ms": 0.4, "pruned_ms": 9.0}, "36 channels a group in, 8 out: off the block of 16, the runtime falls back to im2col"),
+    ({"gather_ms": 0.5, "pruned_ms": 3.0}, "gather takes 17% of the layer"),
+    ({"reorder_ms": 0.5, "pruned_ms": 3.0}, "reordering data between layouts takes 17% of the layer"),
+    ({"executed_macs": 2 * 10**8}, "computes 2.0x the planned MACs: this lowering fills groups up with zeros"),
+    ({"dense_ms": 0.06, "pruned_ms": 0.03}, "too little work (0.03 ms): starting the operation costs as much"),
+    ({"bytes_moved": 10**8}, "memory-bound: too little work a byte (2.0 FLOPs)"),
+    ({}, "no single cause found: this target's kernels are slower for small groups"),
+])
+def test_every_cause_has_its_words(changes: dict[str, Any], cause: str) -> None:
+    assert cause_of(replace(FACTS, **changes), MACHINE) == cause
+
+
+def test_depthwise_layers_and_unknown_blocks_are_never_off_the_block() -> None:
+    assert "block" not in cause_of(replace(FACTS, in_per_group=1, out_per_group=1), MACHINE)
+    assert "block" not in cause_of(replace(FACTS, in_per_group=3), MachineFacts(0))
+
+
+def test_the_environment_names_the_machine() -> None:
+    environment = current_environment(3)
+    assert environment.cpu
+    assert environment.threads == 3
+    assert environment.date.endswith("+00:00")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"schema_version": 1}', b"\xff"])
+def test_a_damaged_profile_is_an_error_of_the_input(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "profile.json"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"is no profile.*edgeprune profile"):
+        load_profile_result(path)
+
+
+def test_profiling_does_not_import_torch() -> None:
+    code = "import sys, edgeprune.profiling; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestTorch:
+    """The torch target."""
+
+    @pytest.fixture
+    def modules(self) -> dict[str, Any]:
+        torch = pytest.importorskip("torch")
+        torch.manual_seed(0)
+
+        def network(groups: int) -> Any:
+            return torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3, padding=1), torch.nn.Conv2d(32, 32, 3, groups=groups))
+
+        return {"dense": network(1), "pruned": network(2)}
+
+    def test_torch_modules_are_profiled_like_files(self, tmp_path: Path, modules: dict[str, Any]) -> None:
+        dense, pruned = small.write_models(tmp_path)
+        threads = modules["dense"].training, __import__("torch").get_num_threads()
+        (result,) = profile_files(dense, pruned, ("torch-cpu",), replace(QUICK, threads=1), modules).results
+        assert (result.target, result.provider) == ("torch-cpu", "torch cpu")
+        assert result.dense is not None
+        assert result.realistic_speedup > 0
+        assert (modules["dense"].training, __import__("torch").get_num_threads()) == threads
+
+    def test_the_runner_gives_outputs_and_times_of_modules(self, modules: dict[str, Any]) -> None:
+        import torch
+
+        from edgeprune.runners.torch_modules import TorchRunner
+
+        runner = TorchRunner(modules["dense"], ("x",))
+        x = np.ones((2, 3, 8, 8), np.float32)
+        (output,) = runner.run({"x": x}).values()
+        np.testing.assert_array_equal(output, modules["dense"](torch.from_numpy(x)).detach().numpy())
+        nodes = runner.profile_nodes({"x": x}, 3)
+        assert [(node.name, node.op_type) for node in nodes] == [("0", "Conv2d"), ("1", "Conv2d")]
+        assert all(node.mean_ms > 0 for node in nodes)
+        with pytest.raises(InputError, match="torch cannot run the model on this input"):
+            runner.run({"x": np.ones((2, 5, 8, 8), np.float32)})
+        with pytest.raises(InputError, match="inputs y given; expected inputs x"):
+            runner.run({"y": x})
+        runner.close()
+        with pytest.raises(ValueError, match="closed"):
+            runner.run({"x": x})
