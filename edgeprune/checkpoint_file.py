@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path, head: bytes) -> Any:
     try:
-        with torch.serialization.safe_globals(_DATA_TYPES):
+        with torch.serialization.safe_globals(_DATA_TYPES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters to the user is said by the error
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no checkpoint make torch's reader raise nearly anything (KeyError, ...)
         raise _refusal(path, head, error) from error

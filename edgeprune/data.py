@@ -154,7 +154,7 @@ def normalised(images: Tensor, dataset: Dataset) -> Tensor:
     full_scale = 255.0 if images.dtype == torch.uint8 else 1.0
     mean = torch.tensor(dataset.mean)[:, None, None]
     std = torch.tensor(dataset.std)[:, None, None]
-    return images.float().sub_(mean * full_scale).div_(std * full_scale)
+    return images.float().sub(mean * full_scale).div_(std * full_scale)
 
 
 def augmented(images: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:

@@ -39,8 +39,16 @@ def test_resnet20_has_the_published_number_of_parameters() -> None:
 
 
 def test_each_form_has_the_keys_of_its_public_checkpoints() -> None:
-    assert {"conv1.weight", "bn1.bias", "layer1.0.conv1.weight", "layer3.0.bn2.running_var", "linear.bias"} <= keys("resnet8")
-    assert {"conv_1_3x3.weight", "bn_1.bias", "stage_1.0.conv_a.weight", "stage_3.0.bn_b.running_var", "classifier.bias"} <= keys("resnet8-stage")
+    assert {"conv1.weight", "bn1.bias", "layer1.0.conv1.weight", "layer3.0.bn2.running_var", "linear.bias"} <= keys(
+        "resnet8"
+    )
+    assert {
+        "conv_1_3x3.weight",
+        "bn_1.bias",
+        "stage_1.0.conv_a.weight",
+        "stage_3.0.bn_b.running_var",
+        "classifier.bias",
+    } <= keys("resnet8-stage")
     assert keys("resnet8-b") - keys("resnet8") == {
         f"layer{n}.0.shortcut.{part}"
         for n in (2, 3)
@@ -142,7 +150,9 @@ def test_timm_networks_by_name_where_timm_is_installed(monkeypatch: pytest.Monke
     made: list[dict[str, object]] = []
 
     class Stub(nn.Module):
-        default_cfg = {"input_size": (3, 160, 192)}
+        def __init__(self) -> None:
+            super().__init__()
+            self.default_cfg = {"input_size": (3, 160, 192)}
 
     def create_model(name: str, **options: object) -> nn.Module:
         made.append({"name": name, **options})
