@@ -65,7 +65,7 @@ def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
     are computed; channels off the block; a Gather, reordering; too little work; memory.
     """
     if layer.note and not layer.is_pruned:
-        return f"stays dense: {layer.note}"
+        return dense_cause(layer.note)
     if layer.efficiency >= LOW_EFFICIENCY or not layer.is_pruned:
         return ""
     gather, reorder = layer.gather_ms / layer.pruned_ms, layer.reorder_ms / layer.pruned_ms
@@ -90,6 +90,11 @@ def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
     if layer.flops_per_byte < machine.balance_flops_per_byte:
         return f"memory-bound: too little work a byte ({layer.flops_per_byte:.1f} FLOPs)"
     return "no single cause found: this target's kernels are slower for small groups"
+
+
+def dense_cause(note: str) -> str:
+    """The plan's note on a layer that it left dense, as a cause."""
+    return note if "dense" in note else f"stays dense: {note}"
 
 
 def is_off_block(layer: LayerFacts, block: int) -> bool:

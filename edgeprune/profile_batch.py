@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from edgeprune import progress
-from edgeprune.causes import LayerFacts, cause_of
+from edgeprune.causes import LayerFacts, cause_of, dense_cause
 from edgeprune.environment import load_average, usable_cores
 from edgeprune.layer_times import LayerInfo, LayerTime, attribute_times, match_layers
 from edgeprune.measurement import NOISY, Measurement, interleave, median_interval, paired_ratios
@@ -107,7 +107,7 @@ def _layer_row(
         )
         cause = cause_of(facts, batch.machine)
     elif note and layer.groups == 1:
-        cause = f"stays dense: {note}"
+        cause = dense_cause(note)
     return LayerResult(
         name=layer.name, op_type=layer.op_type, lowering="grouped" if layer.groups > 1 else "dense",
         groups=layer.groups, in_per_group=layer.in_per_group, out_per_group=layer.out_per_group,

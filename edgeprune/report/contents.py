@@ -1,0 +1,96 @@
+"""What a report is made from: the parts of a bundle, read and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from onnx import ModelProto
+
+from edgeprune.bundle import DENSE_MODEL, PARTITION, PLAN, PROFILE, Bundle, Manifest, open_bundle
+from edgeprune.errors import InputError, first_line
+from edgeprune.onnx_model import load_model
+from edgeprune.plan import Plan, load_plan
+from edgeprune.profile_result import ProfileResult, load_profile_result
+
+
+class SplitDevice(msgspec.Struct, frozen=True):
+    """One device of `partition.json`, as far as the report shows it."""
+
+    name: str
+    profile: str = ""
+    subgraphs: tuple[str, ...] = ()
+    macs: int = 0
+    weight_bytes: int = 0
+
+
+class SplitStage(msgspec.Struct, frozen=True):
+    index: int
+    kind: str = ""
+    subgraphs: dict[str, str] = {}
+    """Device -> what it runs."""
+    layers: tuple[str, ...] = ()
+
+
+class SplitTransfer(msgspec.Struct, frozen=True, rename={"from_": "from"}):
+    from_: str
+    to: str
+    bytes: int
+    stage: int
+    tensor: str = ""
+
+
+class SplitPrediction(msgspec.Struct, frozen=True):
+    latency_ms: float | None = None
+    speedup: float | None = None
+    bytes_per_inference: int | None = None
+    basis: str = ""
+
+
+class SplitPlan(msgspec.Struct, frozen=True):
+    """`partition.json`, without what only running needs. What it does not know is passed over."""
+
+    devices: tuple[SplitDevice, ...] = ()
+    stages: tuple[SplitStage, ...] = ()
+    transfers: tuple[SplitTransfer, ...] = ()
+    predicted: SplitPrediction = SplitPrediction()
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A bundle's parts; None where it does not hold one."""
+
+    bundle: Bundle
+    plan: Plan | None
+    profile: ProfileResult | None
+    split: SplitPlan | None
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    def dense_model(self) -> ModelProto | None:
+        """The dense ONNX model, read when a picture needs it."""
+        return load_model(self.bundle.path(DENSE_MODEL)) if self.bundle.has(DENSE_MODEL) else None
+
+
+def read_contents(folder: Path) -> Contents:
+    """InputError if the folder is no bundle, or one of the files that it lists is missing or damaged."""
+    bundle = open_bundle(folder)
+    return Contents(
+        bundle,
+        load_plan(bundle.path(PLAN)) if bundle.has(PLAN) else None,
+        load_profile_result(bundle.path(PROFILE)) if bundle.has(PROFILE) else None,
+        _load_split(bundle.path(PARTITION)) if bundle.has(PARTITION) else None,
+    )
+
+
+def _load_split(path: Path) -> SplitPlan:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=SplitPlan)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"is no partition: {first_line(error)}", where=path, expected="a file that `edgeprune split` wrote",
+            remedy="split the network again",
+        ) from error

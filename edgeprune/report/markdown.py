@@ -1,0 +1,50 @@
+"""The report as Markdown: the same tables as in HTML, without pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from edgeprune.report.contents import Contents
+from edgeprune.report.document import Block, Notes, Picture, Table
+from edgeprune.report.sections import build_document
+
+_SPECIAL = re.compile(r"([\\`*\[\]|#])")
+
+
+def to_markdown(contents: Contents) -> str:
+    """The whole report as GitHub-flavoured Markdown."""
+    document = build_document(contents)
+    lines = [f"# {escaped(document.title)}", "", escaped(document.subtitle), "", escaped(document.summary), ""]
+    for section in document.sections:
+        body = [line for block in section.blocks for line in _block(block)]
+        if body:
+            lines += [f"## {escaped(section.title)}", "", *body]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, markup and HTML in it included."""
+    harmless = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", " ".join(harmless.split()))
+
+
+def _block(block: Block) -> Iterator[str]:
+    match block:
+        case str():
+            yield from (escaped(block), "")
+        case Notes():
+            yield from (f"- {escaped(item)}" for item in block.items)
+            yield ""
+        case Table():
+            yield from (f"**{escaped(block.caption)}**", "")
+            yield _row([column.name for column in block.columns])
+            yield "|" + "|".join("---:" if column.numeric else "---" for column in block.columns) + "|"
+            yield from (_row(list(row)) for row in block.rows)
+            yield ""
+        case Picture():
+            pass
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(escaped(cell) for cell in cells) + " |"

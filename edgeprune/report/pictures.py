@@ -1,0 +1,230 @@
+"""The report's pictures, as SVG that takes its text colour from the page: readable on light and on dark.
+
+Text stays text, so that pictures are small, sharp and searchable. The same figures give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from edgeprune.profile_result import LayerResult, ProfileResult, Result
+from edgeprune.report import formatting as f
+from edgeprune.report.contents import SplitPlan
+from edgeprune.report.document import Picture
+from edgeprune.report.headline import setting
+from edgeprune.report.kernels import KernelView, reduced
+
+INK = "#010203"
+"""Stands for the page's text colour until the SVG is written."""
+DENSE, PRUNED, GATHER, REORDER = "#8b95a1", "#2f86c8", "#e08e2b", "#b8679f"
+WIDTH = 7.6  # inches
+MOST_LAYERS, MOST_STAGES, MOST_RESULTS = 36, 40, 16
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # layer names may hold dollar signs
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.titlesize": 9.5,
+    "axes.titlepad": 8.0,
+    "xtick.major.size": 0.0,
+    "ytick.major.size": 0.0,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.6,
+    **{key: INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")},
+}
+
+
+def draw(picture: Picture) -> str:
+    """An SVG element for the page, labelled with the picture's caption."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": picture.name}):
+        match picture.subject:
+            case ProfileResult() as profile:
+                figure = speedup_bars(profile)
+            case Result() as result:
+                figure = layer_bars(result)
+            case KernelView() as view:
+                figure = kernel_maps(view)
+            case SplitPlan() as split:
+                figure = stage_grid(split)
+        return _svg(figure, picture)
+
+
+def speedup_bars(profile: ProfileResult) -> Figure:
+    """Two bars a result: what the MACs promise (outlined), and what was measured (filled), with its interval."""
+    results = [result for result in profile.results if result.realistic_speedup][:MOST_RESULTS]
+    figure, axes = _bar_axes(len(results), row_inches=0.62, labels=[setting(result) for result in results])
+    for row, result in enumerate(results):
+        promised, real = result.theoretical_speedup or 0.0, result.realistic_speedup or 0.0
+        axes.barh(row - 0.19, promised, 0.34, facecolor="none", edgecolor=DENSE, linewidth=1.2)
+        axes.barh(row + 0.19, real, 0.34, color=PRUNED)
+        if result.paired_interval:
+            low, high = result.paired_interval
+            axes.plot([low, high], [row + 0.19] * 2, color=INK, linewidth=1.0, solid_capstyle="butt")
+        _beside(axes, promised, row - 0.19, f.times(promised))
+        _beside(axes, max(real, *(result.paired_interval or (0.0,))), row + 0.19, f.times(real))
+    axes.axvline(1.0, color=INK, linewidth=0.7, linestyle=(0, (3, 3)), alpha=0.6)
+    axes.set_xlabel("speed-up over the dense network (dashed line: no gain)")
+    handles = [
+        Patch(facecolor="none", edgecolor=DENSE, linewidth=1.2, label="theoretical (MACs)"),
+        Patch(color=PRUNED, label="realistic (measured)"),
+    ]
+    _legend(figure, axes, handles)
+    return figure
+
+
+def layer_bars(result: Result) -> Figure:
+    """Time of every layer, dense above pruned; the pruned bar is divided into its parts."""
+    timed = [layer for layer in result.layers if layer.pruned_ms]
+    shown = sorted(timed, key=_slowest, reverse=True)[:MOST_LAYERS]
+    layers = [layer for layer in timed if layer in shown]
+    figure, axes = _bar_axes(len(layers), row_inches=0.36, labels=[f.clean(layer.name) for layer in layers])
+    parts: dict[str, tuple[str, Callable[[LayerResult], float]]] = {
+        "pruned: the layer": (PRUNED, lambda x: (x.pruned_ms or 0) - (x.gather_ms or 0) - (x.reorder_ms or 0)),
+        "its gathers": (GATHER, lambda x: x.gather_ms or 0.0),
+        "its reordering": (REORDER, lambda x: x.reorder_ms or 0.0),
+    }
+    rows = np.arange(len(layers))
+    axes.barh(rows - 0.2, [layer.dense_ms or 0.0 for layer in layers], 0.36, color=DENSE)
+    left = np.zeros(len(layers))
+    handles = [Patch(color=DENSE, label="dense")] if any(layer.dense_ms for layer in layers) else []
+    for label, (colour, value) in parts.items():
+        widths = np.array([max(value(layer), 0.0) for layer in layers])
+        if widths.any():
+            axes.barh(rows + 0.2, widths, 0.36, left=left, color=colour)
+            handles.append(Patch(color=colour, label=label))
+        left += widths
+    for row, layer in enumerate(layers):
+        if layer.lowering != "dense" and layer.realistic_speedup:
+            _beside(axes, layer.pruned_ms or 0.0, row + 0.2, f.times(layer.realistic_speedup))
+    more = f" (the {len(layers)} slowest of {len(timed)})" if len(timed) > len(layers) else ""
+    axes.set_xlabel(f"milliseconds{more}")
+    _legend(figure, axes, handles)
+    return figure
+
+
+def kernel_maps(view: KernelView) -> Figure:
+    """Norms before and after on one scale; what holds no kernel is left out."""
+    figure = Figure(figsize=(WIDTH, 4.1))
+    brightest = float(np.nanpercentile(view.before, 99.5)) or 1.0
+    share = float(np.clip(view.after.shape[1] / view.before.shape[1], 0.35, 1.6))
+    left, right = figure.subplots(1, 2, width_ratios=(1, share))
+    titles = ("before: original order", f"after: {view.entry.groups} groups")
+    names = ("input channel", "channels that the groups read")
+    wholes = (view.before, view.after)
+    for axes, whole, title, name in zip((left, right), wholes, titles, names, strict=True):
+        axes.set_facecolor((0.5, 0.5, 0.5, 0.13))
+        axes.imshow(
+            np.ma.masked_invalid(reduced(whole)), cmap="viridis", vmin=0.0, vmax=brightest, interpolation="none",
+            aspect="auto", extent=(0, whole.shape[1], whole.shape[0], 0),
+        )
+        axes.set_title(title, loc="left")
+        axes.set_xlabel(name)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    left.set_ylabel("filter")
+    right.set_yticks([])
+    scale = figure.add_axes((0.6, 0.045, 0.25, 0.022))
+    scale.imshow(np.linspace(0, 1, 64)[None], cmap="viridis", aspect="auto", interpolation="none", extent=(0, 1, 0, 1))
+    scale.set_axis_off()
+    figure.text(0.585, 0.056, "norm 0", ha="right", va="center")
+    figure.text(0.865, 0.056, f.bare_ms(brightest), ha="left", va="center")
+    figure.subplots_adjust(left=0.08, right=0.985, top=0.91, bottom=0.22, wspace=0.07)
+    return figure
+
+
+def stage_grid(split: SplitPlan) -> Figure:
+    """Devices down, stages across; a filled cell is work, its shade the kind of stage; arrows are transfers."""
+    devices = [device.name for device in split.devices]
+    stages = split.stages[:MOST_STAGES]
+    labels = [f.shortened(f.clean(name), 24) for name in devices]
+    figure = Figure(figsize=(WIDTH, 1.15 + 0.5 * len(devices)))
+    axes = figure.subplots()
+    for column, stage in enumerate(stages):
+        for row, name in enumerate(devices):
+            works = name in stage.subgraphs
+            colour = (PRUNED if stage.kind == "parallel" else DENSE) if works else (0.5, 0.5, 0.5, 0.1)
+            axes.barh(row, 0.86, 0.62, left=column - 0.43, color=colour)
+    place = {stage.index: column for column, stage in enumerate(stages)}
+    for move in {(t.from_, t.to, t.stage): t for t in split.transfers}.values():
+        if move.stage in place and move.from_ in devices and move.to in devices:
+            between = place[move.stage] - 0.5
+            arrow = {"arrowstyle": "-|>", "color": GATHER, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
+            start, end = devices.index(move.from_), devices.index(move.to)
+            axes.annotate("", (between + 0.05, end), (between - 0.05, start), arrowprops=arrow)
+    axes.set_yticks(range(len(devices)), labels)
+    axes.set_ylim(len(devices) - 0.5, -0.6)
+    axes.set_xlim(-0.6, len(stages) - 0.4)
+    step = 1 if len(stages) <= 20 else 5
+    axes.set_xticks(range(0, len(stages), step), [str(stages[i].index) for i in range(0, len(stages), step)])
+    more = f" (the first {len(stages)} of {len(split.stages)})" if len(split.stages) > len(stages) else ""
+    axes.set_xlabel(f"stage{more}")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    kinds = [Patch(color=DENSE, label="host stage"), Patch(color=PRUNED, label="parallel stage")]
+    _legend(figure, axes, [*kinds, Patch(color=GATHER, label="transfer")])
+    height = figure.get_figheight()
+    figure.subplots_adjust(left=_margin(labels), right=0.99, top=1 - 0.34 / height, bottom=0.48 / height)
+    return figure
+
+
+def _slowest(layer: LayerResult) -> float:
+    return max(layer.dense_ms or 0.0, layer.pruned_ms or 0.0)
+
+
+def _bar_axes(rows: int, *, row_inches: float, labels: Sequence[str]) -> tuple[Figure, Axes]:
+    """Axes for horizontal bars, the first on top, with room for their labels."""
+    shown = [f.shortened(label, 34) for label in labels]
+    height = 0.95 + row_inches * rows
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.subplots()
+    figure.subplots_adjust(left=_margin(shown), right=0.955, top=1 - 0.38 / height, bottom=0.5 / height)
+    axes.set_yticks(range(rows), shown)
+    axes.set_ylim(rows - 0.4, -0.6)
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.grid(True, color=DENSE, alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.1)
+    return figure, axes
+
+
+def _margin(labels: Sequence[str]) -> float:
+    """Share of the width that the longest label needs, at 9 points."""
+    return 0.03 + max(map(len, labels), default=0) * 0.078 / WIDTH
+
+
+def _beside(axes: Axes, x: float, y: float, text: str) -> None:
+    axes.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", ha="left", fontsize=8)
+
+
+def _legend(figure: Figure, axes: Axes, handles: Sequence[Patch]) -> None:
+    figure.legend(
+        handles=list(handles), loc="upper left", bbox_to_anchor=(axes.get_position().x0 - 0.01, 1.0), ncols=4,
+        borderpad=0.1, handlelength=1.2, handleheight=0.9, columnspacing=1.4, handletextpad=0.5, fontsize=8.5,
+    )
+
+
+def _svg(figure: Figure, picture: Picture) -> str:
+    """The figure as an SVG element without prologue, date, fixed size and ids that nothing refers to."""
+    buffer = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
+    text = re.sub(r' id="([^"]*)"', lambda match: match.group(0) if match.group(1) in used else "", text)
+    opening, rest = text.split(">", 1)
+    opening = re.sub(r' (?:width|height|version)="[^"]*"', "", opening)
+    label = f'role="img" aria-labelledby="caption-{picture.name}"'
+    return f"{opening} {label}>{rest}".replace(INK, "currentColor")

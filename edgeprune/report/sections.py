@@ -1,0 +1,193 @@
+"""The report's text and order: a `Document` from a bundle's parts."""
+
+from __future__ import annotations
+
+from edgeprune.profile_result import ProfileResult, Result
+from edgeprune.report import formatting as f
+from edgeprune.report import tables
+from edgeprune.report.contents import Contents, SplitPlan
+from edgeprune.report.document import Block, Document, Notes, Picture, Section, Tile
+from edgeprune.report.headline import ratio, setting
+from edgeprune.report.kernels import KernelView, kernel_view
+
+GOOD_EFFICIENCY = 0.85
+UNMEASURED = "Nothing was measured yet. Measure with: edgeprune profile {folder}"
+
+
+def build_document(contents: Contents) -> Document:
+    """The whole report. What the bundle does not hold is left out, with a sentence on how to get it."""
+    manifest = contents.manifest
+    name = f.clean(manifest.arch) or f.clean(contents.bundle.folder.name)
+    method = f"pruned with {f.clean(manifest.method)}" if manifest.method else "profiled"
+    measured = f", measured {contents.profile.environment.date[:10]}" if contents.profile else ""
+    sections = (
+        _speed(contents),
+        _layers(contents),
+        _kernels(contents),
+        _dense(contents),
+        _split(contents.split),
+        _making(contents),
+        Section("words", "Words", (tables.words_table(),)),
+    )
+    return Document(
+        title=f"{name}, {method}",
+        subtitle=f"edgeprune {f.clean(manifest.edgeprune_version)}{measured}",
+        summary=summary(contents),
+        tiles=tiles(contents),
+        sections=tuple(section for section in sections if section.blocks),
+    )
+
+
+def summary(contents: Contents) -> str:
+    """The result in a sentence or two."""
+    profile, accuracy = contents.profile, contents.manifest.accuracy
+    sentences = []
+    if profile is None or not profile.results:
+        if macs := contents.manifest.macs:
+            less = f.times(ratio(macs))
+            sentences.append(f"The pruned network needs {less} fewer MACs; its latency was not measured.")
+    else:
+        sentences.append(_speed_sentence(profile.results[0]))
+    if accuracy:
+        change = f.points(accuracy.pruned - accuracy.dense)
+        sentences.append(f"Top-1 goes from {f.top1(accuracy.dense)} to {f.top1(accuracy.pruned)} ({change}).")
+    return " ".join(sentences)
+
+
+def tiles(contents: Contents) -> tuple[Tile, ...]:
+    """The figures at the top."""
+    found = []
+    profile, manifest = contents.profile, contents.manifest
+    if profile and profile.results and profile.results[0].realistic_speedup is not None:
+        result = profile.results[0]
+        realistic, efficiency = result.realistic_speedup or 0.0, result.efficiency or 0.0
+        found += [
+            Tile(f.times(realistic), "realistic speed-up", setting(result), "good" if realistic > 1 else "poor"),
+            Tile(f.times(result.theoretical_speedup), "theoretical speed-up", "from MACs"),
+            Tile(f.percent(efficiency), "efficiency", "", "good" if efficiency >= GOOD_EFFICIENCY else ""),
+        ]
+    elif manifest.macs:
+        found.append(Tile(f.times(ratio(manifest.macs)), "theoretical speed-up", "from MACs; not measured"))
+    if accuracy := manifest.accuracy:
+        found.append(Tile(f.top1(accuracy.pruned), "top-1", f"dense {f.top1(accuracy.dense)}"))
+    if manifest.params and len(found) < 4:
+        found.append(
+            Tile(f.count(manifest.params.pruned), "parameters", f"{f.times(ratio(manifest.params))} less than dense")
+        )
+    return tuple(found)
+
+
+def _speed_sentence(result: Result) -> str:
+    where = f"On {setting(result)},"
+    if result.dense is None or result.realistic_speedup is None:
+        return f"{where} the pruned network takes {f.milliseconds(result.pruned.p50_ms)}. There was no baseline."
+    before, after = f.milliseconds(result.dense.p50_ms), f.milliseconds(result.pruned.p50_ms)
+    change = f"{result.realistic_speedup:.2f} times as fast"
+    if result.realistic_speedup < 1:
+        change = f"{1 / result.realistic_speedup:.2f} times as slow"
+    promise = ""
+    if result.theoretical_speedup and result.efficiency:
+        promise = f", {f.percent(result.efficiency)} of the {f.times(result.theoretical_speedup)} that its MACs promise"
+    return f"{where} the pruned network takes {after} where the dense one takes {before}: {change}{promise}."
+
+
+def _speed(contents: Contents) -> Section:
+    profile = contents.profile
+    blocks: list[Block] = [tables.headline_table(contents.manifest, profile)]
+    if profile is None:
+        blocks.append(UNMEASURED.format(folder=f.clean(contents.bundle.folder.name)))
+    else:
+        if any(result.realistic_speedup for result in profile.results):
+            blocks += [
+                Picture("speed-ups", "Theoretical against realistic speed-up", profile),
+                tables.speed_table(profile),
+            ]
+        blocks.append(tables.latency_table(profile))
+        blocks.append(Notes(_warnings(profile), warning=True))
+    checks = tables.checks_table(contents.manifest)
+    blocks += [checks] if checks.rows else []
+    return Section("speed", "Promised and measured", tuple(block for block in blocks if block != Notes((), True)))
+
+
+def _warnings(profile: ProfileResult) -> tuple[str, ...]:
+    """Every warning once, with the places that it holds for."""
+    places: dict[str, list[str]] = {}
+    for result in profile.results:
+        for warning in result.warnings:
+            places.setdefault(f.clean(warning), []).append(setting(result))
+    return tuple(f"{warning} ({'; '.join(where)})" for warning, where in places.items())
+
+
+def _layers(contents: Contents) -> Section:
+    measured = [result for result in (contents.profile.results if contents.profile else ()) if result.layers]
+    if not measured:
+        return Section("layers", "Layer by layer", ())
+    first = measured[0]
+    blocks: list[Block] = [
+        "A layer's time holds its Gathers and the reordering of data that the runtime adds for it. Layers are timed "
+        "with the runtime's profiler, whose clock has steps of a microsecond: short layers are rough."
+    ]
+    if any(layer.pruned_ms for layer in first.layers):
+        blocks.append(Picture("layers", f"Time of each layer on {setting(first)}", first))
+    blocks += [tables.layer_table(result, folded=result is not first) for result in measured]
+    if first.pruned_other_ms is not None:
+        other = f"{f.milliseconds(first.pruned_other_ms)} of the pruned network's time is no layer's"
+        dense = "" if first.dense_other_ms is None else f" (dense: {f.milliseconds(first.dense_other_ms)})"
+        blocks.append(f"{other}{dense}: activations, adds, pooling. Pruning leaves it as it is.")
+    return Section("layers", "Layer by layer", tuple(blocks))
+
+
+def _kernels(contents: Contents) -> Section:
+    title = "What became of the kernels"
+    if contents.plan is None or not contents.plan.grouped():
+        return Section("kernels", title, ())
+    dense = contents.dense_model()
+    view = kernel_view(contents.plan, dense) if dense else None
+    if view is None:
+        why = "the bundle holds no dense model" if dense is None else "the dense model's layers are not the plan's"
+        return Section("kernels", title, (f"There is no picture of the kernels: {why}.",))
+    entry, name = view.entry, f.clean(view.entry.name)
+    text = (
+        f"Layer {name}: {view.before.shape[0]} filters of {view.before.shape[1]} kernels become {entry.groups} groups "
+        f"of {len(entry.filters[0])} filters that read {entry.kept} channels each. The kept kernels hold "
+        f"{f.percent(view.recovered)} of the layer's magnitude in {f.percent(_kept_share(view))} of its kernels."
+    )
+    caption = f"Norms of the kernels of {name}: as trained, and in the order of the groups (dense model's weights)"
+    return Section("kernels", title, (text, Picture("kernels", caption, view)))
+
+
+def _kept_share(view: KernelView) -> float:
+    return len(view.entry.filters[0]) * view.entry.kept * view.entry.groups / view.before.size
+
+
+def _dense(contents: Contents) -> Section:
+    table = tables.dense_table(contents.plan) if contents.plan else None
+    return Section("dense", "What stayed dense, and why", (table,) if table and table.rows else ())
+
+
+def _split(split: SplitPlan | None) -> Section:
+    title = "Split over devices"
+    if split is None or not split.devices:
+        return Section("split", title, ())
+    guess = split.predicted
+    text = (
+        f"{f.plural(len(split.devices), 'device')}, {f.plural(len(split.stages), 'stage')}, "
+        f"{f.plural(len(split.transfers), 'transfer')} with {f.size(guess.bytes_per_inference)} for one sample."
+    )
+    if guess.latency_ms is not None:
+        text += (
+            f" Estimated latency {f.milliseconds(guess.latency_ms)}, {f.times(guess.speedup)} of one device alone. "
+            f"Basis: {f.clean(guess.basis) or 'unknown'}."
+        )
+    picture = [Picture("split", "Which device works in which stage", split)] if split.stages else []
+    return Section("split", title, (text, *picture, *(t for t in tables.split_tables(split) if t.rows)))
+
+
+def _making(contents: Contents) -> Section:
+    made = [
+        tables.settings_table(contents.manifest, contents.plan),
+        tables.environment_table(contents.profile, contents.manifest),
+    ]
+    notes = Notes(tuple(f.clean(note) for note in contents.manifest.notes))
+    blocks: list[Block] = [table for table in made if table.rows]
+    return Section("making", "How it was made and measured", (*blocks, *([notes] if notes.items else [])))

@@ -1,0 +1,241 @@
+"""The report's tables, from a bundle's parts. Text out of files is cleaned here and escaped where it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from edgeprune.bundle import Manifest
+from edgeprune.plan import Plan
+from edgeprune.profile_result import LayerResult, ProfileResult, Result
+from edgeprune.report import formatting as f
+from edgeprune.report.contents import SplitPlan
+from edgeprune.report.document import Table, columns
+from edgeprune.report.headline import ratio, setting
+
+WORDS: Mapping[str, str] = {
+    "MAC": "one multiply-add. FLOPs = 2 x MACs; this report shows MACs everywhere.",
+    "theoretical speed-up": "MACs of the dense network / MACs of the pruned one: what most publications state.",
+    "realistic speed-up": "latency dense / latency pruned, both measured in turn in one run on the same machine.",
+    "efficiency": "realistic speed-up / theoretical speed-up: how much of the promise was kept.",
+    "p50, p90, p95, p99": "latencies that 50, 90, 95 and 99 of 100 runs did not exceed.",
+    "noise": "interquartile range / median of the runs. Above 10 %, take the figures as rough.",
+    "interval": "the true median of the speed-up lies in it with 95 % confidence.",
+    "filter, kernel": "filter f has weights W[f], shaped (input channels, k, k); its kernel for channel c is W[f, c].",
+    "group": "part of a grouped convolution: some filters that read some of the input channels, and no others.",
+    "lowering": "the form in which a layer is written to ONNX: grouped or dense.",
+    "gather": "an operation that puts channels into another order; folding removes those that weights can absorb.",
+    "parity": "largest difference between the exported model and the dense one with zeros at the pruned weights.",
+    "stage": "a maximal part of the network that one device can run without data from another device.",
+}
+_MOST_SETTINGS = 60
+
+
+def headline_table(manifest: Manifest, profile: ProfileResult | None) -> Table:
+    """Dense against pruned, one figure a row."""
+    rows: list[tuple[str, ...]] = []
+    if accuracy := manifest.accuracy:
+        where = f", {accuracy.n} images of {f.clean(accuracy.data)}" if accuracy.n else ""
+        change = f.points(accuracy.pruned - accuracy.dense)
+        rows.append((f"Top-1{where}", f.top1(accuracy.dense), f.top1(accuracy.pruned), change))
+        if accuracy.pruned_before_finetune is not None:
+            before = accuracy.pruned_before_finetune
+            rows.append(
+                ("Top-1 before fine-tuning", f.top1(accuracy.dense), f.top1(before), f.points(before - accuracy.dense))
+            )
+    for label, counted in (("MACs (one sample)", manifest.macs), ("Parameters", manifest.params)):
+        if counted:
+            rows.append((label, f.count(counted.dense), f.count(counted.pruned), f"{f.times(ratio(counted))} less"))
+    for result in profile.results if profile else ():
+        dense = f.milliseconds(result.dense.p50_ms) if result.dense else f.NONE
+        change = f"{f.times(result.realistic_speedup)} faster" if result.realistic_speedup else f.NONE
+        rows.append((f"Latency p50 ({setting(result)})", dense, f.milliseconds(result.pruned.p50_ms), change))
+    names = ("figure", "dense", "pruned", "change")
+    return Table("Dense and pruned network", columns(*names, numeric=names[1:]), tuple(rows))
+
+
+def speed_table(profile: ProfileResult) -> Table:
+    """Promised beside measured, one target and batch size a row."""
+    names = ("where", "theoretical", "realistic", "95 % interval", "efficiency", "samples/s dense", "samples/s pruned")
+    rows = tuple(
+        (
+            setting(result),
+            f.times(result.theoretical_speedup),
+            f.times(result.realistic_speedup),
+            f.interval(result.paired_interval),
+            f.percent(result.efficiency),
+            _rate(result.batch_size, result.dense.p50_ms if result.dense else None),
+            _rate(result.batch_size, result.pruned.p50_ms),
+        )
+        for result in profile.results
+    )
+    return Table("Theoretical and realistic speed-up", columns(*names, numeric=names[1:]), rows)
+
+
+def latency_table(profile: ProfileResult) -> Table:
+    """All percentiles."""
+    names = ("where", "model", "runs", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "mean ms", "noise")
+    rows = []
+    for result in profile.results:
+        for which, taken in (("dense", result.dense), ("pruned", result.pruned)):
+            if taken is not None:
+                times = (taken.p50_ms, taken.p90_ms, taken.p95_ms, taken.p99_ms, taken.mean_ms)
+                where = f"{setting(result)} ({f.clean(result.provider)})"
+                rows.append((where, which, str(taken.n), *map(f.bare_ms, times), f.percent(taken.noise)))
+    return Table("Latencies", columns(*names, numeric=names[2:]), tuple(rows), folded=True)
+
+
+def layer_table(result: Result, *, folded: bool) -> Table:
+    """Every layer, with the cause where it falls short; such rows are flagged."""
+    names = ("layer", "form", "MACs dense", "MACs", "dense ms", "pruned ms", "theory", "real", "efficiency", "cause")
+    rows = tuple(
+        (
+            f.clean(layer.name),
+            layer_form(layer),
+            f.count(layer.dense_macs),
+            f.count(layer.macs),
+            f.bare_ms(layer.dense_ms),
+            f.bare_ms(layer.pruned_ms),
+            f.times(layer.theoretical_speedup),
+            f.times(layer.realistic_speedup),
+            f.percent(layer.efficiency),
+            f.clean(layer.cause),
+        )
+        for layer in result.layers
+    )
+    slow = frozenset(
+        number
+        for number, layer in enumerate(result.layers)
+        if layer.cause and layer.lowering != "dense" and layer.efficiency is not None
+    )
+    return Table(f"Layers on {setting(result)}", columns(*names, numeric=names[2:9]), rows, folded, slow)
+
+
+def layer_form(layer: LayerResult) -> str:
+    """dense, or how many groups of what: 4 x (16 to 16)."""
+    if layer.lowering == "dense":
+        return "dense"
+    return f"{f.clean(layer.lowering)}, {layer.groups} x ({layer.in_per_group} to {layer.out_per_group})"
+
+
+def dense_table(plan: Plan) -> Table:
+    """What stayed dense, one reason a row."""
+    by_reason: dict[str, list[str]] = {}
+    for entry in plan.layers:
+        if entry.is_dense:
+            by_reason.setdefault(f.clean(entry.note) or "the plan gives no reason", []).append(f.clean(entry.name))
+    rows = tuple((reason, str(len(names)), _some(names)) for reason, names in by_reason.items())
+    return Table("Layers that stayed dense", columns("reason", "layers", "which", numeric=("layers",)), rows)
+
+
+def split_tables(split: SplitPlan) -> list[Table]:
+    """Devices, stages and transfers."""
+    device_names = ("device", "profile", "subgraphs", "MACs", "weights")
+    devices = tuple(
+        (f.clean(d.name), f.clean(d.profile), str(len(d.subgraphs)), f.count(d.macs), f.size(d.weight_bytes))
+        for d in split.devices
+    )
+    stages = tuple(
+        (
+            str(stage.index),
+            f.clean(stage.kind),
+            ", ".join(f.clean(device) for device in stage.subgraphs),
+            _some([f.clean(layer) for layer in stage.layers]) or f.NONE,
+            f.size(sum(move.bytes for move in split.transfers if move.stage == stage.index)),
+        )
+        for stage in split.stages
+    )
+    moves = tuple(
+        (str(t.stage), f.clean(t.from_), f.clean(t.to), f.clean(t.tensor), f.size(t.bytes)) for t in split.transfers
+    )
+    stage_names = ("stage", "kind", "devices", "divided layers", "received before")
+    move_names = ("before stage", "from", "to", "tensor", "bytes")
+    return [
+        Table("Devices (MACs of one sample)", columns(*device_names, numeric=device_names[2:]), devices),
+        Table("Stages", columns(*stage_names, numeric=stage_names[-1:]), stages, folded=len(stages) > 12),
+        Table("Transfers of one sample", columns(*move_names, numeric=move_names[-1:]), moves, folded=len(moves) > 6),
+    ]
+
+
+def checks_table(manifest: Manifest) -> Table:
+    """What was verified, and what is left of the Gathers."""
+    rows = []
+    if parity := manifest.parity:
+        rows += [
+            ("Parity", "passed" if parity.passed else "FAILED"),
+            ("Largest difference", f"{parity.max_rel:.1e} of the output's range, {parity.max_abs:.1e} absolute"),
+            ("Tolerance", f"{parity.tolerance:.0e} of the output's range"),
+            ("Inputs", ", ".join(f.clean(name) for name in parity.inputs) or f.NONE),
+        ]
+    if gathers := manifest.gathers:
+        rows += [
+            ("Gathers before folding", str(gathers.before_fold)),
+            ("Gathers in the exported model", str(gathers.after_fold)),
+        ]
+    return Table("Checks of the exported model", columns("check", "result"), tuple(rows))
+
+
+def settings_table(manifest: Manifest, plan: Plan | None) -> Table:
+    """How the bundle was made."""
+    settings = manifest.settings or (plan.settings if plan else {})
+    pairs: list[tuple[str, object]] = [
+        ("architecture", manifest.arch),
+        ("method", manifest.method or (plan.method if plan else "")),
+        ("input of one sample", " x ".join(map(str, manifest.input_shape))),
+        ("classes", manifest.num_classes or ""),
+        ("opset", manifest.opset or ""),
+        ("seed", manifest.seed),
+        ("edgeprune", manifest.edgeprune_version),
+        *_flat(settings),
+        ("plan SHA-256", plan.sha256() if plan else ""),
+    ]
+    return Table("Settings", columns("setting", "value"), _pairs(pairs))
+
+
+def environment_table(profile: ProfileResult | None, manifest: Manifest) -> Table:
+    """Where it was measured, or made."""
+    if profile is None:
+        return Table("Made with", columns("what", "value"), _pairs(manifest.environment.items()))
+    machine, how = profile.environment, profile.settings
+    pairs: list[tuple[str, object]] = [
+        ("date (UTC)", machine.date),
+        ("processor", machine.cpu),
+        ("instruction sets", " ".join(machine.flags)),
+        ("cores", machine.cores),
+        ("memory", f"{machine.memory_gb:g} GB" if machine.memory_gb else ""),
+        ("GPU", machine.gpu),
+        ("system", machine.platform),
+        ("clock governor", machine.governor),
+        ("load average before", "" if machine.load_average is None else machine.load_average),
+        ("threads", machine.threads),
+        ("pinned to cores", ", ".join(map(str, how.pin))),
+        ("runs of each model", f"{how.iterations}, after {how.warmup} of warm-up, dense and pruned in turn"),
+        *machine.runtime_versions.items(),
+    ]
+    return Table("Measured on", columns("what", "value"), _pairs(pairs))
+
+
+def words_table() -> Table:
+    return Table("Words", columns("word", "meaning"), tuple(WORDS.items()))
+
+
+def _pairs(pairs: Iterable[tuple[str, object]]) -> tuple[tuple[str, str], ...]:
+    return tuple((f.clean(name), f.clean(value)) for name, value in pairs if value != "")
+
+
+def _flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """Nested settings as dotted names."""
+    found: list[tuple[str, object]] = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return found[:_MOST_SETTINGS]
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _rate(batch: int, latency_ms: float | None) -> str:
+    return f.NONE if not latency_ms else f.count(batch / latency_ms * 1e3)
