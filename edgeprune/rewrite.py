@@ -41,7 +41,8 @@ def masked(model: nn.Module) -> nn.Module:
     dense_model = copy.deepcopy(model)
     for name, module in list(dense_model.named_modules()):
         if isinstance(module, GroupedConv2d):
-            weight, bias = module.masked_dense()
+            with torch.no_grad():
+                weight, bias = module.masked_dense()
             with torch.device("meta"):
                 dense = nn.Conv2d(
                     module.dense_in_channels,

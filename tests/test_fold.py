@@ -133,3 +133,19 @@ def test_a_plan_for_another_network_is_refused() -> None:
         rewrite(model, random_plan(other, 4, overlap=True, share=True), graph)
     with pytest.raises(InputError, match="says nothing of this layer"):
         rewrite(model, Plan("none", {}, 0, ()), graph)
+
+
+def test_training_computes_and_learns_what_the_grouped_form_does() -> None:
+    model = settled(Residual()).double()
+    graph = trace(model, X.double()).graph
+    layer = rewrite(model, random_plan(graph, 4, overlap=True, share=False), graph).get_submodule("b")
+    x = torch.randn(2, 16, 8, 8, dtype=torch.float64)
+    outputs, gradients = [], []
+    for training in (True, False):
+        layer.train(training).zero_grad()
+        output = layer(x)
+        (output**2).sum().backward()
+        outputs.append(output.detach())
+        gradients.append([p.grad.clone() for p in layer.parameters()])
+    assert worst(*outputs) < 1e-12
+    assert all(worst(a, b) < 1e-12 for a, b in zip(*gradients, strict=True))
