@@ -48,12 +48,14 @@ class PruneRequest:
         """InputError if the request makes no sense for any network."""
         if self.groups < 2:
             raise InputError(
-                f"--groups {self.groups} does not group anything", expected="an integer of 2 or more",
+                f"--groups {self.groups} does not group anything",
+                expected="an integer of 2 or more",
                 remedy="try --groups 8, or --groups 2 for narrow networks",
             )
         if not 0.0 < self.rate < 1.0:
             raise InputError(
-                f"--rate {self.rate} is out of range", expected="a share between 0 and 1, both excluded",
+                f"--rate {self.rate} is out of range",
+                expected="a share between 0 and 1, both excluded",
                 remedy="try --rate 0.4375, the paper's value",
             )
         if self.seed < 0:
@@ -108,4 +110,6 @@ def check_skip_patterns(graph: Graph, request: PruneRequest) -> None:
     for pattern in request.skip:
         if not any(fnmatch.fnmatchcase(layer.name, pattern) for layer in graph.layers):
             names = ", ".join(layer.name for layer in graph.layers[:4])
-            raise InputError(f"--skip {pattern!r} matches no layer", expected=f"a layer's name or pattern, such as {names}")
+            raise InputError(
+                f"--skip {pattern!r} matches no layer", expected=f"a layer's name or pattern, such as {names}"
+            )
