@@ -29,6 +29,8 @@ class LayerFacts:
     reorder_ms: float
     theoretical: float
     """MACs of the dense layer / MACs that the plan leaves."""
+    noise: float = 0.0
+    """Spread of the layer's times, dense or pruned, between turns: interquartile range over median."""
     note: str = ""
     """The plan's, for a layer that stays dense."""
     is_pruned: bool = True
@@ -62,7 +64,7 @@ def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
 
     A layer that the plan left dense is always explained by the plan's note. Otherwise the first rule that holds, the
     largest effect first: the time of Gathers or reordering where the layer would be efficient without it; zeros that
-    are computed; channels off the block; a Gather, reordering; too little work; memory.
+    are computed; channels off the block; a Gather, reordering; too little work; memory; noise.
     """
     if layer.note and not layer.is_pruned:
         return dense_cause(layer.note)
@@ -89,7 +91,9 @@ def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
         return f"too little work{shared} ({layer.pruned_ms:.2g} ms): starting the operation costs as much"
     if layer.flops_per_byte < machine.balance_flops_per_byte:
         return f"memory-bound: too little work a byte ({layer.flops_per_byte:.1f} FLOPs)"
-    return "no single cause found: this target's kernels are slower for small groups"
+    if layer.noise > NOTABLE_SHARE:
+        return f"too noisy to explain: its times vary by {layer.noise:.0%}"
+    return "not explained by its shape, its gathers or memory"
 
 
 def dense_cause(note: str) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import NamedTuple, Protocol
 
 from onnx import ModelProto, NodeProto
 
 from edgeprune.macs import MacCount, count_macs
+from edgeprune.measurement import Measurement
 from edgeprune.onnx_graph import attributes, concrete_types, constants, element_bytes
 
 GATHER_SUFFIXES = (".input_gather", ".output_gather")
@@ -73,11 +75,13 @@ class ModelLayers:
 
 
 class LayerTime(NamedTuple):
-    """Milliseconds of a layer; `total` holds the other two."""
+    """Milliseconds of a layer; `total` holds those of Gathers and reordering."""
 
     total: float = 0.0
     gather: float = 0.0
     reorder: float = 0.0
+    noise: float = 0.0
+    """Interquartile range over median, where the layer was timed in several turns."""
 
 
 def match_layers(dense: Sequence[LayerInfo], pruned: Sequence[LayerInfo]) -> dict[str, LayerInfo]:
@@ -110,7 +114,7 @@ def attribute_times(
         if not owner:
             other += node.mean_ms
             continue
-        total, gather, reorder = times.get(owner, LayerTime())
+        total, gather, reorder, _ = times.get(owner, LayerTime())
         is_gather = node.op_type == "Gather"
         times[owner] = LayerTime(
             total + node.mean_ms,
@@ -118,6 +122,12 @@ def attribute_times(
             reorder + (node.mean_ms if is_reorder else 0.0),
         )
     return times, other
+
+
+def median_time(turns: Sequence[LayerTime]) -> LayerTime:
+    """The median of every part over several turns, and the total's spread."""
+    total, gather, reorder = (median(part) for part in zip(*(turn[:3] for turn in turns), strict=True))
+    return LayerTime(total, gather, reorder, Measurement("layer", tuple(turn.total for turn in turns)).noise)
 
 
 def _owner(name: str, layers: set[str], gather_owner: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from statistics import median
 from edgeprune import progress
 from edgeprune.causes import LayerFacts, cause_of, dense_cause
 from edgeprune.environment import load_average, usable_cores
-from edgeprune.layer_times import LayerInfo, LayerTime, attribute_times, match_layers
+from edgeprune.layer_times import LayerInfo, LayerTime, attribute_times, match_layers, median_time
 from edgeprune.measurement import NOISY, Measurement, interleave, median_interval, paired_ratios
 from edgeprune.onnx_model import input_specs
 from edgeprune.profile_result import Latency, LayerResult, Result
@@ -18,9 +18,9 @@ from edgeprune.runners.base import Feeds
 
 # Elsewhere one node holds the whole network, or times are those of starting kernels.
 PER_LAYER_TARGETS = ("cpu", "torch-cpu", "torch-cuda")
-LAYER_BLOCKS = 3
+LAYER_BLOCKS = 5
 """Times of layers are taken in so many turns, dense and pruned alternating; the median of the turns counts."""
-LAYER_ITERATIONS = 30
+LAYER_ITERATIONS = 20
 """Runs at most of each turn: the trace of every node's times grows with them."""
 DRIFT = 0.05
 """Difference between the two ways to state the realistic speed-up above which the machine was not steady."""
@@ -103,7 +103,7 @@ def _layer_row(
             groups=layer.groups, in_per_group=layer.in_per_group, out_per_group=layer.out_per_group, macs=planned,
             executed_macs=layer.macs, bytes_moved=layer.bytes_moved, dense_ms=dense_time.total,
             pruned_ms=pruned_time.total, gather_ms=pruned_time.gather, reorder_ms=pruned_time.reorder,
-            theoretical=theoretical, note=note, is_pruned=is_pruned,
+            theoretical=theoretical, noise=max(dense_time.noise, pruned_time.noise), note=note, is_pruned=is_pruned,
         )
         cause = cause_of(facts, batch.machine)
     elif note and layer.groups == 1:
@@ -118,6 +118,7 @@ def _layer_row(
         reorder_ms=rounded(pruned_time.reorder if pruned_time else None),
         theoretical_speedup=rounded(theoretical), realistic_speedup=rounded(realistic),
         efficiency=rounded(over(realistic, theoretical)), cause=cause,
+        noise=rounded(max((time.noise for time in (dense_time, pruned_time) if time), default=None)),
     )
 
 
@@ -170,10 +171,7 @@ def _layer_times(
     for which, turn in turns.items():
         taken = [layers for layers, _ in turn]
         common = [name for name in taken[0] if all(name in layers for layers in taken)]
-        times[which] = {
-            name: LayerTime(*(median(part) for part in zip(*(layers[name] for layers in taken), strict=True)))
-            for name in common
-        }
+        times[which] = {name: median_time([layers[name] for layers in taken]) for name in common}
     return times, {which: median(other for _, other in turn) for which, turn in turns.items()}
 
 

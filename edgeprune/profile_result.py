@@ -100,6 +100,8 @@ class LayerResult(msgspec.Struct, frozen=True):
     theoretical_speedup: float | None = None
     realistic_speedup: float | None = None
     efficiency: float | None = None
+    noise: float | None = None
+    """The larger spread of `dense_ms` and `pruned_ms` between turns: interquartile range over median."""
     cause: str = ""
     """Why the efficiency is low, or why the layer stays dense; empty if there is nothing to explain."""
 

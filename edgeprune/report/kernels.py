@@ -13,6 +13,8 @@ from edgeprune.plan import LayerPlan, Plan
 
 LARGEST = 256
 """Rows or columns at most that are shown; more are averaged in blocks."""
+CLEAREST = 128
+"""Filters or input channels at most of a layer that makes a clear picture."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class KernelView:
 
 
 def kernel_view(plan: Plan, dense: ModelProto) -> KernelView | None:
-    """The grouped layer with the most kernels that can be shown whole, else the smallest; None if there is none.
+    """The grouped layer with the most kernels that still makes a clear picture, else the smallest; None without one.
 
     Norms are those of the dense model's weights, so that both sides show the same numbers.
     """
@@ -44,12 +46,9 @@ def kernel_view(plan: Plan, dense: ModelProto) -> KernelView | None:
             fitting.append((entry, weight))
     if not fitting:
         return None
-    whole = [pair for pair in fitting if max(pair[1].shape[:2]) <= LARGEST]
-    entry, weight = (
-        max(whole, key=lambda pair: pair[1].shape[0] * pair[1].shape[1])
-        if whole
-        else min(fitting, key=lambda pair: pair[1].shape[0] * pair[1].shape[1])
-    )
+    clear = [pair for pair in fitting if max(pair[1].shape[:2]) <= CLEAREST]
+    choose = max if clear else min
+    entry, weight = choose(clear or fitting, key=lambda pair: pair[1].shape[0] * pair[1].shape[1])
     norms = kernel_norms(weight)
     return KernelView(entry, norms, block_diagonal(norms, entry))
 

@@ -124,7 +124,7 @@ def kernel_maps(view: KernelView) -> Figure:
     names = ("input channel", "channels that the groups read")
     wholes = (view.before, view.after)
     for axes, whole, title, name in zip((left, right), wholes, titles, names, strict=True):
-        axes.set_facecolor((0.5, 0.5, 0.5, 0.13))
+        axes.axhspan(0, whole.shape[0], facecolor=(0.5, 0.5, 0.5, 0.13))
         axes.imshow(
             np.ma.masked_invalid(reduced(whole)), cmap="viridis", vmin=0.0, vmax=brightest, interpolation="none",
             aspect="auto", extent=(0, whole.shape[1], whole.shape[0], 0),

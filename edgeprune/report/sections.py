@@ -64,7 +64,10 @@ def tiles(contents: Contents) -> tuple[Tile, ...]:
         found += [
             Tile(f.times(realistic), "realistic speed-up", setting(result), "good" if realistic > 1 else "poor"),
             Tile(f.times(result.theoretical_speedup), "theoretical speed-up", "from MACs"),
-            Tile(f.percent(efficiency), "efficiency", "", "good" if efficiency >= GOOD_EFFICIENCY else ""),
+            Tile(
+                f.percent(efficiency), "efficiency", "realistic / theoretical",
+                "good" if efficiency >= GOOD_EFFICIENCY else "",
+            ),
         ]
     elif manifest.macs:
         found.append(Tile(f.times(ratio(manifest.macs)), "theoretical speed-up", "from MACs; not measured"))
@@ -125,7 +128,8 @@ def _layers(contents: Contents) -> Section:
     first = measured[0]
     blocks: list[Block] = [
         "A layer's time holds its Gathers and the reordering of data that the runtime adds for it. Layers are timed "
-        "with the runtime's profiler, whose clock has steps of a microsecond: short layers are rough."
+        "with the runtime's profiler, whose clock has steps of a microsecond: short layers are rough. An efficiency "
+        "above 100 % is noise, or a dense layer whose shape the runtime takes badly."
     ]
     if any(layer.pruned_ms for layer in first.layers):
         blocks.append(Picture("layers", f"Time of each layer on {setting(first)}", first))
@@ -176,9 +180,11 @@ def _split(split: SplitPlan | None) -> Section:
     )
     if guess.latency_ms is not None:
         text += (
-            f" Estimated latency {f.milliseconds(guess.latency_ms)}, {f.times(guess.speedup)} of one device alone. "
-            f"Basis: {f.clean(guess.basis) or 'unknown'}."
+            f" Estimated latency {f.milliseconds(guess.latency_ms)}, a speed-up of {f.times(guess.speedup)} over one "
+            f"device alone. Basis: {f.clean(guess.basis) or 'unknown'}."
         )
+        if guess.speedup is not None and guess.speedup < 1:
+            text += " Over these links, one device alone would be faster."
     picture = [Picture("split", "Which device works in which stage", split)] if split.stages else []
     return Section("split", title, (text, *picture, *(t for t in tables.split_tables(split) if t.rows)))
 

@@ -23,6 +23,7 @@ WORDS: Mapping[str, str] = {
     "filter, kernel": "filter f has weights W[f], shaped (input channels, k, k); its kernel for channel c is W[f, c].",
     "group": "part of a grouped convolution: some filters that read some of the input channels, and no others.",
     "lowering": "the form in which a layer is written to ONNX: grouped or dense.",
+    "form 4 x 32→16": "a grouped convolution of 4 groups, each of 16 filters that read 32 channels.",
     "gather": "an operation that puts channels into another order; folding removes those that weights can absorb.",
     "parity": "largest difference between the exported model and the dense one with zeros at the pruned weights.",
     "stage": "a maximal part of the network that one device can run without data from another device.",
@@ -89,7 +90,7 @@ def layer_table(result: Result, *, folded: bool) -> Table:
     names = ("layer", "form", "MACs dense", "MACs", "dense ms", "pruned ms", "theory", "real", "efficiency", "cause")
     rows = tuple(
         (
-            f.clean(layer.name),
+            f.shortened(f.clean(layer.name), 64),
             layer_form(layer),
             f.count(layer.dense_macs),
             f.count(layer.macs),
@@ -111,10 +112,11 @@ def layer_table(result: Result, *, folded: bool) -> Table:
 
 
 def layer_form(layer: LayerResult) -> str:
-    """dense, or how many groups of what: 4 x (16 to 16)."""
+    """dense, or how many groups of what: 4 x 32→16; another lowering than grouped is named."""
     if layer.lowering == "dense":
         return "dense"
-    return f"{f.clean(layer.lowering)}, {layer.groups} x ({layer.in_per_group} to {layer.out_per_group})"
+    named = "" if layer.lowering == "grouped" else f"{f.clean(layer.lowering)} "
+    return f"{named}{layer.groups}\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}{layer.in_per_group}→{layer.out_per_group}"
 
 
 def dense_table(plan: Plan) -> Table:
@@ -215,7 +217,7 @@ def environment_table(profile: ProfileResult | None, manifest: Manifest) -> Tabl
 
 
 def words_table() -> Table:
-    return Table("Words", columns("word", "meaning"), tuple(WORDS.items()))
+    return Table("Words of this report", columns("word", "meaning"), tuple(WORDS.items()))
 
 
 def _pairs(pairs: Iterable[tuple[str, object]]) -> tuple[tuple[str, str], ...]:

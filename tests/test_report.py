@@ -1,0 +1,380 @@
+"""The report: complete, self-contained, the same every time, and harmless whatever the bundle holds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import small_bundle as small
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeprune.bundle import PROFILE, Manifest, ParityRecord, open_bundle, pretty_json, write_manifest
+from edgeprune.errors import InputError
+from edgeprune.plan import LayerPlan, Plan
+from edgeprune.profile_result import load_profile_result
+from edgeprune.report import formatting, write_report
+from edgeprune.report.contents import read_contents
+from edgeprune.report.document import Picture, Table
+from edgeprune.report.headline import headline_rows
+from edgeprune.report.kernels import block_diagonal, kernel_norms, kernel_view, reduced
+from edgeprune.report.markdown import escaped
+from edgeprune.report.sections import build_document
+
+EVIL = "layer1.<script>alert(1)</script>.$x^2$.|`conv`&\"'"
+PARTITION = pretty_json({
+    "schema_version": 1,
+    "devices": [
+        {"name": "pi0", "profile": "raspberry-pi-5", "subgraphs": ["pi0/stage_00.onnx", "pi0/stage_01.onnx"], "macs": 1_400_000, "weight_bytes": 51_200},
+        {"name": "pi1", "profile": "raspberry-pi-5", "subgraphs": ["pi1/stage_01.onnx"], "macs": 600_000, "weight_bytes": 9_216},
+    ],
+    "stages": [
+        {"index": 0, "kind": "host", "subgraphs": {"pi0": "pi0/stage_00.onnx"}, "layers": []},
+        {"index": 1, "kind": "parallel", "subgraphs": {"pi0": "pi0/stage_01.onnx", "pi1": "pi1/stage_01.onnx"}, "layers": [small.MIDDLE]},
+    ],
+    "transfers": [{"from": "pi0", "to": "pi1", "tensor": "b", "bytes": 9_216, "stage": 1}],
+    "predicted": {"latency_ms": 1.5, "speedup": 0.8, "bytes_per_inference": 9_216, "basis": "an estimate"},
+    "inputs": [], "outputs": [], "something_new": 1,
+})
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.write_bundle(tmp_path_factory.mktemp("report") / "bundle", partition=PARTITION)
+
+
+@pytest.fixture(scope="module")
+def html(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    (path,) = write_report(bundle, ["html"], into=tmp_path_factory.mktemp("html"))
+    return path.read_text()
+
+
+class Outline(HTMLParser):
+    """What a page holds."""
+
+    VOID = frozenset({"meta", "link", "br", "img"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.open: list[str] = []
+        self.headings: list[int] = []
+        self.unbalanced: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+
+def test_the_page_asks_for_nothing_outside_itself(html: str) -> None:
+    page = Outline(html)
+    assert not {"script", "iframe", "object", "embed", "img"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        if name in ("src", "href", "xlink:href", "data", "action") and tag != "meta":
+            assert value.startswith(("#", "data:")), (tag, name, value[:60])
+        assert not name.startswith("on"), (tag, name)
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert len(html.encode()) < 2_000_000
+
+
+def test_the_page_is_well_formed_and_accessible(html: str) -> None:
+    page = Outline(html)
+    assert page.unbalanced == []
+    assert page.open == []
+    assert page.headings[0] == 1
+    assert page.headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
+    assert page.tags.count("table") == page.tags.count("caption")
+    assert all(value in ("col", "row") for tag, name, value in page.attributes if (tag, name) == ("th", "scope"))
+    assert page.tags.count("th") == sum(1 for tag, name, _ in page.attributes if (tag, name) == ("th", "scope"))
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    labels = {value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-labelledby")}
+    assert len(labels) == 4
+    assert labels <= set(ids)
+    targets = {value[1:] for _, name, value in page.attributes if name in ("href", "xlink:href") and value.startswith("#")}
+    assert targets <= set(ids)
+    assert "prefers-color-scheme: dark" in html
+    assert 'name="viewport"' in html
+
+
+def test_the_page_holds_the_figures(html: str) -> None:
+    for words in (
+        "resnet8, pruned with tmi-gkp", "98.10 %", "97.40 %", "realistic speed-up", "theoretical speed-up",
+        "Gathers in the exported model", "layer1.0.conv1", "2\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}16→16", "skipped by request",
+        "raspberry-pi-5", "one device alone would be faster", "FLOPs = 2 x MACs", "before: original order",
+    ):  # fmt: skip
+        assert words in html, words
+    assert "currentColor" in html
+    assert "#010203" not in html
+
+
+def test_every_format_shows_the_same_tables(bundle: Path, html: str, tmp_path: Path) -> None:
+    (path,) = write_report(bundle, ["md"], into=tmp_path)
+    markdown = path.read_text()
+    captions = [
+        block.caption
+        for section in build_document(read_contents(bundle)).sections
+        for block in section.blocks
+        if isinstance(block, Table)
+    ]
+    assert len(captions) >= 12
+    assert all(f"<caption>{caption}</caption>" in html for caption in captions)
+    assert all(f"**{caption}**" in markdown for caption in captions)
+    tables = re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE)
+    assert len(tables) == len(captions)
+    assert all(len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1 for table in tables)
+
+
+def test_reports_are_the_same_every_time(bundle: Path, html: str, tmp_path: Path) -> None:
+    formats = ["html", "md", "json", "csv"]
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        assert [path.name for path in write_report(bundle, formats, into=tmp_path / folder)] == [f"report.{f}" for f in formats]
+    for name in formats:
+        assert (tmp_path / "a" / f"report.{name}").read_bytes() == (tmp_path / "b" / f"report.{name}").read_bytes()
+    assert (tmp_path / "a" / "report.html").read_text() == html
+
+
+def test_names_out_of_a_bundle_are_shown_and_never_run(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    folder = small.write_bundle(tmp_path / "evil", EVIL, partition=PARTITION.replace(b"pi1", b"<b onload=x>\\u202e"))
+    manifest = msgspec.structs.replace(open_bundle(folder).manifest, arch=EVIL, notes=(EVIL,), settings={EVIL: EVIL})
+    write_manifest(folder, manifest)
+    page, markdown = (path.read_text() for path in write_report(folder, ["html", "md"], into=tmp_path))
+    outline = Outline(page)
+    assert "script" not in outline.tags
+    assert "b" not in outline.tags
+    assert not any(name.startswith("on") for _, name, _ in outline.attributes)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "\u202e" not in page
+    assert "<script>" not in markdown
+    assert "&lt;script&gt;" in markdown
+
+
+@given(st.text(max_size=80))
+def test_markdown_cells_never_break_their_table(text: str) -> None:
+    cell = escaped(formatting.clean(text))
+    assert not re.search(r"(?<!\\)(?:\\\\)*\|", cell)
+    assert "\n" not in cell
+    assert "<" not in cell
+
+
+def test_the_machine_readable_report_holds_everything(bundle: Path, tmp_path: Path) -> None:
+    path, table = write_report(bundle, ["json", "csv"], into=tmp_path)
+    read = json.loads(path.read_text())
+    assert read["manifest"]["macs"]["dense"] > read["manifest"]["macs"]["pruned"]
+    assert read["profile"]["results"][1]["batch_size"] == 4
+    assert read["plan"]["layers"][1] == {"name": small.MIDDLE, "groups": 2, "kept": 16, "note": ""}
+    assert read["partition"]["predicted"]["speedup"] == 0.8
+    assert read["headline"]["Parity"].startswith("2.0e-07 of the output's range, passed")
+    rows = list(csv.DictReader(io.StringIO(table.read_text())))
+    assert [row["name"] for row in rows[:4]] == [small.STEM, small.MIDDLE, small.LAST, small.HEAD]
+    assert len(rows) == 8
+    assert int(rows[1]["macs"]) * 2 == int(rows[1]["dense_macs"])
+
+
+def test_a_spreadsheet_gets_no_formulas(tmp_path: Path) -> None:
+    folder = small.write_bundle(tmp_path / "formula", "=cmd|' /C calc'!A0")
+    (path,) = write_report(folder, ["csv"], into=tmp_path)
+    assert "\n" + "cpu,1,1,'=cmd|' /C calc'!A0" in path.read_text()
+
+
+def test_an_unmeasured_bundle_says_how_to_measure(tmp_path: Path) -> None:
+    folder = small.write_bundle(tmp_path / "fresh", profiled=False)
+    paths = write_report(folder, ["md", "html"], into=tmp_path)
+    for path in paths:
+        assert "Nothing was measured yet. Measure with: edgeprune profile fresh" in path.read_text()
+    assert "1.31x fewer MACs; its latency was not measured" in paths[0].read_text()
+
+
+def test_a_bundle_that_holds_next_to_nothing_still_has_a_report(tmp_path: Path) -> None:
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    write_manifest(folder, Manifest(1, "0.1.0"))
+    for path in write_report(folder, ["html", "md", "json", "csv"], into=tmp_path):
+        assert path.stat().st_size > 50
+    assert "bare, profiled" in (tmp_path / "report.md").read_text()
+
+
+def test_a_profile_without_a_baseline_is_reported(tmp_path: Path) -> None:
+    folder = small.write_bundle(tmp_path / "alone")
+    measured = load_profile_result(folder / PROFILE)
+    alone = [
+        msgspec.structs.replace(result, dense=None, realistic_speedup=None, theoretical_speedup=None, efficiency=None, paired_interval=None, dense_macs=None)
+        for result in measured.results
+    ]
+    (folder / PROFILE).write_bytes(pretty_json(msgspec.structs.replace(measured, results=tuple(alone))))
+    write_manifest(folder, open_bundle(folder).manifest)
+    markdown, _ = (path.read_text() for path in write_report(folder, ["md", "html"], into=tmp_path))
+    assert "There was no baseline" in markdown
+    assert "Theoretical and realistic speed-up" not in markdown
+
+
+def test_wrong_wishes_are_refused_before_anything_is_written(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown report format 'pdf'"):
+        write_report(bundle, ["md", "pdf"], into=tmp_path)
+    with pytest.raises(InputError, match="no report format"):
+        write_report(bundle, [], into=tmp_path)
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        write_report(tmp_path, ["md"], into=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "words"), [("plan.json", "is not a plan"), (PROFILE, "is no profile"), ("partition.json", "is no partition")])
+def test_damaged_files_are_named(bundle: Path, tmp_path: Path, name: str, words: str) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "damaged")
+    (folder / name).write_bytes(b'{"devices": 3')
+    with pytest.raises(InputError, match=f"{name}: {words}"):
+        write_report(folder, ["md"], into=tmp_path)
+
+
+def test_without_the_drawing_packages_only_html_is_missing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.report.html.is_importable", lambda name: name != "matplotlib")
+    write_report(bundle, ["md", "json"], into=tmp_path)
+    with pytest.raises(InputError, match=r"needs matplotlib; pip install 'edgeprune\[report\]'"):
+        write_report(bundle, ["html"], into=tmp_path)
+
+
+def test_markdown_and_json_import_no_drawing_package(bundle: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from edgeprune.report import write_report\n"
+        "write_report(Path(sys.argv[1]), ['md', 'json', 'csv'], into=Path(sys.argv[2]))\n"
+        "sys.exit(','.join({'jinja2', 'matplotlib', 'torch'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, bundle, tmp_path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_headline_is_short_and_in_words(bundle: Path) -> None:
+    contents = read_contents(bundle)
+    rows = dict(headline_rows(contents.manifest, contents.profile))
+    assert rows["Network"] == "resnet8, pruned with tmi-gkp"
+    assert rows["MACs, dense to pruned"] == "2.78 M to 2.12 M (1.31x less)"
+    assert rows["Gathers, before to after folding"] == "2 to 1"
+    assert rows["Top-1, dense to pruned"] == "98.10 % to 97.40 % (-0.70 points)"
+    assert rows["Theoretical speed-up (cpu, batch 1, 1 thread)"] == "1.31x"
+    failed = msgspec.structs.replace(contents.manifest, parity=ParityRecord(1.0, 0.5, 1e-4, False))
+    assert "FAILED" in dict(headline_rows(failed, None))["Parity"]
+    assert headline_rows(Manifest(1, "0.1.0"), None) == []
+
+
+@pytest.mark.parametrize(("write", "value", "text"), [
+    (formatting.count, 980, "980"), (formatting.count, 41_200_000, "41.2 M"), (formatting.count, 1.8141e9, "1.81 G"),
+    (formatting.count, 999_960, "1.00 M"), (formatting.count, None, "–"),
+    (formatting.milliseconds, 1.9234, "1.92 ms"), (formatting.milliseconds, 0.0574, "0.057 ms"),
+    (formatting.milliseconds, 123.4, "123 ms"), (formatting.milliseconds, 0.000012, "0.000012 ms"),
+    (formatting.times, 1.776, "1.78x"), (formatting.percent, 0.837, "84 %"), (formatting.points, -0.7, "-0.70 points"),
+    (formatting.size, 512, "512 B"), (formatting.size, 1_048_576, "1.05 MB"), (formatting.interval, (1.0, 2.345), "1.00 to 2.35x"),
+])  # fmt: skip
+def test_figures_are_written_with_three_digits(write: Callable[[object], str], value: object, text: str) -> None:
+    assert write(value) == text
+
+
+def test_text_out_of_files_is_one_line_without_control_characters() -> None:
+    assert formatting.clean("a\n b\x00\u202ec\td") == "a bc d"
+    assert len(formatting.clean("x" * 1000)) == 240
+    assert formatting.shortened("features.denseblock3.denselayer24.conv2", 20) == "featur…layer24.conv2"
+
+
+def test_blocks_hold_the_kernels_of_their_groups_and_nothing_else() -> None:
+    weight = np.arange(4 * 4 * 9, dtype=np.float32).reshape(4, 4, 3, 3)
+    entry = LayerPlan("c", filters=((3, 0), (1, 2)), inputs=((2,), (0,)))
+    norms = kernel_norms(weight)
+    assert norms[1, 2] == pytest.approx(np.linalg.norm(weight[1, 2]))
+    blocks = block_diagonal(norms, entry)
+    assert blocks.shape == (4, 2)
+    np.testing.assert_array_equal(blocks[:, 0], [norms[3, 2], norms[0, 2], np.nan, np.nan])
+    np.testing.assert_array_equal(blocks[:, 1], [np.nan, np.nan, norms[1, 0], norms[2, 0]])
+
+
+def test_large_pictures_are_averaged_and_empty_places_stay_empty() -> None:
+    image = np.full((600, 10), np.nan)
+    image[:300] = 2.0
+    small_image = reduced(image)
+    assert small_image.shape == (200, 10)
+    assert (small_image[:100] == 2.0).all()
+    assert np.isnan(small_image[100:]).all()
+    assert reduced(image[:256]).shape == (256, 10)
+
+
+def test_a_plan_of_another_network_gives_no_picture() -> None:
+    dense, _ = small.models()
+    assert kernel_view(small.plan(), dense) is not None
+    halves = ((0, 1), (2, 3))
+    other = Plan("m", {}, 0, (LayerPlan(small.MIDDLE, filters=halves, inputs=halves),))
+    assert kernel_view(other, dense) is None
+    outside = replace_inputs(small.plan(), ((0, 99), (1, 2)))
+    assert kernel_view(outside, dense) is None
+
+
+def replace_inputs(plan: Plan, inputs: tuple[tuple[int, ...], ...]) -> Plan:
+    layers = tuple(msgspec.structs.replace(e, inputs=inputs) if e.inputs else e for e in plan.layers)
+    return msgspec.structs.replace(plan, layers=layers)
+
+
+def test_many_long_names_stay_on_the_picture(bundle: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from edgeprune.report.pictures import MOST_LAYERS, draw
+
+    result = read_contents(bundle).profile.results[0]
+    layers = tuple(
+        msgspec.structs.replace(result.layers[1], name=f"features.block{n}.{'long' * 20}.conv", pruned_ms=1.0 + n)
+        for n in range(90)
+    )
+    svg = draw(Picture("many", "x", msgspec.structs.replace(result, layers=layers)))
+    assert svg.count("features.bl") == MOST_LAYERS
+    assert f"the {MOST_LAYERS} slowest of 90" in svg
+
+
+def chromium() -> str:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium here")
+    return found
+
+
+@pytest.mark.parametrize("size", ["1200,3000", "500,3000"])
+def test_a_browser_shows_the_page_without_complaint(html: str, tmp_path: Path, size: str) -> None:
+    page, picture = tmp_path / "report.html", tmp_path / "shot.png"
+    page.write_text(html)
+    command = [
+        chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'browser'}", f"--window-size={size}", f"--screenshot={picture}", page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    data = picture.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 20_000
