@@ -63,17 +63,16 @@ def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
     """One cause for a layer whose efficiency is below `LOW_EFFICIENCY`; empty if there is nothing to explain.
 
     A layer that the plan left dense is always explained by the plan's note. Otherwise the first rule that holds, the
-    largest effect first: the time of Gathers or reordering where the layer would be efficient without it; zeros that
-    are computed; channels off the block; a Gather, reordering; too little work; memory; noise.
+    largest effect first: Gathers and reordering where the layer would be efficient without them; zeros that are
+    computed; channels off the block; Gathers and reordering; too little work; memory; noise.
     """
     if layer.note and not layer.is_pruned:
         return dense_cause(layer.note)
     if layer.efficiency >= LOW_EFFICIENCY or not layer.is_pruned:
         return ""
-    gather, reorder = layer.gather_ms / layer.pruned_ms, layer.reorder_ms / layer.pruned_ms
-    for share, words in ((gather, _gather_words(gather)), (reorder, _reorder_words(reorder))):
-        if share > NOTABLE_SHARE and layer.efficiency / max(1 - share, 1e-9) >= LOW_EFFICIENCY:
-            return words
+    moving = (layer.gather_ms + layer.reorder_ms) / layer.pruned_ms
+    if moving > NOTABLE_SHARE and layer.efficiency / max(1 - moving, 1e-9) >= LOW_EFFICIENCY:
+        return _moving_words(layer)
     excess = layer.executed_macs / layer.macs if layer.macs else 1.0
     if excess > 1 + NOTABLE_SHARE:
         return f"computes {excess:.1f}x the planned MACs: this lowering fills groups up with zeros"
@@ -82,10 +81,8 @@ def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
             f"{layer.in_per_group} channels a group in, {layer.out_per_group} out: off the block of "
             f"{machine.channel_block}, {machine.off_block}"
         )
-    if gather > NOTABLE_SHARE:
-        return _gather_words(gather)
-    if reorder > NOTABLE_SHARE:
-        return _reorder_words(reorder)
+    if moving > NOTABLE_SHARE:
+        return _moving_words(layer)
     if layer.pruned_ms < TINY_MS:
         shared = f" for {machine.threads} threads" if machine.threads > 1 else ""
         return f"too little work{shared} ({layer.pruned_ms:.2g} ms): starting the operation costs as much"
@@ -108,9 +105,11 @@ def is_off_block(layer: LayerFacts, block: int) -> bool:
     return bool(layer.in_per_group % block or layer.out_per_group % block)
 
 
-def _gather_words(share: float) -> str:
-    return f"gather takes {share:.0%} of the layer"
-
-
-def _reorder_words(share: float) -> str:
-    return f"reordering data between layouts takes {share:.0%} of the layer"
+def _moving_words(layer: LayerFacts) -> str:
+    """Data that is only moved. A Gather also costs the way out of the runtime's blocked layout and back."""
+    gather, reorder = layer.gather_ms / layer.pruned_ms, layer.reorder_ms / layer.pruned_ms
+    if gather >= 0.01 and reorder >= 0.01:
+        return f"gather takes {gather:.0%} of the layer, the reordering of data around it {reorder:.0%}"
+    if gather > reorder:
+        return f"gather takes {gather:.0%} of the layer"
+    return f"reordering data between layouts takes {reorder:.0%} of the layer"

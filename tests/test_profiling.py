@@ -87,7 +87,7 @@ def test_a_layer_is_charged_with_its_gather_and_its_reordering() -> None:
     assert middle.theoretical_speedup == 2
     assert middle.realistic_speedup == pytest.approx(4 / 3.75)
     assert middle.efficiency == pytest.approx(4 / 3.75 / 2)
-    assert middle.cause == "gather takes 27% of the layer"
+    assert middle.cause == "gather takes 27% of the layer, the reordering of data around it 20%"
     assert rows[small.LAST].pruned_ms == 4.125
     assert rows[small.LAST].cause == "stays dense: skipped by request"
     assert (rows[small.HEAD].pruned_ms, rows[small.HEAD].efficiency) == (None, None)
@@ -251,6 +251,8 @@ MACHINE = MachineFacts(16, off_block="the runtime falls back to im2col")
     ({"is_pruned": False, "theoretical": 1.0, "note": "first"}, "stays dense: first"),
     ({"is_pruned": False, "theoretical": 1.0, "dense_ms": 1.0}, ""),
     ({"gather_ms": 1.0}, "gather takes 50% of the layer"),
+    ({"gather_ms": 0.4, "reorder_ms": 0.6}, "gather takes 20% of the layer, the reordering of data around it 30%"),
+    ({"gather_ms": 0.2, "reorder_ms": 0.3, "pruned_ms": 3.0}, "gather takes 7% of the layer, the reordering of data around it 10%"),
     ({"reorder_ms": 0.9}, "reordering data between layouts takes 45% of the layer"),
     ({"in_per_group": 8, "out_per_group": 8}, "8 channels a group in, 8 out: off the block of 16, the runtime falls back to im2col"),
     ({"in_per_group": 36, "out_per_group": 8, "gather_ms": 0.4, "pruned_ms": 9.0}, "36 channels a group in, 8 out: off the block of 16, the runtime falls back to im2col"),
