@@ -1,6 +1,6 @@
 """edgeprune: prune a trained CNN into something that really runs faster on an edge device.
 
-The verbs of the command line are functions here: `prune`, `export`, `split`, `run`, `profile`, `report`. They are
+The verbs of the command line are functions here: `prune`, `export`, `split`, `run`, `profile`, `write_report`. They are
 loaded when they are first used, so that `import edgeprune` needs neither torch nor ONNX Runtime.
 """
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from edgeprune.api import export as export
     from edgeprune.api import profile as profile
     from edgeprune.api import prune as prune
-    from edgeprune.api import report as report
     from edgeprune.api import run as run
     from edgeprune.api import split as split
+    from edgeprune.api import write_report as write_report
 
-__all__ = ["export", "profile", "prune", "report", "run", "split"]
+__all__ = ["export", "profile", "prune", "run", "split", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

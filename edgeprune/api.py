@@ -74,7 +74,7 @@ def profile(
     return pipeline.profile(Path(bundle), None, tuple(targets), options or ProfileOptions())
 
 
-def report(bundle: str | Path, *, formats: Sequence[str] = ("html", "md", "json")) -> list[Path]:
+def write_report(bundle: str | Path, *, formats: Sequence[str] = ("html", "md", "json")) -> list[Path]:
     """Write the report files into a bundle; returns their paths."""
     return pipeline.report(Path(bundle), tuple(formats))
 

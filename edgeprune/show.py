@@ -149,8 +149,19 @@ def inspection(result: Inspection) -> None:
 
 
 def listing(what: str, rows: Sequence[Row]) -> None:
-    if rows:
+    if what == "methods":
+        _methods(rows)
+    elif rows:
         table(what, tuple(rows[0]), [tuple(row.values()) for row in rows])
+
+
+def _methods(rows: Sequence[Row]) -> None:
+    """One table a method, its summary above its settings."""
+    for head in (row for row in rows if not row["setting"]):
+        _console().print(f"\n{head['method']}: {head['what']}", markup=False, highlight=False, style="bold")
+        settings = [row for row in rows if row["method"] == head["method"] and row["setting"]]
+        columns = ("setting", "default", "paper", "what")
+        table("set with --set NAME=VALUE", columns, [tuple(row[name] for name in columns) for row in settings])
 
 
 def _plain(text: str) -> Any:

@@ -33,7 +33,7 @@ def main(out: Path, arch: str = "resnet18") -> None:
 
     for result in edgeprune.profile(out / "bundle").results:
         print(f"theory {result.theoretical_speedup:.2f}x, measured {result.realistic_speedup:.2f}x")
-    print("open", edgeprune.report(out / "bundle")[0])
+    print("open", edgeprune.write_report(out / "bundle")[0])
 
 
 if __name__ == "__main__":
