@@ -45,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True):
     iterations: int
     seed: int
     pin: tuple[int, ...] = ()
+    spinning: bool = False
+    """Whether idle threads waited by spinning."""
     time_limit_s: float | None = None
 
 

@@ -46,6 +46,9 @@ class ProfileOptions:
     pin: tuple[int, ...] = ()
     """Cores to pin to, one a thread."""
     seed: int = 0
+    spinning: bool = False
+    """Whether idle threads wait by spinning. The threads of the model that rests would then take cores from the one
+    that runs: on two cores with two threads, both measured nearly three times as slow."""
     time_limit_s: float = 300.0
     """For the measured runs of one target and batch size."""
 
@@ -58,7 +61,7 @@ class ProfileOptions:
             raise InputError(f"--batch-size {given}", expected="1 or more", remedy="pass --batch-size 1")
 
     def run_options(self) -> RunOptions:
-        return RunOptions(threads=self.threads, pin=self.pin)
+        return RunOptions(threads=self.threads, spinning=self.spinning, pin=self.pin)
 
 
 @dataclass(frozen=True)

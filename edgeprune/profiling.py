@@ -69,7 +69,9 @@ def profile_files(
     results = [
         result for target, make in makers.items() for result in profile_runners(make, pair, target, options)
     ]
-    settings = Settings(options.warmup, options.iterations, options.seed, options.pin, options.time_limit_s)
+    settings = Settings(
+        options.warmup, options.iterations, options.seed, options.pin, options.spinning, options.time_limit_s
+    )
     return ProfileResult(environment, settings, tuple(results))
 
 

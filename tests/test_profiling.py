@@ -146,6 +146,12 @@ def test_without_a_baseline_only_the_pruned_model_is_measured(tmp_path: Path) ->
     assert result.layers[1].dense_ms is None
 
 
+def test_idle_threads_do_not_spin_since_both_models_stay_loaded(tmp_path: Path) -> None:
+    assert not ProfileOptions(threads=2).run_options().spinning
+    dense, pruned = small.write_models(tmp_path)
+    assert not profile_files(dense, pruned, ("cpu",), replace(QUICK, threads=2)).settings.spinning
+
+
 def test_layers_can_be_left_out(tmp_path: Path) -> None:
     dense, pruned = small.write_models(tmp_path)
     assert profile_files(dense, pruned, ("cpu",), replace(QUICK, per_layer=False)).results[0].layers == ()

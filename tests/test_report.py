@@ -224,7 +224,7 @@ def test_a_bundle_that_holds_next_to_nothing_still_has_a_report(tmp_path: Path) 
     write_manifest(folder, Manifest(1, "0.1.0"))
     for path in write_report(folder, ["html", "md", "json", "csv"], into=tmp_path):
         assert path.stat().st_size > 50
-    assert "bare, profiled" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "report.md").read_text().startswith("# bare\n")
 
 
 def test_a_profile_without_a_baseline_is_reported(tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ def stage_grid(split: SplitPlan) -> Figure:
             between = place[move.stage] - 0.5
             arrow = {"arrowstyle": "-|>", "color": GATHER, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
             start, end = devices.index(move.from_), devices.index(move.to)
-            axes.annotate("", (between + 0.05, end), (between - 0.05, start), arrowprops=arrow)
+            edge = 0.31 if end > start else -0.31
+            axes.annotate("", (between + 0.03, end - edge), (between - 0.03, start + edge), arrowprops=arrow)
     axes.set_yticks(range(len(devices)), labels)
     axes.set_ylim(len(devices) - 0.5, -0.6)
     axes.set_xlim(-0.6, len(stages) - 0.4)

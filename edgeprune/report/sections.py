@@ -18,7 +18,7 @@ def build_document(contents: Contents) -> Document:
     """The whole report. What the bundle does not hold is left out, with a sentence on how to get it."""
     manifest = contents.manifest
     name = f.clean(manifest.arch) or f.clean(contents.bundle.folder.name)
-    method = f"pruned with {f.clean(manifest.method)}" if manifest.method else "profiled"
+    method = f", pruned with {f.clean(manifest.method)}" if manifest.method else ""
     measured = f", measured {contents.profile.environment.date[:10]}" if contents.profile else ""
     sections = (
         _speed(contents),
@@ -30,7 +30,7 @@ def build_document(contents: Contents) -> Document:
         Section("words", "Words", (tables.words_table(),)),
     )
     return Document(
-        title=f"{name}, {method}",
+        title=f"{name}{method}",
         subtitle=f"edgeprune {f.clean(manifest.edgeprune_version)}{measured}",
         summary=summary(contents),
         tiles=tiles(contents),

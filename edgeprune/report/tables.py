@@ -210,6 +210,7 @@ def environment_table(profile: ProfileResult | None, manifest: Manifest) -> Tabl
         ("load average before", "" if machine.load_average is None else machine.load_average),
         ("threads", machine.threads),
         ("pinned to cores", ", ".join(map(str, how.pin))),
+        ("idle threads", ("spin" if how.spinning else "sleep") if machine.threads > 1 else ""),
         ("runs of each model", f"{how.iterations}, after {how.warmup} of warm-up, dense and pruned in turn"),
         *machine.runtime_versions.items(),
     ]
