@@ -55,6 +55,9 @@ class MachineFacts:
     threads: int = 1
     off_block: str = "the runtime falls back to slower kernels"
     """What happens to a grouped convolution off the block."""
+    full_filters: int = 0
+    """Filters that its fast kernels work on at a time: with fewer a group, inputs are read more often for less work;
+    0 if unknown."""
     balance_flops_per_byte: float = 8.0
     """FLOPs a core can do while memory brings one byte: with fewer a byte, a layer waits for memory."""
 
@@ -64,7 +67,7 @@ def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
 
     A layer that the plan left dense is always explained by the plan's note. Otherwise the first rule that holds, the
     largest effect first: Gathers and reordering where the layer would be efficient without them; zeros that are
-    computed; channels off the block; Gathers and reordering; too little work; memory; noise.
+    computed; channels off the block; few filters a group; Gathers and reordering; too little work; memory; noise.
     """
     if layer.note and not layer.is_pruned:
         return dense_cause(layer.note)
@@ -80,6 +83,11 @@ def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
         return (
             f"{layer.in_per_group} channels a group in, {layer.out_per_group} out: off the block of "
             f"{machine.channel_block}, {machine.off_block}"
+        )
+    if layer.groups > 1 and 1 < layer.out_per_group < machine.full_filters:
+        return (
+            f"{layer.out_per_group} filters a group: the fast kernels work on {machine.full_filters} at a time, "
+            "so part of them idles"
         )
     if moving > NOTABLE_SHARE:
         return _moving_words(layer)

@@ -93,7 +93,9 @@ def profile_runners(make: MakeRunner, pair: Pair, target: str, options: ProfileO
 def machine_facts(target: str, threads: int) -> MachineFacts:
     """What the causes need to know of a target on this machine."""
     if target == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
-        return MachineFacts(this_machine_block(), threads, off_block="the runtime falls back to im2col")
+        block = this_machine_block()
+        # ONNX Runtime's kernels for its blocked layout take up to four blocks of filters in one pass over the input.
+        return MachineFacts(block, threads, off_block="the runtime falls back to im2col", full_filters=4 * block)
     if target in ("cpu", "openvino", "torch-cpu"):
         return MachineFacts(this_machine_block(), threads)
     return MachineFacts(8, threads)  # GPUs of all makes work on tiles of 8 or more channels

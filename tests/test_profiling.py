@@ -274,6 +274,15 @@ def test_every_cause_has_its_words(changes: dict[str, Any], cause: str) -> None:
     assert cause_of(replace(FACTS, **changes), MACHINE) == cause
 
 
+def test_few_filters_a_group_leave_wide_kernels_idle() -> None:
+    wide = replace(MACHINE, full_filters=64)
+    words = "16 filters a group: the fast kernels work on 64 at a time, so part of them idles"
+    assert cause_of(FACTS, wide) == words
+    assert cause_of(replace(FACTS, gather_ms=0.5, pruned_ms=3.0), wide) == words
+    assert "filters" not in cause_of(replace(FACTS, out_per_group=64), wide)
+    assert "filters" not in cause_of(replace(FACTS, in_per_group=1, out_per_group=1), wide)
+
+
 def test_depthwise_layers_and_unknown_blocks_are_never_off_the_block() -> None:
     assert "block" not in cause_of(replace(FACTS, in_per_group=1, out_per_group=1), MACHINE)
     assert "block" not in cause_of(replace(FACTS, in_per_group=3), MachineFacts(0))
