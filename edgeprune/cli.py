@@ -566,7 +566,9 @@ def _config_file(tokens: list[str]) -> Path | None:
         try:
             tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"is not TOML: {first_line(error)}", where=path, expected="lines such as groups = 4") from error
+            raise InputError(
+                f"is not TOML: {first_line(error)}", where=path, expected="lines such as groups = 4"
+            ) from error
         return path
     return None
 

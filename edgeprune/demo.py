@@ -28,7 +28,7 @@ INPUT_SHAPE = (1, 32, 32)
 GROUPS, RATE = 2, 0.5
 """Two groups keep 16 channels a group in the narrowest layer: the block that AVX-512 kernels want."""
 TRAINING = TrainSettings(epochs=8, batch_size=64, learning_rate=0.1, save_tickets=(1, 2, 3))
-FINETUNE_EPOCHS, FINETUNE_LR = 3, 0.02
+FINETUNE_EPOCHS, FINETUNE_LR = 6, 0.06
 DEVICES = 2
 SPLIT_TOLERANCE = 1e-5
 

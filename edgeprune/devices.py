@@ -88,7 +88,8 @@ def check_devices(devices: Sequence[Device], *, where: object = "") -> None:
     for device in devices:
         if not _NAME.fullmatch(device.name) or device.name.lower().endswith(_TAKEN):
             raise InputError(
-                f"device name {device.name!r} cannot name a folder", where=where,
+                f"device name {device.name!r} cannot name a folder",
+                where=where,
                 expected="up to 64 letters, digits, dots, dashes and underscores, with no ending like a file's",
             )
         if device.name.lower() in seen:
@@ -101,7 +102,8 @@ def check_devices(devices: Sequence[Device], *, where: object = "") -> None:
     if len({device.share is None for device in devices}) > 1:
         bare = next(device.name for device in devices if device.share is None)
         raise InputError(
-            f"device {bare!r} has no share, others have one", where=where,
+            f"device {bare!r} has no share, others have one",
+            where=where,
             expected="a share for each device or for none",
         )
 

@@ -14,11 +14,37 @@ from edgeprune.profile_result import Environment
 
 # The extensions that convolution kernels are written for.
 _TELLING_FLAGS = (
-    "sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_tile",
-    "amx_int8", "amx_bf16", "neon", "asimd", "asimddp", "asimdhp", "fphp", "i8mm", "bf16", "sve", "sve2",
+    "sse4_2",
+    "avx",
+    "avx2",
+    "fma",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "neon",
+    "asimd",
+    "asimddp",
+    "asimdhp",
+    "fphp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
 )
 _PACKAGES = (
-    "edgeprune", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "openvino", "tensorrt", "onnx", "torch",
+    "edgeprune",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "openvino",
+    "tensorrt",
+    "onnx",
+    "torch",
     "numpy",
 )
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")

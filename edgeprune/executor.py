@@ -57,7 +57,8 @@ class LocalExecutor:
         self._specs = tuple(TensorSpec(info.name, info.shape, info.dtype) for info in self.manifest.inputs)
         self._runners = {
             name: OrtRunner(partition.models[name], RunOptions(threads, spinning=False, pin=core))
-            for entry, core in zip(self.manifest.devices, pins, strict=True) for name in entry.subgraphs
+            for entry, core in zip(self.manifest.devices, pins, strict=True)
+            for name in entry.subgraphs
         }
         self._workers = {name: ThreadPoolExecutor(1, thread_name_prefix=f"edgeprune-{name}") for name in devices}
         self._last: RunStats | None = None

@@ -144,10 +144,20 @@ _KNOWN_DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 # Where an operation takes its trained parameters. The running statistics of BatchNormalization are no parameters.
 _PARAMETER_INPUTS: Mapping[str, tuple[int, ...]] = {
-    "Conv": (1, 2), "FusedConv": (1, 2), "ConvInteger": (1,), "QLinearConv": (3, 8), "ConvTranspose": (1, 2),
-    "Gemm": (1, 0, 2), "FusedGemm": (1, 0, 2), "MatMul": (1, 0), "MatMulInteger": (1, 0),
-    "BatchNormalization": (1, 2), "InstanceNormalization": (1, 2), "GroupNormalization": (1, 2),
-    "LayerNormalization": (1, 2), "PRelu": (1,),
+    "Conv": (1, 2),
+    "FusedConv": (1, 2),
+    "ConvInteger": (1,),
+    "QLinearConv": (3, 8),
+    "ConvTranspose": (1, 2),
+    "Gemm": (1, 0, 2),
+    "FusedGemm": (1, 0, 2),
+    "MatMul": (1, 0),
+    "MatMulInteger": (1, 0),
+    "BatchNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "GroupNormalization": (1, 2),
+    "LayerNormalization": (1, 2),
+    "PRelu": (1,),
 }
 _BIAS_LIKE = frozenset({"Add", "Mul", "Sub", "Div"})  # a bias or scale that was exported as a node of its own
 _REARRANGES = frozenset(
@@ -173,7 +183,9 @@ def _shapes(node: NodeProto, names: Sequence[str], shapes: Mapping[str, Shape]) 
     for name in names:
         if name and name not in shapes:
             raise InputError(
-                f"the shape of {name!r} cannot be inferred", where=f"{node.op_type} {node.name}",
-                expected="a model with shapes known but for the batch", remedy="export with a fixed input size",
+                f"the shape of {name!r} cannot be inferred",
+                where=f"{node.op_type} {node.name}",
+                expected="a model with shapes known but for the batch",
+                remedy="export with a fixed input size",
             )
     return [shapes[name] if name else () for name in names]

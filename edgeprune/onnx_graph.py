@@ -87,8 +87,10 @@ def concrete_types(model: ModelProto, batch: int) -> dict[str, tuple[tuple[int, 
         graph = onnx.shape_inference.infer_shapes(light, strict_mode=True, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"shapes do not fit each other: {first_line(error)}", where=model.graph.name or "ONNX model",
-            expected=f"a network that can be run with batch size {batch}", remedy="export the model again",
+            f"shapes do not fit each other: {first_line(error)}",
+            where=model.graph.name or "ONNX model",
+            expected=f"a network that can be run with batch size {batch}",
+            remedy="export the model again",
         ) from error
     found: dict[str, tuple[tuple[int, ...] | None, int]] = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -120,9 +122,7 @@ def fresh_name(base: str, taken: set[str]) -> str:
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     kind = value.type.tensor_type
-    shape = tuple(
-        dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in kind.shape.dim
-    )
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in kind.shape.dim)
     dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind.elem_type else ""
     return TensorSpec(value.name, shape, dtype)
 
@@ -143,8 +143,10 @@ def _constant_value(node: NodeProto) -> TensorProto | None:
         value.name = node.output[0]
         return value
     dtypes: Mapping[int, type] = {
-        AttributeProto.FLOAT: np.float32, AttributeProto.FLOATS: np.float32,
-        AttributeProto.INT: np.int64, AttributeProto.INTS: np.int64,
+        AttributeProto.FLOAT: np.float32,
+        AttributeProto.FLOATS: np.float32,
+        AttributeProto.INT: np.int64,
+        AttributeProto.INTS: np.int64,
     }
     if attribute.type not in dtypes:
         return None
@@ -172,8 +174,10 @@ def _fix_batch(graph: GraphProto, model: ModelProto, batch: int) -> None:
     fixed = static_batch(model)
     if fixed not in (None, batch):
         raise InputError(
-            f"was exported with a fixed batch of {fixed}", where=model.graph.name or "ONNX model",
-            expected=f"batch size {batch}", remedy=f"use batch size {fixed}, or export with a dynamic batch",
+            f"was exported with a fixed batch of {fixed}",
+            where=model.graph.name or "ONNX model",
+            expected=f"batch size {batch}",
+            remedy=f"use batch size {fixed}, or export with a dynamic batch",
         )
     specs = input_specs(model)
     names = {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], str)}
@@ -187,7 +191,8 @@ def _fix_batch(graph: GraphProto, model: ModelProto, batch: int) -> None:
             if axis and dim.dim_param not in names:
                 raise InputError(
                     f"input {value.name!r} has a dynamic dimension {dim.dim_param or '?'!r} at axis {axis}",
-                    where=model.graph.name or "ONNX model", expected="a dynamic batch only",
+                    where=model.graph.name or "ONNX model",
+                    expected="a dynamic batch only",
                     remedy="export with a fixed input size",
                 )
             dim.dim_value = batch

@@ -34,9 +34,24 @@ from edgeprune.onnx_graph import (
 )
 
 __all__ = [
-    "CONVOLUTIONS", "TensorSpec", "array", "attributes", "check_model", "concrete_shapes", "concrete_types",
-    "constants", "element_bytes", "fresh_name", "input_specs", "is_standard", "load_model", "name_nodes", "opset",
-    "output_specs", "parse_model", "static_batch",
+    "CONVOLUTIONS",
+    "TensorSpec",
+    "array",
+    "attributes",
+    "check_model",
+    "concrete_shapes",
+    "concrete_types",
+    "constants",
+    "element_bytes",
+    "fresh_name",
+    "input_specs",
+    "is_standard",
+    "load_model",
+    "name_nodes",
+    "opset",
+    "output_specs",
+    "parse_model",
+    "static_batch",
 ]
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv", "ConvInteger", "QLinearConv"})
@@ -65,8 +80,10 @@ def load_model(path: str | Path, *, require_conv: bool = True) -> ModelProto:
         onnx.load_external_data_for_model(model, str(folder))
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
         raise InputError(
-            f"has unreadable external data: {first_line(error)}", where=path,
-            expected="its weight files beside it", remedy="export the model again with its weights inside",
+            f"has unreadable external data: {first_line(error)}",
+            where=path,
+            expected="its weight files beside it",
+            remedy="export the model again with its weights inside",
         ) from error
     return check_model(model, where=path, require_conv=require_conv)
 
@@ -98,7 +115,9 @@ def check_model(model: ModelProto, *, where: object = "ONNX model", require_conv
             model = onnx.inliner.inline_local_functions(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"is not a valid model: {first_line(error)}", where=where, expected="a model that onnx.checker accepts",
+            f"is not a valid model: {first_line(error)}",
+            where=where,
+            expected="a model that onnx.checker accepts",
             remedy="export the model again",
         ) from error
     name_nodes(model.graph)
@@ -144,14 +163,16 @@ def _check_version(model: ModelProto, where: object) -> None:
     if version < 1 or not _runtime_accepts(4, version):
         newest = next(v for v in range(onnx.defs.onnx_opset_version(), 0, -1) if _runtime_accepts(4, v))
         raise InputError(
-            f"uses opset {version}", where=where,
+            f"uses opset {version}",
+            where=where,
             expected=f"1 to {newest}, which ONNX Runtime {onnxruntime.__version__} supports",
             remedy=f"export with opset {newest} or older, or update onnxruntime",
         )
     if ir_version < 1 or not _runtime_accepts(ir_version, min(version, 13)):
         newest = next(v for v in range(max(onnx.IR_VERSION, 4), 0, -1) if _runtime_accepts(v, 13))
         raise InputError(
-            f"uses ONNX IR version {ir_version}", where=where,
+            f"uses ONNX IR version {ir_version}",
+            where=where,
             expected=f"at most {newest}, which ONNX Runtime {onnxruntime.__version__} supports",
             remedy="export with an older IR version, or update onnxruntime",
         )
@@ -165,13 +186,16 @@ def _external_file(tensor: TensorProto, folder: Path, where: Path) -> Path:
     target = (folder / location).resolve()
     if not location or escapes or not target.is_relative_to(folder):
         raise InputError(
-            f"tensor {tensor.name!r} is to be read from {location!r}", where=where,
+            f"tensor {tensor.name!r} is to be read from {location!r}",
+            where=where,
             expected="a weight file in the model's own folder",
             remedy="export again with weights inside, or beside the model",
         )
     if not target.is_file():
         raise InputError(
-            f"tensor {tensor.name!r} needs the file {location!r}", where=where, expected="it beside the model",
+            f"tensor {tensor.name!r} needs the file {location!r}",
+            where=where,
+            expected="it beside the model",
             remedy="copy the weight file along with the model",
         )
     return target
@@ -186,8 +210,10 @@ def _check_names(model: ModelProto, where: object) -> None:
             names += [value.name, *(dim.dim_param for dim in kind.shape.dim)]
             if kind.elem_type not in _ELEMENT_TYPES:
                 raise InputError(
-                    f"value {value.name!r} has the unknown element type {kind.elem_type}", where=where,
-                    expected="an element type of ONNX", remedy=_REMEDY,
+                    f"value {value.name!r} has the unknown element type {kind.elem_type}",
+                    where=where,
+                    expected="an element type of ONNX",
+                    remedy=_REMEDY,
                 )
         for node in graph.node:
             names += [node.name, node.op_type, node.domain, *node.input, *node.output]
@@ -199,8 +225,10 @@ def _check_names(model: ModelProto, where: object) -> None:
 def _check_size(tensor: TensorProto, where: object) -> None:
     if tensor.data_type not in _ELEMENT_TYPES:
         raise InputError(
-            f"tensor {tensor.name!r} has the unknown element type {tensor.data_type}", where=where,
-            expected="an element type of ONNX", remedy=_REMEDY,
+            f"tensor {tensor.name!r} has the unknown element type {tensor.data_type}",
+            where=where,
+            expected="an element type of ONNX",
+            remedy=_REMEDY,
         )
     if any(dim < 0 for dim in tensor.dims):
         raise InputError(f"tensor {tensor.name!r} has a negative dimension", where=where, expected="sizes of 0 or more")
@@ -209,8 +237,10 @@ def _check_size(tensor: TensorProto, where: object) -> None:
     expected = math.ceil(math.prod(tensor.dims) * element_bytes(tensor.data_type))
     if len(tensor.raw_data) != expected:
         raise InputError(
-            f"tensor {tensor.name!r} of shape {tuple(tensor.dims)} holds {len(tensor.raw_data)} bytes", where=where,
-            expected=f"{expected} bytes", remedy=_REMEDY,
+            f"tensor {tensor.name!r} of shape {tuple(tensor.dims)} holds {len(tensor.raw_data)} bytes",
+            where=where,
+            expected=f"{expected} bytes",
+            remedy=_REMEDY,
         )
 
 

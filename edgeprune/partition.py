@@ -61,7 +61,9 @@ def partition_model(model: ModelProto, devices: Sequence[Device]) -> Partition:
     where = model.graph.name or "ONNX model"
     if not any(is_divisible(node, network) for node in network.nodes):
         raise InputError(
-            "holds no grouped convolution with constant weights", where=where, expected="a convolution with group > 1",
+            "holds no grouped convolution with constant weights",
+            where=where,
+            expected="a convolution with group > 1",
             remedy="prune it into groups first (`edgeprune export --groups 8`)",
         )
     for name in network.outputs:
@@ -209,8 +211,10 @@ class _Division:
         transfers = tuple(self.transfers.values())
         pieces = [Piece(work.device, work.stage, work.macs, work.weight_bytes) for work in self.subgraphs]
         manifest = PartitionManifest(
-            devices=tuple(self._entry(device) for device in self.devices), stages=tuple(self.stages),
-            transfers=transfers, predicted=estimate(self.devices, self.stages, pieces, transfers),
+            devices=tuple(self._entry(device) for device in self.devices),
+            stages=tuple(self.stages),
+            transfers=transfers,
+            predicted=estimate(self.devices, self.stages, pieces, transfers),
             inputs=tuple(self._info(spec.name) for spec in network.inputs),
             outputs=tuple(self._info(name) for name in network.outputs),
         )
@@ -219,8 +223,11 @@ class _Division:
     def _entry(self, device: Device) -> DeviceEntry:
         own = [work for work in self.subgraphs if work.device == device.name]
         return DeviceEntry(
-            device.name, device.known_profile.name, tuple(work.file for work in own),
-            sum(work.macs for work in own), sum(work.weight_bytes for work in own),
+            device.name,
+            device.known_profile.name,
+            tuple(work.file for work in own),
+            sum(work.macs for work in own),
+            sum(work.weight_bytes for work in own),
         )
 
     def _info(self, name: str) -> TensorInfo:

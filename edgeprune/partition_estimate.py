@@ -49,8 +49,10 @@ def estimate(
             moved = [move for move in transfers if move.stage == stage.index] + back
             together += _parallel_seconds(devices, own, moved)
     return Predicted(
-        latency_ms=together * 1e3, speedup=alone / together if together else 1.0,
-        bytes_per_inference=sum(transfer.bytes for transfer in transfers), basis=BASIS,
+        latency_ms=together * 1e3,
+        speedup=alone / together if together else 1.0,
+        bytes_per_inference=sum(transfer.bytes for transfer in transfers),
+        basis=BASIS,
     )
 
 

@@ -124,7 +124,9 @@ def load_manifest(folder: str | Path) -> PartitionManifest:
         manifest = msgspec.json.decode(path.read_bytes(), type=PartitionManifest)
     except OSError as error:
         raise InputError(
-            "no split network", where=folder, expected=f"a folder with {MANIFEST}",
+            "no split network",
+            where=folder,
+            expected=f"a folder with {MANIFEST}",
             remedy="make one with `edgeprune split`",
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -133,7 +135,9 @@ def load_manifest(folder: str | Path) -> PartitionManifest:
         ) from error
     if manifest.schema_version != SCHEMA_VERSION:
         raise InputError(
-            f"has partition schema {manifest.schema_version}", where=path, expected=f"schema {SCHEMA_VERSION}",
+            f"has partition schema {manifest.schema_version}",
+            where=path,
+            expected=f"schema {SCHEMA_VERSION}",
             remedy="split the network again with this version of edgeprune",
         )
     check_devices([Device(entry.name) for entry in manifest.devices], where=path)
@@ -171,7 +175,9 @@ def _subgraph_path(folder: Path, name: str) -> Path:
     path = (folder / name).resolve() if plain else folder
     if not plain or not path.is_relative_to(folder.resolve()):  # a link may lead elsewhere
         raise InputError(
-            f"names the subgraph {name!r}", where=folder / MANIFEST, expected="a file inside the folder",
+            f"names the subgraph {name!r}",
+            where=folder / MANIFEST,
+            expected="a file inside the folder",
             remedy="do not use this partition",
         )
     if not path.is_file():
@@ -236,7 +242,12 @@ def _flow_faults(manifest: PartitionManifest, models: Mapping[str, ModelProto]) 
 
 def _agree(made: TensorSpec, read: TensorSpec) -> bool:
     """Whether a tensor can be read so: same type and rank, and sizes equal where both are known."""
-    return made.dtype == read.dtype and len(made.shape) == len(read.shape) and all(
-        one == other for one, other in zip(made.shape, read.shape, strict=True)
-        if isinstance(one, int) and isinstance(other, int)
+    return (
+        made.dtype == read.dtype
+        and len(made.shape) == len(read.shape)
+        and all(
+            one == other
+            for one, other in zip(made.shape, read.shape, strict=True)
+            if isinstance(one, int) and isinstance(other, int)
+        )
     )

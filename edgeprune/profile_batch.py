@@ -35,7 +35,9 @@ def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options
     load = load_average()
     measured = interleave(
         {which: runner.prepared(feeds[which]) for which, runner in runners.items()},
-        warmup=options.warmup, iterations=options.iterations, time_limit_s=options.time_limit_s,
+        warmup=options.warmup,
+        iterations=options.iterations,
+        time_limit_s=options.time_limit_s,
     )
     warnings = [*noise_warnings(measured, load, options), *batch.unsupported()]
     times: dict[Which, dict[str, LayerTime]] = {}
@@ -48,14 +50,23 @@ def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options
     speed = _Speed.of(measured, batch)
     pruned = runners["pruned"]
     return Result(
-        target=batch.target, provider=pruned.provider, threads=options.threads, batch_size=batch.size,
-        dense=Latency.of(measured["dense"]) if "dense" in measured else None, pruned=Latency.of(measured["pruned"]),
-        dense_macs=batch.dense_macs, pruned_macs=batch.pruned_macs,
-        theoretical_speedup=rounded(speed.theoretical), realistic_speedup=rounded(speed.realistic),
-        paired_speedup=rounded(speed.paired), paired_interval=speed.interval,
-        efficiency=rounded(over(speed.realistic, speed.theoretical)), warnings=(*warnings, *speed.warnings()),
+        target=batch.target,
+        provider=pruned.provider,
+        threads=options.threads,
+        batch_size=batch.size,
+        dense=Latency.of(measured["dense"]) if "dense" in measured else None,
+        pruned=Latency.of(measured["pruned"]),
+        dense_macs=batch.dense_macs,
+        pruned_macs=batch.pruned_macs,
+        theoretical_speedup=rounded(speed.theoretical),
+        realistic_speedup=rounded(speed.realistic),
+        paired_speedup=rounded(speed.paired),
+        paired_interval=speed.interval,
+        efficiency=rounded(over(speed.realistic, speed.theoretical)),
+        warnings=(*warnings, *speed.warnings()),
         layers=layer_rows(batch, times) if options.per_layer else (),
-        dense_other_ms=rounded(others.get("dense")), pruned_other_ms=rounded(others.get("pruned")),
+        dense_other_ms=rounded(others.get("dense")),
+        pruned_other_ms=rounded(others.get("pruned")),
     )
 
 
@@ -100,24 +111,42 @@ def _layer_row(
     is_pruned = dense is None or (dense.groups, dense.in_per_group) != (layer.groups, layer.in_per_group)
     if dense_time and pruned_time and theoretical and realistic:
         facts = LayerFacts(
-            groups=layer.groups, in_per_group=layer.in_per_group, out_per_group=layer.out_per_group, macs=planned,
-            executed_macs=layer.macs, bytes_moved=layer.bytes_moved, dense_ms=dense_time.total,
-            pruned_ms=pruned_time.total, gather_ms=pruned_time.gather, reorder_ms=pruned_time.reorder,
-            theoretical=theoretical, noise=max(dense_time.noise, pruned_time.noise), note=note, is_pruned=is_pruned,
+            groups=layer.groups,
+            in_per_group=layer.in_per_group,
+            out_per_group=layer.out_per_group,
+            macs=planned,
+            executed_macs=layer.macs,
+            bytes_moved=layer.bytes_moved,
+            dense_ms=dense_time.total,
+            pruned_ms=pruned_time.total,
+            gather_ms=pruned_time.gather,
+            reorder_ms=pruned_time.reorder,
+            theoretical=theoretical,
+            noise=max(dense_time.noise, pruned_time.noise),
+            note=note,
+            is_pruned=is_pruned,
         )
         cause = cause_of(facts, batch.machine)
     elif note and layer.groups == 1:
         cause = dense_cause(note)
     return LayerResult(
-        name=layer.name, op_type=layer.op_type, lowering="grouped" if layer.groups > 1 else "dense",
-        groups=layer.groups, in_per_group=layer.in_per_group, out_per_group=layer.out_per_group,
-        dense_macs=dense.macs if dense else None, macs=planned, executed_macs=layer.macs,
+        name=layer.name,
+        op_type=layer.op_type,
+        lowering="grouped" if layer.groups > 1 else "dense",
+        groups=layer.groups,
+        in_per_group=layer.in_per_group,
+        out_per_group=layer.out_per_group,
+        dense_macs=dense.macs if dense else None,
+        macs=planned,
+        executed_macs=layer.macs,
         dense_ms=rounded(dense_time.total if dense_time else None),
         pruned_ms=rounded(pruned_time.total if pruned_time else None),
         gather_ms=rounded(pruned_time.gather if pruned_time else None),
         reorder_ms=rounded(pruned_time.reorder if pruned_time else None),
-        theoretical_speedup=rounded(theoretical), realistic_speedup=rounded(realistic),
-        efficiency=rounded(over(realistic, theoretical)), cause=cause,
+        theoretical_speedup=rounded(theoretical),
+        realistic_speedup=rounded(realistic),
+        efficiency=rounded(over(realistic, theoretical)),
+        cause=cause,
         noise=rounded(max((time.noise for time in (dense_time, pruned_time) if time), default=None)),
     )
 

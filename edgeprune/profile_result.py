@@ -69,8 +69,13 @@ class Latency(msgspec.Struct, frozen=True):
         low, high = (round(second * 1e3, _DIGITS) for second in median_interval(measured.seconds))
         percentiles = {p: round(measured.percentile_ms(p), _DIGITS) for p in (50, 90, 95, 99)}
         return Latency(
-            p50_ms=percentiles[50], p90_ms=percentiles[90], p95_ms=percentiles[95], p99_ms=percentiles[99],
-            mean_ms=round(measured.mean_ms, _DIGITS), n=measured.n, noise=round(measured.noise, 4),
+            p50_ms=percentiles[50],
+            p90_ms=percentiles[90],
+            p95_ms=percentiles[95],
+            p99_ms=percentiles[99],
+            mean_ms=round(measured.mean_ms, _DIGITS),
+            n=measured.n,
+            noise=round(measured.noise, 4),
             p50_interval_ms=(low, high),
         )
 

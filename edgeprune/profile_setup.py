@@ -140,13 +140,15 @@ def _concrete(spec: TensorSpec, batch: int) -> tuple[int, ...]:
     for axis, size in enumerate(spec.shape[1:], start=1):
         if not isinstance(size, int):
             raise InputError(
-                f"input {spec.name!r} has a dynamic axis {axis} ({size or 'unnamed'})", expected="a dynamic batch only",
+                f"input {spec.name!r} has a dynamic axis {axis} ({size or 'unnamed'})",
+                expected="a dynamic batch only",
                 remedy="export with a fixed input size",
             )
     first = spec.shape[0] if spec.shape else None
     if isinstance(first, int) and first != batch:
         raise InputError(
-            f"input {spec.name!r} has a fixed batch of {first}", expected=f"batch size {batch}",
+            f"input {spec.name!r} has a fixed batch of {first}",
+            expected=f"batch size {batch}",
             remedy=f"pass --batch-size {first}, or export with a dynamic batch",
         )
     return (batch, *(size for size in spec.shape[1:] if isinstance(size, int))) if spec.shape else ()

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Pair", "ProfileOptions", "ProfileResult", "Which", "load_profile_result", "profile_files", "profile_runners",
+    "Pair",
+    "ProfileOptions",
+    "ProfileResult",
+    "Which",
+    "load_profile_result",
+    "profile_files",
+    "profile_runners",
 ]
 
 TORCH_TARGETS = ("torch-cpu", "torch-cuda")
@@ -66,9 +72,7 @@ def profile_files(
     if pair.dense is not None:
         check_same_inputs(input_specs(pair.dense), input_specs(pair.pruned), where=dense)
     environment = current_environment(options.threads)
-    results = [
-        result for target, make in makers.items() for result in profile_runners(make, pair, target, options)
-    ]
+    results = [result for target, make in makers.items() for result in profile_runners(make, pair, target, options)]
     settings = Settings(
         options.warmup, options.iterations, options.seed, options.pin, options.spinning, options.time_limit_s
     )
@@ -110,7 +114,9 @@ def check_same_inputs(dense: Sequence[TensorSpec], pruned: Sequence[TensorSpec],
 
     if shown(dense) != shown(pruned):
         raise InputError(
-            f"the baseline takes {shown(dense)}", where=where, expected=f"what the pruned model takes, {shown(pruned)}",
+            f"the baseline takes {shown(dense)}",
+            where=where,
+            expected=f"what the pruned model takes, {shown(pruned)}",
             remedy="name the dense model that was pruned",
         )
 
@@ -133,7 +139,9 @@ def _maker(
         raise InputError("torch is not installed", where=f"target {target}", remedy="pip install 'edgeprune[prune]'")
     if torch_modules is None:
         raise InputError(
-            "ONNX files do not run in torch", where=f"target {target}", expected="a bundle with weights",
+            "ONNX files do not run in torch",
+            where=f"target {target}",
+            expected="a bundle with weights",
             remedy="profile the bundle, or choose --target cpu",
         )
     from edgeprune.runners.torch_modules import TorchRunner  # torch is not installed where models only run

@@ -134,8 +134,10 @@ class Network:
         """InputError if the value's shape cannot be inferred."""
         if value not in self._types:
             raise InputError(
-                f"the shape of {value!r} cannot be inferred", where=self.model.graph.name or "ONNX model",
-                expected="a model with shapes known but for the batch", remedy="export with a fixed input size",
+                f"the shape of {value!r} cannot be inferred",
+                where=self.model.graph.name or "ONNX model",
+                expected="a model with shapes known but for the batch",
+                remedy="export with a fixed input size",
             )
         return self._types[value]
 
@@ -276,9 +278,11 @@ def _gate(nodes: Sequence[NodeProto], value: str, last: Step, network: Network) 
     for gate, product in (nodes, nodes[::-1]):
         between = gate.output[0]
         if (
-            gate.op_type in ("Sigmoid", "HardSigmoid", "Tanh") and product.op_type == "Mul"
+            gate.op_type in ("Sigmoid", "HardSigmoid", "Tanh")
+            and product.op_type == "Mul"
             and sorted(product.input) == sorted((value, between))
-            and network.consumers.get(between) == [product] and between not in network.outputs
+            and network.consumers.get(between) == [product]
+            and between not in network.outputs
         ):
             return [Step(gate, {}, last.ranges), Step(product, {}, last.ranges)]
     return []
@@ -286,9 +290,35 @@ def _gate(nodes: Sequence[NodeProto], value: str, last: Step, network: Network) 
 
 _UNARY = frozenset(
     {
-        "Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Elu", "Celu", "Selu", "Softplus", "Softsign",
-        "Tanh", "Mish", "Gelu", "Swish", "ThresholdedRelu", "Abs", "Neg", "Exp", "Erf", "Sqrt", "Floor", "Ceil",
-        "Identity", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool",
+        "Relu",
+        "LeakyRelu",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "Elu",
+        "Celu",
+        "Selu",
+        "Softplus",
+        "Softsign",
+        "Tanh",
+        "Mish",
+        "Gelu",
+        "Swish",
+        "ThresholdedRelu",
+        "Abs",
+        "Neg",
+        "Exp",
+        "Erf",
+        "Sqrt",
+        "Floor",
+        "Ceil",
+        "Identity",
+        "MaxPool",
+        "AveragePool",
+        "LpPool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "GlobalLpPool",
     }
 )
 _WITH_CONSTANTS = frozenset({"BatchNormalization", "Clip", "PRelu", "Add", "Sub", "Mul", "Div", "Min", "Max"})

@@ -131,8 +131,10 @@ class Subgraph:
         """The subgraph as a model; its outputs are those of its values that are `wanted` elsewhere."""
         outputs = [name for node in self.nodes for name in node.output if name in wanted]
         graph = helper.make_graph(
-            self.nodes, f"{self.device}_stage_{self.stage}",
-            [scope.value_info(name) for name in self.read], [scope.value_info(name) for name in outputs],
+            self.nodes,
+            f"{self.device}_stage_{self.stage}",
+            [scope.value_info(name) for name in self.read],
+            [scope.value_info(name) for name in outputs],
             list(self.constants.values()),
         )
         name_nodes(graph)

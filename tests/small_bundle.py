@@ -60,7 +60,11 @@ def models(middle: str = MIDDLE, batch: int | str = "batch") -> tuple[ModelProto
 
 
 def _model(
-    weights: dict[str, NDArray[np.float32]], middle: str, batch: int | str, groups: int, gather: NDArray[np.int64] | None
+    weights: dict[str, NDArray[np.float32]],
+    middle: str,
+    batch: int | str,
+    groups: int,
+    gather: NDArray[np.int64] | None,
 ) -> ModelProto:
     constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     pads = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
@@ -82,7 +86,8 @@ def _model(
         helper.make_node("Gemm", ["f", f"{HEAD}.weight"], ["output"], HEAD, transB=1),
     ]
     graph = helper.make_graph(
-        nodes, "small",
+        nodes,
+        "small",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, SIZE, SIZE])],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, [batch, CLASSES])],
         constants,
@@ -110,11 +115,21 @@ def write_bundle(folder: Path, middle: str = MIDDLE, *, profiled: bool = True, p
     write_manifest(
         folder,
         Manifest(
-            1, "0.1.0", arch="resnet8", method="tmi-gkp", settings={"groups": GROUPS, "rate": 0.5}, seed=0,
-            input_shape=(3, SIZE, SIZE), num_classes=CLASSES, opset=20,
-            macs=Count(counts[0].total, counts[1].total), params=Count(counts[0].params, counts[1].params),
-            parity=ParityRecord(1e-6, 2e-7, 1e-4, True, ("random", "zeros")), gathers=GatherCount(2, 1),
-            accuracy=Accuracy(98.1, 97.4, 61.0, 360, "digits"), environment={"torch": "2.15.0"},
+            1,
+            "0.1.0",
+            arch="resnet8",
+            method="tmi-gkp",
+            settings={"groups": GROUPS, "rate": 0.5},
+            seed=0,
+            input_shape=(3, SIZE, SIZE),
+            num_classes=CLASSES,
+            opset=20,
+            macs=Count(counts[0].total, counts[1].total),
+            params=Count(counts[0].params, counts[1].params),
+            parity=ParityRecord(1e-6, 2e-7, 1e-4, True, ("random", "zeros")),
+            gathers=GatherCount(2, 1),
+            accuracy=Accuracy(98.1, 97.4, 61.0, 360, "digits"),
+            environment={"torch": "2.15.0"},
         ),
     )
     return folder

@@ -31,8 +31,18 @@ def profile_data():
 
 def test_the_shipped_profiles_are_the_known_devices():
     assert list_profiles() == (
-        "intel-n100", "jetson-agx-orin-64", "jetson-nano", "jetson-orin-nano-super", "nvidia-h200", "nvidia-l4",
-        "nvidia-t4", "raspberry-pi-4", "raspberry-pi-5", "rk3588", "x86-avx2", "x86-avx512",
+        "intel-n100",
+        "jetson-agx-orin-64",
+        "jetson-nano",
+        "jetson-orin-nano-super",
+        "nvidia-h200",
+        "nvidia-l4",
+        "nvidia-t4",
+        "raspberry-pi-4",
+        "raspberry-pi-5",
+        "rk3588",
+        "x86-avx2",
+        "x86-avx512",
     )
 
 
@@ -41,7 +51,10 @@ def test_every_shipped_profile_is_valid_and_gives_a_source_for_every_figure(name
     profile = load_profile(name)
     assert profile.name == name
     figures = [
-        profile.peak_gflops_fp32, profile.memory_gb_per_s, profile.link.bandwidth_mbit_per_s, profile.link.round_trip_ms,
+        profile.peak_gflops_fp32,
+        profile.memory_gb_per_s,
+        profile.link.bandwidth_mbit_per_s,
+        profile.link.round_trip_ms,
         *(figure for figure in (profile.peak_gflops_fp16, profile.peak_gops_int8) if figure),
     ]
     assert all(figure.value > 0 and figure.source for figure in figures)
@@ -65,15 +78,18 @@ def test_a_profile_of_ones_own_is_read_from_its_path(tmp_path, profile_data):
     assert load_profile(str(path)) == load_profile(path)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"cores": 0}, "$.cores"),
-    ({"speed": 3}, "speed"),
-    ({"peak_gflops_fp32": 3}, "$.peak_gflops_fp32"),
-    ({"peak_gflops_fp32": {"value": -1.0, "certainty": "derived", "source": "x"}}, "$.peak_gflops_fp32.value"),
-    ({"memory_gb_per_s": {"value": 1.0, "certainty": "guessed", "source": "x"}}, "$.memory_gb_per_s.certainty"),
-    ({"memory_gb_per_s": {"value": 1.0, "certainty": "derived"}}, "source"),
-    ({"channel_block": None}, "channel_block"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cores": 0}, "$.cores"),
+        ({"speed": 3}, "speed"),
+        ({"peak_gflops_fp32": 3}, "$.peak_gflops_fp32"),
+        ({"peak_gflops_fp32": {"value": -1.0, "certainty": "derived", "source": "x"}}, "$.peak_gflops_fp32.value"),
+        ({"memory_gb_per_s": {"value": 1.0, "certainty": "guessed", "source": "x"}}, "$.memory_gb_per_s.certainty"),
+        ({"memory_gb_per_s": {"value": 1.0, "certainty": "derived"}}, "source"),
+        ({"channel_block": None}, "channel_block"),
+    ],
+)
 def test_a_wrong_field_is_named_with_its_file(tmp_path, profile_data, change, words):
     path = tmp_path / "mine.toml"
     path.write_text(as_toml(profile_data | change))
@@ -98,15 +114,18 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path):
             load_profile(path)
 
 
-@pytest.mark.parametrize(("flags", "machine", "board", "block", "profile"), [
-    ({"avx512f", "avx2"}, "x86_64", "", 16, "x86-avx512"),
-    ({"avx2"}, "x86_64", "", 8, "x86-avx2"),
-    ({"asimd"}, "aarch64", "Raspberry Pi 4 Model B Rev 1.4", 4, "raspberry-pi-4"),
-    ({"asimd", "asimdhp"}, "aarch64", "Raspberry Pi 5 Model B", 4, "raspberry-pi-5"),
-    ({"asimd", "asimdhp"}, "aarch64", "Orange Pi 5 rockchip,rk3588", 4, "rk3588"),
-    ({"asimd", "asimdhp"}, "aarch64", "", 4, "raspberry-pi-5"),
-    ({"asimd"}, "aarch64", "", 4, "raspberry-pi-4"),
-])
+@pytest.mark.parametrize(
+    ("flags", "machine", "board", "block", "profile"),
+    [
+        ({"avx512f", "avx2"}, "x86_64", "", 16, "x86-avx512"),
+        ({"avx2"}, "x86_64", "", 8, "x86-avx2"),
+        ({"asimd"}, "aarch64", "Raspberry Pi 4 Model B Rev 1.4", 4, "raspberry-pi-4"),
+        ({"asimd", "asimdhp"}, "aarch64", "Raspberry Pi 5 Model B", 4, "raspberry-pi-5"),
+        ({"asimd", "asimdhp"}, "aarch64", "Orange Pi 5 rockchip,rk3588", 4, "rk3588"),
+        ({"asimd", "asimdhp"}, "aarch64", "", 4, "raspberry-pi-5"),
+        ({"asimd"}, "aarch64", "", 4, "raspberry-pi-4"),
+    ],
+)
 def test_this_machine_is_recognised(monkeypatch, flags, machine, board, block, profile):
     monkeypatch.setattr(device_profile, "_cpu_flags", lambda: frozenset(flags))
     monkeypatch.setattr(device_profile, "_board", lambda: board)

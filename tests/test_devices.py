@@ -51,15 +51,17 @@ def test_the_link_of_the_file_replaces_the_profiles(write):
 
 def test_a_profile_of_ones_own_lies_beside_the_file(write, tmp_path):
     shipped = load_profile("raspberry-pi-4")
-    text = '''name = "slow"\ndescription = "x"\nkind = "cpu"\ncores = 1
+    text = """name = "slow"\ndescription = "x"\nkind = "cpu"\ncores = 1
 peak_gflops_fp32 = { value = 1, certainty = "measured", source = "x" }
 memory_gb_per_s = { value = 1, certainty = "measured", source = "x" }
 [channel_block]\nfp32 = 4\ncertainty = "measured"\nsource = "x"
 [link]\nbandwidth_mbit_per_s = { value = 10, certainty = "measured", source = "x" }
-round_trip_ms = { value = 1, certainty = "measured", source = "x" }'''
+round_trip_ms = { value = 1, certainty = "measured", source = "x" }"""
     (tmp_path / "slow.toml").write_text(text)
-    devices = load_devices(write('[[device]]\nname = "a"\nprofile = "slow.toml"\n[[device]]\nname = "b"\n'),
-                           default_profile="raspberry-pi-4")
+    devices = load_devices(
+        write('[[device]]\nname = "a"\nprofile = "slow.toml"\n[[device]]\nname = "b"\n'),
+        default_profile="raspberry-pi-4",
+    )
     assert [device.profile.name for device in devices] == ["slow", shipped.name]
 
 
@@ -68,27 +70,38 @@ def test_shares_come_before_rates(write):
     assert rates(devices) == (2.0, 6.0)
 
 
-@pytest.mark.parametrize(("spec", "words"), [
-    ("0", "--devices 0"), ("-2", "--devices -2"), ("257", "--devices 257"), ("many", "neither a number nor a file"),
-    ("missing.toml", "missing.toml"),
-])
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("0", "--devices 0"),
+        ("-2", "--devices -2"),
+        ("257", "--devices 257"),
+        ("many", "neither a number nor a file"),
+        ("missing.toml", "missing.toml"),
+    ],
+)
 def test_impossible_numbers_and_missing_files_are_refused(spec, words):
     with pytest.raises(InputError) as error:
         load_devices(spec)
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("", "device"), ("device = []", "0 devices"), ("[[device]]\nprofile = 'rk3588'", "name"),
-    ("[[device]]\nname = 'a'\nprofile = 'rk3589'", "did you mean rk3588"),
-    ("[[device]]\nname = 'a'\n[[device]]\nname = 'A'", "two devices"),
-    ("[[device]]\nname = 'a'\nspeed = 3", "speed"),
-    ("[[device]]\nname = 'a'\nshare = -1.0", "share"),
-    ("[[device]]\nname = 'a'\nshare = 1.0\n[[device]]\nname = 'b'", "'b' has no share"),
-    ("[[device]]\nname = '../a'", "cannot name a folder"),
-    ("[[device]]\nname = 'a'\n[link]\nbandwidth_mbit_per_s = 0.0", "bandwidth_mbit_per_s"),
-    ("= 3", "is not TOML"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "device"),
+        ("device = []", "0 devices"),
+        ("[[device]]\nprofile = 'rk3588'", "name"),
+        ("[[device]]\nname = 'a'\nprofile = 'rk3589'", "did you mean rk3588"),
+        ("[[device]]\nname = 'a'\n[[device]]\nname = 'A'", "two devices"),
+        ("[[device]]\nname = 'a'\nspeed = 3", "speed"),
+        ("[[device]]\nname = 'a'\nshare = -1.0", "share"),
+        ("[[device]]\nname = 'a'\nshare = 1.0\n[[device]]\nname = 'b'", "'b' has no share"),
+        ("[[device]]\nname = '../a'", "cannot name a folder"),
+        ("[[device]]\nname = 'a'\n[link]\nbandwidth_mbit_per_s = 0.0", "bandwidth_mbit_per_s"),
+        ("= 3", "is not TOML"),
+    ],
+)
 def test_faulty_files_are_refused_with_the_reason(write, text, words):
     with pytest.raises(InputError) as error:
         load_devices(write(text))
@@ -96,7 +109,9 @@ def test_faulty_files_are_refused_with_the_reason(write, text, words):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "/a", "a b", "plan.json", "m.onnx", "a.", "x" * 65, "ä", "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "a\\b", "/a", "a b", "plan.json", "m.onnx", "a.", "x" * 65, "ä", "a\n"]
+)
 def test_a_name_that_is_unfit_for_a_folder_is_refused(name):
     with pytest.raises(InputError, match="cannot name a folder"):
         check_devices([Device(name)])

@@ -43,53 +43,78 @@ NETWORKS = {
     "depthwise with two filters a channel": network("y = Conv3<group=24>(x, w)", **weights("w", 24, out=48)),
     "Gather in front": network("i = Gather<axis=1>(x, o) y = Conv3<group=4>(i, w)", o=REVERSED, **weights("w", 4)),
     "Gather that repeats channels": network(
-        "i = Gather<axis=1>(x, o) y = Conv3<group=4>(i, w)", o=[0, -1, 5, 5, 3, 1, 0, 2] * 4, **weights("w", 4, channels=32)
+        "i = Gather<axis=1>(x, o) y = Conv3<group=4>(i, w)",
+        o=[0, -1, 5, 5, 3, 1, 0, 2] * 4,
+        **weights("w", 4, channels=32),
     ),
     "residual adds": network(
         "a = Conv3<group=4>(x, w) r = Relu(a) c = Conv3<group=4>(r, u) s = Add(c, x) t = Relu(s) "
-        "d = Conv3<group=4>(t, w) y = Add(d, t)", **weights("w", 4), **weights("u", 4),
+        "d = Conv3<group=4>(t, w) y = Add(d, t)",
+        **weights("w", 4),
+        **weights("u", 4),
     ),
     "BatchNorm behind": network(
         "a = Conv3<group=4>(x, w) n = BatchNormalization(a, s, b, m, var) y = LeakyRelu(n)",
-        **weights("w", 4), s=(24,), b=(24,), m=(24,), var=(24,),
+        **weights("w", 4),
+        s=(24,),
+        b=(24,),
+        m=(24,),
+        var=(24,),
     ),
     "constants a channel, a value, and a map": network(
         "a = Conv3<group=4>(x, w) e = Mul(p, a) f = Add(e, q) g1 = Sub(f, k) y = Add(z, g1)",
-        **weights("w", 4), p=(24, 1, 1), q=(1, 24, 1, 1), k=(1,), z=(7, 7),
+        **weights("w", 4),
+        p=(24, 1, 1),
+        q=(1, 24, 1, 1),
+        k=(1,),
+        z=(7, 7),
     ),
     "SiLU": network("a = Conv3<group=4>(x, w) s = Sigmoid(a) y = Mul(s, a)", **weights("w", 4)),
     "concat": network(
         "a = Conv3<group=2>(x, w) j = Concat<axis=1>(a, x) y = Conv3<group=8>(j, u)",
-        **weights("w", 2), **weights("u", 8, channels=48),
+        **weights("w", 2),
+        **weights("u", 8, channels=48),
     ),
     "parallel branches of unequal depth": network(
         "a = Conv3<group=4>(x, w) r = Relu(a) m = MaxPool<kernel_shape=[3,3],pads=[1,1,1,1]>(r) d = Conv(m, v) "
         "c = Conv3<group=8>(d, u) e = Conv3<group=6>(x, t) y = Add(c, e)",
-        **weights("w", 4), **weights("u", 8), **weights("t", 6), **weights("v", 1, kernel=1),
+        **weights("w", 4),
+        **weights("u", 8),
+        **weights("t", 6),
+        **weights("v", 1, kernel=1),
     ),
     "a result that is read twice": network(
         "a = Conv3<group=4>(x, w) r = Relu(a) c = Conv3<group=4>(a, w) y = Add(r, c)", **weights("w", 4)
     ),
-    "shared weight": network("a = Conv3<group=4>(x, w) s = Softmax<axis=1>(a) y = Conv3<group=4>(s, w)", **weights("w", 4)),
+    "shared weight": network(
+        "a = Conv3<group=4>(x, w) s = Softmax<axis=1>(a) y = Conv3<group=4>(s, w)", **weights("w", 4)
+    ),
     "a chain without exchange": network(
         "a = Conv3<group=8>(x, w) r = Relu(a) c = Conv3<group=24>(r, u) y = Conv3<group=8>(c, w)",
-        **weights("w", 8), **weights("u", 24),
+        **weights("w", 8),
+        **weights("u", 24),
     ),
     "pooling to one value a channel": network(
-        "a = Conv3<group=4>(x, w) p = GlobalAveragePool(a) y = Conv(p, v)", **weights("w", 4), **weights("v", 1, kernel=1)
+        "a = Conv3<group=4>(x, w) p = GlobalAveragePool(a) y = Conv(p, v)",
+        **weights("w", 4),
+        **weights("v", 1, kernel=1),
     ),
     "a constant as a node": network(
         "i = Constant<value = int64[24] {ORDER}>() j = Gather<axis=1>(x, i) y = Conv3<group=4>(j, w)".replace(
             "ORDER", ",".join(map(str, REVERSED))
-        ), **weights("w", 4),
+        ),
+        **weights("w", 4),
     ),
-    "an If that reads outer values": parser.parse_model(HEAD + """
+    "an If that reads outer values": parser.parse_model(
+        HEAD
+        + """
         <float[24,6,1,1] w = {W}, bool yes = {1}> {
           a = Conv<group=4>(x, w)
           y = If (yes) <
             then_branch = one () => (float[batch,24,7,7] t) { t = Add(a, x) },
             else_branch = two () => (float[batch,24,7,7] f) { f = Sub(a, x) }>
-        }""".replace("W", ",".join(str(i % 7 - 3.0) for i in range(144)))),
+        }""".replace("W", ",".join(str(i % 7 - 3.0) for i in range(144)))
+    ),
 }
 
 
@@ -148,17 +173,21 @@ def test_any_chain_of_grouped_convolutions_over_any_devices(data, tmp_path):
     assert_equals_the_unsplit_model(network(f"{body} y = Conv3<group=4>({value}, last)", **shapes), devices, tmp_path)
 
 
-@pytest.mark.parametrize("text", [
-    '<ir_version: 9, opset_import: ["" : 20]> g (float[batch,4,9] x) => (float[batch,4,k] y) <float[4,2,3] w = {W}> '
-    "{ a = Conv<group=2>(x, w) y = Relu(a) }",
-    '<ir_version: 9, opset_import: ["" : 20]> g (float[3,4,9] x) => (float[3,36] y) <float[4,2,3] w = {W}> '
-    "{ a = Conv<group=2, pads=[1,1]>(x, w) y = Flatten(a) }",
-    # Initializers listed as inputs, as old exporters did, and an old opset.
-    '<ir_version: 3, opset_import: ["" : 9]> g (float[batch,4,9] x, float[4,2,3] w) => (float[batch,4,k] y) '
-    "<float[4,2,3] w = {W}> { y = Conv<group=2>(x, w) }",
-    '<ir_version: 9, opset_import: ["" : 20]> g (float16[batch,4,9] x) => (float16[batch,4,k] y, float16[batch,4,9] z) '
-    "<float16[4,2,3] w = {W}> { y = Conv<group=2>(x, w) z = Relu(x) }",
-], ids=["one-dimensional", "fixed batch", "opset 9", "float16, two outputs"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<ir_version: 9, opset_import: ["" : 20]> g (float[batch,4,9] x) => (float[batch,4,k] y) <float[4,2,3] w = {W}> '
+        "{ a = Conv<group=2>(x, w) y = Relu(a) }",
+        '<ir_version: 9, opset_import: ["" : 20]> g (float[3,4,9] x) => (float[3,36] y) <float[4,2,3] w = {W}> '
+        "{ a = Conv<group=2, pads=[1,1]>(x, w) y = Flatten(a) }",
+        # Initializers listed as inputs, as old exporters did, and an old opset.
+        '<ir_version: 3, opset_import: ["" : 9]> g (float[batch,4,9] x, float[4,2,3] w) => (float[batch,4,k] y) '
+        "<float[4,2,3] w = {W}> { y = Conv<group=2>(x, w) }",
+        '<ir_version: 9, opset_import: ["" : 20]> g (float16[batch,4,9] x) => (float16[batch,4,k] y, float16[batch,4,9] z) '
+        "<float16[4,2,3] w = {W}> { y = Conv<group=2>(x, w) z = Relu(x) }",
+    ],
+    ids=["one-dimensional", "fixed batch", "opset 9", "float16, two outputs"],
+)
 def test_other_kinds_of_models_split_too(text, tmp_path):
     dtype = np.float16 if "float16" in text else np.float32
     values = (np.arange(24) % 5 - 2.0).astype(dtype)

@@ -16,21 +16,30 @@ def network(inputs, body, **shapes):
     return model
 
 
-@pytest.mark.parametrize(("inputs", "body", "shapes", "macs", "params"), [
-    # 2-D: N * C_out * H_out * W_out * C_in/groups * k * k
-    ("float[b,8,10,12] x", "y = Conv<pads=[1,1,1,1]>(x, w, c)", {"w": (16, 8, 3, 3), "c": (16,)}, 16 * 120 * 72, 1168),
-    ("float[b,8,10,12] x", "y = Conv<strides=[2,2]>(x, w)", {"w": (16, 8, 1, 1)}, 16 * 30 * 8, 128),
-    ("float[b,8,9,9] x", "y = Conv<group=4>(x, w)", {"w": (16, 2, 3, 3)}, 16 * 49 * 18, 288),
-    ("float[b,8,9,9] x", "y = Conv<group=8>(x, w)", {"w": (8, 1, 3, 3)}, 8 * 49 * 9, 72),
-    ("float[b,8,20] x", "y = Conv<group=2>(x, w)", {"w": (4, 4, 5)}, 4 * 16 * 20, 80),
-    # transposed: N * C_in * H_in * W_in * C_out/groups * k * k
-    ("float[b,8,5,5] x", "y = ConvTranspose<group=2>(x, w)", {"w": (8, 3, 2, 2)}, 8 * 25 * 12, 96),
-    ("float[b,7] x", "y = Gemm<transB=1>(x, w, c)", {"w": (5, 7), "c": (5,)}, 35, 40),
-    ("float[7,b] x", "y = Gemm<transA=1>(x, w)", {"w": (7, 5)}, 35, 35),
-    ("float[b,3,7] x", "y = MatMul(x, w)", {"w": (7, 5)}, 105, 35),
-    ("float[b,4,3,7] x, float[b,4,7,2] z", "y = MatMul(x, z)", {}, 4 * 3 * 7 * 2, 0),
-    ("float[b,7] x", "t = Transpose(w) y = MatMul(x, t)", {"w": (5, 7)}, 35, 35),
-])
+@pytest.mark.parametrize(
+    ("inputs", "body", "shapes", "macs", "params"),
+    [
+        # 2-D: N * C_out * H_out * W_out * C_in/groups * k * k
+        (
+            "float[b,8,10,12] x",
+            "y = Conv<pads=[1,1,1,1]>(x, w, c)",
+            {"w": (16, 8, 3, 3), "c": (16,)},
+            16 * 120 * 72,
+            1168,
+        ),
+        ("float[b,8,10,12] x", "y = Conv<strides=[2,2]>(x, w)", {"w": (16, 8, 1, 1)}, 16 * 30 * 8, 128),
+        ("float[b,8,9,9] x", "y = Conv<group=4>(x, w)", {"w": (16, 2, 3, 3)}, 16 * 49 * 18, 288),
+        ("float[b,8,9,9] x", "y = Conv<group=8>(x, w)", {"w": (8, 1, 3, 3)}, 8 * 49 * 9, 72),
+        ("float[b,8,20] x", "y = Conv<group=2>(x, w)", {"w": (4, 4, 5)}, 4 * 16 * 20, 80),
+        # transposed: N * C_in * H_in * W_in * C_out/groups * k * k
+        ("float[b,8,5,5] x", "y = ConvTranspose<group=2>(x, w)", {"w": (8, 3, 2, 2)}, 8 * 25 * 12, 96),
+        ("float[b,7] x", "y = Gemm<transB=1>(x, w, c)", {"w": (5, 7), "c": (5,)}, 35, 40),
+        ("float[7,b] x", "y = Gemm<transA=1>(x, w)", {"w": (7, 5)}, 35, 35),
+        ("float[b,3,7] x", "y = MatMul(x, w)", {"w": (7, 5)}, 105, 35),
+        ("float[b,4,3,7] x, float[b,4,7,2] z", "y = MatMul(x, z)", {}, 4 * 3 * 7 * 2, 0),
+        ("float[b,7] x", "t = Transpose(w) y = MatMul(x, t)", {"w": (5, 7)}, 35, 35),
+    ],
+)
 def test_one_layer_has_its_closed_form_count(inputs, body, shapes, macs, params):
     if inputs.startswith("float[7"):
         inputs = inputs.replace("b]", "1]")
@@ -46,14 +55,17 @@ def test_one_layer_has_its_closed_form_count(inputs, body, shapes, macs, params)
 
 def test_ignored_and_unsupported_operations_are_results():
     model = network(
-        "float[b,8,4,4] x", "a = Conv(x, w) r = Relu(a) s = Relu(r) e = Einsum<equation=\"bchw->bc\">(s) y = Add(e, c)",
-        w=(6, 8, 1, 1), c=(6,),
+        "float[b,8,4,4] x",
+        'a = Conv(x, w) r = Relu(a) s = Relu(r) e = Einsum<equation="bchw->bc">(s) y = Add(e, c)',
+        w=(6, 8, 1, 1),
+        c=(6,),
     )
     count = count_macs(model)
     assert count.ignored == {"Relu": 2, "Add": 1}
     assert count.unsupported == {"Einsum": 1}
     assert [(node.op_type, node.macs, node.params, node.weight_name) for node in count.per_node] == [
-        ("Conv", 6 * 16 * 8, 48, "w"), ("Add", 0, 6, "c"),
+        ("Conv", 6 * 16 * 8, 48, "w"),
+        ("Add", 0, 6, "c"),
     ]
 
 

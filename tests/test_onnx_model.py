@@ -67,12 +67,15 @@ def test_nodes_that_share_a_name_get_names_of_their_own(save):
     assert [node.name for node in load_model(save(model)).graph.node] == ["same", "same_1", "same_2"]
 
 
-@pytest.mark.parametrize("make", [
-    lambda folder: folder / "missing.onnx",
-    lambda folder: folder,
-    lambda folder: (folder / "empty.onnx", (folder / "empty.onnx").write_bytes(b""))[0],
-    lambda folder: (folder / "junk.onnx", (folder / "junk.onnx").write_bytes(b"not a model" * 50))[0],
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: folder / "missing.onnx",
+        lambda folder: folder,
+        lambda folder: (folder / "empty.onnx", (folder / "empty.onnx").write_bytes(b""))[0],
+        lambda folder: (folder / "junk.onnx", (folder / "junk.onnx").write_bytes(b"not a model" * 50))[0],
+    ],
+)
 def test_what_is_no_file_with_a_model_is_refused(tmp_path, make):
     path = make(tmp_path)
     with pytest.raises(InputError) as error:

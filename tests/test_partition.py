@@ -40,7 +40,10 @@ def model():
     """Dense, then a grouped convolution of permuted channels with its activation, then dense."""
     return network(
         "a = Conv(x, d) b = Gather<axis=1>(a, order) c = Conv<group=4, pads=[1,1,1,1]>(b, w, v) e = Relu(c) y = Conv(e, d)",
-        d=(8, 8, 1, 1), order=np.array([7, 0, 3, 2, 1, 6, 5, 4]), w=(8, 2, 3, 3), v=(8,),
+        d=(8, 8, 1, 1),
+        order=np.array([7, 0, 3, 2, 1, 6, 5, 4]),
+        w=(8, 2, 3, 3),
+        v=(8,),
     )
 
 
@@ -72,7 +75,9 @@ def test_equal_devices_get_equal_shares_but_for_one_group(groups, devices):
 def test_the_stages_are_host_parallel_host(partition):
     manifest, models = partition.manifest, partition.models
     assert [(stage.kind, stage.layers) for stage in manifest.stages] == [
-        ("host", ()), ("parallel", ("Conv_2",)), ("host", ()),
+        ("host", ()),
+        ("parallel", ("Conv_2",)),
+        ("host", ()),
     ]
     assert manifest.devices[1].subgraphs == ("device1/stage_01.onnx",)
     assert operations(models["device0/stage_00.onnx"]) == ["Conv", "Gather"]
@@ -106,7 +111,9 @@ def test_every_subgraph_is_a_valid_model(partition):
 
 
 def test_repeated_channels_are_sent_once():
-    model = network("b = Gather<axis=1>(x, o) y = Conv<group=2>(b, w)", o=np.array([0, 1, 0, 2, 2, 3, 3, 2]), w=(4, 4, 1, 1))
+    model = network(
+        "b = Gather<axis=1>(x, o) y = Conv<group=2>(b, w)", o=np.array([0, 1, 0, 2, 2, 3, 3, 2]), w=(4, 4, 1, 1)
+    )
     partition = partition_model(model, load_devices(2))
     assert [move.bytes for move in partition.manifest.transfers] == [2 * 36 * 4, 2 * 36 * 4]
     assert operations(partition.models["device1/stage_01.onnx"]) == ["Gather", "Conv"]
@@ -121,7 +128,9 @@ def test_a_device_that_reads_all_channels_is_sent_the_tensor_itself():
 
 
 def test_a_gather_that_the_host_needs_too_stays():
-    model = network("b = Gather<axis=1>(x, o) c = Conv<group=2>(b, w) y = Add(b, c)", o=np.arange(7, -1, -1), w=(8, 4, 1, 1))
+    model = network(
+        "b = Gather<axis=1>(x, o) c = Conv<group=2>(b, w) y = Add(b, c)", o=np.arange(7, -1, -1), w=(8, 4, 1, 1)
+    )
     partition = partition_model(model, load_devices(2))
     kept = [name for name, part in partition.models.items() for node in part.graph.node if node.output[0] == "b"]
     assert kept == ["device0/stage_00.onnx"]
@@ -130,7 +139,8 @@ def test_a_gather_that_the_host_needs_too_stays():
 def test_branches_at_one_level_share_a_stage_and_what_they_read():
     model = network(
         "a = Conv<group=4>(x, w) b = Conv<group=2>(x, u) c = Add(a, b) y = Conv<group=2>(c, u)",
-        w=(8, 2, 1, 1), u=(8, 4, 1, 1),
+        w=(8, 2, 1, 1),
+        u=(8, 4, 1, 1),
     )
     partition = partition_model(model, load_devices(2))
     layers = [stage.layers for stage in partition.manifest.stages if stage.kind == "parallel"]
@@ -139,23 +149,33 @@ def test_branches_at_one_level_share_a_stage_and_what_they_read():
     assert operations(partition.models["device1/stage_01.onnx"]) == ["Conv", "Conv"]
 
 
-@pytest.mark.parametrize(("body", "tail"), [
-    ("c = Conv<group=4>(x, w) y = BatchNormalization(c, s, s, s, s)", ["BatchNormalization"]),
-    ("c = Conv<group=4>(x, w) e = Clip(c, lo, hi) y = Mul(e, s3)", ["Clip", "Mul"]),
-    ("c = Conv<group=4>(x, w) e = Sigmoid(c) y = Mul(c, e)", ["Sigmoid", "Mul"]),
-    ("c = Conv<group=4>(x, w) e = MaxPool<kernel_shape=[2,2]>(c) y = PRelu(e, s3)", ["MaxPool", "PRelu"]),
-    ("c = Conv<group=4>(x, w) e = Relu(c) y = Conv<group=2>(e, u)", ["Relu", "Conv"]),
-    # Not channel by channel, read elsewhere, or cut at other channels: the segment ends before.
-    ("c = Conv<group=4>(x, w) y = Softmax<axis=1>(c)", []),
-    ("c = Conv<group=4>(x, w) e = Relu(c) y = Add(c, e)", []),
-    ("c = Conv<group=4>(x, w) y = Add(c, x)", []),
-    ("c = Conv<group=4>(x, w) y = Conv(c, d)", []),
-    ("c = Conv<group=2>(x, u) e = Relu(c) o = Conv<group=8>(e, z) y = Relu(o)", ["Relu", "Conv", "Relu"]),
-])
+@pytest.mark.parametrize(
+    ("body", "tail"),
+    [
+        ("c = Conv<group=4>(x, w) y = BatchNormalization(c, s, s, s, s)", ["BatchNormalization"]),
+        ("c = Conv<group=4>(x, w) e = Clip(c, lo, hi) y = Mul(e, s3)", ["Clip", "Mul"]),
+        ("c = Conv<group=4>(x, w) e = Sigmoid(c) y = Mul(c, e)", ["Sigmoid", "Mul"]),
+        ("c = Conv<group=4>(x, w) e = MaxPool<kernel_shape=[2,2]>(c) y = PRelu(e, s3)", ["MaxPool", "PRelu"]),
+        ("c = Conv<group=4>(x, w) e = Relu(c) y = Conv<group=2>(e, u)", ["Relu", "Conv"]),
+        # Not channel by channel, read elsewhere, or cut at other channels: the segment ends before.
+        ("c = Conv<group=4>(x, w) y = Softmax<axis=1>(c)", []),
+        ("c = Conv<group=4>(x, w) e = Relu(c) y = Add(c, e)", []),
+        ("c = Conv<group=4>(x, w) y = Add(c, x)", []),
+        ("c = Conv<group=4>(x, w) y = Conv(c, d)", []),
+        ("c = Conv<group=2>(x, u) e = Relu(c) o = Conv<group=8>(e, z) y = Relu(o)", ["Relu", "Conv", "Relu"]),
+    ],
+)
 def test_channel_wise_work_goes_with_the_convolution(body, tail):
     model = network(
-        body, w=(8, 2, 1, 1), u=(8, 4, 1, 1), d=(8, 8, 1, 1), z=(8, 1, 1, 1), s=(8,), s3=(8, 1, 1),
-        lo=np.float32(0), hi=np.float32(1),
+        body,
+        w=(8, 2, 1, 1),
+        u=(8, 4, 1, 1),
+        d=(8, 8, 1, 1),
+        z=(8, 1, 1, 1),
+        s=(8,),
+        s3=(8, 1, 1),
+        lo=np.float32(0),
+        hi=np.float32(1),
     )
     partition = partition_model(model, load_devices(2))
     part = partition.models[partition.manifest.devices[1].subgraphs[0]]
@@ -253,20 +273,39 @@ def changed(manifest, **values):
     return msgspec.structs.replace(manifest, **values)
 
 
-@pytest.mark.parametrize(("fault", "sentence"), [
-    (lambda m: changed(m, transfers=m.transfers[1:]), "device1: device1/stage_01.onnx reads the tensor 'a@device1'"),
-    (lambda m: changed(m, transfers=(changed(m.transfers[0], tensor="nil"), m.transfers[1])), "device0: lacks the tensor 'nil'"),
-    (lambda m: changed(m, transfers=(changed(m.transfers[0], to="moon"), m.transfers[1])), "moon: the tensor"),
-    (lambda m: changed(m, transfers=(changed(m.transfers[0], stage=7), m.transfers[1])), "stage 7, which does not exist"),
-    (lambda m: changed(m, stages=m.stages[:-1]), "is run by 0 stages"),
-    (lambda m: changed(m, stages=m.stages[::-1]), "not numbered"),
-    (lambda m: changed(m, stages=(*m.stages[:2], changed(m.stages[2], subgraphs={"device1": "device0/stage_02.onnx"}))),
-     "not among this device's subgraphs"),
-    (lambda m: changed(m, devices=(m.devices[0], m.devices[0])), "listed twice"),
-    (lambda m: changed(m, inputs=()), "device0: device0/stage_00.onnx reads the tensor 'x'"),
-    (lambda m: changed(m, inputs=(changed(m.inputs[0], shape=("batch", 9, 6, 6)),)), "but it is float32 ('batch', 9, 6, 6)"),
-    (lambda m: changed(m, outputs=(changed(m.outputs[0], name="z"),)), "the output 'z' is never made"),
-])
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (
+            lambda m: changed(m, transfers=m.transfers[1:]),
+            "device1: device1/stage_01.onnx reads the tensor 'a@device1'",
+        ),
+        (
+            lambda m: changed(m, transfers=(changed(m.transfers[0], tensor="nil"), m.transfers[1])),
+            "device0: lacks the tensor 'nil'",
+        ),
+        (lambda m: changed(m, transfers=(changed(m.transfers[0], to="moon"), m.transfers[1])), "moon: the tensor"),
+        (
+            lambda m: changed(m, transfers=(changed(m.transfers[0], stage=7), m.transfers[1])),
+            "stage 7, which does not exist",
+        ),
+        (lambda m: changed(m, stages=m.stages[:-1]), "is run by 0 stages"),
+        (lambda m: changed(m, stages=m.stages[::-1]), "not numbered"),
+        (
+            lambda m: changed(
+                m, stages=(*m.stages[:2], changed(m.stages[2], subgraphs={"device1": "device0/stage_02.onnx"}))
+            ),
+            "not among this device's subgraphs",
+        ),
+        (lambda m: changed(m, devices=(m.devices[0], m.devices[0])), "listed twice"),
+        (lambda m: changed(m, inputs=()), "device0: device0/stage_00.onnx reads the tensor 'x'"),
+        (
+            lambda m: changed(m, inputs=(changed(m.inputs[0], shape=("batch", 9, 6, 6)),)),
+            "but it is float32 ('batch', 9, 6, 6)",
+        ),
+        (lambda m: changed(m, outputs=(changed(m.outputs[0], name="z"),)), "the output 'z' is never made"),
+    ],
+)
 def test_faults_are_sentences_that_name_device_and_tensor(partition, fault, sentence):
     faults = check_partition(fault(partition.manifest), partition.models)
     assert any(sentence in found for found in faults)
@@ -278,7 +317,9 @@ def test_a_missing_model_is_a_fault(partition):
     assert check_partition(partition.manifest, models) == ["device1: the subgraph device1/stage_01.onnx is missing."]
 
 
-@pytest.mark.parametrize("name", ["../evil.onnx", "/etc/passwd", "device1/../../evil.onnx", "a\\..\\b.onnx", "link.onnx", "", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["../evil.onnx", "/etc/passwd", "device1/../../evil.onnx", "a\\..\\b.onnx", "link.onnx", "", "a\0b"]
+)
 def test_a_manifest_that_names_files_elsewhere_is_refused(partition, tmp_path, name):
     folder = tmp_path / "out"
     write_partition(partition, folder)
@@ -290,14 +331,17 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(partition, tmp_path, n
         load_manifest(folder)
 
 
-@pytest.mark.parametrize("change", [
-    lambda data: data["devices"].__setitem__(1, data["devices"][1] | {"name": "../up"}),
-    lambda data: data.__setitem__("devices", []),
-    lambda data: data.__setitem__("schema_version", 99),
-    lambda data: data.pop("stages"),
-    lambda data: data.__setitem__("extra", 1),
-    lambda data: data["transfers"][0].__setitem__("bytes", "many"),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data["devices"].__setitem__(1, data["devices"][1] | {"name": "../up"}),
+        lambda data: data.__setitem__("devices", []),
+        lambda data: data.__setitem__("schema_version", 99),
+        lambda data: data.pop("stages"),
+        lambda data: data.__setitem__("extra", 1),
+        lambda data: data["transfers"][0].__setitem__("bytes", "many"),
+    ],
+)
 def test_a_changed_manifest_is_refused(partition, tmp_path, change):
     write_partition(partition, tmp_path)
     data = json.loads((tmp_path / "partition.json").read_text())

@@ -60,7 +60,11 @@ class FakeRunner:
 
 
 def fake_runners(pruned_nodes: list[Node] | None = None) -> dict[str, FakeRunner]:
-    dense = [Node("stem_nchwc", "Conv", 1.0), Node("layer1.0.conv1_nchwc", "Conv", 4.0), Node("layer1.0.conv2", "Conv", 4.0)]
+    dense = [
+        Node("stem_nchwc", "Conv", 1.0),
+        Node("layer1.0.conv1_nchwc", "Conv", 4.0),
+        Node("layer1.0.conv2", "Conv", 4.0),
+    ]
     pruned = pruned_nodes or [
         Node("stem_nchwc", "Conv", 1.0),
         Node("ReorderOutput", "ReorderOutput", 0.25),
@@ -124,15 +128,33 @@ def test_the_profile_has_the_keys_that_scripts_read(tmp_path: Path) -> None:
     path.write_bytes(msgspec.json.encode(profile_files(dense, pruned, ("cpu",), QUICK)))
     read = msgspec.json.decode(path.read_bytes())
     assert {"schema_version", "environment", "results"} <= set(read)
-    assert {"cpu", "cores", "threads", "runtime_versions", "load_average", "flags", "platform", "date"} <= set(read["environment"])
+    assert {"cpu", "cores", "threads", "runtime_versions", "load_average", "flags", "platform", "date"} <= set(
+        read["environment"]
+    )
     (result,) = read["results"]
     assert {
-        "target", "provider", "threads", "batch_size", "dense", "pruned", "theoretical_speedup", "realistic_speedup",
-        "efficiency", "layers", "warnings",
+        "target",
+        "provider",
+        "threads",
+        "batch_size",
+        "dense",
+        "pruned",
+        "theoretical_speedup",
+        "realistic_speedup",
+        "efficiency",
+        "layers",
+        "warnings",
     } <= set(result)
     assert {"p50_ms", "p90_ms", "p95_ms", "p99_ms", "mean_ms", "n", "noise"} <= set(result["pruned"])
     assert {
-        "name", "lowering", "macs", "executed_macs", "dense_ms", "pruned_ms", "efficiency", "cause",
+        "name",
+        "lowering",
+        "macs",
+        "executed_macs",
+        "dense_ms",
+        "pruned_ms",
+        "efficiency",
+        "cause",
     } <= set(result["layers"][0])
     assert load_profile_result(path).results[0].batch_size == 1
 
@@ -166,11 +188,14 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
     assert not np.array_equal(first[0], other[0])
 
 
-@pytest.mark.parametrize(("spec", "batch", "words"), [
-    (TensorSpec("x", ("n", 3, "h", 4), "float32"), 1, r"dynamic axis 2 \(h\).*fixed input size"),
-    (TensorSpec("x", (2, 3), "float32"), 1, "fixed batch of 2; expected batch size 1; pass --batch-size 2"),
-    (TensorSpec("x", ("n", 3), "int64"), 1, "input 'x' is int64"),
-])
+@pytest.mark.parametrize(
+    ("spec", "batch", "words"),
+    [
+        (TensorSpec("x", ("n", 3, "h", 4), "float32"), 1, r"dynamic axis 2 \(h\).*fixed input size"),
+        (TensorSpec("x", (2, 3), "float32"), 1, "fixed batch of 2; expected batch size 1; pass --batch-size 2"),
+        (TensorSpec("x", ("n", 3), "int64"), 1, "input 'x' is int64"),
+    ],
+)
 def test_inputs_that_cannot_be_made_up_are_refused(spec: TensorSpec, batch: int, words: str) -> None:
     with pytest.raises(InputError, match=words):
         random_feeds([spec], batch, 0)
@@ -196,15 +221,20 @@ def test_a_baseline_with_other_inputs_is_refused(tmp_path: Path) -> None:
         profile_files(dense, pruned, ("cpu",), QUICK)
 
 
-@pytest.mark.parametrize(("targets", "options", "words"), [
-    (("gpu",), QUICK, "unknown target 'gpu'"),
-    (("torch-cpu",), QUICK, "ONNX files do not run in torch"),
-    (("cpu",), replace(QUICK, batch_sizes=(0,)), "--batch-size 0"),
-    (("cpu",), replace(QUICK, iterations=0), "--iterations 0"),
-    (("cpu",), replace(QUICK, warmup=-1), "--warmup -1"),
-    (("cpu",), replace(QUICK, threads=0), "--threads 0"),
-])
-def test_wrong_options_are_refused(tmp_path: Path, targets: tuple[str, ...], options: ProfileOptions, words: str) -> None:
+@pytest.mark.parametrize(
+    ("targets", "options", "words"),
+    [
+        (("gpu",), QUICK, "unknown target 'gpu'"),
+        (("torch-cpu",), QUICK, "ONNX files do not run in torch"),
+        (("cpu",), replace(QUICK, batch_sizes=(0,)), "--batch-size 0"),
+        (("cpu",), replace(QUICK, iterations=0), "--iterations 0"),
+        (("cpu",), replace(QUICK, warmup=-1), "--warmup -1"),
+        (("cpu",), replace(QUICK, threads=0), "--threads 0"),
+    ],
+)
+def test_wrong_options_are_refused(
+    tmp_path: Path, targets: tuple[str, ...], options: ProfileOptions, words: str
+) -> None:
     dense, pruned = small.write_models(tmp_path)
     with pytest.raises(InputError, match=words):
         profile_files(dense, pruned, targets, options)
@@ -240,36 +270,62 @@ def test_planned_macs_count_for_theory_and_executed_macs_for_the_cause() -> None
 def test_a_busy_or_unsteady_machine_is_said_in_words() -> None:
     unsteady = {"pruned": Measurement("pruned", (0.001, 0.002, 0.003))}
     warnings = noise_warnings(unsteady, 99.0, ProfileOptions(threads=4096, iterations=10))
-    for words in ("busy before measuring: load average 99.0", "4096 threads share", "50% of the median", "only 3 of 10"):
+    for words in (
+        "busy before measuring: load average 99.0",
+        "4096 threads share",
+        "50% of the median",
+        "only 3 of 10",
+    ):
         assert any(words in warning for warning in warnings), words
     assert noise_warnings({"pruned": Measurement("pruned", (0.001,) * 10)}, 0.0, ProfileOptions(iterations=10)) == []
 
 
 FACTS = LayerFacts(
-    groups=4, in_per_group=16, out_per_group=16, macs=10**8, executed_macs=10**8, bytes_moved=10**6, dense_ms=4.0,
-    pruned_ms=2.0, gather_ms=0.0, reorder_ms=0.0, theoretical=4.0,
+    groups=4,
+    in_per_group=16,
+    out_per_group=16,
+    macs=10**8,
+    executed_macs=10**8,
+    bytes_moved=10**6,
+    dense_ms=4.0,
+    pruned_ms=2.0,
+    gather_ms=0.0,
+    reorder_ms=0.0,
+    theoretical=4.0,
 )
 MACHINE = MachineFacts(16, off_block="the runtime falls back to im2col")
 
 
-@pytest.mark.parametrize(("changes", "cause"), [
-    ({"pruned_ms": 1.1}, ""),
-    ({"is_pruned": False, "theoretical": 1.0, "note": "first"}, "stays dense: first"),
-    ({"is_pruned": False, "theoretical": 1.0, "dense_ms": 1.0}, ""),
-    ({"gather_ms": 1.0}, "gather takes 50% of the layer"),
-    ({"gather_ms": 0.4, "reorder_ms": 0.6}, "gather takes 20% of the layer, the reordering of data around it 30%"),
-    ({"gather_ms": 0.2, "reorder_ms": 0.3, "pruned_ms": 3.0}, "gather takes 7% of the layer, the reordering of data around it 10%"),
-    ({"reorder_ms": 0.9}, "reordering data between layouts takes 45% of the layer"),
-    ({"in_per_group": 8, "out_per_group": 8}, "8 channels a group in, 8 out: off the block of 16, the runtime falls back to im2col"),
-    ({"in_per_group": 36, "out_per_group": 8, "gather_ms": 0.4, "pruned_ms": 9.0}, "36 channels a group in, 8 out: off the block of 16, the runtime falls back to im2col"),
-    ({"gather_ms": 0.5, "pruned_ms": 3.0}, "gather takes 17% of the layer"),
-    ({"reorder_ms": 0.5, "pruned_ms": 3.0}, "reordering data between layouts takes 17% of the layer"),
-    ({"executed_macs": 2 * 10**8}, "computes 2.0x the planned MACs: this lowering fills groups up with zeros"),
-    ({"dense_ms": 0.06, "pruned_ms": 0.03}, "too little work (0.03 ms): starting the operation costs as much"),
-    ({"bytes_moved": 10**8}, "memory-bound: too little work a byte (2.0 FLOPs)"),
-    ({"noise": 0.4}, "too noisy to explain: its times vary by 40%"),
-    ({}, "not explained by its shape, its gathers or memory"),
-])
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"pruned_ms": 1.1}, ""),
+        ({"is_pruned": False, "theoretical": 1.0, "note": "first"}, "stays dense: first"),
+        ({"is_pruned": False, "theoretical": 1.0, "dense_ms": 1.0}, ""),
+        ({"gather_ms": 1.0}, "gather takes 50% of the layer"),
+        ({"gather_ms": 0.4, "reorder_ms": 0.6}, "gather takes 20% of the layer, the reordering of data around it 30%"),
+        (
+            {"gather_ms": 0.2, "reorder_ms": 0.3, "pruned_ms": 3.0},
+            "gather takes 7% of the layer, the reordering of data around it 10%",
+        ),
+        ({"reorder_ms": 0.9}, "reordering data between layouts takes 45% of the layer"),
+        (
+            {"in_per_group": 8, "out_per_group": 8},
+            "8 channels a group in, 8 out: off the block of 16, the runtime falls back to im2col",
+        ),
+        (
+            {"in_per_group": 36, "out_per_group": 8, "gather_ms": 0.4, "pruned_ms": 9.0},
+            "36 channels a group in, 8 out: off the block of 16, the runtime falls back to im2col",
+        ),
+        ({"gather_ms": 0.5, "pruned_ms": 3.0}, "gather takes 17% of the layer"),
+        ({"reorder_ms": 0.5, "pruned_ms": 3.0}, "reordering data between layouts takes 17% of the layer"),
+        ({"executed_macs": 2 * 10**8}, "computes 2.0x the planned MACs: this lowering fills groups up with zeros"),
+        ({"dense_ms": 0.06, "pruned_ms": 0.03}, "too little work (0.03 ms): starting the operation costs as much"),
+        ({"bytes_moved": 10**8}, "memory-bound: too little work a byte (2.0 FLOPs)"),
+        ({"noise": 0.4}, "too noisy to explain: its times vary by 40%"),
+        ({}, "not explained by its shape, its gathers or memory"),
+    ],
+)
 def test_every_cause_has_its_words(changes: dict[str, Any], cause: str) -> None:
     assert cause_of(replace(FACTS, **changes), MACHINE) == cause
 

@@ -33,20 +33,41 @@ from edgeprune.report.markdown import escaped
 from edgeprune.report.sections import build_document
 
 EVIL = "layer1.<script>alert(1)</script>.$x^2$.|`conv`&\"'"
-PARTITION = pretty_json({
-    "schema_version": 1,
-    "devices": [
-        {"name": "pi0", "profile": "raspberry-pi-5", "subgraphs": ["pi0/stage_00.onnx", "pi0/stage_01.onnx"], "macs": 1_400_000, "weight_bytes": 51_200},
-        {"name": "pi1", "profile": "raspberry-pi-5", "subgraphs": ["pi1/stage_01.onnx"], "macs": 600_000, "weight_bytes": 9_216},
-    ],
-    "stages": [
-        {"index": 0, "kind": "host", "subgraphs": {"pi0": "pi0/stage_00.onnx"}, "layers": []},
-        {"index": 1, "kind": "parallel", "subgraphs": {"pi0": "pi0/stage_01.onnx", "pi1": "pi1/stage_01.onnx"}, "layers": [small.MIDDLE]},
-    ],
-    "transfers": [{"from": "pi0", "to": "pi1", "tensor": "b", "bytes": 9_216, "stage": 1}],
-    "predicted": {"latency_ms": 1.5, "speedup": 0.8, "bytes_per_inference": 9_216, "basis": "an estimate"},
-    "inputs": [], "outputs": [], "something_new": 1,
-})
+PARTITION = pretty_json(
+    {
+        "schema_version": 1,
+        "devices": [
+            {
+                "name": "pi0",
+                "profile": "raspberry-pi-5",
+                "subgraphs": ["pi0/stage_00.onnx", "pi0/stage_01.onnx"],
+                "macs": 1_400_000,
+                "weight_bytes": 51_200,
+            },
+            {
+                "name": "pi1",
+                "profile": "raspberry-pi-5",
+                "subgraphs": ["pi1/stage_01.onnx"],
+                "macs": 600_000,
+                "weight_bytes": 9_216,
+            },
+        ],
+        "stages": [
+            {"index": 0, "kind": "host", "subgraphs": {"pi0": "pi0/stage_00.onnx"}, "layers": []},
+            {
+                "index": 1,
+                "kind": "parallel",
+                "subgraphs": {"pi0": "pi0/stage_01.onnx", "pi1": "pi1/stage_01.onnx"},
+                "layers": [small.MIDDLE],
+            },
+        ],
+        "transfers": [{"from": "pi0", "to": "pi1", "tensor": "b", "bytes": 9_216, "stage": 1}],
+        "predicted": {"latency_ms": 1.5, "speedup": 0.8, "bytes_per_inference": 9_216, "basis": "an estimate"},
+        "inputs": [],
+        "outputs": [],
+        "something_new": 1,
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +142,9 @@ def test_the_page_is_well_formed_and_accessible(html: str) -> None:
     labels = {value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-labelledby")}
     assert len(labels) == 4
     assert labels <= set(ids)
-    targets = {value[1:] for _, name, value in page.attributes if name in ("href", "xlink:href") and value.startswith("#")}
+    targets = {
+        value[1:] for _, name, value in page.attributes if name in ("href", "xlink:href") and value.startswith("#")
+    }
     assert targets <= set(ids)
     assert "prefers-color-scheme: dark" in html
     assert 'name="viewport"' in html
@@ -159,7 +182,9 @@ def test_reports_are_the_same_every_time(bundle: Path, html: str, tmp_path: Path
     formats = ["html", "md", "json", "csv"]
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        assert [path.name for path in write_report(bundle, formats, into=tmp_path / folder)] == [f"report.{f}" for f in formats]
+        assert [path.name for path in write_report(bundle, formats, into=tmp_path / folder)] == [
+            f"report.{f}" for f in formats
+        ]
     for name in formats:
         assert (tmp_path / "a" / f"report.{name}").read_bytes() == (tmp_path / "b" / f"report.{name}").read_bytes()
     assert (tmp_path / "a" / "report.html").read_text() == html
@@ -231,7 +256,15 @@ def test_a_profile_without_a_baseline_is_reported(tmp_path: Path) -> None:
     folder = small.write_bundle(tmp_path / "alone")
     measured = load_profile_result(folder / PROFILE)
     alone = [
-        msgspec.structs.replace(result, dense=None, realistic_speedup=None, theoretical_speedup=None, efficiency=None, paired_interval=None, dense_macs=None)
+        msgspec.structs.replace(
+            result,
+            dense=None,
+            realistic_speedup=None,
+            theoretical_speedup=None,
+            efficiency=None,
+            paired_interval=None,
+            dense_macs=None,
+        )
         for result in measured.results
     ]
     (folder / PROFILE).write_bytes(pretty_json(msgspec.structs.replace(measured, results=tuple(alone))))
@@ -251,7 +284,10 @@ def test_wrong_wishes_are_refused_before_anything_is_written(bundle: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "words"), [("plan.json", "is not a plan"), (PROFILE, "is no profile"), ("partition.json", "is no partition")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("plan.json", "is not a plan"), (PROFILE, "is no profile"), ("partition.json", "is no partition")],
+)
 def test_damaged_files_are_named(bundle: Path, tmp_path: Path, name: str, words: str) -> None:
     folder = shutil.copytree(bundle, tmp_path / "damaged")
     (folder / name).write_bytes(b'{"devices": 3')
@@ -259,7 +295,9 @@ def test_damaged_files_are_named(bundle: Path, tmp_path: Path, name: str, words:
         write_report(folder, ["md"], into=tmp_path)
 
 
-def test_without_the_drawing_packages_only_html_is_missing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_drawing_packages_only_html_is_missing(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("edgeprune.report.html.is_importable", lambda name: name != "matplotlib")
     write_report(bundle, ["md", "json"], into=tmp_path)
     with pytest.raises(InputError, match=r"needs matplotlib; pip install 'edgeprune\[report\]'"):

@@ -56,12 +56,15 @@ def test_it_runs_from_a_path_bytes_and_a_model(tmp_path, x):
     assert model.graph.node[0].name == "node_Conv_0"
 
 
-@pytest.mark.parametrize("options", [
-    RunOptions(threads=2, spinning=False),
-    RunOptions(pin=(0,)),
-    RunOptions(graph_optimization="disabled"),
-    RunOptions(graph_optimization="layout"),
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        RunOptions(threads=2, spinning=False),
+        RunOptions(pin=(0,)),
+        RunOptions(graph_optimization="disabled"),
+        RunOptions(graph_optimization="layout"),
+    ],
+)
 def test_options_do_not_change_the_result(runner, x, options):
     if options.pin and 0 not in os.sched_getaffinity(0):
         pytest.skip("core 0 is not for this process")
@@ -69,13 +72,16 @@ def test_options_do_not_change_the_result(runner, x, options):
         np.testing.assert_allclose(other.run({"x": x})["y"], runner.run({"x": x})["y"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("feeds", "words"), [
-    ({}, "input 'x' is missing"),
-    ({"z": np.zeros((1, 16, 9, 9), np.float32)}, "unknown input 'z'"),
-    ({"x": np.zeros((16, 9, 9), np.float32)}, "has shape (16, 9, 9); expected shape (batch, 16, 9, 9)"),
-    ({"x": np.zeros((1, 15, 9, 9), np.float32)}, "has shape (1, 15, 9, 9); expected shape (batch, 16, 9, 9)"),
-    ({"x": np.zeros((1, 16, 9, 9))}, "is float64; expected float32; convert it"),
-])
+@pytest.mark.parametrize(
+    ("feeds", "words"),
+    [
+        ({}, "input 'x' is missing"),
+        ({"z": np.zeros((1, 16, 9, 9), np.float32)}, "unknown input 'z'"),
+        ({"x": np.zeros((16, 9, 9), np.float32)}, "has shape (16, 9, 9); expected shape (batch, 16, 9, 9)"),
+        ({"x": np.zeros((1, 15, 9, 9), np.float32)}, "has shape (1, 15, 9, 9); expected shape (batch, 16, 9, 9)"),
+        ({"x": np.zeros((1, 16, 9, 9))}, "is float64; expected float32; convert it"),
+    ],
+)
 def test_wrong_inputs_are_named_with_what_was_expected(runner, feeds, words):
     with pytest.raises(InputError) as error:
         runner.run(feeds)
@@ -107,12 +113,15 @@ def test_a_closed_runner_refuses_to_run(x):
         runner.run({"x": x})
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    (RunOptions(threads=0), "--threads 0"),
-    (RunOptions(graph_optimization="most"), "unknown graph optimization level 'most'"),
-    (RunOptions(threads=2, pin=(0,)), "1 cores to pin to for 2 threads"),
-    (RunOptions(pin=(99999,)), r"cannot pin to cores \[99999\]"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (RunOptions(threads=0), "--threads 0"),
+        (RunOptions(graph_optimization="most"), "unknown graph optimization level 'most'"),
+        (RunOptions(threads=2, pin=(0,)), "1 cores to pin to for 2 threads"),
+        (RunOptions(pin=(99999,)), r"cannot pin to cores \[99999\]"),
+    ],
+)
 def test_impossible_options_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         OrtRunner(network("y = Conv(x, w)"), options)
@@ -139,7 +148,10 @@ def test_a_provider_that_is_missing_is_an_error_and_never_replaced(target):
 def test_a_provider_that_onnxruntime_drops_when_it_starts_is_an_error(monkeypatch):
     present = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: present)
-    with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(InputError, match="fell back to CPUExecutionProvider"):
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(InputError, match="fell back to CPUExecutionProvider"),
+    ):
         OrtRunner(network("y = Conv(x, w)"), target="cuda")
 
 

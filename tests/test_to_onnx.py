@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from edgeprune.exporters.to_onnx import ExportOptions, count_gathers, save_onnx, to_onnx
 from networks import Concatenating, Mobile, Residual, Shuffled, random_plan, settled
 from torch import nn
 
 from edgeprune.errors import GateError, InputError
-from edgeprune.exporters.to_onnx import ExportOptions, count_gathers, save_onnx, to_onnx
 from edgeprune.fold import fold
 from edgeprune.macs import count_macs
 from edgeprune.plan import planned_macs
@@ -77,7 +77,12 @@ def test_nodes_carry_layer_names_and_gathers_the_layer_they_serve() -> None:
 def test_no_metadata_of_the_exporter_is_left() -> None:
     _, folded, _ = pruned_and_folded(Residual)
     data = to_onnx(folded, X).SerializeToString()
-    for trace_of_origin in (str(Path(__file__).resolve().parent.parent).encode(), b"site-packages", b".py", b"pkg.torch"):
+    for trace_of_origin in (
+        str(Path(__file__).resolve().parent.parent).encode(),
+        b"site-packages",
+        b".py",
+        b"pkg.torch",
+    ):
         assert trace_of_origin not in data
 
 
@@ -104,7 +109,9 @@ def test_weights_above_the_limit_go_into_a_file_beside(tmp_path: Path) -> None:
     save_onnx(model, tmp_path / "large.onnx", inline_limit=1000)
     assert (tmp_path / "large.onnx.data").stat().st_size > (tmp_path / "large.onnx").stat().st_size
     outputs = [
-        onnx.numpy_helper.to_array(i) for i in onnx.load(tmp_path / "large.onnx").graph.initializer if i.name == "a.weight"
+        onnx.numpy_helper.to_array(i)
+        for i in onnx.load(tmp_path / "large.onnx").graph.initializer
+        if i.name == "a.weight"
     ]
     assert outputs[0].shape == (16, 10, 3, 3)
 

@@ -91,6 +91,8 @@ def _load_split(path: Path) -> SplitPlan:
         return msgspec.json.decode(path.read_bytes(), type=SplitPlan)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(
-            f"is no partition: {first_line(error)}", where=path, expected="a file that `edgeprune split` wrote",
+            f"is no partition: {first_line(error)}",
+            where=path,
+            expected="a file that `edgeprune split` wrote",
             remedy="split the network again",
         ) from error

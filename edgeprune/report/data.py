@@ -14,8 +14,22 @@ from edgeprune.report.headline import headline_rows
 
 SCHEMA_VERSION = 1
 _LAYER_FIELDS = (
-    "name", "op_type", "lowering", "groups", "in_per_group", "out_per_group", "dense_macs", "macs", "executed_macs",
-    "dense_ms", "pruned_ms", "gather_ms", "reorder_ms", "theoretical_speedup", "realistic_speedup", "efficiency",
+    "name",
+    "op_type",
+    "lowering",
+    "groups",
+    "in_per_group",
+    "out_per_group",
+    "dense_macs",
+    "macs",
+    "executed_macs",
+    "dense_ms",
+    "pruned_ms",
+    "gather_ms",
+    "reorder_ms",
+    "theoretical_speedup",
+    "realistic_speedup",
+    "efficiency",
     "cause",
 )
 

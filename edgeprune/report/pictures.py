@@ -126,8 +126,13 @@ def kernel_maps(view: KernelView) -> Figure:
     for axes, whole, title, name in zip((left, right), wholes, titles, names, strict=True):
         axes.axhspan(0, whole.shape[0], facecolor=(0.5, 0.5, 0.5, 0.13))
         axes.imshow(
-            np.ma.masked_invalid(reduced(whole)), cmap="viridis", vmin=0.0, vmax=brightest, interpolation="none",
-            aspect="auto", extent=(0, whole.shape[1], whole.shape[0], 0),
+            np.ma.masked_invalid(reduced(whole)),
+            cmap="viridis",
+            vmin=0.0,
+            vmax=brightest,
+            interpolation="none",
+            aspect="auto",
+            extent=(0, whole.shape[1], whole.shape[0], 0),
         )
         axes.set_title(title, loc="left")
         axes.set_xlabel(name)
@@ -211,8 +216,16 @@ def _beside(axes: Axes, x: float, y: float, text: str) -> None:
 
 def _legend(figure: Figure, axes: Axes, handles: Sequence[Patch]) -> None:
     figure.legend(
-        handles=list(handles), loc="upper left", bbox_to_anchor=(axes.get_position().x0 - 0.01, 1.0), ncols=4,
-        borderpad=0.1, handlelength=1.2, handleheight=0.9, columnspacing=1.4, handletextpad=0.5, fontsize=8.5,
+        handles=list(handles),
+        loc="upper left",
+        bbox_to_anchor=(axes.get_position().x0 - 0.01, 1.0),
+        ncols=4,
+        borderpad=0.1,
+        handlelength=1.2,
+        handleheight=0.9,
+        columnspacing=1.4,
+        handletextpad=0.5,
+        fontsize=8.5,
     )
 
 

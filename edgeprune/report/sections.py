@@ -65,7 +65,9 @@ def tiles(contents: Contents) -> tuple[Tile, ...]:
             Tile(f.times(realistic), "realistic speed-up", setting(result), "good" if realistic > 1 else "poor"),
             Tile(f.times(result.theoretical_speedup), "theoretical speed-up", "from MACs"),
             Tile(
-                f.percent(efficiency), "efficiency", "realistic / theoretical",
+                f.percent(efficiency),
+                "efficiency",
+                "realistic / theoretical",
                 "good" if efficiency >= GOOD_EFFICIENCY else "",
             ),
         ]

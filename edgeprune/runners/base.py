@@ -64,7 +64,8 @@ class RunOptions:
             raise unknown_name("graph optimization level", self.graph_optimization, OPTIMIZATION_LEVELS)
         if self.pin and len(self.pin) != self.threads:
             raise InputError(
-                f"{len(self.pin)} cores to pin to for {self.threads} threads", expected="one core for each thread",
+                f"{len(self.pin)} cores to pin to for {self.threads} threads",
+                expected="one core for each thread",
                 remedy="name as many cores as threads",
             )
 

@@ -24,7 +24,14 @@ from edgeprune.runners.base import OPTIMIZATION_LEVELS, Array, Feeds, RunOptions
 from edgeprune.runners.node_names import NodeNames
 
 __all__ = [
-    "TARGETS", "NodeTime", "OrtRunner", "RunOptions", "TargetState", "check_feeds", "pinned", "targets",
+    "TARGETS",
+    "NodeTime",
+    "OrtRunner",
+    "RunOptions",
+    "TargetState",
+    "check_feeds",
+    "pinned",
+    "targets",
 ]
 
 
@@ -41,21 +48,33 @@ TARGETS: Mapping[str, _Target] = {
     "cpu": _Target("CPUExecutionProvider", "onnxruntime"),
     "cuda": _Target("CUDAExecutionProvider", "onnxruntime-gpu with CUDA 12 and cuDNN 9", ("CPUExecutionProvider",)),
     "tensorrt": _Target(
-        "TensorrtExecutionProvider", "onnxruntime-gpu with the libraries of TensorRT 10",
+        "TensorrtExecutionProvider",
+        "onnxruntime-gpu with the libraries of TensorRT 10",
         ("CUDAExecutionProvider", "CPUExecutionProvider"),
     ),
     "openvino": _Target("OpenVINOExecutionProvider", "onnxruntime-openvino", ("CPUExecutionProvider",)),
 }
 
 _NUMPY_TYPES = {
-    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(bool)": "bool",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 # ONNX Runtime's exceptions share no base class of their own.
 ORT_ERRORS: tuple[type[Exception], ...] = tuple(
     getattr(ort_state, name)
-    for name in ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
-                 "RuntimeException")
+    for name in (
+        "EPFail",
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoSuchFile",
+        "NotImplemented",
+        "RuntimeException",
+    )
 )
 
 
@@ -147,8 +166,10 @@ class OrtRunner:
             session = onnxruntime.InferenceSession(data, _session_options(options), providers=wanted)
         except ORT_ERRORS as error:
             raise InputError(
-                f"ONNX Runtime cannot load it: {first_line(error)}", where=where,
-                expected=f"a model that {target.provider} can run", remedy="export it again, or try another target",
+                f"ONNX Runtime cannot load it: {first_line(error)}",
+                where=where,
+                expected=f"a model that {target.provider} can run",
+                remedy="export it again, or try another target",
             ) from error
         if session.get_providers()[0] != target.provider:  # a provider that cannot start is dropped without an error
             raise _provider_error(self.target, "ONNX Runtime fell back to " + ", ".join(session.get_providers()))
@@ -196,7 +217,8 @@ def check_feeds(feeds: Feeds, specs: Sequence[TensorSpec]) -> None:
         value = np.asarray(feeds[spec.name])
         if spec.dtype and str(value.dtype) != spec.dtype:
             raise InputError(
-                f"input {spec.name!r} is {value.dtype}", expected=spec.dtype,
+                f"input {spec.name!r} is {value.dtype}",
+                expected=spec.dtype,
                 remedy=f"convert it with .astype({spec.dtype!r})",
             )
         if not _fits(value.shape, spec.shape, sizes):
@@ -231,7 +253,8 @@ def _check_available(target: str) -> None:
 def _provider_error(target: str, what: str) -> InputError:
     wanted = TARGETS[target]
     return InputError(
-        f"{wanted.provider} cannot be used: {what}", where=f"target {target}",
+        f"{wanted.provider} cannot be used: {what}",
+        where=f"target {target}",
         expected=f"one of those present: {', '.join(onnxruntime.get_available_providers())}",
         remedy=f"install {wanted.package}, or choose another --target",
     )
