@@ -70,7 +70,7 @@ class Accuracy(msgspec.Struct, frozen=True):
     data: str = ""
 
 
-class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+class Manifest(msgspec.Struct, frozen=True):
     """`manifest.json`: what the bundle is and holds."""
 
     schema_version: int
