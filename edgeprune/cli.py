@@ -34,6 +34,12 @@ EXPORT = Group("Export", sort_key=4)
 MEASURING = Group("Measuring", sort_key=4)
 COMMON = Group("Common", sort_key=9)
 
+Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+OptionalText = Annotated[str, Parameter(show_default=False)]
+OptionalPath = Annotated[Path | None, Parameter(show_default=False)]
+Texts = Annotated[tuple[str, ...], Parameter(negative_iterable="", show_default=False)]
+"""Flags whose default (off, empty) tells nothing, so that the help leaves it out."""
+
 app = App(
     name="edgeprune",
     help="Prune a trained CNN into dense grouped convolutions, export ONNX, split it over devices, and measure the "
@@ -49,11 +55,11 @@ app = App(
 class Common:
     """What every verb takes."""
 
-    json: Path | None = None
+    json: OptionalPath = None
     """Write the result as JSON to this file, too."""
-    config: Path | None = None
+    config: OptionalPath = None
     """TOML file with values for flags (`groups = 4`); flags on the command line win."""
-    quiet: Annotated[bool, Parameter(negative="")] = False
+    quiet: Switch = False
     """No progress bars and notes."""
 
 
@@ -73,7 +79,7 @@ class OutFlags:
 
     out: Annotated[Path, Parameter(alias="-o")]
     """Folder of the bundle: new or empty."""
-    overwrite: Annotated[bool, Parameter(negative="")] = False
+    overwrite: Switch = False
     """Replace the bundle that is there."""
 
     def output(self) -> Output:
@@ -87,15 +93,15 @@ class OutFlags:
 class NetworkFlags:
     """Which network, with which weights."""
 
-    arch: str = ""
+    arch: OptionalText = ""
     """resnet20 ... resnet110, vgg16-cifar, torchvision:NAME, timm:NAME, or path/to/file.py:factory."""
-    random_init: Annotated[bool, Parameter(negative="")] = False
+    random_init: Switch = False
     """Random weights instead of a checkpoint: enough to measure speed."""
-    input_size: str = ""
+    input_size: OptionalText = ""
     """H,W or C,H,W of the input, where it is not the architecture's own."""
     num_classes: int | None = None
     """Classes; by default as in the checkpoint."""
-    allow_partial: Annotated[bool, Parameter(negative="")] = False
+    allow_partial: Switch = False
     """Accept a checkpoint that lacks some tensors."""
 
     def source(self, checkpoint: Path | None, seed: int) -> NetworkSource:
@@ -125,17 +131,17 @@ class PruneFlags:
     """Groups of each pruned convolution."""
     rate: float = 0.4375
     """Share of every group's grouped kernels to remove."""
-    tickets: Path | None = None
+    tickets: OptionalPath = None
     """Folder with checkpoints of earlier epochs of the same training run."""
-    set: tuple[str, ...] = ()
+    set: Texts = ()
     """NAME=VALUE, a setting of the method; repeatable."""
     share_partitions: bool = True
     """Layers of a residual stream share their filter clusters, which saves Gathers."""
-    include_first: Annotated[bool, Parameter(negative="")] = False
+    include_first: Switch = False
     """Prune the first convolution, too."""
-    include_shortcuts: Annotated[bool, Parameter(negative="")] = False
+    include_shortcuts: Switch = False
     """Prune 1x1 shortcuts, too."""
-    skip: tuple[str, ...] = ()
+    skip: Texts = ()
     """Layer that stays dense, or a pattern such as 'layer4.*'; repeatable."""
 
     def options(self, seed: int) -> PruneOptions:
@@ -153,7 +159,7 @@ class PruneFlags:
 class DataFlags:
     """Real data, for accuracy and fine-tuning."""
 
-    data: str = ""
+    data: OptionalText = ""
     """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory."""
     finetune_epochs: int = 0
     """Epochs of fine-tuning after pruning."""
@@ -177,15 +183,15 @@ class ExportFlags:
 
     opset: int = 20
     """ONNX opset, 18 or later."""
-    static_batch: Annotated[bool, Parameter(negative="")] = False
+    static_batch: Switch = False
     """Fix the batch at 2 instead of leaving it dynamic."""
-    parity_inputs: Path | None = None
+    parity_inputs: OptionalPath = None
     """.npy with real inputs (N,C,H,W) for the parity gate."""
     tolerance: float = 1e-4
     """Of the parity gate: difference over the output's range."""
-    devices: str = ""
+    devices: OptionalText = ""
     """Split the groups over N devices, or those in a TOML file."""
-    device_profile: str = ""
+    device_profile: OptionalText = ""
     """Device type that the split's prediction is for; `edgeprune list devices` shows all."""
 
     def options(self, seed: int) -> DeployOptions:
@@ -205,14 +211,16 @@ class ExportFlags:
 def demo(
     *,
     out: Annotated[Path, Parameter(alias="-o", group=COMMON)] = Path("demo"),
-    overwrite: Annotated[bool, Parameter(negative="", group=COMMON)] = False,
+    overwrite: Annotated[Switch, Parameter(group=COMMON)] = False,
     common: Seeded = Seeded(),
 ) -> None:
     """Show the whole path on real data: train, prune, fine-tune, fold, export, split, run, profile, report.
 
     Trains a small ResNet on scikit-learn's handwritten digits, so it needs no download.
 
-    **Example:** `edgeprune demo -o demo` and open demo/report.html
+    Examples:
+
+    - `edgeprune demo -o demo` and open demo/report.html
 
     Parameters
     ----------
@@ -242,7 +250,9 @@ def prune(
 ) -> None:
     """Decide what to prune, and write the plan and the pruned weights.
 
-    **Example:** `edgeprune prune model.pt --arch resnet20 --groups 8 --rate 0.4375 --tickets epochs/ -o pruned`
+    Examples:
+
+    - `edgeprune prune model.pt --arch resnet20 --groups 8 --rate 0.4375 --tickets epochs/ -o pruned`
 
     Parameters
     ----------
@@ -272,10 +282,11 @@ def export(
 ) -> None:
     """The main job: from a checkpoint to a pruned, folded, verified ONNX model (or from a bundle of `prune`).
 
-    **Examples:**
-    `edgeprune export model.pt --arch resnet56 --groups 8 -o out`,
-    `edgeprune export --arch torchvision:resnet50 --random-init --groups 4 -o out`,
-    `edgeprune export pruned/ -o out --devices 2`
+    Examples:
+
+    - `edgeprune export model.pt --arch resnet56 --groups 8 -o out`
+    - `edgeprune export --arch torchvision:resnet50 --random-init --groups 4 -o out`
+    - `edgeprune export pruned/ -o out --devices 2`
 
     Parameters
     ----------
@@ -300,14 +311,16 @@ def split(
     /,
     *,
     devices: Annotated[str, Parameter(group=EXPORT)],
-    device_profile: Annotated[str, Parameter(group=EXPORT)] = "",
+    device_profile: Annotated[OptionalText, Parameter(group=EXPORT)] = "",
     out: OutFlags,
     common: Common = Common(),
 ) -> None:
     """Split the groups of any ONNX CNN with grouped convolutions over several devices.
 
-    **Examples:** `edgeprune split out/ --devices 2 -o split`,
-    `edgeprune split resnext.onnx --devices cluster.toml -o split`
+    Examples:
+
+    - `edgeprune split out/ --devices 2 -o split`
+    - `edgeprune split resnext.onnx --devices cluster.toml -o split`
 
     Parameters
     ----------
@@ -338,7 +351,9 @@ def run(
 ) -> None:
     """Run a bundle, split or not, on one batch of inputs.
 
-    **Example:** `edgeprune run split/ --input x.npy --output y.npy`
+    Examples:
+
+    - `edgeprune run split/ --input x.npy --output y.npy`
 
     Parameters
     ----------
@@ -365,21 +380,23 @@ def profile(
     model: Path,
     /,
     *,
-    baseline: Annotated[Path | None, Parameter(group=MEASURING)] = None,
+    baseline: Annotated[OptionalPath, Parameter(group=MEASURING)] = None,
     target: Annotated[str, Parameter(group=MEASURING)] = "cpu",
     threads: Annotated[int, Parameter(group=MEASURING)] = 1,
     batch_size: Annotated[str, Parameter(group=MEASURING)] = "1",
     warmup: Annotated[int, Parameter(group=MEASURING)] = 10,
     iterations: Annotated[int, Parameter(group=MEASURING)] = 100,
-    pin: Annotated[str, Parameter(group=MEASURING)] = "",
+    pin: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     per_layer: Annotated[bool, Parameter(group=MEASURING)] = True,
-    arch: Annotated[str, Parameter(group=MEASURING)] = "",
+    arch: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     common: Seeded = Seeded(),
 ) -> None:
     """Measure dense and pruned in turn, and put the realistic speed-up beside the theoretical one.
 
-    **Examples:** `edgeprune profile out/ --threads 2 --batch-size 1,8`,
-    `edgeprune profile pruned.onnx --baseline dense.onnx --target cpu`
+    Examples:
+
+    - `edgeprune profile out/ --threads 2 --batch-size 1,8`
+    - `edgeprune profile pruned.onnx --baseline dense.onnx --target cpu`
 
     Parameters
     ----------
@@ -432,7 +449,9 @@ def report(
 ) -> None:
     """Write report.html (one file, opens offline), report.md and report.json into a bundle.
 
-    **Example:** `edgeprune report out/ --format html`
+    Examples:
+
+    - `edgeprune report out/ --format html`
 
     Parameters
     ----------
@@ -462,8 +481,10 @@ def evaluate(
 ) -> None:
     """Top-1 accuracy of a checkpoint, a bundle or an ONNX file on a test set.
 
-    **Examples:** `edgeprune eval model.pt --arch resnet20 --data imagefolder:cifar/`,
-    `edgeprune eval out/ --data digits`
+    Examples:
+
+    - `edgeprune eval model.pt --arch resnet20 --data imagefolder:cifar/`
+    - `edgeprune eval out/ --data digits`
 
     Parameters
     ----------
@@ -488,7 +509,11 @@ def evaluate(
 def inspect(path: Path, /, *, common: Common = Common()) -> None:
     """What is in a checkpoint, an ONNX file or a bundle; a bundle's hashes are verified.
 
-    **Examples:** `edgeprune inspect out/`, `edgeprune inspect model.onnx`, `edgeprune inspect model.pt`
+    Examples:
+
+    - `edgeprune inspect out/`
+    - `edgeprune inspect model.onnx`
+    - `edgeprune inspect model.pt`
 
     Parameters
     ----------
@@ -507,7 +532,9 @@ def inspect(path: Path, /, *, common: Common = Common()) -> None:
 def list_(what: Literal["methods", "archs", "targets", "devices"], /, *, common: Common = Common()) -> None:
     """What there is: methods with their settings, architectures, targets and device profiles.
 
-    **Example:** `edgeprune list methods`
+    Examples:
+
+    - `edgeprune list methods`
 
     Parameters
     ----------
