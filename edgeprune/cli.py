@@ -218,7 +218,7 @@ def demo(
 
     Trains a small ResNet on scikit-learn's handwritten digits, so it needs no download.
 
-    Examples:
+    **Examples**
 
     - `edgeprune demo -o demo` and open demo/report.html
 
@@ -250,7 +250,7 @@ def prune(
 ) -> None:
     """Decide what to prune, and write the plan and the pruned weights.
 
-    Examples:
+    **Examples**
 
     - `edgeprune prune model.pt --arch resnet20 --groups 8 --rate 0.4375 --tickets epochs/ -o pruned`
 
@@ -282,7 +282,7 @@ def export(
 ) -> None:
     """The main job: from a checkpoint to a pruned, folded, verified ONNX model (or from a bundle of `prune`).
 
-    Examples:
+    **Examples**
 
     - `edgeprune export model.pt --arch resnet56 --groups 8 -o out`
     - `edgeprune export --arch torchvision:resnet50 --random-init --groups 4 -o out`
@@ -317,7 +317,7 @@ def split(
 ) -> None:
     """Split the groups of any ONNX CNN with grouped convolutions over several devices.
 
-    Examples:
+    **Examples**
 
     - `edgeprune split out/ --devices 2 -o split`
     - `edgeprune split resnext.onnx --devices cluster.toml -o split`
@@ -351,7 +351,7 @@ def run(
 ) -> None:
     """Run a bundle, split or not, on one batch of inputs.
 
-    Examples:
+    **Examples**
 
     - `edgeprune run split/ --input x.npy --output y.npy`
 
@@ -393,7 +393,7 @@ def profile(
 ) -> None:
     """Measure dense and pruned in turn, and put the realistic speed-up beside the theoretical one.
 
-    Examples:
+    **Examples**
 
     - `edgeprune profile out/ --threads 2 --batch-size 1,8`
     - `edgeprune profile pruned.onnx --baseline dense.onnx --target cpu`
@@ -449,7 +449,7 @@ def report(
 ) -> None:
     """Write report.html (one file, opens offline), report.md and report.json into a bundle.
 
-    Examples:
+    **Examples**
 
     - `edgeprune report out/ --format html`
 
@@ -481,7 +481,7 @@ def evaluate(
 ) -> None:
     """Top-1 accuracy of a checkpoint, a bundle or an ONNX file on a test set.
 
-    Examples:
+    **Examples**
 
     - `edgeprune eval model.pt --arch resnet20 --data imagefolder:cifar/`
     - `edgeprune eval out/ --data digits`
@@ -509,7 +509,7 @@ def evaluate(
 def inspect(path: Path, /, *, common: Common = Common()) -> None:
     """What is in a checkpoint, an ONNX file or a bundle; a bundle's hashes are verified.
 
-    Examples:
+    **Examples**
 
     - `edgeprune inspect out/`
     - `edgeprune inspect model.onnx`
@@ -532,7 +532,7 @@ def inspect(path: Path, /, *, common: Common = Common()) -> None:
 def list_(what: Literal["methods", "archs", "targets", "devices"], /, *, common: Common = Common()) -> None:
     """What there is: methods with their settings, architectures, targets and device profiles.
 
-    Examples:
+    **Examples**
 
     - `edgeprune list methods`
 
