@@ -17,47 +17,21 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
-from torchvision.ops import stochastic_depth
 
+from edgeprune.channel_ops import (
+    FLATTENS,
+    JOINS_FUNCTIONS,
+    JOINS_METHODS,
+    KEEPS_FUNCTIONS,
+    KEEPS_METHODS,
+    KEEPS_MODULES,
+)
 from edgeprune.coupling import SetForest
 from edgeprune.fx_tracer import LayerCalls
 from edgeprune.graph import CoupledSet, Graph, Layer
 from edgeprune.grouped_conv import GroupedConv2d
 
 NETWORK_INPUT = "the network's input"
-
-_KEEPS_MODULES = (
-    nn.BatchNorm2d, nn.BatchNorm1d, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU,
-    nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Dropout, nn.Dropout2d,
-    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d,
-    nn.ReflectionPad2d, nn.ReplicationPad2d,
-)  # fmt: skip
-_KEEPS_FUNCTIONS = {
-    F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish, F.hardtanh, F.hardswish, F.hardsigmoid,
-    F.softplus, F.dropout, F.dropout2d, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d,
-    F.interpolate, torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.abs, torch.neg, operator.neg,
-    stochastic_depth,
-}  # fmt: skip
-_KEEPS_METHODS = {
-    "relu",
-    "relu_",
-    "sigmoid",
-    "tanh",
-    "clamp",
-    "abs",
-    "contiguous",
-    "clone",
-    "float",
-    "to",
-    "type",
-    "detach",
-}
-_JOINS_FUNCTIONS = {
-    torch.add, torch.mul, torch.sub, torch.div, torch.maximum, torch.minimum, operator.add, operator.iadd, operator.mul,
-    operator.imul, operator.sub, operator.isub, operator.truediv, operator.itruediv,
-}  # fmt: skip
-_JOINS_METHODS = {"add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_"}
-_FLATTENS = {"flatten", "view", "reshape", "squeeze"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +103,7 @@ class ChannelWalk:
             self.visit_linear(node, module, source, used_twice)
         elif type(module) is nn.Flatten:
             self.flatten(node, source)
-        elif isinstance(module, _KEEPS_MODULES):
+        elif isinstance(module, KEEPS_MODULES):
             self.values[node.name] = source
             if used_twice and any(True for _ in module.parameters()):
                 self.sets.pin(source.coupled_set, f"{name} is used at several places")
@@ -193,12 +167,12 @@ class ChannelWalk:
         source = self.source(node)
         if source is None:
             self.unknown(node, _call_name(node))
-        elif target in _JOINS_FUNCTIONS or (node.op == "call_method" and target in _JOINS_METHODS):
+        elif target in JOINS_FUNCTIONS or (node.op == "call_method" and target in JOINS_METHODS):
             self.visit_join(node, tensors)
-        elif target in _KEEPS_FUNCTIONS or (node.op == "call_method" and target in _KEEPS_METHODS):
+        elif target in KEEPS_FUNCTIONS or (node.op == "call_method" and target in KEEPS_METHODS):
             self.values[node.name] = source
         elif target in (torch.flatten, torch.reshape, torch.squeeze) or (
-            node.op == "call_method" and target in _FLATTENS
+            node.op == "call_method" and target in FLATTENS
         ):
             self.flatten(node, source)
         elif target is torch.mean or (node.op == "call_method" and target == "mean"):
@@ -388,9 +362,7 @@ def _is_shortcut(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
         follower = next(iter(follower.users))
         if follower.op == "call_module" and isinstance(modules[str(follower.target)], (nn.BatchNorm2d, nn.Identity)):
             continue
-        return follower.target in _JOINS_FUNCTIONS or (
-            follower.op == "call_method" and follower.target in _JOINS_METHODS
-        )
+        return follower.target in JOINS_FUNCTIONS or (follower.op == "call_method" and follower.target in JOINS_METHODS)
     return False
 
 

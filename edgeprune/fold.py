@@ -182,10 +182,8 @@ class _Folding:
             order = [module.entry.filters[group].index(filter_) for filter_ in filters[group]]
             rows.append(kernels[order][:, columns])
         writes = Selection.concatenated(filters, module.out_channels)
-        conv = _plain_conv(module)
-        _set_weights(
-            conv, torch.cat(rows), None if bias is None else bias[module.writes.inverse().then(writes).array()]
-        )
+        permuted = None if bias is None else bias[module.writes.inverse().then(writes).array()]
+        conv = module.plain_conv(torch.cat(rows), permuted, groups=module.groups).requires_grad_(False)
         name = str(node.target)
         self.module.add_submodule(name, conv)
         self.modules[name] = conv
@@ -262,22 +260,6 @@ def _permuted_norm(norm: nn.Module | None, writes: Selection) -> nn.Module | Non
         if tensor is not None:
             getattr(permuted, name).data = tensor.data[order]
     return permuted
-
-
-def _plain_conv(grouped: GroupedConv2d) -> nn.Conv2d:
-    with torch.device("meta"):
-        return nn.Conv2d(
-            grouped.in_channels,
-            grouped.out_channels,
-            grouped.kernel_size,  # type: ignore[arg-type]
-            grouped.stride,  # type: ignore[arg-type]
-            grouped.padding,  # type: ignore[arg-type]
-            grouped.dilation,  # type: ignore[arg-type]
-            groups=grouped.groups,
-            bias=False,
-            padding_mode=grouped.padding_mode,
-            dtype=grouped.weight.dtype,
-        )
 
 
 def _set_weights(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor | None) -> None:

@@ -71,6 +71,25 @@ class GroupedConv2d(nn.Conv2d):
         """Gathers that this layer needs on its own: its input's and its output's, where they move anything."""
         return int(not self.reads.is_identity) + int(not self.writes.is_identity)
 
+    def plain_conv(self, weight: Tensor, bias: Tensor | None, *, groups: int) -> nn.Conv2d:
+        """An ordinary convolution of this layer's geometry with a weight of shape (C_out, C_in / groups, k, k)."""
+        with torch.device("meta"):  # its own weights are never used
+            conv = nn.Conv2d(
+                weight.shape[1] * groups,
+                weight.shape[0],
+                self.kernel_size,  # type: ignore[arg-type]
+                self.stride,  # type: ignore[arg-type]
+                self.padding,  # type: ignore[arg-type]
+                self.dilation,  # type: ignore[arg-type]
+                groups=groups,
+                bias=bias is not None,
+                padding_mode=self.padding_mode,
+            )
+        dtype = self.weight.dtype
+        conv.weight = nn.Parameter(weight.to(dtype).contiguous())
+        conv.bias = None if bias is None else nn.Parameter(bias.to(dtype).contiguous())
+        return conv.train(self.training)
+
     @torch.no_grad()
     def load_dense(self, weight: Tensor, bias: Tensor | None) -> None:
         """Take the kept kernels out of the dense layer's weight (C_out, C_in, k, k)."""

@@ -43,20 +43,7 @@ def masked(model: nn.Module) -> nn.Module:
         if isinstance(module, GroupedConv2d):
             with torch.no_grad():
                 weight, bias = module.masked_dense()
-            with torch.device("meta"):
-                dense = nn.Conv2d(
-                    module.dense_in_channels,
-                    module.out_channels,
-                    module.kernel_size,  # type: ignore[arg-type]
-                    module.stride,  # type: ignore[arg-type]
-                    module.padding,  # type: ignore[arg-type]
-                    module.dilation,  # type: ignore[arg-type]
-                    bias=bias is not None,
-                    padding_mode=module.padding_mode,
-                )
-            dense.weight = nn.Parameter(weight)
-            dense.bias = None if bias is None else nn.Parameter(bias)
-            dense.train(module.training)
+            dense = module.plain_conv(weight, bias, groups=1)
             _replace(dense_model, name, dense)
     return dense_model
 
