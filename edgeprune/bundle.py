@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
+import psutil
 
 from edgeprune.errors import InputError, first_line
 
@@ -251,9 +252,11 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
+    out = Path(os.path.realpath(out))  # a link to a folder stays a link
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+        _remove_leftovers(out)
+        stage = Path(tempfile.mkdtemp(prefix=f"{_staging_prefix(out)}{os.getpid()}-", dir=out.parent))
     except OSError as error:
         raise InputError(f"the output folder cannot be written ({error.strerror})", where=out) from error
     try:
@@ -262,6 +265,19 @@ def _staged(out: Path) -> Iterator[Path]:
         _publish(stage, out)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _staging_prefix(out: Path) -> str:
+    return f".{out.name}.partial-"
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove the staging folders of earlier runs to the same place that were killed."""
+    prefix = _staging_prefix(out)
+    for entry in list(out.parent.iterdir()):
+        process = entry.name.removeprefix(prefix).partition("-")[0]
+        if entry.name.startswith(prefix) and process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _publish(stage: Path, out: Path) -> None:

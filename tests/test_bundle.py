@@ -109,6 +109,8 @@ def test_a_killed_run_leaves_nothing_or_the_old_bundle(tmp_path: Path, existing:
         assert open_bundle(out).faults() == []
     else:
         assert not out.exists()
+    make(out, "new", overwrite=True)  # the next run clears what the killed one left
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_updating_adds_files_and_hashes_in_one_step(tmp_path: Path) -> None:
@@ -161,3 +163,11 @@ def test_single_files_are_written_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "new") == ["file.json"]
     with pytest.raises(InputError, match="cannot be written"):
         write_atomically(tmp_path / "new" / "file.json" / "below", b"")
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    make(tmp_path / "out")
+    assert (tmp_path / "out").is_symlink()
+    assert open_bundle(tmp_path / "disk").faults() == []
