@@ -31,6 +31,10 @@ def prune(
     rate: float = 0.4375,
     tickets: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    share_partitions: bool = True,
+    include_first: bool = False,
+    include_shortcuts: bool = False,
+    skip: Sequence[str] = (),
     seed: int = 0,
 ) -> Pruned:
     """Prune a copy of `model`; `result.model` takes and gives what `model` does and can be fine-tuned like it.
@@ -38,12 +42,15 @@ def prune(
     `example_input` has shape (N, C, H, W). `settings` are the method's own, as in `edgeprune list methods`. `tickets`
     is a folder with checkpoints of earlier epochs. Raises InputError for anything that cannot be pruned as asked.
     """
-    if example_input.dim() != 4:
-        raise InputError(f"the example input has shape {tuple(example_input.shape)}", expected="(N, C, H, W)")
+    if not isinstance(example_input, Tensor) or example_input.dim() != 4:
+        got = tuple(getattr(example_input, "shape", ())) or type(example_input).__name__
+        raise InputError(f"the example input is {got}", expected="a tensor of shape (N, C, H, W)")
+    if not isinstance(groups, int):
+        raise InputError(f"groups={groups!r} is no integer", expected="2 or more")
     channels, height, width = example_input.shape[1:]
     network = Network(type(model).__name__, model.eval(), (channels, height, width))
     assignments = tuple(f"{name}={_text(value)}" for name, value in (settings or {}).items())
-    request = PruneRequest(groups=groups, rate=rate, seed=seed)
+    request = PruneRequest(groups, rate, seed, share_partitions, include_first, include_shortcuts, tuple(skip))
     return prune_network(network, PruneOptions(method, request, assignments, Path(tickets) if tickets else None))
 
 

@@ -103,13 +103,24 @@ class Bundle:
     manifest: Manifest
 
     def path(self, name: str) -> Path:
-        """Where the bundle's file `name` lies; InputError if the manifest does not list it or it is missing."""
+        """Where the bundle's file `name` lies; InputError if it is not listed, missing, or was changed."""
         path = self.folder / name
         if name not in self.manifest.files or not path.is_file():
+            present = sorted(n for n in self.manifest.files if (self.folder / n).is_file())
+            raise InputError(f"this bundle has no {name}", where=self.folder, expected=f"one of {', '.join(present)}")
+        if sha256_of(path) != self.manifest.files[name]:
             raise InputError(
-                f"this bundle has no {name}", where=self.folder, expected=f"one of {_listed(self.manifest)}"
+                "its SHA-256 is not the manifest's: it was changed or damaged",
+                where=path,
+                remedy="write the bundle again",
             )
         return path
+
+    def require_sound(self) -> None:
+        """InputError if any file is missing, changed or not listed."""
+        faults = [fault.rstrip(".") for fault in self.faults()]
+        if faults:
+            raise InputError(f"the bundle is damaged: {'; '.join(faults)}", where=self.folder, remedy="write it again")
 
     def has(self, name: str) -> bool:
         return name in self.manifest.files
@@ -181,6 +192,7 @@ def new_bundle(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def updated_bundle(folder: Path) -> Iterator[Path]:
     """Yield a staging copy of the bundle to change; on success it takes the bundle's place."""
     bundle = open_bundle(folder)
+    bundle.require_sound()  # or its new manifest would hash whatever lies there
     with _staged(folder) as stage:
         for name in [MANIFEST, *bundle.manifest.files]:
             source = folder / name
@@ -310,10 +322,6 @@ def _existing_parent(path: Path) -> Path:
     while not parent.exists():
         parent = parent.parent
     return parent
-
-
-def _listed(manifest: Manifest) -> str:
-    return ", ".join(sorted(manifest.files)) or "no files at all"
 
 
 def _umask() -> int:

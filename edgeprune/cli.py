@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
+import threading
 import tomllib
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from cyclopts.config import Toml
 
 from edgeprune import progress
 from edgeprune.errors import EdgepruneError, InputError, first_line
@@ -22,6 +26,7 @@ from edgeprune.flags import (
     Common,
     DataFlags,
     ExportFlags,
+    Integer,
     NetworkFlags,
     OptionalPath,
     OptionalText,
@@ -43,6 +48,7 @@ app = App(
     help_epilogue="Start with `edgeprune demo`. Every verb has --help with examples.\n\n"
     "Exit codes: 0 done; 1 the input is at fault; 2 usage; 3 a gate failed; 70 a bug.",
     help_format="markdown",
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -185,7 +191,7 @@ def run(
     input: Annotated[Path, Parameter(group=COMMON)],
     output: Annotated[Path, Parameter(group=COMMON)],
     executor: Annotated[Literal["local"], Parameter(group=COMMON)] = "local",
-    threads: Annotated[int, Parameter(group=COMMON)] = 1,
+    threads: Annotated[Integer, Parameter(group=COMMON)] = 1,
     common: Common = Common(),
 ) -> None:
     """Run a bundle, split or not, on one batch of inputs.
@@ -221,10 +227,10 @@ def profile(
     *,
     baseline: Annotated[OptionalPath, Parameter(group=MEASURING)] = None,
     target: Annotated[str, Parameter(group=MEASURING)] = "cpu",
-    threads: Annotated[int, Parameter(group=MEASURING)] = 1,
+    threads: Annotated[Integer, Parameter(group=MEASURING)] = 1,
     batch_size: Annotated[str, Parameter(group=MEASURING)] = "1",
-    warmup: Annotated[int, Parameter(group=MEASURING)] = 10,
-    iterations: Annotated[int, Parameter(group=MEASURING)] = 100,
+    warmup: Annotated[Integer, Parameter(group=MEASURING)] = 10,
+    iterations: Annotated[Integer, Parameter(group=MEASURING)] = 100,
     pin: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     per_layer: Annotated[bool, Parameter(group=MEASURING)] = True,
     arch: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
@@ -297,7 +303,7 @@ def report(
     bundle
         A bundle; profile it first, to have latencies in the report.
     format
-        html, md, json, separated by commas.
+        html, md, json, csv, separated by commas.
     """
     from edgeprune import pipeline
 
@@ -313,7 +319,7 @@ def evaluate(
     /,
     *,
     data: Annotated[str, Parameter(group=DATA)],
-    batch_size: Annotated[int, Parameter(group=DATA)] = 100,
+    batch_size: Annotated[Integer, Parameter(group=DATA)] = 100,
     limit: Annotated[int | None, Parameter(group=DATA)] = None,
     network: NetworkFlags = NetworkFlags(),
     common: Common = Common(),
@@ -390,53 +396,86 @@ def list_(what: Literal["methods", "archs", "targets", "devices"], /, *, common:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     tokens = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a path that the terminal's encoding lacks must not end a run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        config = _config_file(tokens)
-        app.config = [] if config is None else [Toml(config, must_exist=True, use_commands_as_keys=False)]
-        with progress.shown("--quiet" not in tokens):
-            app(tokens, result_action="return_value")
+        with progress.shown("--quiet" not in tokens), _stopped_cleanly():
+            app([*tokens, *_config_tokens(tokens)], result_action="return_value")
+            sys.stdout.flush()
     except EdgepruneError as error:
-        print(f"edgeprune: {error}", file=sys.stderr)
-        return error.exit_code
+        return _told(str(error), error.exit_code)
     except KeyboardInterrupt:
-        print("edgeprune: interrupted; nothing half-written was left", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _told("interrupted; nothing half-written was left", EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 2
-    except ModuleNotFoundError as error:
-        if error.name not in WORKSTATION_PACKAGES:
-            raise
-        print(f"edgeprune: this needs {error.name}: pip install 'edgeprune[prune]'", file=sys.stderr)
-        return InputError.exit_code
-    except Exception:
+    except OSError as error:  # a full disk, a device that is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        where = f"{error.filename}: " if error.filename else ""
+        return _told(f"{where}{error.strerror or error}", InputError.exit_code)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in WORKSTATION_PACKAGES:
+            return _told(f"this needs {error.name}: pip install 'edgeprune[prune]'", InputError.exit_code)
         traceback.print_exc()
-        print("edgeprune: this is a bug of edgeprune; please report it with the lines above", file=sys.stderr)
-        return EXIT_BUG
+        return _told("this is a bug of edgeprune; please report it with the lines above", EXIT_BUG)
     return 0
 
 
-def _config_file(tokens: list[str]) -> Path | None:
-    """The value of --config, which has to be known before the flags are parsed."""
-    for i, token in enumerate(tokens):
-        if token.startswith("--config="):
-            path = Path(token.partition("=")[2])
-        elif token == "--config" and i + 1 < len(tokens):
-            path = Path(tokens[i + 1])
-        else:
+def _told(text: str, code: int) -> int:
+    print(f"edgeprune: {text}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _stopped_cleanly() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a dropped connection) end a run as Ctrl-C does, so that staged files are removed."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _config_tokens(tokens: list[str]) -> list[str]:
+    """The flags that --config's file gives and the command line does not, spelt as on the command line."""
+    given = [token.partition("=")[0] for token in tokens]
+    if "--config" not in given:
+        return []
+    place = given.index("--config")
+    path = Path(tokens[place].partition("=")[2] or (tokens[place + 1] if place + 1 < len(tokens) else ""))
+    if not path.is_file():
+        raise InputError("no such file", where=path, expected="a TOML file with values for flags")
+    try:
+        values = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"is not TOML: {first_line(error)}", where=path, expected="lines such as groups = 4"
+        ) from error
+    found: list[str] = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, dict):
+            raise InputError(f"[{name}] is a table", where=path, expected="flags at the top, such as groups = 4")
+        if {flag, f"--no-{flag[2:]}"} & set(given) or (flag == "--out" and "-o" in given):
             continue
-        if not path.is_file():
-            raise InputError("no such file", where=path, expected="a TOML file with values for flags")
-        try:
-            tomllib.loads(path.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"is not TOML: {first_line(error)}", where=path, expected="lines such as groups = 4"
-            ) from error
-        return path
-    return None
+        if isinstance(value, bool):
+            found.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+            found += [f"{flag}={item}" for item in value]
+        else:
+            found.append(f"{flag}={','.join(map(str, value)) if isinstance(value, list) else value}")
+    return found
 
 
 def _integers(flag: str, text: str) -> tuple[int, ...]:

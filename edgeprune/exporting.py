@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -17,7 +18,7 @@ from edgeprune import progress
 from edgeprune.arrays import load_array
 from edgeprune.bundle import GatherCount, Manifest, ParityRecord
 from edgeprune.errors import InputError
-from edgeprune.exporters.to_onnx import ExportOptions, count_gathers, save_onnx, to_onnx
+from edgeprune.exporters.to_onnx import OLDEST_OPSET, ExportOptions, count_gathers, save_onnx, to_onnx
 from edgeprune.fold import fold
 from edgeprune.network import environment
 from edgeprune.pruned import Pruned, save_pruned
@@ -35,6 +36,18 @@ class DeployOptions:
     inputs: Path | None = None
     """.npy with real inputs (N, C, H, W) for the parity gate."""
     seed: int = 0
+
+    def check(self) -> None:
+        """InputError for values that cannot work; called before any long work."""
+        newest = onnx.defs.onnx_opset_version()
+        if not OLDEST_OPSET <= self.onnx.opset <= newest:
+            raise InputError(f"--opset {self.onnx.opset} is out of range", expected=f"{OLDEST_OPSET} to {newest}")
+        if not 0 < self.tolerance < 1:
+            raise InputError(
+                f"--tolerance {self.tolerance} is out of range", expected="above 0 and below 1, such as 1e-4"
+            )
+        if self.inputs is not None:
+            load_array(self.inputs)
 
 
 def export_into(stage: Path, pruned: Pruned, deploy: DeployOptions) -> Manifest:

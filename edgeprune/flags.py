@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 from edgeprune.errors import InputError
 
@@ -23,6 +24,17 @@ EXPORT = Group("Export", sort_key=4)
 MEASURING = Group("Measuring", sort_key=4)
 COMMON = Group("Common", sort_key=9)
 
+
+def _integer(kind: type, tokens: Sequence[Token]) -> int:
+    """An integer, where the parser's own conversion would cut 4.5 down to 4."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no integer") from None
+
+
+Integer = Annotated[int, Parameter(converter=_integer)]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 OptionalText = Annotated[str, Parameter(show_default=False)]
 OptionalPath = Annotated[Path | None, Parameter(show_default=False)]
@@ -48,7 +60,7 @@ class Common:
 class Seeded(Common):
     """What every verb with chance in it takes."""
 
-    seed: int = 0
+    seed: Integer = 0
     """Same seed and input, same plan and ONNX bytes."""
 
 
@@ -107,7 +119,7 @@ class PruneFlags:
 
     method: str = "tmi-gkp"
     """Pruning method; `edgeprune list methods` shows all with their settings."""
-    groups: int = 8
+    groups: Integer = 8
     """Groups of each pruned convolution."""
     rate: float = 0.4375
     """Share of every group's grouped kernels to remove."""
@@ -141,11 +153,11 @@ class DataFlags:
 
     data: OptionalText = ""
     """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory."""
-    finetune_epochs: int = 0
+    finetune_epochs: Integer = 0
     """Epochs of fine-tuning after pruning."""
     learning_rate: float = 0.01
     """Of fine-tuning, at its start."""
-    batch_size: int = 64
+    batch_size: Integer = 64
     """Of fine-tuning."""
     max_drop: float | None = None
     """Gate: fail (exit 3) if top-1 falls by more points."""
@@ -161,7 +173,7 @@ class DataFlags:
 class ExportFlags:
     """How to write and check the ONNX files."""
 
-    opset: int = 20
+    opset: Integer = 20
     """ONNX opset, 18 or later."""
     static_batch: Switch = False
     """Fix the batch at 2 instead of leaving it dynamic."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -68,11 +70,12 @@ def run_once(module: fx.GraphModule, example_input: Tensor) -> LayerCalls:
         if isinstance(layer, (nn.Conv2d, nn.Linear))
     ]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # ShapeProp prints a traceback of its own
             ShapeProp(module).propagate(example_input)
     except Exception as error:
         raise InputError(
-            f"the model cannot be run on an input of shape {tuple(example_input.shape)}: {first_line(error)}",
+            f"the model cannot be run on an input of shape {tuple(example_input.shape)}: "
+            f"{first_line(error.__cause__ or error)}",
             remedy="check --input-size (C,H,W) and --arch",
         ) from error
     finally:

@@ -35,9 +35,8 @@ def inspect(path: Path) -> Inspection:
 def require_sound(inspection: Inspection) -> None:
     """InputError if a bundle's files are not what its manifest says."""
     if inspection.faults:
-        raise InputError(
-            f"the bundle is damaged: {' '.join(inspection.faults)}", where=inspection.path, remedy="write it again"
-        )
+        faults = "; ".join(fault.rstrip(".") for fault in inspection.faults)
+        raise InputError(f"the bundle is damaged: {faults}", where=inspection.path, remedy="write it again")
 
 
 def _bundle(folder: Path) -> Inspection:

@@ -81,6 +81,11 @@ def load_network(source: NetworkSource) -> Network:
         raise InputError(
             "both a checkpoint and --random-init were given", where=source.checkpoint, remedy="leave one of them out"
         )
+    if source.checkpoint is not None and source.checkpoint.suffix == ".onnx":
+        raise InputError(
+            "is an ONNX file", where=source.checkpoint, expected="a checkpoint (.pt, .pth, .th, .safetensors)",
+            remedy="`split`, `profile` and `eval` take ONNX files; pruning needs the trained weights",
+        )  # fmt: skip
     state = None if source.checkpoint is None else read_state_dict(source.checkpoint)
     network = _built(source, source.num_classes)
     if state is None:

@@ -58,7 +58,7 @@ def partition_model(model: ModelProto, devices: Sequence[Device]) -> Partition:
     """
     check_devices(devices)
     network = Network(model)
-    where = model.graph.name or "ONNX model"
+    where = "the model"
     if not any(is_divisible(node, network) for node in network.nodes):
         raise InputError(
             "holds no grouped convolution with constant weights",

@@ -25,6 +25,7 @@ from onnx import ModelProto
 from edgeprune import bundle as bundles
 from edgeprune.arrays import load_array, save_arrays
 from edgeprune.bundle import Bundle, Manifest
+from edgeprune.device_profile import load_profile
 from edgeprune.devices import load_devices
 from edgeprune.errors import InputError
 from edgeprune.executor import LocalExecutor
@@ -67,6 +68,13 @@ class SplitOptions:
     device_profile: str = ""
     """Device type of devices that name none; empty: this machine's."""
 
+    def check(self) -> None:
+        """InputError if the devices do not exist; called before any long work."""
+        if self.devices:
+            load_devices(self.devices, default_profile=self.device_profile)
+        elif self.device_profile:
+            load_profile(self.device_profile)
+
 
 def prune(source: NetworkSource, options: PruneOptions, data: DataOptions, out: Output) -> tuple[Bundle, Pruned]:
     """`edgeprune prune`: a bundle with the plan and the pruned weights."""
@@ -91,6 +99,8 @@ def export(
 ) -> tuple[Bundle, Pruned]:
     """`edgeprune export CKPT`: from a checkpoint to a bundle with ONNX files, all steps."""
     out.check()
+    deploy.check()
+    split.check()
     pruned = _prune(source, options, data)
     return write_export(pruned, deploy, split, out), pruned
 
@@ -99,11 +109,14 @@ def export_bundle(
     folder: Path, arch: str, data: DataOptions, deploy: DeployOptions, split: SplitOptions, out: Output
 ) -> tuple[Bundle, Pruned]:
     """`edgeprune export DIR`: the same from a bundle that `prune` wrote."""
-    from edgeprune.pruned import open_pruned, with_accuracy
+    from edgeprune.pruned import load_images, open_pruned, with_accuracy
 
     out.check()
     data.check()
-    pruned = with_accuracy(open_pruned(bundles.open_bundle(folder), arch=arch), data)
+    deploy.check()
+    split.check()
+    opened = open_pruned(bundles.open_bundle(folder), arch=arch)
+    pruned = with_accuracy(opened, data, load_images(data, opened.network))
     return write_export(pruned, deploy, split, out), pruned
 
 
@@ -120,12 +133,17 @@ def write_export(pruned: Pruned, deploy: DeployOptions, split: SplitOptions, out
 
 
 def _prune(source: NetworkSource, options: PruneOptions, data: DataOptions) -> Pruned:
+    from edgeprune.methods import load_method, parse_settings
     from edgeprune.network import load_network
-    from edgeprune.pruned import prune_network, with_accuracy
+    from edgeprune.pruned import load_images, prune_network, with_accuracy
 
     data.check()
     options.request.check()
-    return with_accuracy(prune_network(load_network(source), options), data)
+    load_method(options.method)
+    parse_settings(options.method, options.assignments)
+    network = load_network(source)
+    images = load_images(data, network)
+    return with_accuracy(prune_network(network, options), data, images)
 
 
 def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, PartitionManifest]:
@@ -135,9 +153,13 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
         source = bundles.open_bundle(model)
         if source.has(bundles.PARTITION):
             raise InputError("is split already", where=model, remedy="split the bundle that it was made from")
-        path, names, manifest = source.path(bundles.MODEL), list(source.manifest.files), source.manifest
+        source.require_sound()
+        # A report says what was known of the unsplit bundle: it would be stale here.
+        names = [name for name in source.manifest.files if not name.startswith("report.")]
+        path, manifest = source.path(bundles.MODEL), source.manifest
     else:
-        path, names, manifest = model, [], Manifest(bundles.SCHEMA_VERSION, metadata.version("edgeprune"))
+        names, path = [], model
+        manifest = Manifest(bundles.SCHEMA_VERSION, metadata.version("edgeprune"))
     loaded = load_model(path)
     with bundles.new_bundle(out.folder, overwrite=out.overwrite) as stage:
         for name in names:
@@ -169,6 +191,8 @@ class RunResult(msgspec.Struct, frozen=True):
 
 def run(folder: Path, source: Path, destination: Path, threads: int) -> RunResult:
     """`edgeprune run`: one batch through a bundle, on every device's own session if it is split."""
+    if source.resolve() == destination.resolve():
+        raise InputError("the output would replace the input", where=destination, remedy="choose another --output")
     outputs, result = run_arrays(bundles.open_bundle(folder), load_array(source), threads)
     save_arrays(destination, outputs)
     return result
@@ -179,6 +203,7 @@ def run_arrays(
 ) -> tuple[dict[str, NDArray[np.generic]], RunResult]:
     """Outputs by name for inputs (N, C, H, W), and what they cost; `unsplit` runs the whole model of a split bundle."""
     if bundle.has(bundles.PARTITION) and not unsplit:
+        bundle.require_sound()
         with LocalExecutor(bundle.folder, threads) as executor:
             outputs = executor.run({executor.input_names[0]: inputs})
             stats = executor.last_run

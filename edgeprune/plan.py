@@ -160,5 +160,20 @@ def planned_params(plan: Plan, graph: Graph) -> int:
     return weights + graph.other_params
 
 
+def off_block_note(plan: Plan, block: int) -> str:
+    """A sentence on the grouped layers whose channels a group miss a target's block; empty if none does."""
+    grouped = plan.grouped()
+    missed = [e.name for e in grouped.values() if e.kept % block or len(e.filters[0]) % block]
+    if not missed:
+        return ""
+    named = ", ".join(missed[:2]) + (", ..." if len(missed) > 2 else "")
+    return (
+        f"{len(missed)} of {len(grouped)} grouped layers ({named}) have channels a group that are no multiple of {block}, "
+        "the block of this machine's fast kernels: they may run slower than dense. Choose --groups and --rate so that "
+        f"filters and kept channels a group are multiples of {block} (often --groups 2 --rate 0.5), or leave narrow "
+        "layers dense with --skip."
+    )
+
+
 def _kernels(entry: LayerPlan) -> int:
     return sum(len(filters) * len(inputs) for filters, inputs in zip(entry.filters, entry.inputs, strict=True))

@@ -73,11 +73,11 @@ def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options
 def noise_warnings(measured: Mapping[str, Measurement], load: float | None, options: ProfileOptions) -> list[str]:
     """Sentences on what makes these times doubtful."""
     warnings = []
-    cores = usable_cores()
+    cores = len(options.pin) or usable_cores()
     if load is not None and load > cores:
         warnings.append(f"the machine was busy before measuring: load average {load:.1f} on {cores} cores")
     if options.threads > cores:
-        warnings.append(f"{options.threads} threads share {cores} cores")
+        warnings.append(f"{options.threads} threads share {cores} core{'s' if cores > 1 else ''}")
     for name, taken in measured.items():
         if taken.is_noisy:
             warnings.append(

@@ -19,12 +19,13 @@ from edgeprune import bundle as bundles
 from edgeprune import progress
 from edgeprune.bundle import Accuracy, Bundle, Count
 from edgeprune.data import Dataset, check_labels, load_data
+from edgeprune.device_profile import this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.graph import Graph
 from edgeprune.methods import load_method, parse_settings
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
 from edgeprune.network import Network, NetworkSource, layer_weights, load_network, load_tickets
-from edgeprune.plan import Plan, load_plan, planned_macs, planned_params
+from edgeprune.plan import Plan, load_plan, off_block_note, planned_macs, planned_params
 from edgeprune.rewrite import rewrite
 from edgeprune.trace import trace
 from edgeprune.training import TrainSettings, evaluate, fit
@@ -135,27 +136,46 @@ def prune_network(network: Network, options: PruneOptions) -> Pruned:
     result = method.prune(MethodInput(graph, layer_weights(network.model), options.request, tickets), settings)
     for text in result.notes:
         progress.note(text)
+    slow = off_block_note(result.plan, this_machine_block())
+    if slow:
+        progress.note(slow)
     model = rewrite(network.model, result.plan, graph).eval()
     return Pruned(network, graph, result.plan, model, result, time.perf_counter() - started)
 
 
-def with_accuracy(pruned: Pruned, options: DataOptions) -> Pruned:
-    """Fine-tune if asked, and measure top-1 of the dense and the pruned network; GateError past `max_drop`."""
+@dataclass(frozen=True)
+class Images:
+    """The data of one run, loaded before any long work."""
+
+    test: Dataset
+    train: Dataset | None
+    """Only where there is fine-tuning."""
+
+
+def load_images(options: DataOptions, network: Network) -> Images | None:
+    """What the options ask for; None if they name no data."""
     options.check()
     if not options.data:
+        return None
+    train = dataset(options.data, "train", network) if options.finetune_epochs else None
+    return Images(dataset(options.data, "test", network), train)
+
+
+def with_accuracy(pruned: Pruned, options: DataOptions, images: Images | None) -> Pruned:
+    """Fine-tune if asked, and measure top-1 of the dense and the pruned network; GateError past `max_drop`."""
+    if images is None:
         return pruned
-    network = pruned.network
-    test = dataset(options.data, "test", network)
+    network, test = pruned.network, images.test
     dense, before = evaluate(network.model, test), evaluate(pruned.model, test)
     after = before
-    if options.finetune_epochs:
+    if images.train is not None:
         settings = TrainSettings(
             epochs=options.finetune_epochs,
             learning_rate=options.learning_rate,
             batch_size=options.batch_size,
             seed=options.seed,
         )
-        tuned = fit(pruned.model, dataset(options.data, "train", network), settings).model
+        tuned = fit(pruned.model, images.train, settings).model
         pruned = dataclasses.replace(pruned, model=tuned)
         after = evaluate(tuned, test)
     if options.max_drop is not None and dense.top1 - after.top1 > options.max_drop:

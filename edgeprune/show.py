@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from edgeprune.pruned import Pruned
     from edgeprune.training import EvalResult
 
+PIPE_WIDTH = 180
 NUMERIC = frozenset("0123456789")
 
 
@@ -70,6 +72,8 @@ def headline(bundle: Bundle) -> None:
 
 def partition(manifest: PartitionManifest, bundle: Bundle) -> None:
     """Devices, stages, and what the split is predicted to bring."""
+    from edgeprune.report.formatting import speed_change
+
     rows = [(d.name, d.profile, len(d.subgraphs), d.macs, d.weight_bytes) for d in manifest.devices]
     table("Devices", ("device", "profile", "subgraphs", "MACs", "weight bytes"), rows)
     predicted = manifest.predicted
@@ -77,7 +81,7 @@ def partition(manifest: PartitionManifest, bundle: Bundle) -> None:
         ("stages", str(len(manifest.stages))),
         ("moved per inference", f"{predicted.bytes_per_inference:,} bytes in {len(manifest.transfers)} transfers"),
         ("predicted latency (estimate)", f"{predicted.latency_ms:.3f} ms"),
-        ("predicted speed-up over the host alone (estimate)", f"{predicted.speedup:.2f}x"),
+        ("against the host alone (estimate)", speed_change(predicted.speedup)),
         ("basis", predicted.basis),
     ]
     facts(str(bundle.folder), pairs)
@@ -171,4 +175,6 @@ def _plain(text: str) -> Any:
 
 
 def _console() -> Console:
-    return Console()
+    """Standard output; in a pipe or a file, lines are wide rather than wrapped."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=PIPE_WIDTH)

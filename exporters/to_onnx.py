@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from edgeprune.errors import InputError, first_line
 
+OLDEST_OPSET = 18
+"""The exporter does not go below it."""
 INPUT, OUTPUT = "input", "output"
 INLINE_LIMIT = 1_500_000_000
 """Bytes of weights up to which they lie inside the .onnx file; protobuf ends at 2 GiB."""
@@ -48,8 +51,9 @@ def to_onnx(module: nn.Module, example_input: Tensor, options: ExportOptions = E
             )  # fmt: skip
     except Exception as error:
         raise InputError(
-            f"torch.onnx cannot export this model: {first_line(error)}",
-            remedy="try --static-batch, another --opset, or simplify what the message names",
+            f"torch.onnx cannot export this model: {_root_cause(error)}",
+            expected="a forward without branches on tensor values",
+            remedy="change what the message names; --static-batch helps where it names the batch",
         ) from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
@@ -79,8 +83,8 @@ def check_opset(model: onnx.ModelProto, asked: int) -> None:
     if got != asked:
         raise InputError(
             f"asked for opset {asked}, the exporter wrote opset {got}",
-            expected="18 or later",
-            remedy="pass --opset 18 or later",
+            expected=f"{OLDEST_OPSET} or later, as far as onnx {onnx.__version__} goes",
+            remedy="leave out --opset",
         )
 
 
@@ -163,13 +167,21 @@ def _rename_value(model: onnx.ModelProto, old: str, new: str) -> None:
             value.name = new
 
 
+def _root_cause(error: BaseException) -> str:
+    """The first line of the error that started the chain, without colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return re.sub(r"\x1b\[[0-9;]*m", "", first_line(error))
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's prints, warnings and log lines; its errors still arrive."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        nowhere = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:

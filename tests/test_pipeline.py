@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,23 @@ def test_flags_win_over_the_config_file(checkpoint: Path, tmp_path: Path) -> Non
     assert (settings["groups"], settings["rate"]) == (4, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [("[export]\ngroups = 4", 1, "is a table"), ("groups = 4.5", 2, "groups"), ("gruops = 4", 2, "--groups")],
+)
+def test_config_values_are_as_strict_as_flags(
+    checkpoint: Path, tmp_path: Path, text: str, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    # fmt: off
+    arguments = ["prune", str(checkpoint), "--arch", "resnet8", "--config", str(tmp_path / "c.toml"),
+                 "-o", str(tmp_path / "out"), "--quiet"]
+    # fmt: on
+    assert main(arguments) == code
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_users_own_model_is_pruned_but_never_run_from_a_bundle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +211,42 @@ def test_inspect_finds_a_damaged_bundle(checkpoint: Path, tmp_path: Path, capsys
     (tmp_path / "out" / "plan.json").write_text("{}")
     assert main(["inspect", str(tmp_path / "out"), "--quiet"]) == 1
     assert "plan.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [("report",), ("profile", "--iterations", "2"), ("split", "--devices", "2")])
+def test_a_changed_bundle_is_never_made_to_look_sound(
+    checkpoint: Path, exported: Bundle, tmp_path: Path, verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(exported.folder, folder)
+    shutil.copyfile(folder / "dense.onnx", folder / "model.onnx")
+    out = ["-o", str(tmp_path / "out")] if verb[0] == "split" else []
+    assert main([verb[0], str(folder), *verb[1:], *out, "--quiet"]) == 1
+    assert "model.onnx" in capsys.readouterr().err
+    assert open_bundle(folder).faults() != []
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 32, 32), np.float32))
+    given = ["run", str(folder), "--input", str(tmp_path / "x.npy"), "--quiet", "--output"]
+    assert main([*given, str(tmp_path / "y.npy")]) == 1
+    assert "SHA-256" in capsys.readouterr().err
+
+
+def test_the_input_of_a_run_is_never_replaced(
+    exported: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = str(tmp_path / "x.npy")
+    np.save(x, np.zeros((1, 3, 32, 32), np.float32))
+    assert main(["run", str(exported.folder), "--input", x, "--output", x, "--quiet"]) == 1
+    assert "replace the input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--devices=0", "--opset=11", "--opset=99", "--tolerance=-1", "--data=imagenet"])
+def test_values_that_cannot_work_are_refused_before_the_method_runs(
+    checkpoint: Path, tmp_path: Path, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgeprune.pruned.prune_network", lambda *_: pytest.fail("the method ran"))
+    arguments = ["export", str(checkpoint), "--arch", "resnet8", "--groups", "4", flag, "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--quiet"]) == 1
+    assert flag.partition("=")[0].strip("-") in capsys.readouterr().err.replace("imagenet", "data")
 
 
 def test_the_python_front_door_prunes_a_copy(tmp_path: Path) -> None:

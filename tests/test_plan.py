@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
-from edgeprune.plan import LayerPlan, Plan, check_plan, load_plan, planned_macs, planned_params
+from edgeprune.plan import LayerPlan, Plan, check_plan, load_plan, off_block_note, planned_macs, planned_params
 from edgeprune.rewrite import rewrite
 from edgeprune.trace import trace
 
@@ -96,3 +96,11 @@ def test_files_that_are_no_plan_are_refused(tmp_path: Path) -> None:
     path.write_text('{"method": "m", "settings": {}, "seed": 0, "layers": [], "schema_version": 99}')
     with pytest.raises(InputError, match="plan schema 99"):
         load_plan(path)
+
+
+def test_layers_that_miss_the_block_are_named_beforehand(graph: Graph) -> None:
+    plan = random_plan(graph, 2, overlap=False, share=True)  # 8 and 16 channels a group
+    assert off_block_note(plan, 8) == ""
+    note = off_block_note(plan, 16)
+    assert "grouped layers (a, b, ...)" in note
+    assert "--groups" in note

@@ -284,6 +284,14 @@ def test_wrong_wishes_are_refused_before_anything_is_written(bundle: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["plan.json", PROFILE, "partition.json"])
+def test_changed_files_are_refused(bundle: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "changed")
+    (folder / name).write_bytes(b'{"devices": 3')
+    with pytest.raises(InputError, match=f"{name}: its SHA-256 is not the manifest's"):
+        write_report(folder, ["md"], into=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [("plan.json", "is not a plan"), (PROFILE, "is no profile"), ("partition.json", "is no partition")],
@@ -291,6 +299,7 @@ def test_wrong_wishes_are_refused_before_anything_is_written(bundle: Path, tmp_p
 def test_damaged_files_are_named(bundle: Path, tmp_path: Path, name: str, words: str) -> None:
     folder = shutil.copytree(bundle, tmp_path / "damaged")
     (folder / name).write_bytes(b'{"devices": 3')
+    write_manifest(folder, open_bundle(folder).manifest)
     with pytest.raises(InputError, match=f"{name}: {words}"):
         write_report(folder, ["md"], into=tmp_path)
 

@@ -88,3 +88,10 @@ def _three_digits(value: float) -> str:
     magnitude = abs(value)
     digits = 0 if magnitude >= 99.95 else 1 if magnitude >= 9.995 else 2 if magnitude >= 0.9995 else 3
     return f"{value:.{digits if magnitude >= 0.00095 or not magnitude else 6}f}"
+
+
+def speed_change(speedup: float | None) -> str:
+    """`1.50 times as fast`, or `2.00 times as slow` for a speed-up of 0.5."""
+    if not speedup:
+        return NONE
+    return f"{speedup:.2f} times as fast" if speedup >= 1 else f"{1 / speedup:.2f} times as slow"

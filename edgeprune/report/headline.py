@@ -18,6 +18,8 @@ def headline_rows(manifest: Manifest, profile: ProfileResult | None) -> list[tup
         rows.append(("Top-1, dense to pruned", f"{f.top1(accuracy.dense)} to {f.top1(accuracy.pruned)} ({change})"))
         if accuracy.pruned_before_finetune is not None:
             rows.append(("Top-1 before fine-tuning", f.top1(accuracy.pruned_before_finetune)))
+    elif manifest.macs:
+        rows.append(("Top-1", "not measured: pass --data (and --finetune-epochs) to export"))
     for label, counted in (("MACs", manifest.macs), ("Parameters", manifest.params)):
         if counted:
             rows.append((f"{label}, dense to pruned", _change(counted)))

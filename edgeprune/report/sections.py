@@ -87,9 +87,7 @@ def _speed_sentence(result: Result) -> str:
     if result.dense is None or result.realistic_speedup is None:
         return f"{where} the pruned network takes {f.milliseconds(result.pruned.p50_ms)}. There was no baseline."
     before, after = f.milliseconds(result.dense.p50_ms), f.milliseconds(result.pruned.p50_ms)
-    change = f"{result.realistic_speedup:.2f} times as fast"
-    if result.realistic_speedup < 1:
-        change = f"{1 / result.realistic_speedup:.2f} times as slow"
+    change = f.speed_change(result.realistic_speedup)
     promise = ""
     if result.theoretical_speedup and result.efficiency:
         promise = f", {f.percent(result.efficiency)} of the {f.times(result.theoretical_speedup)} that its MACs promise"
@@ -182,8 +180,9 @@ def _split(split: SplitPlan | None) -> Section:
     )
     if guess.latency_ms is not None:
         text += (
-            f" Estimated latency {f.milliseconds(guess.latency_ms)}, a speed-up of {f.times(guess.speedup)} over one "
-            f"device alone. Basis: {f.clean(guess.basis) or 'unknown'}."
+            f" Estimated latency {f.milliseconds(guess.latency_ms)}: {f.speed_change(guess.speedup)} as one device "
+            f"alone. "
+            f"Basis: {f.clean(guess.basis) or 'unknown'}."
         )
         if guess.speedup is not None and guess.speedup < 1:
             text += " Over these links, one device alone would be faster."

@@ -48,7 +48,7 @@ def headline_table(manifest: Manifest, profile: ProfileResult | None) -> Table:
             rows.append((label, f.count(counted.dense), f.count(counted.pruned), f"{f.times(ratio(counted))} less"))
     for result in profile.results if profile else ():
         dense = f.milliseconds(result.dense.p50_ms) if result.dense else f.NONE
-        change = f"{f.times(result.realistic_speedup)} faster" if result.realistic_speedup else f.NONE
+        change = f.speed_change(result.realistic_speedup)
         rows.append((f"Latency p50 ({setting(result)})", dense, f.milliseconds(result.pruned.p50_ms), change))
     names = ("figure", "dense", "pruned", "change")
     return Table("Dense and pruned network", columns(*names, numeric=names[1:]), tuple(rows))
