@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -45,6 +46,11 @@ def prune(
     if not isinstance(example_input, Tensor) or example_input.dim() != 4:
         got = tuple(getattr(example_input, "shape", ())) or type(example_input).__name__
         raise InputError(f"the example input is {got}", expected="a tensor of shape (N, C, H, W)")
+    odd = next((n for n, p in model.named_parameters() if p.dtype is not torch.float32), "")
+    if odd:
+        raise InputError(
+            f"{odd} is {model.get_parameter(odd).dtype}", expected="float32 weights", remedy="model.float()"
+        )
     if not isinstance(groups, int):
         raise InputError(f"groups={groups!r} is no integer", expected="2 or more")
     channels, height, width = example_input.shape[1:]

@@ -83,7 +83,7 @@ class ChannelWalk:
             self.shapes[node.name] = tuple(meta.shape)
         if node.op == "output":
             self.pin_inputs(node, "the network's output")
-        elif node.op == "placeholder":
+        elif node.op == "placeholder" and node.name in self.shapes:
             self.values[node.name] = Channels(self.sets.make(node.name, self.channel_count(node)))
             self.sets.pin(node.name, NETWORK_INPUT)
         elif node.op == "call_module":

@@ -76,6 +76,7 @@ class _Folding:
         self.modules = dict(self.module.named_modules())
         self.gathers_before = sum(m.gathers() for m in self.modules.values() if isinstance(m, GroupedConv2d))
         self.gathers_after = 0
+        self.channels = dict(traced.channels)  # grows by the Gathers that are inserted
         self.calls: dict[str, int] = {}
         for node in self.module.graph.nodes:
             if node.op == "call_module":
@@ -126,7 +127,7 @@ class _Folding:
         )
 
     def set_of(self, node: fx.Node) -> str:
-        return self.traced.channels[node.name].coupled_set
+        return self.channels[node.name].coupled_set
 
     def layout(self, node: fx.Node) -> Selection:
         return self.layouts[self.set_of(node)]
@@ -148,7 +149,7 @@ class _Folding:
     # -- layers ------------------------------------------------------------------------------------------------------
     def fold_module(self, node: fx.Node, module: nn.Module, norm_node: fx.Node | None) -> None:
         norm = None if norm_node is None else self.modules[str(norm_node.target)]
-        if node.name not in self.traced.channels or self.calls[str(node.target)] > 1:
+        if node.name not in self.channels or self.calls[str(node.target)] > 1:
             return  # opaque or shared: its sets are pinned to the original order
         if isinstance(module, GroupedConv2d):
             self.fold_grouped(node, module, norm)
@@ -164,7 +165,7 @@ class _Folding:
         weight = weight[writes]
         bias = None if bias is None else bias[writes]
         if not (isinstance(module, nn.Conv2d) and module.groups > 1):  # depthwise follows; grouped ones are pinned
-            features = self.traced.channels[source.name].features
+            features = self.channels[source.name].features
             weight = weight[:, self.layout(source).repeated_blocks(features).array()]
         _set_weights(module, weight, bias)
 
@@ -193,7 +194,7 @@ class _Folding:
         self.insert_gather_after(f"{name}.output_gather", node, gather_between(writes, wanted))
 
     def permute_norm(self, node: fx.Node, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> None:
-        held = self.layout(node).repeated_blocks(self.traced.channels[node.name].features).array()
+        held = self.layout(node).repeated_blocks(self.channels[node.name].features).array()
         for name in ("weight", "bias", "running_mean", "running_var"):
             tensor = getattr(norm, name)
             if tensor is not None:
@@ -216,6 +217,7 @@ class _Folding:
         with self.module.graph.inserting_before(node):
             self.module.add_submodule(name, Gather(Selection(index, channels + 1)))
             gather = self.module.graph.call_module(name, (zero_added,))
+        self.channels[gather.name] = self.channels[node.name]
         self.gathers_after += 1
         node.replace_all_uses_with(gather)
         self.module.graph.erase_node(node)
@@ -235,6 +237,7 @@ class _Folding:
         self.module.add_submodule(name, Gather(selection))
         with self.module.graph.inserting_after(producer):
             gather = self.module.graph.call_module(name, (producer,))
+        self.channels[gather.name] = self.channels[producer.name]
         producer.replace_all_uses_with(gather, delete_user_cb=lambda user: user is not gather)
         self.gathers_after += 1
 

@@ -18,7 +18,13 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
 
     Raises InputError if the model's own forward cannot be traced or run with this input.
     """
-    model = copy.deepcopy(model).eval()
+    try:
+        model = copy.deepcopy(model).eval()
+    except Exception as error:  # whatever a user's module does when it is copied
+        raise InputError(
+            f"{type(model).__name__} cannot be copied: {first_line(error)}",
+            remedy="remove weight_norm and the like first (torch.nn.utils.remove_weight_norm)",
+        ) from error
     tracer = LenientTracer()
     try:
         fx_graph = tracer.trace(model)

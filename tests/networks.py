@@ -94,6 +94,22 @@ class Shuffled(nn.Module):
         return self.last(F.relu(self.after(x))).mean((2, 3))
 
 
+class Bare(nn.Module):
+    """Nothing between a grouped layer, a zero-channel shortcut or an add, and what reads it; an unused argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 1)
+        self.c, self.d, self.e = nn.Conv2d(32, 16, 1), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 8, 1)
+        self.norm, self.head = nn.BatchNorm2d(16), nn.Linear(8 * 14 * 14, 3)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        x = self.stem(x)
+        x = self.b(self.a(x)) + self.a.weight.new_ones(1) * x
+        x = self.c(F.pad(x, (0, 0, 0, 0, 4, 12)))
+        return self.head(self.e(self.norm(self.d(x)).mul(scale)).flatten(1))
+
+
 class Branching(nn.Module):
     """A submodule with a branch on a tensor's value, which torch.fx cannot trace."""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import Branching, Concatenating, Mobile, Residual, Shuffled, random_plan, settled
+from networks import Bare, Branching, Concatenating, Mobile, Residual, Shuffled, random_plan, settled
 from torch import nn
 
 from edgeprune.errors import InputError
@@ -17,7 +17,7 @@ from edgeprune.rewrite import masked, rewrite
 from edgeprune.trace import trace
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-NETWORKS = [Residual, Concatenating, Mobile, Shuffled, Branching]
+NETWORKS = [Residual, Concatenating, Mobile, Shuffled, Bare, Branching]
 
 
 def worst(a: torch.Tensor, b: torch.Tensor) -> float:
