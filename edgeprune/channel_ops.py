@@ -40,4 +40,6 @@ JOINS_FUNCTIONS = {
     operator.imul, operator.sub, operator.isub, operator.truediv, operator.itruediv,
 }  # fmt: skip
 JOINS_METHODS = {"add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_"}
+ADDS_FUNCTIONS = {torch.add, operator.add, operator.iadd}
+ADDS_METHODS = {"add", "add_"}
 FLATTENS = {"flatten", "view", "reshape", "squeeze"}

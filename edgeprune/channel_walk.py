@@ -19,6 +19,8 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 
 from edgeprune.channel_ops import (
+    ADDS_FUNCTIONS,
+    ADDS_METHODS,
     FLATTENS,
     JOINS_FUNCTIONS,
     JOINS_METHODS,
@@ -28,7 +30,7 @@ from edgeprune.channel_ops import (
 )
 from edgeprune.coupling import SetForest
 from edgeprune.fx_tracer import LayerCalls
-from edgeprune.graph import CoupledSet, Graph, Layer
+from edgeprune.graph import CoupledSet, Graph, Layer, Norm, ZeroPadding
 from edgeprune.grouped_conv import GroupedConv2d
 
 NETWORK_INPUT = "the network's input"
@@ -70,6 +72,7 @@ class ChannelWalk:
         self.paddings: dict[str, tuple[int, int]] = {}
         self.concatenations: list[tuple[str, tuple[str, ...]]] = []
         self.layers: dict[str, Layer] = {}
+        self.norms: list[Norm] = []
 
     # -- nodes -------------------------------------------------------------------------------------------------------
     def pin_inputs(self, node: fx.Node, reason: str) -> None:
@@ -105,6 +108,8 @@ class ChannelWalk:
             self.flatten(node, source)
         elif isinstance(module, KEEPS_MODULES):
             self.values[node.name] = source
+            if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
+                self.norms.append(Norm(name, source.coupled_set, source.features, module.affine))
             if used_twice and any(True for _ in module.parameters()):
                 self.sets.pin(source.coupled_set, f"{name} is used at several places")
         else:
@@ -153,6 +158,9 @@ class ChannelWalk:
             is_first=source is not None and self.sets.pinned(source.coupled_set) == NETWORK_INPUT,
             is_shortcut=node is not None and _is_shortcut(node, self.modules),
             refusal=refusal,
+            has_bias=module.bias is not None,
+            norm=_norm_behind(node, self.modules) if node is not None else "",
+            ends_branch=node is not None and _ends_branch(node, self.modules),
         )
         self.layers.setdefault(name, layer)
 
@@ -302,6 +310,8 @@ class ChannelWalk:
                 coupled_sets=tuple(self.coupled_set(name, layers) for name in self.sets.roots()),
                 input_shape=input_shape,
                 other_params=sum(p.numel() for p in self.module.parameters()) - weights,
+                norms=tuple(replace(norm, coupled_set=self.sets.root(norm.coupled_set)) for norm in self.norms),
+                paddings=self.zero_paddings(),
             ),
             channels={n: Channels(self.sets.root(c.coupled_set), c.features) for n, c in self.values.items()},
             shapes=self.shapes,
@@ -345,6 +355,15 @@ class ChannelWalk:
             producers=tuple(layer.name for layer in layers if layer.writes == name),
             consumers=tuple(layer.name for layer in layers if layer.reads == name),
             pinned=self.sets.pinned(name),
+            parts=next((tuple(self.sets.root(p) for p in parts) for n, parts in self.concatenations if n == name), ()),
+        )
+
+    def zero_paddings(self) -> tuple[ZeroPadding, ...]:
+        nodes = {node.name: node for node in self.module.graph.nodes}
+        sources = {name: self.values[nodes[name].all_input_nodes[0].name].coupled_set for name in self.paddings}
+        return tuple(
+            ZeroPadding(self.sets.root(sources[name]), self.sets.root(self.values[name].coupled_set), lead, trail)
+            for name, (lead, trail) in self.paddings.items()
         )
 
 
@@ -357,13 +376,27 @@ def _is_shortcut(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
         or len(node.all_input_nodes[0].users) < 2
     ):
         return False
+    return _ends_branch(node, modules)
+
+
+def _ends_branch(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the only way of this layer's output leads, through BN at most, into an add."""
     follower = node
     while len(follower.users) == 1:
         follower = next(iter(follower.users))
         if follower.op == "call_module" and isinstance(modules[str(follower.target)], (nn.BatchNorm2d, nn.Identity)):
             continue
-        return follower.target in JOINS_FUNCTIONS or (follower.op == "call_method" and follower.target in JOINS_METHODS)
+        return follower.target in ADDS_FUNCTIONS or (follower.op == "call_method" and follower.target in ADDS_METHODS)
     return False
+
+
+def _norm_behind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    """The BatchNorm that alone reads this layer's output; empty if there is none."""
+    if len(node.users) != 1:
+        return ""
+    user = next(iter(node.users))
+    is_norm = user.op == "call_module" and isinstance(modules[str(user.target)], (nn.BatchNorm2d, nn.BatchNorm1d))
+    return str(user.target) if is_norm else ""
 
 
 def _shape_of(module: nn.Conv2d | nn.Linear) -> tuple[int, int, int]:

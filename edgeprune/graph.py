@@ -40,6 +40,12 @@ class Layer:
     """A 1x1 convolution on the skip path of a residual block."""
     refusal: str = ""
     """Why no method may change this layer; empty if one may."""
+    has_bias: bool = False
+    norm: str = ""
+    """The BatchNorm that reads this layer's output and nothing else does; empty if there is none."""
+    ends_branch: bool = False
+    """Its output goes, through `norm` at most, into an add: its filters may be left out without touching the others
+    that are added (paper 004, eq. 4.8)."""
 
     @property
     def is_depthwise(self) -> bool:
@@ -72,7 +78,32 @@ class CoupledSet:
     consumers: tuple[str, ...]
     """Layers that read the set, in forward order."""
     pinned: str = ""
-    """Why the channel order cannot change (network input, an operation that we do not know, ...); empty if it can."""
+    """Why the channels cannot change (network input, an operation that we do not know, ...); empty if they can."""
+    parts: tuple[str, ...] = ()
+    """The sets whose channels stand one after another in this one, for a concatenation."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One BatchNorm: its parameters and statistics follow the channels of a coupled set."""
+
+    name: str
+    coupled_set: str
+    features_per_channel: int = 1
+    affine: bool = True
+
+
+@dataclass(frozen=True)
+class ZeroPadding:
+    """Zero channels put before and after those of `source` (a parameter-free shortcut); the result is in `target`.
+
+    Channel c of `source` is channel `lead` + c of `target`.
+    """
+
+    source: str
+    target: str
+    lead: int
+    trail: int
 
 
 @dataclass(frozen=True)
@@ -85,6 +116,8 @@ class Graph:
     """Shape of the example input, without the batch."""
     other_params: int = 0
     """Parameters outside the layers' weights: biases, BatchNorm."""
+    norms: tuple[Norm, ...] = ()
+    paddings: tuple[ZeroPadding, ...] = ()
 
     @cached_property
     def _layers_by_name(self) -> dict[str, Layer]:
@@ -102,6 +135,21 @@ class Graph:
 
     def __contains__(self, name: object) -> bool:
         return name in self._layers_by_name
+
+    def places(self, coupled_set: str) -> tuple[tuple[str, int], ...]:
+        """Where the channels of a set stand: (set, offset) for itself and for each concatenation that it is part of.
+
+        Channel c is channel offset + c there.
+        """
+        found = [(coupled_set, 0)]
+        for name, offset in found:  # grows while it is walked: concatenations of concatenations
+            for outer in self.coupled_sets:
+                start = offset
+                for part in outer.parts:
+                    if part == name:
+                        found.append((outer.name, start))
+                    start += self.coupled_set(part).channels
+        return tuple(found)
 
     @property
     def macs(self) -> int:

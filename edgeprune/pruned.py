@@ -22,10 +22,11 @@ from edgeprune.data import Dataset, check_labels, load_data
 from edgeprune.device_profile import this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.graph import Graph
-from edgeprune.methods import load_method, parse_settings
+from edgeprune.methods import OneShot, load_method, parse_settings
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
 from edgeprune.network import Network, NetworkSource, layer_weights, load_network, load_tickets
-from edgeprune.plan import Plan, load_plan, off_block_note, planned_macs, planned_params
+from edgeprune.plan import Plan, load_plan
+from edgeprune.plan_costs import off_block_note, planned_macs, planned_params
 from edgeprune.rewrite import rewrite
 from edgeprune.trace import trace
 from edgeprune.training import TrainSettings, evaluate, fit
@@ -133,6 +134,11 @@ def prune_network(network: Network, options: PruneOptions) -> Pruned:
     started = time.perf_counter()
     graph = trace(network.model, network.example_input(1)).graph
     tickets = load_tickets(options.tickets, network) if options.tickets else []
+    if not isinstance(method, OneShot):
+        raise InputError(
+            f"{options.method} decides while the network is trained", where="--method",
+            remedy=f"edgeprune train --method {options.method} --arch ... --data ... --epochs N -o DIR",
+        )  # fmt: skip
     result = method.prune(MethodInput(graph, layer_weights(network.model), options.request, tickets), settings)
     for text in result.notes:
         progress.note(text)

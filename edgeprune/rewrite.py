@@ -10,7 +10,8 @@ from torch import nn
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
 from edgeprune.grouped_conv import GroupedConv2d
-from edgeprune.plan import Plan, check_plan
+from edgeprune.plan import Plan
+from edgeprune.plan_check import check_plan
 
 
 def rewrite(model: nn.Module, plan: Plan, graph: Graph) -> nn.Module:

@@ -47,7 +47,7 @@ def facts(title: str, pairs: Iterable[tuple[str, str]]) -> None:
 
 def pruned(result: Pruned, bundle: Bundle) -> None:
     """The layers with what became of each, then the headline."""
-    from edgeprune.plan import planned_macs
+    from edgeprune.plan_costs import planned_macs
 
     planned = planned_macs(result.plan, result.graph)
     rows = [

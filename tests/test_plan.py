@@ -14,7 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
-from edgeprune.plan import LayerPlan, Plan, check_plan, load_plan, off_block_note, planned_macs, planned_params
+from edgeprune.plan import LayerPlan, Plan, load_plan
+from edgeprune.plan_check import check_plan
+from edgeprune.plan_costs import off_block_note, planned_macs, planned_params
 from edgeprune.rewrite import rewrite
 from edgeprune.trace import trace
 

@@ -19,7 +19,8 @@ from edgeprune.graph import CoupledSet, Graph, Layer
 from edgeprune.methods import describe_type, load_method, parse_settings, tmi_gkp
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest, Ticket
 from edgeprune.methods.tmi_gkp import Settings, prune
-from edgeprune.plan import LayerPlan, Plan, check_plan
+from edgeprune.plan import LayerPlan, Plan
+from edgeprune.plan_check import check_plan
 
 # name, C_in, C_out, kernel, reads, writes
 CONVS = [

@@ -17,7 +17,7 @@ from torch import nn
 from edgeprune.errors import GateError, InputError
 from edgeprune.fold import fold
 from edgeprune.macs import count_macs
-from edgeprune.plan import planned_macs
+from edgeprune.plan_costs import planned_macs
 from edgeprune.rewrite import masked, rewrite
 from edgeprune.trace import trace
 from edgeprune.verify import measure_parity, random_inputs, require_parity

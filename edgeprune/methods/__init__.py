@@ -1,8 +1,14 @@
 """The pruning methods, one module each.
 
-A method's module has a `SUMMARY`, a frozen dataclass `Settings` whose fields carry `setting(...)` metadata, and a pure
-function `prune(given: MethodInput, settings: Settings) -> MethodResult`. To add a method, write the module and add
-its line to `METHODS`.
+A method's module has a `SUMMARY` and a frozen dataclass `Settings` whose fields carry `setting(...)` metadata.
+It decides
+
+- once, on given weights: a pure function `prune(given: MethodInput, settings: Settings) -> MethodResult`,
+- or while the network is trained: `train(given: MethodInput, settings: Settings, epochs: int) -> TrainedMethod`,
+- or both.
+
+To add a method, write the module and add its line to `METHODS`. Optional names: `RATE`, the default of --rate;
+`NEEDS_GRADIENTS` and `NEEDS_CONSTANTS`, for what `MethodInput` says.
 """
 
 from __future__ import annotations
@@ -10,12 +16,17 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints, runtime_checkable
 
 import msgspec
 
 from edgeprune.errors import InputError, first_line, unknown_name
 from edgeprune.methods.base import MethodInput, MethodResult
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgeprune.training_hooks import TrainingHooks
 
 METHODS: Mapping[str, str] = {
     "tmi-gkp": "edgeprune.methods.tmi_gkp",
@@ -23,12 +34,34 @@ METHODS: Mapping[str, str] = {
 
 
 class Method(Protocol):
-    """What a method's module offers."""
+    """What every method's module offers; `OneShot` and `Trained` say what it can do."""
 
     SUMMARY: str
     Settings: type[Any]
 
+
+@runtime_checkable
+class OneShot(Protocol):
+    """A method that decides on given weights."""
+
     def prune(self, given: MethodInput, settings: Any) -> MethodResult: ...
+
+
+class TrainedMethod(Protocol):
+    """A method at work in one training run."""
+
+    hooks: TrainingHooks
+
+    def result(self, model: nn.Module) -> MethodResult:
+        """The plan for the trained model, still in its full shape, after `hooks.end`."""
+        ...
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """A method that works while the network is trained, for so many epochs."""
+
+    def train(self, given: MethodInput, settings: Any, epochs: int) -> TrainedMethod: ...
 
 
 def setting(default: Any, help: str, *, paper: str = "") -> Any:

@@ -18,12 +18,45 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
+class NormValues:
+    """A BatchNorm's values, each of shape (channels,); weight and bias are ones and zeros where it has none."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    running_mean: NDArray[np.float32]
+    running_var: NDArray[np.float32]
+    eps: float
+
+
+@dataclass(frozen=True)
 class Ticket:
     """Weights saved at an earlier epoch of the same training run."""
 
     epoch: int
     source: str
     weights: Weights
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that the pruned network may need, as shares of the dense one; None where it does not matter."""
+
+    macs: float | None = None
+    params: float | None = None
+
+    def check(self) -> None:
+        """InputError if a share is none."""
+        for name, share in (("macs", self.macs), ("params", self.params)):
+            if share is not None and not 0.0 < share < 1.0:
+                raise InputError(
+                    f"--budget {name}={share:g} is out of range",
+                    expected="a share of the dense network between 0 and 1, both excluded",
+                    remedy="--budget macs=0.5 leaves half of the multiply-adds",
+                )
+
+    @property
+    def is_given(self) -> bool:
+        return self.macs is not None or self.params is not None
 
 
 @dataclass(frozen=True)
@@ -43,6 +76,15 @@ class PruneRequest:
     """Prune 1x1 shortcut convolutions, too."""
     skip: tuple[str, ...] = ()
     """Layers that stay dense: names or shell patterns."""
+    budget: Budget = Budget()
+    """What the network may still need; a method that can meets it instead of `rate` or `groups`."""
+    layer_rates: tuple[tuple[str, float], ...] = ()
+    """(layer's name or shell pattern, rate) where it differs from `rate`; the last that matches counts."""
+
+    def rate_of(self, name: str) -> float:
+        """The rate of the layer with this name."""
+        own = [rate for pattern, rate in self.layer_rates if fnmatch.fnmatchcase(name, pattern)]
+        return own[-1] if own else self.rate
 
     def check(self) -> None:
         """InputError if the request makes no sense for any network."""
@@ -58,6 +100,12 @@ class PruneRequest:
                 expected="a share between 0 and 1, both excluded",
                 remedy="try --rate 0.4375, the paper's value",
             )
+        self.budget.check()
+        for pattern, rate in self.layer_rates:
+            if not 0.0 <= rate < 1.0:
+                raise InputError(
+                    f"--layer-rate {pattern}={rate:g} is out of range", expected="a share from 0 to below 1"
+                )
         if self.seed < 0:
             raise InputError(f"--seed {self.seed} is negative", expected="0 or a positive integer")
 
@@ -70,6 +118,15 @@ class MethodInput:
     weights: Weights
     request: PruneRequest
     tickets: Sequence[Ticket] = ()
+    gradients: Weights = field(default_factory=dict)
+    """Of the loss, by the weights, summed over calibration images; only for a method that asks (`NEEDS_GRADIENTS`)."""
+    norms: Mapping[str, NormValues] = field(default_factory=dict)
+    """A BatchNorm's name -> its parameters and statistics."""
+    biases: Weights = field(default_factory=dict)
+    """A layer's name -> its bias, for layers that have one."""
+    constants: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Coupled set -> (channels,) the value that each channel holds everywhere whatever the image, as those who read the
+    set see it; NaN where the channel is not constant. Only for a method that asks (`NEEDS_CONSTANTS`)."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +139,8 @@ class MethodResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """Sentences for the user about the whole run."""
+    recovery: Mapping[str, float] = field(default_factory=dict)
+    """Layer -> share of its importance that the kept kernels hold, where the method defines it."""
 
 
 def dense_reason(layer: Layer, request: PruneRequest) -> str:
