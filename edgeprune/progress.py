@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -31,14 +32,26 @@ def note(text: str) -> None:
 
 
 def track(items: Iterable[T], what: str, *, total: int | None = None) -> Iterator[T]:
-    """Yield `items`, showing a bar labelled `what` (on a terminal), or its first and last line (elsewhere)."""
+    """Yield `items`, showing a bar labelled `what` (on a terminal), or its first line (elsewhere)."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with bar(what, total) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+@contextmanager
+def bar(what: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[], None]]:
+    """Show a bar labelled `what` while the block runs, with what is left of the time; call what it gives after each
+    of `total` steps, of which `done` are done already."""
     if not _shown.get():
-        yield from items
+        yield lambda: None
         return
     console = _console()
     if not console.is_terminal:
         console.print(f"{what} ...", highlight=False, markup=False)
-        yield from items
+        yield lambda: None
         return
     from rich.progress import (
         BarColumn,
@@ -56,11 +69,14 @@ def track(items: Iterable[T], what: str, *, total: int | None = None) -> Iterato
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
-        yield from bar.track(items, total=total, description=what)
+    with Progress(*columns, console=console) as shown_bar:
+        task = shown_bar.add_task(what, total=total, completed=done)
+        yield lambda: shown_bar.advance(task)
 
 
+@lru_cache(maxsize=1)
 def _console() -> Console:
+    """One for all, so that notes are printed above the bars that are shown."""
     from rich.console import Console  # rich is imported only where something is shown
 
     return Console(stderr=True)

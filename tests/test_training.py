@@ -21,10 +21,12 @@ from edgeprune.plan import LayerPlan, Plan
 from edgeprune.progress import shown
 from edgeprune.rewrite import rewrite
 from edgeprune.trace import trace
-from edgeprune.training import EpochRecord, TrainSettings, evaluate, fit, learning_rate_at
+from edgeprune.training import TrainSettings, evaluate, fit
+from edgeprune.training_hooks import Step, TrainingHooks
+from edgeprune.training_settings import learning_rate_at
 from edgeprune.zoo import build
 
-SETTINGS = TrainSettings(epochs=2, batch_size=16, learning_rate=0.05, augment=False, device="cpu")
+SETTINGS = TrainSettings(epochs=2, batch_size=16, learning_rate=0.05, augment=False, precision="fp32", device="cpu")
 
 
 def toy_data(count: int = 64, classes: int = 2) -> Dataset:
@@ -97,6 +99,7 @@ def test_one_step_is_the_step_of_plain_sgd() -> None:
         ({}, {0: 1.0, 5: 0.5, 10: 0.0}),
         ({"warmup_epochs": 2.0}, {0: 0.0, 1: 0.5, 2: 1.0, 6: 0.5, 10: 0.0}),
         ({"schedule": "step"}, {0: 1.0, 4.9: 1.0, 5: 0.1, 7.4: 0.1, 7.5: 0.01}),
+        ({"schedule": "step", "milestones": (6, 7.5, 9), "gamma": 0.2}, {5.9: 1.0, 6: 0.2, 7.5: 0.04, 9: 0.008}),
         ({"schedule": "constant", "warmup_epochs": 1.0}, {0.25: 0.25, 1: 1.0, 10: 1.0}),
         ({"warmup_epochs": 20.0}, {10: 0.5}),
     ],
@@ -113,7 +116,7 @@ def test_label_smoothing_shows_in_the_loss() -> None:
 
 
 def test_mixed_precision_and_the_plain_memory_format_train_too() -> None:
-    result = fit(toy_model(), toy_data(), replace(SETTINGS, epochs=10, bf16=True, channels_last=False))
+    result = fit(toy_model(), toy_data(), replace(SETTINGS, epochs=10, precision="bf16", channels_last=False))
     assert evaluate(result.model, toy_data()).top1 > 90
     assert next(result.model.parameters()).dtype == torch.float32
 
@@ -150,27 +153,76 @@ def test_a_rewritten_model_trains_and_keeps_its_groups() -> None:
     assert not same(weights(result.model), weights(pruned))
 
 
-def test_a_callback_sees_each_epoch_and_may_change_the_weights(tmp_path: Path) -> None:
-    seen: list[int] = []
+class Recorder(TrainingHooks):
+    """Writes down each call, and what the weights and gradients are then."""
 
-    def silence_first_filter(record: EpochRecord, model: nn.Module) -> None:
-        seen.append(record.epoch)
-        assert model.training
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.progress: list[float] = []
+
+    def split(self, data: Dataset) -> Dataset:
+        self.calls.append("split")
+        return data.first(32)
+
+    def begin(self, model: nn.Module, optimizer: torch.optim.SGD) -> None:
+        self.calls.append("begin")
+        self.model, self.optimizer = model, optimizer
+        self.weight = model.get_parameter("0.weight")
+        assert self.weight.grad is None
+
+    def before_batch(self, step: Step) -> None:
+        assert self.model.training
+        assert [group["lr"] for group in self.optimizer.param_groups] == [step.learning_rate]
+        self.calls.append(f"batch {step.epoch}.{step.index}")
+        self.progress.append(step.progress)
+        self.before = self.weight.detach().clone()
+
+    def before_update(self, step: Step) -> None:
+        self.calls.append(f"update {step.epoch}.{step.index}")
+        assert torch.equal(self.weight, self.before), "the optimizer has not run"
+        assert self.weight.grad is not None
+        self.weight.grad[1] = 0
+
+    def after_epoch(self, epoch: int) -> None:
+        self.calls.append(f"after {epoch}")
         with torch.no_grad():
-            model.get_submodule("0").weight[0] = 0  # type: ignore[index,operator]
+            self.weight[0] = 0
 
-    result = fit(
-        toy_model(),
-        toy_data(),
-        replace(SETTINGS, save_tickets=(1,)),
-        tickets_folder=tmp_path,
-        on_epoch=silence_first_filter,
-    )
-    assert seen == [1, 2]
-    assert not result.model.get_parameter("0.weight")[0].any()
-    assert not read_state_dict(tmp_path / "epoch_1.pt").tensors["0.weight"][0].any(), (
-        "a ticket holds what the callback left"
-    )
+    def log(self) -> dict[str, object]:
+        return {"pruned": 0.25}
+
+    def end(self) -> None:
+        self.calls.append("end")
+        with torch.no_grad():
+            self.weight[2] = 7
+
+
+def test_hooks_are_called_at_each_point_in_order_and_may_change_gradients_and_weights(tmp_path: Path) -> None:
+    hooks, model = Recorder(), toy_model()
+    settings = replace(SETTINGS, save_tickets=(1,), weight_decay=0, momentum=0)
+    result = fit(model, toy_data(), settings, hooks=hooks, test=toy_data(10), tickets_folder=tmp_path)
+    steps = [[f"batch {e}.0", f"update {e}.0", f"batch {e}.1", f"update {e}.1", f"after {e}"] for e in (1, 2)]
+    assert hooks.calls == ["split", "begin", *steps[0], *steps[1], "end"]
+    assert hooks.progress == [0.25, 0.75, 1.25, 1.75]
+    weight = result.model.get_parameter("0.weight")
+    assert not weight[0].any()
+    assert torch.equal(weight[1], model.get_parameter("0.weight")[1]), "its gradient was zeroed"
+    assert (weight[2] == 7).all()
+    ticket = read_state_dict(tmp_path / "epoch_1.pt").tensors["0.weight"]
+    assert not ticket[0].any(), "a ticket holds what after_epoch left"
+    assert [dict(record.figures) for record in result.history] == [{"pruned": 0.25}] * 2
+
+
+def test_the_test_accuracy_is_that_of_the_weights_after_the_epoch() -> None:
+    data = toy_data(40)
+    result = fit(toy_model(), toy_data(), SETTINGS, test=data)
+    assert result.history[-1].test_accuracy == evaluate(result.model, data).top1
+    assert fit(toy_model(), toy_data(), SETTINGS).history[-1].test_accuracy is None
+
+
+def test_measuring_on_test_data_does_not_change_the_training() -> None:
+    plain, measured = fit(toy_model(), toy_data(), SETTINGS), fit(toy_model(), toy_data(), SETTINGS, test=toy_data(9))
+    assert same(weights(plain.model), weights(measured.model))
 
 
 def test_progress_shows_loss_and_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +276,9 @@ def test_an_interrupted_ticket_leaves_no_file(tmp_path: Path, monkeypatch: pytes
         ({"weight_decay": -1e-4}, "weight decay"),
         ({"warmup_epochs": -1.0}, "warmup epochs"),
         ({"save_tickets": (1, 3)}, "epoch 3"),
+        ({"milestones": (1,)}, "step schedule"),
+        ({"schedule": "step", "milestones": (1, 30)}, "milestone asked for at epoch 30"),
+        ({"gamma": 0.0}, "gamma 0"),
         ({"device": "tpu"}, "unknown device"),
         ({"device": "cuda:x"}, "cuda:x"),
     ],
