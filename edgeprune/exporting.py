@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -58,9 +59,11 @@ def export_into(stage: Path, pruned: Pruned, deploy: DeployOptions) -> Manifest:
     inputs = _parity_inputs(deploy, pruned.network.input_shape)
     save_pruned(pruned, stage)
     progress.note("exporting and verifying the dense baseline")
-    _export_one(pruned.network.model, pruned, stage / bundles.DENSE_MODEL, deploy, inputs)
+    dense = pruned.network.model
+    _export_one(dense, dense, stage / bundles.DENSE_MODEL, deploy, inputs)
     progress.note("exporting and verifying the pruned network")
-    gathers, parity = _export_one(pruned.model, pruned, stage / bundles.MODEL, deploy, inputs)
+    reference = masked(pruned.model, dense, pruned.plan, pruned.graph)
+    gathers, parity = _export_one(pruned.model, reference, stage / bundles.MODEL, deploy, inputs)
     manifest = manifest_of(pruned)
     return msgspec.structs.replace(manifest, parity=parity, gathers=gathers, opset=deploy.onnx.opset)
 
@@ -86,17 +89,17 @@ def manifest_of(pruned: Pruned) -> Manifest:
 
 def _export_one(
     model: torch.nn.Module,
-    pruned: Pruned,
+    reference: torch.nn.Module,
     path: Path,
     deploy: DeployOptions,
     inputs: Mapping[str, NDArray[np.float32]],
 ) -> tuple[GatherCount, ParityRecord]:
-    example = pruned.network.example_input(2)
+    example = torch.from_numpy(inputs["random"])
     folded = fold(model, example)
     onnx_model = to_onnx(folded.module, example, deploy.onnx)
     gathers = GatherCount(folded.gathers_before, count_gathers(onnx_model))
     save_onnx(onnx_model, path)
-    reference = masked(model).double().eval()
+    reference = copy.deepcopy(reference).double().eval()
     with torch.no_grad():
         references = {name: _outputs(reference(torch.from_numpy(batch).double())) for name, batch in inputs.items()}
     parity = measure_parity(path, inputs, references, deploy.tolerance)

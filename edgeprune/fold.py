@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from edgeprune.gather import Gather, insert_zero_filled
 from edgeprune.grouped_conv import GroupedConv2d
 from edgeprune.layout import Demand, LayoutProblem, Padding, choose_layouts, in_layout, padded_sources
 from edgeprune.permutation import Selection, gather_between
@@ -27,19 +27,6 @@ class Folded:
     """Non-trivial permutations when every grouped layer permutes its own input and output."""
     gathers_after: int
     """Gathers left in `module`."""
-
-
-class Gather(nn.Module):
-    """y[:, i] = x[:, index[i]]: one ONNX Gather over axis 1."""
-
-    index: Tensor
-
-    def __init__(self, selection: Selection) -> None:
-        super().__init__()
-        self.register_buffer("index", torch.from_numpy(selection.array()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.index_select(1, self.index)
 
 
 def fold(model: nn.Module, example_input: Tensor) -> Folded:
@@ -210,13 +197,7 @@ class _Folding:
         channels = len(held)
         if picked == (*(None,) * lead, *range(channels), *(None,) * trail):
             return
-        with self.module.graph.inserting_before(node):
-            zero_added = self.module.graph.call_function(F.pad, (source, (0, 0, 0, 0, 0, 1)))
-        index = tuple(channels if position is None else position for position in picked)
-        name = f"{node.name}_gather"
-        with self.module.graph.inserting_before(node):
-            self.module.add_submodule(name, Gather(Selection(index, channels + 1)))
-            gather = self.module.graph.call_module(name, (zero_added,))
+        gather = insert_zero_filled(self.module, node, source, picked, channels, f"{node.name}_gather")
         self.channels[gather.name] = self.channels[node.name]
         self.gathers_after += 1
         node.replace_all_uses_with(gather)

@@ -19,8 +19,8 @@ class Kept:
     """The channels that are kept, ascending, by their original numbers."""
     merged: tuple[tuple[int, ...], ...] = ()
     """Clusters of channels that are equal; the first of each is in `index`."""
-    constant: tuple[int, ...] = ()
-    """Channels that are constant; the first is in `index`."""
+    constant: tuple[tuple[int, ...], ...] = ()
+    """Clusters of constant channels; the first of each is in `index`."""
 
     @staticmethod
     def all(channels: int) -> Kept:
@@ -51,7 +51,9 @@ class KeptChannels:
                 self.sets[coupled.name] = concatenated([self.sets[part] for part in coupled.parts])
             elif coupled.name in named:
                 entry = named[coupled.name]
-                self.sets[coupled.name] = Kept(coupled.channels, entry.kept, entry.merged, entry.constant)
+                self.sets[coupled.name] = Kept(
+                    coupled.channels, entry.kept, entry.merged, (entry.constant,) if entry.constant else ()
+                )
             else:
                 self.sets[coupled.name] = Kept.all(coupled.channels)
 
@@ -71,9 +73,11 @@ def concatenated(parts: list[Kept]) -> Kept:
     """The channels of several tensors, one after another."""
     index: list[int] = []
     merged: list[tuple[int, ...]] = []
+    constant: list[tuple[int, ...]] = []
     start = 0
     for part in parts:
         index += [start + channel for channel in part.index]
         merged += [tuple(start + channel for channel in cluster) for cluster in part.merged]
+        constant += [tuple(start + channel for channel in cluster) for cluster in part.constant]
         start += part.channels
-    return Kept(start, tuple(index), tuple(merged))
+    return Kept(start, tuple(index), tuple(merged), tuple(constant))

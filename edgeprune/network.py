@@ -129,6 +129,13 @@ def layer_weights(model: nn.Module) -> dict[str, NDArray[np.float32]]:
     return {name: layer.weight.detach().float().numpy() for name, layer in _layers(model).items()}
 
 
+def layer_biases(model: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """The bias of every convolution and linear layer that has one, by the layer's name."""
+    return {
+        name: layer.bias.detach().float().numpy() for name, layer in _layers(model).items() if layer.bias is not None
+    }
+
+
 def environment() -> dict[str, str]:
     """Versions of what made a bundle."""
     names = ("edgeprune", "torch", "torchvision", "onnx", "onnxruntime", "onnxsim", "numpy", "scikit-learn")

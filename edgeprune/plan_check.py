@@ -13,6 +13,7 @@ def check_plan(plan: Plan, graph: Graph) -> list[str]:
     """Hold a plan against a network: a list of sentences, one a fault; empty if the plan can be carried out."""
     faults = list(_set_faults(plan.sets, graph))
     kept = None if faults else KeptChannels(plan, graph)
+    faults.extend(_padding_faults(kept, graph) if kept else ())
     seen: set[str] = set()
     for entry in plan.layers:
         if entry.name not in graph:
@@ -69,6 +70,18 @@ def _one_set_faults(entry: SetPlan, coupled: CoupledSet, graph: Graph) -> Iterat
         if standing_for & set(cluster):
             yield f"a channel of {cluster} is in two clusters."
         standing_for |= set(cluster)
+
+
+def _padding_faults(kept: KeptChannels, graph: Graph) -> Iterator[str]:
+    """Channels behind a zero padding are equal only if what the padding puts there is."""
+    for padding in graph.paddings:
+        held = kept.sets[padding.source].position
+        for cluster in kept.sets[padding.target].merged:
+            if len({held.get(channel - padding.lead) for channel in cluster}) > 1:
+                yield (
+                    f"{padding.target}: the channels {cluster} are merged, but the zero padding of {padding.source} "
+                    "fills them from channels that are not."
+                )
 
 
 def _branch_faults(entry: LayerPlan, layer: Layer, kept: KeptChannels | None) -> Iterator[str]:

@@ -22,9 +22,10 @@ from edgeprune.data import Dataset, check_labels, load_data
 from edgeprune.device_profile import this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.graph import Graph
+from edgeprune.method_inputs import method_input
 from edgeprune.methods import OneShot, load_method, parse_settings
-from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
-from edgeprune.network import Network, NetworkSource, layer_weights, load_network, load_tickets
+from edgeprune.methods.base import MethodResult, PruneRequest
+from edgeprune.network import Network, NetworkSource, load_network, load_tickets
 from edgeprune.plan import Plan, load_plan
 from edgeprune.plan_costs import off_block_note, planned_macs, planned_params
 from edgeprune.rewrite import rewrite
@@ -139,7 +140,7 @@ def prune_network(network: Network, options: PruneOptions) -> Pruned:
             f"{options.method} decides while the network is trained", where="--method",
             remedy=f"edgeprune train --method {options.method} --arch ... --data ... --epochs N -o DIR",
         )  # fmt: skip
-    result = method.prune(MethodInput(graph, layer_weights(network.model), options.request, tickets), settings)
+    result = method.prune(method_input(method, network.model, graph, options.request, tickets), settings)
     for text in result.notes:
         progress.note(text)
     slow = off_block_note(result.plan, this_machine_block())

@@ -35,10 +35,11 @@ def test_folded_rewritten_and_masked_models_agree(
     model = settled(network()).double()
     x = X.double()
     graph = trace(model, x).graph
-    pruned = rewrite(model, random_plan(graph, groups, overlap=overlap, share=share), graph)
+    plan = random_plan(graph, groups, overlap=overlap, share=share)
+    pruned = rewrite(model, plan, graph)
     assert any(isinstance(module, GroupedConv2d) for module in pruned.modules())
     with torch.no_grad():
-        reference = masked(pruned)(x)
+        reference = masked(pruned, model, plan, graph)(x)
         assert worst(pruned(x), reference) < 1e-12
         assert worst(fold(pruned, x).module(x), reference) < 1e-12
 
@@ -49,9 +50,11 @@ def test_any_plan_of_a_residual_network_survives_folding(seed: int, overlap: boo
     torch.manual_seed(seed)
     model = settled(Residual(), seed).double()
     graph = trace(model, X.double()).graph
-    pruned = rewrite(model, random_plan(graph, 4, overlap=overlap, share=share, seed=seed), graph)
+    plan = random_plan(graph, 4, overlap=overlap, share=share, seed=seed)
+    pruned = rewrite(model, plan, graph)
     with torch.no_grad():
-        assert worst(fold(pruned, X.double()).module(X.double()), masked(pruned)(X.double())) < 1e-12
+        reference = masked(pruned, model, plan, graph)(X.double())
+        assert worst(fold(pruned, X.double()).module(X.double()), reference) < 1e-12
 
 
 def test_shared_partitions_leave_no_gather_at_residual_adds() -> None:
@@ -115,7 +118,7 @@ def test_masked_model_holds_exactly_the_kept_weights() -> None:
     model = settled(Residual())
     graph = trace(model, X).graph
     plan = random_plan(graph, 4, overlap=True, share=False)
-    dense = masked(rewrite(model, plan, graph))
+    dense = masked(rewrite(model, plan, graph), model, plan, graph)
     for name, entry in plan.grouped().items():
         weight, original = dense.get_submodule(name).weight, model.get_submodule(name).weight
         kept = torch.zeros(weight.shape[:2], dtype=torch.bool)

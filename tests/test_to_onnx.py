@@ -25,22 +25,22 @@ from edgeprune.verify import measure_parity, random_inputs, require_parity
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-def pruned_and_folded(network: type[nn.Module], *, overlap: bool = True) -> tuple[nn.Module, nn.Module, int]:
+def reference_and_folded(network: type[nn.Module], *, overlap: bool = True) -> tuple[nn.Module, nn.Module, int]:
     torch.manual_seed(0)
     model = settled(network())
     graph = trace(model, X).graph
     plan = random_plan(graph, 4, overlap=overlap, share=True)
     pruned = rewrite(model, plan, graph)
-    return pruned, fold(pruned, X).module, sum(planned_macs(plan, graph).values())
+    return masked(pruned, model, plan, graph), fold(pruned, X).module, sum(planned_macs(plan, graph).values())
 
 
 @pytest.mark.parametrize("network", [Residual, Concatenating, Mobile, Shuffled])
 def test_the_file_computes_what_the_masked_model_computes(network: type[nn.Module], tmp_path: Path) -> None:
-    pruned, folded, macs = pruned_and_folded(network)
+    reference, folded, macs = reference_and_folded(network)
     model = to_onnx(folded, X)
     save_onnx(model, tmp_path / "model.onnx")
     inputs = {"one": random_inputs((3, 16, 16), 3, 1), "five": random_inputs((3, 16, 16), 4, 5)}
-    reference = masked(pruned).double()
+    reference = reference.double()
     with torch.no_grad():
         references = {name: [reference(torch.from_numpy(x).double()).numpy()] for name, x in inputs.items()}
     record = measure_parity(tmp_path / "model.onnx", inputs, references)
@@ -50,11 +50,11 @@ def test_the_file_computes_what_the_masked_model_computes(network: type[nn.Modul
 
 
 def test_the_parity_gate_catches_a_wrong_file_and_nan(tmp_path: Path) -> None:
-    pruned, folded, _ = pruned_and_folded(Residual)
+    reference, folded, _ = reference_and_folded(Residual)
     save_onnx(to_onnx(folded, X), tmp_path / "model.onnx")
     inputs = {"random": random_inputs((3, 16, 16), 0)}
     with torch.no_grad():
-        right = masked(pruned).double()(torch.from_numpy(inputs["random"]).double()).numpy()
+        right = reference.double()(torch.from_numpy(inputs["random"]).double()).numpy()
     for wrong in (right * 1.001, np.full_like(right, np.nan)):
         record = measure_parity(tmp_path / "model.onnx", inputs, {"random": [wrong]})
         assert not record.passed
@@ -63,10 +63,10 @@ def test_the_parity_gate_catches_a_wrong_file_and_nan(tmp_path: Path) -> None:
 
 
 def test_nodes_carry_layer_names_and_gathers_the_layer_they_serve() -> None:
-    pruned, folded, _ = pruned_and_folded(Residual)
+    reference, folded, _ = reference_and_folded(Residual)
     model = to_onnx(folded, X)
     names = {node.name for node in model.graph.node}
-    assert {name for name, m in pruned.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))} <= names
+    assert {name for name, m in reference.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))} <= names
     gathers = [node.name for node in model.graph.node if node.op_type == "Gather"]
     assert len(gathers) == count_gathers(model)
     assert all(name.endswith(("input_gather", "output_gather")) or "pad" in name or "node_" in name for name in gathers)
@@ -75,7 +75,7 @@ def test_nodes_carry_layer_names_and_gathers_the_layer_they_serve() -> None:
 
 
 def test_no_metadata_of_the_exporter_is_left() -> None:
-    _, folded, _ = pruned_and_folded(Residual)
+    _, folded, _ = reference_and_folded(Residual)
     data = to_onnx(folded, X).SerializeToString()
     for trace_of_origin in (
         str(Path(__file__).resolve().parent.parent).encode(),
@@ -87,7 +87,7 @@ def test_no_metadata_of_the_exporter_is_left() -> None:
 
 
 def test_the_batch_is_dynamic_unless_fixed() -> None:
-    _, folded, _ = pruned_and_folded(Residual)
+    _, folded, _ = reference_and_folded(Residual)
     dims = to_onnx(folded, X).graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_param or d.dim_value for d in dims] == ["batch", 3, 16, 16]
     dims = to_onnx(folded, X, ExportOptions(dynamic_batch=False)).graph.input[0].type.tensor_type.shape.dim
@@ -95,14 +95,14 @@ def test_the_batch_is_dynamic_unless_fixed() -> None:
 
 
 def test_an_opset_that_the_exporter_does_not_reach_is_an_error() -> None:
-    _, folded, _ = pruned_and_folded(Residual)
+    _, folded, _ = reference_and_folded(Residual)
     assert to_onnx(folded, X, ExportOptions(opset=18)).opset_import[0].version == 18
     with pytest.raises(InputError, match="asked for opset 17, the exporter wrote opset 18"):
         to_onnx(folded, X, ExportOptions(opset=17))
 
 
 def test_weights_above_the_limit_go_into_a_file_beside(tmp_path: Path) -> None:
-    _, folded, _ = pruned_and_folded(Residual)
+    _, folded, _ = reference_and_folded(Residual)
     model = to_onnx(folded, X)
     save_onnx(model, tmp_path / "inline.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["inline.onnx"]
@@ -120,7 +120,7 @@ def test_the_same_input_gives_the_same_bytes_in_another_process(tmp_path: Path) 
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
         "from test_to_onnx import *\n"
-        "save_onnx(to_onnx(pruned_and_folded(Residual)[1], X), Path(sys.argv[2]))\n"
+        "save_onnx(to_onnx(reference_and_folded(Residual)[1], X), Path(sys.argv[2]))\n"
     )
     for name in ("a", "b"):
         folder = str(Path(__file__).parent)
