@@ -14,6 +14,8 @@ from torch import nn
 from edgeprune.errors import InputError
 from edgeprune.trace import trace
 from edgeprune.zoo import ARCH_FORMS, ARCHS, build
+from edgeprune.zoo.cifar_densenet import CifarDenseNet
+from edgeprune.zoo.cifar_preresnet import CifarPreResNet
 from edgeprune.zoo.cifar_resnet import FORMS, CifarResNet, padded_after, padded_both_sides
 
 
@@ -36,6 +38,52 @@ def test_resnet20_has_the_published_number_of_parameters() -> None:
     assert sum(p.numel() for p in build("resnet20").model.parameters()) == 269_722
     assert sum(p.numel() for p in build("resnet56").model.parameters()) == 853_018
     assert sum(p.numel() for p in build("resnet110").model.parameters()) == 1_727_962
+
+
+@pytest.mark.parametrize(
+    ("arch", "classes", "params", "macs"),
+    # The counts of the papers: 1.73 M for ResNet-164 and 2.03 M for DenseNet-86 with 100 classes (GConv, table 1),
+    # 1.0 M for DenseNet-40.
+    [
+        ("resnet164", 100, 1_726_388, 247_669_760),
+        ("densenet86", 100, 2_031_716, 248_248_448),
+        ("densenet40", 10, 1_019_722, 264_812_928),
+    ],
+)
+def test_the_networks_of_the_papers_have_their_sizes(arch: str, classes: int, params: int, macs: int) -> None:
+    built = build(arch, num_classes=classes)
+    graph = trace(built.model, torch.zeros(1, *built.input_shape)).graph
+    assert sum(p.numel() for p in built.model.parameters()) == graph.params == params
+    assert graph.macs == macs
+    weighted = [layer for layer in graph.layers if not layer.is_shortcut]
+    assert len(weighted) == int(arch[-2:] if "dense" in arch else arch[-3:])
+
+
+@pytest.mark.parametrize("arch", ["resnet164-w4", "densenet40-w8", "densenet86-w8"])
+def test_dense_and_pre_activation_networks_map_images_of_any_size_to_logits(arch: str) -> None:
+    model = build(arch, num_classes=7, in_channels=1).model
+    assert model(torch.zeros(2, 1, 8, 12)).shape == (2, 7)
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    assert (first.in_channels, first.out_channels) == (1, int(arch.split("-w")[1]))
+
+
+def test_dense_and_pre_activation_networks_have_the_keys_of_public_checkpoints() -> None:
+    resnet = keys("resnet164")
+    assert {"conv1.weight", "layer1.0.downsample.0.weight", "layer3.17.bn3.running_var", "bn.bias", "fc.bias"} <= resnet
+    assert not any("downsample.1" in key or "layer1.1.downsample" in key for key in resnet)
+    assert {"conv1.weight", "dense3.11.conv1.weight", "trans2.bn1.bias", "bn.weight", "fc.weight"} <= keys("densenet40")
+    assert {
+        "features.init_conv.weight", "features.denseblock_1.denselayer_14.bn2.bias",
+        "features.denseblock_3.denselayer_1.conv2.weight", "features.norm_last.running_mean", "classifier.bias",
+    } <= keys("densenet86")  # fmt: skip
+
+
+@pytest.mark.parametrize("depth", [12, 8])
+def test_a_depth_that_the_networks_cannot_have_is_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match="9n \\+ 2"):
+        CifarPreResNet(depth)
+    with pytest.raises(ValueError, match="3n \\+ 4"):
+        CifarDenseNet(depth)
 
 
 def test_each_form_has_the_keys_of_its_public_checkpoints() -> None:
@@ -130,6 +178,8 @@ def test_torchvision_networks_by_name() -> None:
         ("resnet21", ["resnet20"]),
         ("resnet50", ["torchvision:resnet50"]),
         ("resnet8-w0", ["resnet8"]),
+        ("resnet164-b", ["resnet164"]),
+        ("densenet41", ["densenet40"]),
         ("vgg16cifar", ["vgg16-cifar"]),
         ("torchvision:resnt50", ["resnet50"]),
         ("torchvision:fcn_resnet50", ["no classification network"]),

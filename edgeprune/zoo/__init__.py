@@ -21,7 +21,7 @@ _FORM_SUMMARIES = {
     "-stage": "keys stage_1.0.conv_a; shortcuts without parameters, zero channels at the end",
     "-b": "keys layer1.0.conv1; 1x1 convolutions as shortcuts",
 }
-_RESNET = re.compile(r"resnet(?P<depth>\d+)(?P<form>-stage|-b)?(?:-w(?P<width>[1-9]\d{0,3}))?")
+_CIFAR = re.compile(r"(?P<net>resnet|densenet)(?P<depth>\d+)(?P<form>-stage|-b)?(?:-w(?P<width>[1-9]\d{0,3}))?")
 
 ARCHS: Mapping[str, str] = {
     **{
@@ -29,12 +29,17 @@ ARCHS: Mapping[str, str] = {
         for form, summary in _FORM_SUMMARIES.items()
         for depth in _DEPTHS
     },
+    "resnet164": "CIFAR ResNet-164, pre-activation bottlenecks, 3x32x32; keys layer1.0.downsample.0, fc",
+    "densenet40": "CIFAR DenseNet-40, growth 12, 3x32x32; keys dense1.0.conv1, trans1.conv1, fc",
+    "densenet86": "CIFAR DenseNet-86, growth 8-16-32, 3x32x32; keys features.denseblock_1.denselayer_1.conv1",
     "vgg16-cifar": "VGG-16 for CIFAR with BatchNorm, 3x32x32; keys features.0, classifier",
 }
-"""Built-in architectures -> summary. Any ResNet takes the suffix -wN: N channels in the first stage (16 without it)."""
+"""Built-in architectures -> summary. All but VGG take the suffix -wN: N channels in the first convolution (16 without
+it), and in a ResNet so many in its first stage."""
 
 ARCH_FORMS: Mapping[str, str] = {
     "resnet20-w32": "any CIFAR ResNet above, with 32 instead of 16 channels in its first stage",
+    "densenet40-w24": "a CIFAR DenseNet above, with 24 instead of 16 channels in its first convolution",
     "torchvision:NAME": "any classification network of torchvision, such as torchvision:resnet50",
     "timm:NAME": "any network of timm, where timm is installed",
     "path/to/file.py:factory": "your own: a function without required arguments that returns a torch.nn.Module",
@@ -90,13 +95,23 @@ def _built_in(arch: str, num_classes: int, in_channels: int) -> tuple[nn.Module,
         from edgeprune.zoo.cifar_vgg import CifarVgg16
 
         return CifarVgg16(num_classes=num_classes, in_channels=in_channels), shape
-    match = _RESNET.fullmatch(arch)
-    if match is None or int(match["depth"]) not in _DEPTHS:
+    match = _CIFAR.fullmatch(arch)
+    if match is None or arch.split("-w")[0] not in ARCHS:
         raise _unknown(arch)
+    depth, width = int(match["depth"]), int(match["width"] or 16)
+    if match["net"] == "densenet":
+        from edgeprune.zoo.cifar_densenet import CifarDenseNet, CifarDenseNet86
+
+        if depth == 86:
+            return CifarDenseNet86(width=width, num_classes=num_classes, in_channels=in_channels), shape
+        return CifarDenseNet(depth, width=width, num_classes=num_classes, in_channels=in_channels), shape
+    if depth == 164:
+        from edgeprune.zoo.cifar_preresnet import CifarPreResNet
+
+        return CifarPreResNet(depth, width=width, num_classes=num_classes, in_channels=in_channels), shape
     from edgeprune.zoo.cifar_resnet import FORMS, CifarResNet
 
-    form, width = FORMS[match["form"] or ""], int(match["width"] or 16)
-    depth = int(match["depth"])
+    form = FORMS[match["form"] or ""]
     return CifarResNet(depth, form, width=width, num_classes=num_classes, in_channels=in_channels), shape
 
 
