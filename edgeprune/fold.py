@@ -24,7 +24,8 @@ class Folded:
 
     module: fx.GraphModule
     gathers_before: int
-    """Non-trivial permutations when every grouped layer permutes its own input and output."""
+    """Non-trivial permutations when every grouped layer permutes its own input and output, and those that thinner
+    layers brought with them."""
     gathers_after: int
     """Gathers left in `module`."""
 
@@ -61,8 +62,10 @@ class _Folding:
     def __init__(self, traced: Traced) -> None:
         self.traced, self.module = traced, traced.module
         self.modules = dict(self.module.named_modules())
-        self.gathers_before = sum(m.gathers() for m in self.modules.values() if isinstance(m, GroupedConv2d))
-        self.gathers_after = 0
+        grouped = [module for module in self.modules.values() if isinstance(module, GroupedConv2d)]
+        own = sum(isinstance(module, Gather) for module in self.modules.values())
+        self.gathers_before = own + sum(module.gathers() for module in grouped)
+        self.gathers_after = own
         self.channels = dict(traced.channels)  # grows by the Gathers that are inserted
         self.calls: dict[str, int] = {}
         for node in self.module.graph.nodes:
