@@ -20,7 +20,7 @@ from edgeprune.methods.base import PruneRequest
 from edgeprune.network import NetworkSource
 from edgeprune.profiling import ProfileOptions
 from edgeprune.pruned import DataOptions, PruneOptions
-from edgeprune.training import TrainSettings, fit
+from edgeprune.training import RunFiles, TrainSettings, fit
 from edgeprune.zoo import build
 
 ARCH = "resnet8-w32"
@@ -59,11 +59,11 @@ def _train(folder: Path, seed: int) -> tuple[Path, Path]:
     torch.manual_seed(seed)
     model = build(ARCH, num_classes=10, in_channels=INPUT_SHAPE[0]).model
     data = load_data("digits", split="train", input_shape=INPUT_SHAPE)
-    tickets = folder / "tickets"
-    result = fit(model, data, replace(TRAINING, seed=seed), tickets_folder=tickets)
+    files = RunFiles(folder)
+    result = fit(model, data, replace(TRAINING, seed=seed), files=files)
     checkpoint = folder / "digits.pt"
     torch.save({"state_dict": result.model.state_dict()}, checkpoint)
-    return checkpoint, tickets
+    return checkpoint, files.tickets
 
 
 def _compare_split(out: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import io
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +16,26 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgeprune.bundle import write_atomically
 from edgeprune.data import Dataset, batches, check_labels
 from edgeprune.errors import InputError
 from edgeprune.evaluation import EvalResult, classes_of, evaluate
 from edgeprune.progress import bar, note
 from edgeprune.training_hooks import Step, TrainingHooks
 from edgeprune.training_settings import TrainSettings, device_named, learning_rate_at, precision_on
+from edgeprune.training_state import (
+    EpochRecord,
+    RunFiles,
+    data_fingerprint,
+    load_run,
+    restore_training,
+    save_run,
+    training_tensors,
+    under,
+    weights_fingerprint,
+)
 
-__all__ = ["EpochRecord", "EvalResult", "TrainResult", "TrainSettings", "evaluate", "fit", "save_ticket"]
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One epoch, measured on its own training batches (as augmented, while the weights change)."""
-
-    epoch: int
-    """1 is the first."""
-    learning_rate: float
-    """At the epoch's last step."""
-    loss: float
-    """Mean cross-entropy in nats, with label smoothing if that is set."""
-    accuracy: float
-    """Per cent."""
-    seconds: float
-    test_accuracy: float | None = None
-    """Per cent, after the hooks' `after_epoch`; None without test data."""
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    """What the hooks tell of the epoch."""
+__all__ = ["EpochRecord", "EvalResult", "RunFiles", "TrainResult", "TrainSettings", "evaluate", "fit"]
 
 
 @dataclass(frozen=True)
@@ -60,36 +54,44 @@ def fit(
     *,
     hooks: TrainingHooks | None = None,
     test: Dataset | None = None,
-    tickets_folder: Path | None = None,
+    files: RunFiles | None = None,
 ) -> TrainResult:
     """Train a copy of `model`; the given one is not changed. `hooks` are called as `TrainingHooks` says.
 
-    With `test`, its accuracy is measured after each epoch. Tickets (`settings.save_tickets`) are written to
-    `tickets_folder`, made if need be, as epoch_N.pt with the keys model_state_dict, epoch and loss. Raises InputError
-    for settings that make no sense, data that does not fit the network, and training that diverges.
+    With `test`, its accuracy is measured after each epoch. With `files`, each epoch leaves a checkpoint and a line in
+    the log there, and those of `settings.save_tickets` a ticket, epoch_N.pt with the keys model_state_dict, epoch and
+    loss; an interrupted run can be resumed, and ends with the same bits (same machine, same number of threads). Raises
+    InputError for settings that make no sense, data that does not fit the network, training that diverges, and a
+    checkpoint of another run.
     """
     settings.check()
-    if settings.save_tickets and tickets_folder is None:
+    if settings.save_tickets and files is None:
         raise ValueError("tickets need a folder")
     hooks = hooks or TrainingHooks()
     data = hooks.split(data)
-    history: list[EpochRecord] = []
-    tickets: list[Path] = []
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # for dropout
         loop = _Loop(model, data, settings, hooks)
         hooks.begin(loop.model, loop.optimizer)
+        described = {} if files is None else {**loop.described(model, test), **files.described}
+        history: list[EpochRecord] = []
+        if files is not None and files.resume and files.checkpoint.is_file():
+            history += loop.restore(files, described)
+            note(f"resumed after epoch {len(history)} of {settings.epochs}")
         what = f"training on {len(data)} images in {loop.precision}, {settings.epochs} epochs"
-        with bar(what, settings.epochs * loop.steps) as advance:
-            for epoch in range(1, settings.epochs + 1):
+        with bar(what, settings.epochs * loop.steps, done=len(history) * loop.steps) as advance:
+            for epoch in range(len(history) + 1, settings.epochs + 1):
                 record = loop.run_epoch(epoch, test, advance)
                 history.append(record)
                 note(_log_line(record, settings.epochs))
-                if tickets_folder is not None and epoch in settings.save_tickets:
-                    tickets.append(save_ticket(tickets_folder, loop.model, record))
+                if files is not None:
+                    if epoch in settings.save_tickets:
+                        save_ticket(files.ticket(epoch), loop.model, record)
+                    save_run(files, loop.tensors(), described, tuple(history))
         hooks.end()
     trained = loop.model.to(device="cpu", memory_format=torch.contiguous_format).eval()
-    return TrainResult(trained, tuple(history), tuple(tickets))
+    tickets = tuple(files.ticket(epoch) for epoch in sorted(settings.save_tickets)) if files is not None else ()
+    return TrainResult(trained, tuple(history), tickets)
 
 
 class _Loop:
@@ -111,6 +113,29 @@ class _Loop:
         self.shuffle = torch.Generator().manual_seed(settings.seed)
         """Of the order of the images and their augmentation."""
         self.steps = math.ceil(len(data) / settings.batch_size)
+
+    def described(self, start: nn.Module, test: Dataset | None) -> dict[str, Any]:
+        """What must be the same to resume this run, which began with the weights of `start`."""
+        return {
+            **dataclasses.asdict(self.settings),
+            "precision": self.precision,
+            "device": self.device.type,
+            "starting_weights": weights_fingerprint(start),
+            "data": data_fingerprint(self.data),
+            "test_data": None if test is None else data_fingerprint(test),
+        }
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The whole state between two epochs."""
+        own = {f"hooks.{name}": value for name, value in self.hooks.state().items()}
+        return own | training_tensors(self.model, self.optimizer, self.shuffle)
+
+    def restore(self, files: RunFiles, described: Mapping[str, Any]) -> tuple[EpochRecord, ...]:
+        """Put back what `tensors` gave; returns the epochs that are done."""
+        tensors, history = load_run(files, described)
+        self.hooks.restore(under("hooks.", tensors))
+        restore_training(tensors, self.model, self.optimizer, self.shuffle)
+        return history
 
     def run_epoch(self, epoch: int, test: Dataset | None, advance: Callable[[], None]) -> EpochRecord:
         """Train for one epoch, call `after_epoch`, and measure."""
@@ -172,15 +197,9 @@ def _log_line(record: EpochRecord, epochs: int) -> str:
     )
 
 
-def save_ticket(folder: Path, model: nn.Module, record: EpochRecord) -> Path:
-    """Write the model's weights as FOLDER/epoch_N.pt, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"epoch_{record.epoch}.pt"
+def save_ticket(path: Path, model: nn.Module, record: EpochRecord) -> None:
+    """Write the model's weights after an epoch, whole or not at all."""
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    staged = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        torch.save({"model_state_dict": weights, "epoch": record.epoch, "loss": record.loss}, staged)
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
-    return path
+    buffer = io.BytesIO()
+    torch.save({"model_state_dict": weights, "epoch": record.epoch, "loss": record.loss}, buffer)
+    write_atomically(path, buffer.getvalue())

@@ -21,7 +21,7 @@ from edgeprune.plan import LayerPlan, Plan
 from edgeprune.progress import shown
 from edgeprune.rewrite import rewrite
 from edgeprune.trace import trace
-from edgeprune.training import TrainSettings, evaluate, fit
+from edgeprune.training import RunFiles, TrainSettings, evaluate, fit
 from edgeprune.training_hooks import Step, TrainingHooks
 from edgeprune.training_settings import learning_rate_at
 from edgeprune.zoo import build
@@ -200,7 +200,7 @@ class Recorder(TrainingHooks):
 def test_hooks_are_called_at_each_point_in_order_and_may_change_gradients_and_weights(tmp_path: Path) -> None:
     hooks, model = Recorder(), toy_model()
     settings = replace(SETTINGS, save_tickets=(1,), weight_decay=0, momentum=0)
-    result = fit(model, toy_data(), settings, hooks=hooks, test=toy_data(10), tickets_folder=tmp_path)
+    result = fit(model, toy_data(), settings, hooks=hooks, test=toy_data(10), files=RunFiles(tmp_path))
     steps = [[f"batch {e}.0", f"update {e}.0", f"batch {e}.1", f"update {e}.1", f"after {e}"] for e in (1, 2)]
     assert hooks.calls == ["split", "begin", *steps[0], *steps[1], "end"]
     assert hooks.progress == [0.25, 0.75, 1.25, 1.75]
@@ -208,7 +208,7 @@ def test_hooks_are_called_at_each_point_in_order_and_may_change_gradients_and_we
     assert not weight[0].any()
     assert torch.equal(weight[1], model.get_parameter("0.weight")[1]), "its gradient was zeroed"
     assert (weight[2] == 7).all()
-    ticket = read_state_dict(tmp_path / "epoch_1.pt").tensors["0.weight"]
+    ticket = read_state_dict(tmp_path / "tickets" / "epoch_1.pt").tensors["0.weight"]
     assert not ticket[0].any(), "a ticket holds what after_epoch left"
     assert [dict(record.figures) for record in result.history] == [{"pruned": 0.25}] * 2
 
@@ -237,12 +237,12 @@ def test_progress_shows_loss_and_accuracy(capsys: pytest.CaptureFixture[str]) ->
 
 # -- tickets -----------------------------------------------------------------------------------------------------------
 def test_tickets_are_checkpoints_that_every_reader_takes(tmp_path: Path) -> None:
-    folder = tmp_path / "made" / "tickets"
+    files = RunFiles(tmp_path / "made")
     settings = replace(SETTINGS, epochs=4, save_tickets=(4, 1, 3))
-    result = fit(toy_model(), toy_data(), settings, tickets_folder=folder)
+    result = fit(toy_model(), toy_data(), settings, files=files)
     assert [path.name for path in result.tickets] == ["epoch_1.pt", "epoch_3.pt", "epoch_4.pt"]
-    assert sorted(folder.iterdir()) == sorted(result.tickets), "no staging file is left"
-    tickets = read_tickets(folder, {"0.weight": (4, 3, 3, 3)})
+    assert sorted(files.tickets.iterdir()) == sorted(result.tickets), "no staging file is left"
+    tickets = read_tickets(files.tickets, {"0.weight": (4, 3, 3, 3)})
     assert [ticket.epoch for ticket in tickets] == [1, 3, 4]
     assert not torch.equal(tickets[0].tensors["0.weight"], tickets[1].tensors["0.weight"])
     state = read_state_dict(result.tickets[-1])
@@ -253,15 +253,14 @@ def test_tickets_are_checkpoints_that_every_reader_takes(tmp_path: Path) -> None
     assert state.tensors["0.weight"].is_contiguous()
 
 
-def test_an_interrupted_ticket_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(content: object, path: Path) -> None:
-        path.write_bytes(b"half a file")
-        raise OSError("disk full")
+def test_a_ticket_that_cannot_be_written_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(file: int) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edgeprune.training.torch.save", fails)
-    with pytest.raises(OSError, match="disk full"):
-        fit(toy_model(), toy_data(), replace(SETTINGS, save_tickets=(1,)), tickets_folder=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("edgeprune.bundle.os.fsync", fails)
+    with pytest.raises(InputError, match="No space left"):
+        fit(toy_model(), toy_data(), replace(SETTINGS, save_tickets=(1,)), files=RunFiles(tmp_path))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -285,7 +284,7 @@ def test_an_interrupted_ticket_leaves_no_file(tmp_path: Path, monkeypatch: pytes
 )
 def test_settings_that_make_no_sense(options: dict[str, object], expected: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
-        fit(toy_model(), toy_data(), replace(SETTINGS, **options), tickets_folder=tmp_path)  # type: ignore[arg-type]
+        fit(toy_model(), toy_data(), replace(SETTINGS, **options), files=RunFiles(tmp_path))  # type: ignore[arg-type]
     assert expected in str(error.value)
 
 
