@@ -10,36 +10,37 @@ from torch import nn
 from torchvision.ops import stochastic_depth
 
 KEEPS_MODULES = (
-    nn.BatchNorm2d, nn.BatchNorm1d, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU,
-    nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Dropout, nn.Dropout2d,
-    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d,
-    nn.ReflectionPad2d, nn.ReplicationPad2d,
+    nn.BatchNorm2d, nn.BatchNorm1d, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU,
+    nn.SiLU, nn.Mish, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Tanhshrink, nn.Hardtanh, nn.Hardshrink, nn.Hardswish,
+    nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.Softshrink, nn.Threshold, nn.RReLU, nn.Dropout, nn.Dropout2d,
+    nn.AlphaDropout, nn.FeatureAlphaDropout, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.FractionalMaxPool2d,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d,
+    nn.ReplicationPad2d, nn.CircularPad2d,
 )  # fmt: skip
+"""Besides these a PReLU with one slope for all channels."""
 KEEPS_FUNCTIONS = {
-    F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish, F.hardtanh, F.hardswish, F.hardsigmoid,
-    F.softplus, F.dropout, F.dropout2d, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d,
-    F.interpolate, torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.abs, torch.neg, operator.neg,
-    stochastic_depth,
+    F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid, F.logsigmoid, F.tanh,
+    F.tanhshrink, F.hardtanh, F.hardshrink, F.hardswish, F.hardsigmoid, F.softplus, F.softsign, F.softshrink,
+    F.threshold, F.rrelu, F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, F.max_pool2d, F.avg_pool2d,
+    F.lp_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, torch.relu, torch.sigmoid, torch.tanh,
+    torch.clamp, torch.abs, torch.neg, torch.exp, torch.sqrt, torch.square, torch.pow, torch.dropout, operator.neg,
+    operator.pow, stochastic_depth,
 }  # fmt: skip
 KEEPS_METHODS = {
-    "relu",
-    "relu_",
-    "sigmoid",
-    "tanh",
-    "clamp",
-    "abs",
-    "contiguous",
-    "clone",
-    "float",
-    "to",
-    "type",
-    "detach",
-}
+    "relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "clamp", "clamp_", "abs", "neg", "exp", "sqrt", "square",
+    "pow", "contiguous", "clone", "float", "double", "half", "to", "type", "detach",
+}  # fmt: skip
 JOINS_FUNCTIONS = {
     torch.add, torch.mul, torch.sub, torch.div, torch.maximum, torch.minimum, operator.add, operator.iadd, operator.mul,
     operator.imul, operator.sub, operator.isub, operator.truediv, operator.itruediv,
 }  # fmt: skip
-JOINS_METHODS = {"add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_"}
+JOINS_METHODS = {"add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_", "expand_as"}
 ADDS_FUNCTIONS = {torch.add, operator.add, operator.iadd}
 ADDS_METHODS = {"add", "add_"}
-FLATTENS = {"flatten", "view", "reshape", "squeeze"}
+CONCATENATES = {torch.cat, torch.concat, torch.concatenate}
+REDUCES_FUNCTIONS = {torch.mean, torch.sum, torch.amax, torch.amin}
+REDUCES_METHODS = {"mean", "sum", "amax", "amin"}
+VIEWS = {"view", "reshape", torch.reshape}
+"""They are given the sizes that the result has."""
+RESHAPES_FUNCTIONS = {torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze}
+RESHAPES_METHODS = {"flatten", "view", "reshape", "squeeze", "unsqueeze"}

@@ -1,47 +1,27 @@
 """One walk over an fx graph that finds the layers and the coupled sets of their channels.
 
-Each tensor's channel axis belongs to one coupled set. An operation either keeps the set (all that works channel by
-channel), joins two sets (add, multiply), makes a new one (convolution, linear, concatenation, zero channels), or is
-unknown: then the sets that it touches are pinned to the original order, which is always correct.
-A part of the model that torch.fx cannot trace is one unknown operation, and its layers stay dense.
+Layers make new sets (convolution, linear) or keep that of their input (depthwise convolution, BatchNorm, activation,
+pooling); `channel_calls` knows what functions and methods do. What is not known pins the sets that it touches to the
+original order and width. A part of the model that torch.fx cannot trace is one unknown operation, and its layers stay
+dense.
 """
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from edgeprune.channel_ops import (
-    ADDS_FUNCTIONS,
-    ADDS_METHODS,
-    FLATTENS,
-    JOINS_FUNCTIONS,
-    JOINS_METHODS,
-    KEEPS_FUNCTIONS,
-    KEEPS_METHODS,
-    KEEPS_MODULES,
-)
-from edgeprune.coupling import SetForest
+from edgeprune.channel_calls import CallWalk, Channels
+from edgeprune.channel_ops import KEEPS_MODULES
 from edgeprune.fx_tracer import LayerCalls
 from edgeprune.graph import CoupledSet, Graph, Layer, Norm, ZeroPadding
 from edgeprune.grouped_conv import GroupedConv2d
+from edgeprune.layer_roles import calls_of, ends_branch, is_shortcut, norm_behind
 
 NETWORK_INPUT = "the network's input"
-
-
-@dataclass(frozen=True)
-class Channels:
-    """Where a tensor's channels are: its coupled set, and how many consecutive features each channel is."""
-
-    coupled_set: str
-    features: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,36 +38,28 @@ class Traced:
     """fx node name of a zero-channel padding -> (channels before, channels after)."""
     concatenations: Mapping[str, tuple[str, ...]]
     """Coupled set of a concatenation -> the sets of its parts, in order."""
+    literal_views: tuple[str, ...] = ()
+    """fx node names of the views that write the number of features down (`x.view(-1, 512)`): where their channels
+    become fewer, `channel_calls.set_literal_features` puts the new number there."""
 
 
-class ChannelWalk:
+class ChannelWalk(CallWalk):
     """One pass over the fx graph that assigns coupled sets; union-find over sets that are joined."""
 
     def __init__(self, module: fx.GraphModule, opaque: Mapping[str, str], calls: LayerCalls) -> None:
+        super().__init__({n.name: tuple(meta.shape) for n in module.graph.nodes if (meta := _tensor_meta(n))})
         self.module, self.opaque, self.calls = module, opaque, calls
         self.modules = dict(module.named_modules())
-        self.values: dict[str, Channels] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.sets = SetForest()
-        self.paddings: dict[str, tuple[int, int]] = {}
-        self.concatenations: list[tuple[str, tuple[str, ...]]] = []
         self.layers: dict[str, Layer] = {}
         self.norms: list[Norm] = []
 
     # -- nodes -------------------------------------------------------------------------------------------------------
-    def pin_inputs(self, node: fx.Node, reason: str) -> None:
-        for source in node.all_input_nodes:
-            if source.name in self.values:
-                self.sets.pin(self.values[source.name].coupled_set, reason)
-
     def visit(self, node: fx.Node) -> None:
-        meta = node.meta.get("tensor_meta")
-        if isinstance(meta, TensorMetadata):
-            self.shapes[node.name] = tuple(meta.shape)
         if node.op == "output":
             self.pin_inputs(node, "the network's output")
         elif node.op == "placeholder" and node.name in self.shapes:
-            self.values[node.name] = Channels(self.sets.make(node.name, self.channel_count(node)))
+            shape = self.shapes[node.name]
+            self.values[node.name] = Channels(self.sets.make(node.name, shape[1] if len(shape) > 1 else 1))
             self.sets.pin(node.name, NETWORK_INPUT)
         elif node.op == "call_module":
             self.visit_module(node, self.modules[str(node.target)])
@@ -96,24 +68,24 @@ class ChannelWalk:
 
     def visit_module(self, node: fx.Node, module: nn.Module) -> None:
         name = str(node.target)
-        used_twice = sum(1 for n in self.module.graph.nodes if n.op == "call_module" and n.target == node.target) > 1
+        used_twice = calls_of(node) > 1
         source = self.source(node)
         if name in self.opaque or source is None:
-            self.unknown(node, f"{name} cannot be traced")
+            self.unknown(node, f"{name} cannot be traced by torch.fx")
         elif isinstance(module, nn.Conv2d) and type(module) in (nn.Conv2d, GroupedConv2d):
             self.visit_conv(node, module, source, used_twice)
         elif type(module) is nn.Linear and len(self.shapes[node.name]) == 2:
             self.visit_linear(node, module, source, used_twice)
         elif type(module) is nn.Flatten:
-            self.flatten(node, source)
-        elif isinstance(module, KEEPS_MODULES):
+            self.reshape(node, source)
+        elif isinstance(module, KEEPS_MODULES) or (type(module) is nn.PReLU and module.num_parameters == 1):
             self.values[node.name] = source
             if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
                 self.norms.append(Norm(name, source.coupled_set, source.features, module.affine))
             if used_twice and any(True for _ in module.parameters()):
                 self.sets.pin(source.coupled_set, f"{name} is used at several places")
         else:
-            self.unknown(node, f"{name} is a {type(module).__name__}")
+            self.unknown(node, f"{name}, a {type(module).__name__}, may reorder, mix or count its channels")
 
     def visit_conv(self, node: fx.Node, module: nn.Conv2d, source: Channels, used_twice: bool) -> None:
         name = str(node.target)
@@ -156,151 +128,18 @@ class ChannelWalk:
             writes=writes,
             features_per_channel=features,
             is_first=source is not None and self.sets.pinned(source.coupled_set) == NETWORK_INPUT,
-            is_shortcut=node is not None and _is_shortcut(node, self.modules),
+            is_shortcut=node is not None and is_shortcut(node, self.modules, self.shapes),
             refusal=refusal,
             has_bias=module.bias is not None,
-            norm=_norm_behind(node, self.modules) if node is not None else "",
-            ends_branch=node is not None and _ends_branch(node, self.modules),
+            norm=norm_behind(node, self.modules) if node is not None else "",
+            ends_branch=node is not None and ends_branch(node, self.modules, self.shapes),
         )
         self.layers.setdefault(name, layer)
-
-    def visit_call(self, node: fx.Node) -> None:
-        target = node.target
-        if node.name not in self.shapes:
-            # Sizes, shapes and other numbers carry no channels; tuples of tensors (split, chunk) do.
-            if isinstance(node.meta.get("tensor_meta"), (tuple, list)):
-                self.unknown(node, _call_name(node))
-            return
-        tensors = [n for n in node.all_input_nodes if n.name in self.shapes]
-        source = self.source(node)
-        if source is None:
-            self.unknown(node, _call_name(node))
-        elif target in JOINS_FUNCTIONS or (node.op == "call_method" and target in JOINS_METHODS):
-            self.visit_join(node, tensors)
-        elif target in KEEPS_FUNCTIONS or (node.op == "call_method" and target in KEEPS_METHODS):
-            self.values[node.name] = source
-        elif target in (torch.flatten, torch.reshape, torch.squeeze) or (
-            node.op == "call_method" and target in FLATTENS
-        ):
-            self.flatten(node, source)
-        elif target is torch.mean or (node.op == "call_method" and target == "mean"):
-            self.visit_mean(node, source)
-        elif target is operator.getitem:
-            self.visit_getitem(node, source)
-        elif target in (torch.cat, torch.concat):
-            self.visit_concat(node)
-        elif target is F.pad:
-            self.visit_pad(node, source)
-        else:
-            self.unknown(node, _call_name(node))
-
-    def visit_join(self, node: fx.Node, tensors: list[fx.Node]) -> None:
-        channels = self.shapes[node.name][1] if len(self.shapes[node.name]) > 1 else 0
-        sources = []
-        for tensor in tensors:
-            shape = self.shapes[tensor.name]
-            if len(shape) != len(self.shapes[node.name]):
-                if math.prod(shape) == 1:
-                    continue  # a scalar parameter: the same for every channel
-                return self.unknown(node, _call_name(node))
-            if shape[1] == 1 and channels > 1:
-                continue  # broadcast over the channels
-            if tensor.name not in self.values:
-                return self.unknown(node, f"{_call_name(node)} with {tensor.name}")
-            sources.append(self.values[tensor.name])
-        if not sources or len({s.features for s in sources}) > 1:
-            return self.unknown(node, _call_name(node))
-        for other in sources[1:]:
-            self.sets.join(sources[0].coupled_set, other.coupled_set)
-        self.values[node.name] = sources[0]
-        return None
-
-    def visit_mean(self, node: fx.Node, source: Channels) -> None:
-        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        rank = len(self.shapes[node.all_input_nodes[0].name])
-        axes = [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, (tuple, list)) else []
-        if (
-            source.features == 1
-            and rank == 4
-            and axes
-            and all(isinstance(axis, int) and axis % rank >= 2 for axis in axes)
-        ):
-            self.values[node.name] = source
-        else:
-            self.unknown(node, _call_name(node))
-
-    def visit_getitem(self, node: fx.Node, source: Channels) -> None:
-        key = node.args[1]
-        keys = key if isinstance(key, tuple) else (key,)
-        whole = slice(None, None, None)
-        if all(isinstance(k, slice) for k in keys) and all(k == whole for k in keys[:2]):
-            self.values[node.name] = source
-        else:
-            self.unknown(node, _call_name(node))
-
-    def visit_concat(self, node: fx.Node) -> None:
-        parts, *rest = node.args or (node.kwargs.get("tensors"),)
-        axis = rest[0] if rest else node.kwargs.get("dim", 0)
-        listed = parts if isinstance(parts, (tuple, list)) else ()
-        sources = [self.values.get(part.name) if isinstance(part, fx.Node) else None for part in listed]
-        rank = len(self.shapes[node.name])
-        known = [s for s in sources if s is not None and s.features == 1]
-        if not isinstance(axis, int) or axis % rank != 1 or not known or len(known) < len(sources):
-            return self.unknown(node, _call_name(node))
-        self.values[node.name] = Channels(self.sets.make(node.name, self.channel_count(node)))
-        self.concatenations.append((node.name, tuple(s.coupled_set for s in known)))
-        return None
-
-    def visit_pad(self, node: fx.Node, source: Channels) -> None:
-        names = ("input", "pad", "mode", "value")
-        given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-        pad, mode, value = given.get("pad"), given.get("mode", "constant"), given.get("value")
-        sizes = [p for p in pad if isinstance(p, int)] if isinstance(pad, (tuple, list)) else []
-        if not isinstance(pad, (tuple, list)) or len(sizes) != len(pad) or len(self.shapes[node.name]) != 4:
-            self.unknown(node, _call_name(node))
-        elif not any(sizes[4:]):
-            self.values[node.name] = source
-        elif not any(sizes[:4]) and not any(sizes[6:]) and mode == "constant" and value in (None, 0, 0.0):
-            self.values[node.name] = Channels(self.sets.make(node.name, self.channel_count(node)))
-            self.paddings[node.name] = (sizes[4], sizes[5])
-        else:
-            self.unknown(node, _call_name(node))
-
-    def flatten(self, node: fx.Node, source: Channels) -> None:
-        before, after = self.shapes[node.all_input_nodes[0].name], self.shapes[node.name]
-        if len(after) == 2 and len(before) >= 2 and after[1] == math.prod(before[1:]) and after[0] == before[0]:
-            self.values[node.name] = Channels(source.coupled_set, source.features * math.prod(before[2:]))
-        elif after == before:
-            self.values[node.name] = source
-        else:
-            self.unknown(node, _call_name(node))
-
-    def unknown(self, node: fx.Node, reason: str) -> None:
-        self.pin_inputs(node, reason)
-        shape = self.shapes.get(node.name, ())
-        if len(shape) > 1:
-            self.values[node.name] = Channels(self.sets.make(node.name, shape[1]))
-            self.sets.pin(node.name, reason)
-
-    def source(self, node: fx.Node) -> Channels | None:
-        return next((self.values[n.name] for n in node.all_input_nodes if n.name in self.values), None)
-
-    def channel_count(self, node: fx.Node) -> int:
-        shape = self.shapes[node.name]
-        return shape[1] if len(shape) > 1 else 1
 
     # -- result ------------------------------------------------------------------------------------------------------
     def finish(self, input_shape: tuple[int, ...]) -> Traced:
         self.add_untraced_layers()
-        for name, parts in self.concatenations:
-            if self.sets.origins(name) > 1 or self.sets.pinned(name):
-                for touched in (name, *parts):
-                    self.sets.pin(touched, "a concatenation whose order is given")
-        # A pinned concatenation pins its parts, which may be concatenations themselves.
-        for name, parts in reversed(self.concatenations):
-            if self.sets.pinned(name):
-                for part in parts:
-                    self.sets.pin(part, self.sets.pinned(name))
+        self.pin_concatenations()
         layers = tuple(self.resolved(layer) for layer in self.in_forward_order())
         weights = sum(layer.weight_count for layer in layers)
         return Traced(
@@ -319,7 +158,17 @@ class ChannelWalk:
             concatenations={
                 self.sets.root(n): tuple(self.sets.root(p) for p in parts) for n, parts in self.concatenations
             },
+            literal_views=tuple(self.literal_views),
         )
+
+    def pin_concatenations(self) -> None:
+        """A concatenation that is added to something cannot change, and neither can the parts of one that cannot."""
+        for name, _ in self.concatenations:
+            if self.sets.origins(name) > 1:
+                self.sets.pin(name, f"they are in a concatenation ({name}) that is added to other channels")
+        for name, parts in reversed(self.concatenations):  # the parts may be concatenations, made earlier
+            for part in parts if self.sets.pinned(name) else ():
+                self.sets.pin(part, self.sets.pinned(name))
 
     def add_untraced_layers(self) -> None:
         for name, module in self.modules.items():
@@ -367,36 +216,9 @@ class ChannelWalk:
         )
 
 
-def _is_shortcut(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """A 1x1 convolution whose input is also read elsewhere and whose output goes, through BN alone, into an add."""
-    module = modules[str(node.target)]
-    if (
-        not isinstance(module, nn.Conv2d)
-        or tuple(module.kernel_size) != (1, 1)
-        or len(node.all_input_nodes[0].users) < 2
-    ):
-        return False
-    return _ends_branch(node, modules)
-
-
-def _ends_branch(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether the only way of this layer's output leads, through BN at most, into an add."""
-    follower = node
-    while len(follower.users) == 1:
-        follower = next(iter(follower.users))
-        if follower.op == "call_module" and isinstance(modules[str(follower.target)], (nn.BatchNorm2d, nn.Identity)):
-            continue
-        return follower.target in ADDS_FUNCTIONS or (follower.op == "call_method" and follower.target in ADDS_METHODS)
-    return False
-
-
-def _norm_behind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
-    """The BatchNorm that alone reads this layer's output; empty if there is none."""
-    if len(node.users) != 1:
-        return ""
-    user = next(iter(node.users))
-    is_norm = user.op == "call_module" and isinstance(modules[str(user.target)], (nn.BatchNorm2d, nn.BatchNorm1d))
-    return str(user.target) if is_norm else ""
+def _tensor_meta(node: fx.Node) -> TensorMetadata | None:
+    meta = node.meta.get("tensor_meta")
+    return meta if isinstance(meta, TensorMetadata) else None
 
 
 def _shape_of(module: nn.Conv2d | nn.Linear) -> tuple[int, int, int]:
@@ -406,7 +228,3 @@ def _shape_of(module: nn.Conv2d | nn.Linear) -> tuple[int, int, int]:
     if isinstance(module, nn.Conv2d):
         return module.groups, module.in_channels, module.out_channels
     return 1, module.in_features, module.out_features
-
-
-def _call_name(node: fx.Node) -> str:
-    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
