@@ -8,7 +8,8 @@ It decides
 - or both.
 
 To add a method, write the module and add its line to `METHODS`. Optional names: `RATE`, the default of --rate;
-`NEEDS_GRADIENTS` and `NEEDS_CONSTANTS`, for what `MethodInput` says.
+`GROUPS`, that of --groups; `NEEDS_CONSTANTS` and a function `needs_gradients(settings) -> bool`, for what `MethodInput`
+says. A method without `RATE` or `GROUPS` takes no such flag.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args, get_or
 import msgspec
 
 from edgeprune.errors import InputError, first_line, unknown_name
-from edgeprune.methods.base import MethodInput, MethodResult
+from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 METHODS: Mapping[str, str] = {
     "tmi-gkp": "edgeprune.methods.tmi_gkp",
+    "gconv": "edgeprune.methods.gconv",
 }
 
 
@@ -62,6 +64,29 @@ class Trained(Protocol):
     """A method that works while the network is trained, for so many epochs."""
 
     def train(self, given: MethodInput, settings: Any, epochs: int) -> TrainedMethod: ...
+
+
+def amounts(method: str, groups: int | None, rate: float | None) -> tuple[int, float]:
+    """Groups and rate for a request: those given, else the method's own; InputError for one that it does not take."""
+    module = load_method(method)
+    own_groups, own_rate = getattr(module, "GROUPS", None), getattr(module, "RATE", None)
+    for flag, value, own, other in (
+        ("--groups", groups, own_groups, "--rate"), ("--rate", rate, own_rate, "--groups"),
+    ):  # fmt: skip
+        if value is not None and own is None:
+            raise InputError(
+                f"{method} takes no {flag}", remedy=f"see {other} and --budget, and the settings in `list methods`"
+            )
+    return (
+        next(value for value in (groups, own_groups, PruneRequest.groups) if value is not None),
+        next(value for value in (rate, own_rate, PruneRequest.rate) if value is not None),
+    )
+
+
+def wants_gradients(method: Method, settings: Any) -> bool:
+    """Whether the method looks at the loss's gradients with these settings."""
+    asks = getattr(method, "needs_gradients", None)
+    return bool(asks is not None and asks(settings))
 
 
 def setting(default: Any, help: str, *, paper: str = "") -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, unknown_name
 from edgeprune.graph import Graph, Layer
 from edgeprune.plan import Plan
 
@@ -57,6 +57,31 @@ class Budget:
     @property
     def is_given(self) -> bool:
         return self.macs is not None or self.params is not None
+
+    @staticmethod
+    def parse(text: str) -> Budget:
+        """A budget from `macs=0.5,params=0.6`; none from an empty text. InputError if it cannot be read."""
+        shares: dict[str, float] = {}
+        for part in filter(None, (part.strip() for part in text.split(","))):
+            name, _, value = (piece.strip() for piece in part.partition("="))
+            if name == "latency-ms":
+                raise InputError(
+                    "--budget latency-ms is not offered yet: only what a plan alone tells can be searched for",
+                    remedy="ask for macs or params, and measure with `edgeprune profile`",
+                )
+            if name not in ("macs", "params"):
+                raise unknown_name("budget", name, ("macs", "params"), remedy="--budget macs=0.5,params=0.6")
+            if name in shares:
+                raise InputError(f"--budget {text!r} names {name} twice", expected="one share each")
+            try:
+                shares[name] = float(value)
+            except ValueError:
+                raise InputError(
+                    f"--budget {part!r} has no share", expected=f"{name}=SHARE of the dense network, such as {name}=0.5"
+                ) from None
+        budget = Budget(**shares)
+        budget.check()
+        return budget
 
 
 @dataclass(frozen=True)
@@ -111,6 +136,15 @@ class PruneRequest:
 
 
 @dataclass(frozen=True)
+class Healed:
+    """A network after pruning and fine-tuning, in its original shape: zeros in the pruned places."""
+
+    weights: Weights
+    gradients: Weights = field(default_factory=dict)
+    """As in `MethodInput`."""
+
+
+@dataclass(frozen=True)
 class MethodInput:
     """All that a one-shot method may look at."""
 
@@ -119,7 +153,7 @@ class MethodInput:
     request: PruneRequest
     tickets: Sequence[Ticket] = ()
     gradients: Weights = field(default_factory=dict)
-    """Of the loss, by the weights, summed over calibration images; only for a method that asks (`NEEDS_GRADIENTS`)."""
+    """Of the mean loss over calibration images, by the weights; only for a method that asks (`needs_gradients`)."""
     norms: Mapping[str, NormValues] = field(default_factory=dict)
     """A BatchNorm's name -> its parameters and statistics."""
     biases: Weights = field(default_factory=dict)
@@ -127,6 +161,9 @@ class MethodInput:
     constants: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     """Coupled set -> (channels,) the value that each channel holds everywhere whatever the image, as those who read the
     set see it; NaN where the channel is not constant. Only for a method that asks (`NEEDS_CONSTANTS`)."""
+    finetune: Callable[[Plan], Healed] | None = None
+    """Prunes the network by a plan and fine-tunes it for an epoch, for a method that goes on from there: later calls
+    start from the healed weights, and the method's result is carried out on them. None without images."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +202,12 @@ def dense_reason(layer: Layer, request: PruneRequest) -> str:
 
 
 def check_skip_patterns(graph: Graph, request: PruneRequest) -> None:
-    """InputError if a --skip pattern matches no layer (a misspelt name would otherwise prune what was to be kept)."""
-    for pattern in request.skip:
+    """InputError if a --skip or --layer-rate pattern matches no layer: a misspelt name would change what is pruned."""
+    patterns = [("--skip", pattern) for pattern in request.skip]
+    patterns += [("--layer-rate", pattern) for pattern, _ in request.layer_rates]
+    for flag, pattern in patterns:
         if not any(fnmatch.fnmatchcase(layer.name, pattern) for layer in graph.layers):
             names = ", ".join(layer.name for layer in graph.layers[:4])
             raise InputError(
-                f"--skip {pattern!r} matches no layer", expected=f"a layer's name or pattern, such as {names}"
+                f"{flag} {pattern!r} matches no layer", expected=f"a layer's name or pattern, such as {names}"
             )

@@ -35,6 +35,7 @@ from edgeprune.plan import LayerPlan, Plan
 from edgeprune.progress import track
 
 SUMMARY = "Clusters filters by a scheme that earlier checkpoints vote for and keeps the most distinct grouped kernels."
+GROUPS, RATE = 8, 0.4375
 
 MAX_THREADS = 4  # each holds a few C_in x C_in matrices: 170 MB where C_in is 2048
 
@@ -81,6 +82,8 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
     request.check()
     check_skip_patterns(graph, request)
     _check_settings(settings)
+    if request.budget.is_given:
+        raise InputError("tmi-gkp looks for no --budget", remedy="choose --groups and --rate, or --method gconv")
     reasons = {layer.name: _dense_reason(layer, request) for layer in graph.layers}
     grouped = [layer for layer in graph.layers if not reasons[layer.name]]
     if not grouped:
@@ -106,7 +109,7 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
 
 def _grouped_layer(given: MethodInput, settings: Settings, layer: Layer, chooser: Chooser, pool: Executor) -> LayerPlan:
     choice = chooser.choice(layer)
-    keep = kept_count(layer.in_channels, given.request.rate)
+    keep = kept_count(layer.in_channels, given.request.rate_of(layer.name))
     selection = selection_for(layer.in_channels, keep, settings.gamma_ratio, settings.beta)
     inputs = _kept_inputs(given, layer, choice.clusters, selection, pool)
     return LayerPlan(layer.name, choice.clusters, inputs, choice.note)
@@ -134,11 +137,12 @@ def _dense_reason(layer: Layer, request: PruneRequest) -> str:
     reason = dense_reason(layer, request)
     if reason:
         return reason
-    keep = kept_count(layer.in_channels, request.rate)
+    rate = request.rate_of(layer.name)
+    keep = kept_count(layer.in_channels, rate)
     if keep < 1:
-        return f"rate {request.rate} would leave none of its {layer.in_channels} input channels"
+        return f"rate {rate} would leave none of its {layer.in_channels} input channels"
     if keep >= layer.in_channels:
-        return f"rate {request.rate} would remove none of its {layer.in_channels} input channels"
+        return f"rate {rate} would remove none of its {layer.in_channels} input channels"
     return ""
 
 

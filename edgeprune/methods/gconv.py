@@ -1,0 +1,244 @@
+"""GConv (paper 002): filters and input channels divided into groups so that the blocks hold the important kernels.
+
+Every input channel and every filter belongs to exactly one group. How many groups a layer gets is given (`--groups`),
+follows from the most channels a group may have (`max_group_channels`), or is searched for within a budget (`--budget`).
+With shared partitions, the layers of one coupled set that have as many groups divide their filters alike: what divides
+them best is decided by the sum of their importance, not by the first of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from edgeprune.errors import InputError
+from edgeprune.graph import Graph, Layer
+from edgeprune.method_record import FILE_NAME, MethodRecord, RecordTable
+from edgeprune.methods import setting
+from edgeprune.methods.base import (
+    MethodInput,
+    MethodResult,
+    PruneRequest,
+    Weights,
+    check_skip_patterns,
+    dense_reason,
+)
+from edgeprune.methods.gconv_divider import Divider, Divisions
+from edgeprune.methods.gconv_importance import kernel_importance
+from edgeprune.methods.gconv_search import Heal, Terms, powers_of_two, record, search
+from edgeprune.methods.gconv_solver import Solver
+from edgeprune.plan import LayerPlan, Plan
+
+SUMMARY = "Divides filters and input channels so that dense groups hold the most important kernels; searches budgets."
+GROUPS = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of GConv."""
+
+    importance: Literal["l2", "l1", "taylor"] = setting(
+        "l2", "a kernel's importance: its L2 or L1 norm, or taylor (|gradient * weight|, needs --data)", paper="l2"
+    )
+    solver: Literal["alternating", "paper"] = setting(
+        "alternating",
+        "alternating: exact assignments of filters and channels in turn from annealed starts; paper: sorting rounds",
+        paper="paper",
+    )
+    rounds: int = setting(10, "N_S, sorting rounds a group of solver=paper; 0 does not sort", paper="10")
+    effort: int = setting(1, "of solver=alternating: 4 tries four times as many starts", paper="none")
+    max_group_channels: int = setting(
+        0,
+        "each layer gets the fewest groups with at most so many channels each, in and out; 0: --groups decides",
+        paper="none; a comparison in its figure 6",
+    )
+    max_groups: int = setting(
+        16, "--budget: the most groups of a layer; powers of two that divide its channels are tried", paper="not said"
+    )
+    search_cost: Literal["step", "per-mac"] = setting(
+        "step", "--budget: importance lost by a step, or per-mac: by each multiply-add that it saves", paper="step"
+    )
+    finetune_every: int = setting(
+        0, "--budget: fine-tune one epoch after every so many steps (needs --finetune-epochs); 0: never", paper="0 or 1"
+    )
+
+
+def needs_gradients(settings: Settings) -> bool:
+    """Whether the importance looks at the loss."""
+    return settings.importance == "taylor"
+
+
+def prune(given: MethodInput, settings: Settings) -> MethodResult:
+    """The plan, `method.json` with what each layer keeps and the search's path, and each layer's recovery ratio (8).
+
+    A layer stays dense where `dense_reason` says so, or where its channels cannot be divided; its note gives the
+    reason. InputError if that holds for all layers, if settings make no sense or lack what they need, if weights are
+    not finite, or if the budget cannot be met. The result depends on the input alone, not on the number of cores.
+    """
+    request, graph = given.request, given.graph
+    request.check()
+    check_skip_patterns(graph, request)
+    _check_settings(settings, given)
+    reasons = {layer.name: dense_reason(layer, dataclasses.replace(request, groups=1)) for layer in graph.layers}
+    candidates: dict[str, tuple[int, ...]] = {}
+    for layer in (layer for layer in graph.layers if not reasons[layer.name]):
+        candidates[layer.name], reasons[layer.name] = _group_counts(layer, request, settings)
+    candidates = {name: counts for name, counts in candidates.items() if counts}
+    if not candidates:
+        raise _nothing_to_group(graph, reasons)
+    _check_finite(given, candidates)
+    started = time.perf_counter()
+    # One BLAS thread: sums then add up in one order on every machine.
+    with threadpool_limits(limits=1):
+        divider = _divider(given, settings, list(candidates), given.weights, given.gradients)
+        records = MethodRecord()
+        if request.budget.is_given:
+            terms = Terms(graph, request.budget, candidates, settings.search_cost, settings.finetune_every)
+            found = search(divider, terms, _heal(given, settings, reasons, list(candidates)))
+            divisions = found.divider.divide(found.configuration, found.held)
+            records = record(found.path, graph)
+            reasons |= {name: "the search leaves it dense" for name in candidates if name not in divisions}
+        else:
+            divisions = divider.divide({name: counts[0] for name, counts in candidates.items()})
+        recovery = divider.recovery(divisions)
+    seconds = (time.perf_counter() - started) / len(divisions)  # layers are solved together
+    records = MethodRecord((*records.tables, _recovery_table(graph, divisions, recovery)), records.curves)
+    return MethodResult(
+        _plan(given, settings, divisions, reasons),
+        {FILE_NAME: records.to_json()},
+        dict.fromkeys(divisions, seconds),
+        recovery=recovery,
+    )
+
+
+def _group_counts(layer: Layer, request: PruneRequest, settings: Settings) -> tuple[tuple[int, ...], str]:
+    """The numbers of groups that the layer may have, or none and why."""
+    channels = f"its {layer.in_channels} input channels and {layer.out_channels} filters"
+    if request.budget.is_given:
+        counts = powers_of_two(layer, settings.max_groups)
+        return counts, "" if counts else f"no power of two up to {settings.max_groups} divides {channels}"
+    if settings.max_group_channels:
+        return _fewest_groups(layer, settings.max_group_channels)
+    if layer.in_channels % request.groups or layer.out_channels % request.groups:
+        return (), f"{channels} cannot be divided into {request.groups} equal groups"
+    return (request.groups,), ""
+
+
+def _fewest_groups(layer: Layer, most: int) -> tuple[tuple[int, ...], str]:
+    """The fewest groups that leave each at most so many channels, in and out: the paper's G_M."""
+    widest = max(layer.in_channels, layer.out_channels)
+    if widest <= most:
+        return (), f"it has no more than {most} channels already"
+    common = math.gcd(layer.in_channels, layer.out_channels)
+    fitting = [groups for groups in range(2, common + 1) if not common % groups and widest <= most * groups]
+    if not fitting:
+        return (), f"no number of equal groups leaves each at most {most} of {widest} channels"
+    return (fitting[0],), ""
+
+
+def _divider(
+    given: MethodInput, settings: Settings, layers: list[str], weights: Weights, gradients: Weights
+) -> Divider:
+    importance = {name: kernel_importance(settings.importance, weights[name], gradients.get(name)) for name in layers}
+    writes = {name: given.graph.layer(name).writes for name in layers}
+    streams = {name: writes[name] if given.request.share_partitions else name for name in layers}
+    solver = Solver(settings.solver, given.request.seed, settings.effort, settings.rounds)
+    return Divider(importance, streams, solver)
+
+
+def _heal(given: MethodInput, settings: Settings, reasons: Mapping[str, str], layers: list[str]) -> Heal:
+    """Prune and fine-tune as decided so far, and look at the importance of what then is there."""
+
+    def heal(divisions: Divisions) -> Divider:
+        assert given.finetune is not None  # _check_settings
+        healed = given.finetune(_plan(given, settings, divisions, reasons))
+        return _divider(given, settings, layers, healed.weights, healed.gradients)
+
+    return heal
+
+
+def _plan(given: MethodInput, settings: Settings, divisions: Divisions, reasons: Mapping[str, str]) -> Plan:
+    entries = []
+    for layer in given.graph.layers:
+        if layer.name in divisions:
+            entries.append(LayerPlan(layer.name, *divisions[layer.name].clusters()))
+        else:
+            entries.append(LayerPlan(layer.name, note=reasons[layer.name]))
+    return Plan("gconv", _used_settings(settings, given.request), given.request.seed, tuple(entries))
+
+
+def _recovery_table(graph: Graph, divisions: Divisions, recovery: Mapping[str, float]) -> RecordTable:
+    rows = []
+    for name, division in divisions.items():
+        layer = graph.layer(name)
+        size = f"{layer.in_channels} to {layer.out_channels}"
+        rows.append((name, size, division.groups, f"{recovery[name]:.3f}", f"{1 / division.groups:.3f}"))
+    columns = ("layer", "channels", "groups", "importance kept", "kernels kept")
+    text = "The share of each grouped layer's importance that its kept kernels hold, beside their share in number."
+    return RecordTable("What each grouped layer keeps", columns, tuple(rows), text)
+
+
+def _nothing_to_group(graph: Graph, reasons: Mapping[str, str]) -> InputError:
+    shown = sorted(graph.layers, key=lambda layer: layer.kind != "conv")[:4]  # convolutions say most
+    listed = "; ".join(f"{layer.name}: {reasons[layer.name]}" for layer in shown)
+    return InputError(
+        f"none of the network's {len(graph.layers)} layers can be grouped ({listed}"
+        f"{'; ...' if len(graph.layers) > len(shown) else ''})",
+        remedy="choose a number of groups that divides the channels, such as --groups 2; see also --skip, "
+        "--include-first and --include-shortcuts",
+    )
+
+
+def _check_settings(settings: Settings, given: MethodInput) -> None:
+    """InputError for a value that means nothing or lacks what it needs, however the settings were made."""
+    budget = given.request.budget.is_given
+    checks = (
+        ("importance", settings.importance in ("l2", "l1", "taylor"), "l2, l1 or taylor"),
+        ("solver", settings.solver in ("alternating", "paper"), "alternating or paper"),
+        ("search_cost", settings.search_cost in ("step", "per-mac"), "step or per-mac"),
+        ("rounds", settings.rounds >= 0, "0 or a positive integer"),
+        ("effort", settings.effort >= 1, "an integer of 1 or more"),
+        ("max_group_channels", settings.max_group_channels >= 0, "0 or a positive integer"),
+        ("max_groups", settings.max_groups >= 2, "an integer of 2 or more"),
+        ("finetune_every", settings.finetune_every >= 0, "0 or a positive integer"),
+    )
+    for name, good, expected in checks:
+        if not good:
+            raise InputError(f"setting {name} is {getattr(settings, name)!r}", expected=expected)
+    if needs_gradients(settings) and not given.gradients:
+        raise InputError("importance=taylor needs images", remedy="pass --data, such as --data imagefolder:DIR")
+    if budget and settings.max_group_channels:
+        raise InputError("both a budget and max_group_channels decide the groups", remedy="leave one of them out")
+    if settings.finetune_every and not budget:
+        raise InputError("finetune_every is set, but there is no search", remedy="pass --budget, such as macs=0.5")
+    if settings.finetune_every and given.finetune is None:
+        raise InputError(
+            "finetune_every needs images to fine-tune on", remedy="pass --data and --finetune-epochs, or leave it out"
+        )
+
+
+def _check_finite(given: MethodInput, layers: Mapping[str, object]) -> None:
+    for name in layers:
+        if not np.isfinite(given.weights[name]).all():
+            raise InputError(
+                "the weights hold NaN or infinite values",
+                where=name,
+                expected="a trained network",
+                remedy="take a checkpoint from before the training diverged",
+            )
+
+
+def _used_settings(settings: Settings, request: PruneRequest) -> dict[str, Any]:
+    """Every setting with the value that was used, JSON-able."""
+    values: dict[str, Any] = {
+        name: getattr(request, name) for name in ("groups", "share_partitions", "include_first", "include_shortcuts")
+    }
+    values |= {"skip": list(request.skip), "budget": dataclasses.asdict(request.budget)}
+    return values | dataclasses.asdict(settings)
