@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter, Token
 
@@ -13,6 +13,7 @@ from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
     from edgeprune.exporting import DeployOptions
+    from edgeprune.methods.base import PruneRequest
     from edgeprune.network import NetworkSource
     from edgeprune.pipeline import Output, SplitOptions
     from edgeprune.pruned import DataOptions, PruneOptions
@@ -114,21 +115,13 @@ class NetworkFlags:
 
 @Parameter(name="*", group=PRUNING)
 @dataclass(frozen=True)
-class PruneFlags:
-    """What to prune, and how."""
+class MethodFlags:
+    """What every method is told, at work in training or not."""
 
-    method: str = "tmi-gkp"
-    """Pruning method; `edgeprune list methods` shows all with their settings."""
-    groups: Integer = 8
-    """Groups of each pruned convolution."""
     rate: float = 0.4375
     """Share of every group's grouped kernels to remove."""
-    tickets: OptionalPath = None
-    """Folder with checkpoints of earlier epochs of the same training run."""
     set: Texts = ()
     """NAME=VALUE, a setting of the method; repeatable."""
-    share_partitions: bool = True
-    """Layers of a residual stream share their filter clusters, which saves Gathers."""
     include_first: Switch = False
     """Prune the first convolution, too."""
     include_shortcuts: Switch = False
@@ -136,13 +129,37 @@ class PruneFlags:
     skip: Texts = ()
     """Layer that stays dense, or a pattern such as 'layer4.*'; repeatable."""
 
-    def options(self, seed: int) -> PruneOptions:
+    def request(self, seed: int, **more: Any) -> PruneRequest:
         from edgeprune.methods.base import PruneRequest
+
+        return PruneRequest(
+            rate=self.rate,
+            seed=seed,
+            include_first=self.include_first,
+            include_shortcuts=self.include_shortcuts,
+            skip=self.skip,
+            **more,
+        )
+
+
+@Parameter(name="*", group=PRUNING)
+@dataclass(frozen=True)
+class PruneFlags(MethodFlags):
+    """What to prune, and how."""
+
+    method: str = "tmi-gkp"
+    """Pruning method; `edgeprune list methods` shows all with their settings."""
+    groups: Integer = 8
+    """Groups of each pruned convolution."""
+    tickets: OptionalPath = None
+    """Folder with checkpoints of earlier epochs of the same training run."""
+    share_partitions: bool = True
+    """Layers of a residual stream share their filter clusters, which saves Gathers."""
+
+    def options(self, seed: int) -> PruneOptions:
         from edgeprune.pruned import PruneOptions
 
-        request = PruneRequest(
-            self.groups, self.rate, seed, self.share_partitions, self.include_first, self.include_shortcuts, self.skip
-        )
+        request = self.request(seed, groups=self.groups, share_partitions=self.share_partitions)
         return PruneOptions(self.method, request, self.set, self.tickets)
 
 

@@ -22,7 +22,9 @@ from edgeprune.data import Dataset, check_labels, load_data
 from edgeprune.device_profile import this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.graph import Graph
-from edgeprune.method_inputs import method_input
+from edgeprune.healing import Healer, loss_gradients
+from edgeprune.method_inputs import FromImages, method_input
+from edgeprune.method_record import FILE_NAME as METHOD_RECORD
 from edgeprune.methods import OneShot, load_method, parse_settings
 from edgeprune.methods.base import MethodResult, PruneRequest
 from edgeprune.network import Network, NetworkSource, load_network, load_tickets
@@ -32,6 +34,8 @@ from edgeprune.rewrite import rewrite
 from edgeprune.trace import trace
 from edgeprune.training import TrainSettings, evaluate, fit
 from edgeprune.user_code import is_file_spec
+
+CALIBRATION_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,12 @@ class DataOptions:
         if self.finetune_epochs < 0:
             raise InputError(f"--finetune-epochs {self.finetune_epochs} is negative", expected="0 or more")
 
+    def training(self, epochs: int) -> TrainSettings:
+        """How to fine-tune for so many epochs."""
+        return TrainSettings(
+            epochs=epochs, learning_rate=self.learning_rate, batch_size=self.batch_size, seed=self.seed
+        )
+
 
 @dataclass(frozen=True)
 class Pruned:
@@ -99,13 +109,20 @@ class Pruned:
             peak_rss_mb=round(peak_rss_mb(), 1),
             accuracy=self.accuracy,
             layers=tuple(
-                LayerSummary(e.name, e.groups, e.kept, round(self.result.seconds.get(e.name, 0.0), 4), e.note)
+                LayerSummary(
+                    e.name,
+                    e.groups,
+                    e.kept,
+                    round(self.result.seconds.get(e.name, 0.0), 4),
+                    e.note,
+                    self.result.recovery.get(e.name),
+                )
                 for e in self.plan.layers
             ),
         )
 
 
-class LayerSummary(msgspec.Struct, frozen=True):
+class LayerSummary(msgspec.Struct, frozen=True, omit_defaults=True):
     """One layer of `prune --json`; `kept` is the input channels that each group reads, 0 for a dense layer."""
 
     name: str
@@ -113,6 +130,8 @@ class LayerSummary(msgspec.Struct, frozen=True):
     kept: int
     seconds: float
     note: str
+    recovery_ratio: float | None = None
+    """Share of the layer's importance that its kept kernels hold; absent where the method defines none."""
 
 
 class PruneSummary(msgspec.Struct, frozen=True):
@@ -127,8 +146,25 @@ class PruneSummary(msgspec.Struct, frozen=True):
     accuracy: Accuracy | None = None
 
 
-def prune_network(network: Network, options: PruneOptions) -> Pruned:
-    """Trace, let the method decide, rewrite. The network is left as it is."""
+@dataclass(frozen=True)
+class Images:
+    """The data of one run, loaded before any long work."""
+
+    test: Dataset
+    train: Dataset | None
+    """Only where there is fine-tuning."""
+    calibration: Dataset | None = None
+    """Part of the training data, for the gradients that a method asks for."""
+
+
+def prune_network(
+    network: Network, options: PruneOptions, data: DataOptions | None = None, images: Images | None = None
+) -> Pruned:
+    """Trace, let the method decide, rewrite. The network is left as it is.
+
+    With images (and how to fine-tune on them), the method is given what it asks for: gradients, and fine-tuning between
+    its decisions.
+    """
     options.request.check()
     method = load_method(options.method)
     settings = parse_settings(options.method, options.assignments)
@@ -140,32 +176,39 @@ def prune_network(network: Network, options: PruneOptions) -> Pruned:
             f"{options.method} decides while the network is trained", where="--method",
             remedy=f"edgeprune train --method {options.method} --arch ... --data ... --epochs N -o DIR",
         )  # fmt: skip
-    result = method.prune(method_input(method, network.model, graph, options.request, tickets), settings)
+    healer, seen = _from_images(network, graph, data, images)
+    result = method.prune(method_input(method, network.model, graph, options.request, tickets, seen), settings)
     for text in result.notes:
         progress.note(text)
     slow = off_block_note(result.plan, this_machine_block())
     if slow:
         progress.note(slow)
-    model = rewrite(network.model, result.plan, graph).eval()
+    model = rewrite(healer.model if healer else network.model, result.plan, graph).eval()
     return Pruned(network, graph, result.plan, model, result, time.perf_counter() - started)
 
 
-@dataclass(frozen=True)
-class Images:
-    """The data of one run, loaded before any long work."""
+def _from_images(
+    network: Network, graph: Graph, data: DataOptions | None, images: Images | None
+) -> tuple[Healer | None, FromImages]:
+    """What fine-tunes the network for a method, and what the method sees of the images."""
+    if data is None or images is None:
+        return None, FromImages()
+    calibration = images.calibration
+    gradients = loss_gradients(network.model, calibration) if calibration else {}
+    if images.train is None:
+        return None, FromImages(gradients)
+    healer = Healer(network.model, graph, images.train, data.training(epochs=1), calibration)
+    return healer, FromImages(gradients, healer)
 
-    test: Dataset
-    train: Dataset | None
-    """Only where there is fine-tuning."""
 
-
-def load_images(options: DataOptions, network: Network) -> Images | None:
-    """What the options ask for; None if they name no data."""
+def load_images(options: DataOptions, network: Network, *, calibrate: bool = False) -> Images | None:
+    """What the options ask for, and with `calibrate` images for gradients; None if the options name no data."""
     options.check()
     if not options.data:
         return None
     train = dataset(options.data, "train", network) if options.finetune_epochs else None
-    return Images(dataset(options.data, "test", network), train)
+    calibration = dataset(options.data, "train", network, limit=CALIBRATION_IMAGES) if calibrate else None
+    return Images(dataset(options.data, "test", network), train, calibration)
 
 
 def with_accuracy(pruned: Pruned, options: DataOptions, images: Images | None) -> Pruned:
@@ -176,13 +219,7 @@ def with_accuracy(pruned: Pruned, options: DataOptions, images: Images | None) -
     dense, before = evaluate(network.model, test), evaluate(pruned.model, test)
     after = before
     if images.train is not None:
-        settings = TrainSettings(
-            epochs=options.finetune_epochs,
-            learning_rate=options.learning_rate,
-            batch_size=options.batch_size,
-            seed=options.seed,
-        )
-        tuned = fit(pruned.model, images.train, settings).model
+        tuned = fit(pruned.model, images.train, options.training(options.finetune_epochs)).model
         pruned = dataclasses.replace(pruned, model=tuned)
         after = evaluate(tuned, test)
     if options.max_drop is not None and dense.top1 - after.top1 > options.max_drop:
@@ -245,7 +282,8 @@ def open_pruned(bundle: Bundle, *, arch: str = "") -> Pruned:
     graph = trace(network.model, network.example_input(1)).graph
     model = rewrite(network.model, plan, graph).eval()
     _load_weights(model, bundle.path(bundles.WEIGHTS))
-    records = {name: bundle.path(name).read_bytes() for name in bundle.manifest.files if name == bundles.CLUSTERING}
+    kept = (bundles.CLUSTERING, METHOD_RECORD)
+    records = {name: bundle.path(name).read_bytes() for name in bundle.manifest.files if name in kept}
     return Pruned(network, graph, plan, model, MethodResult(plan, records), accuracy=manifest.accuracy)
 
 
