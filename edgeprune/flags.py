@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter, Token
 
@@ -36,6 +36,8 @@ def _integer(kind: type, tokens: Sequence[Token]) -> int:
 
 
 Integer = Annotated[int, Parameter(converter=_integer)]
+OptionalInteger = Annotated[int | None, Parameter(converter=_integer, show_default=False)]
+OptionalNumber = Annotated[float | None, Parameter(show_default=False)]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 OptionalText = Annotated[str, Parameter(show_default=False)]
 OptionalPath = Annotated[Path | None, Parameter(show_default=False)]
@@ -116,10 +118,14 @@ class NetworkFlags:
 @Parameter(name="*", group=PRUNING)
 @dataclass(frozen=True)
 class MethodFlags:
-    """What every method is told, at work in training or not."""
+    """What any method is told, whether it works in training or not."""
 
-    rate: float = 0.4375
-    """Share of every group's grouped kernels to remove."""
+    rate: OptionalNumber = None
+    """Share to remove: of every group's grouped kernels, or of the filters; by default the method's own."""
+    layer_rate: Texts = ()
+    """LAYER=RATE, a layer's own rate (its name or a pattern such as 'layer4.*'); repeatable."""
+    budget: OptionalText = ""
+    """What may be left, as shares of the dense network: macs=0.5,params=0.6."""
     set: Texts = ()
     """NAME=VALUE, a setting of the method; repeatable."""
     include_first: Switch = False
@@ -129,17 +135,32 @@ class MethodFlags:
     skip: Texts = ()
     """Layer that stays dense, or a pattern such as 'layer4.*'; repeatable."""
 
-    def request(self, seed: int, **more: Any) -> PruneRequest:
-        from edgeprune.methods.base import PruneRequest
+    def request(self, method: str, seed: int, groups: int | None = None, share_partitions: bool = True) -> PruneRequest:
+        """What is asked of a method; InputError for what it does not take, and for what cannot be read."""
+        from edgeprune.methods import amounts
+        from edgeprune.methods.base import Budget, PruneRequest
 
+        layer_rates = tuple(_layer_rate(text) for text in self.layer_rate)
+        own_groups, rate = amounts(method, groups, self.rate, self.layer_rate)
         return PruneRequest(
-            rate=self.rate,
-            seed=seed,
-            include_first=self.include_first,
-            include_shortcuts=self.include_shortcuts,
-            skip=self.skip,
-            **more,
+            own_groups,
+            rate,
+            seed,
+            share_partitions,
+            self.include_first,
+            self.include_shortcuts,
+            self.skip,
+            Budget.parse(self.budget),
+            layer_rates,
         )
+
+
+def _layer_rate(text: str) -> tuple[str, float]:
+    name, _, rate = text.rpartition("=")
+    try:
+        return name.strip(), float(rate)
+    except ValueError:
+        raise InputError(f"--layer-rate {text!r} has no rate", expected="LAYER=RATE, such as 'layer4.*=0.3'") from None
 
 
 @Parameter(name="*", group=PRUNING)
@@ -149,8 +170,8 @@ class PruneFlags(MethodFlags):
 
     method: str = "tmi-gkp"
     """Pruning method; `edgeprune list methods` shows all with their settings."""
-    groups: Integer = 8
-    """Groups of each pruned convolution."""
+    groups: OptionalInteger = None
+    """Groups of each pruned convolution; by default the method's own."""
     tickets: OptionalPath = None
     """Folder with checkpoints of earlier epochs of the same training run."""
     share_partitions: bool = True
@@ -159,7 +180,7 @@ class PruneFlags(MethodFlags):
     def options(self, seed: int) -> PruneOptions:
         from edgeprune.pruned import PruneOptions
 
-        request = self.request(seed, groups=self.groups, share_partitions=self.share_partitions)
+        request = self.request(self.method, seed, self.groups, self.share_partitions)
         return PruneOptions(self.method, request, self.set, self.tickets)
 
 

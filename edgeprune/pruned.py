@@ -178,12 +178,18 @@ def prune_network(
         )  # fmt: skip
     healer, seen = _from_images(network, graph, data, images)
     result = method.prune(method_input(method, network.model, graph, options.request, tickets, seen), settings)
+    return carried_out(result, healer.model if healer else network.model, network, graph, started)
+
+
+def carried_out(result: MethodResult, weights: nn.Module, network: Network, graph: Graph, started: float) -> Pruned:
+    """The network pruned as the method decided, with the weights of a model of the same architecture that was trained
+    since; `started` is the clock (time.perf_counter) at which the method began."""
     for text in result.notes:
         progress.note(text)
     slow = off_block_note(result.plan, this_machine_block())
     if slow:
         progress.note(slow)
-    model = rewrite(healer.model if healer else network.model, result.plan, graph).eval()
+    model = rewrite(weights, result.plan, graph).eval()
     return Pruned(network, graph, result.plan, model, result, time.perf_counter() - started)
 
 
