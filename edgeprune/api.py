@@ -16,7 +16,8 @@ from edgeprune.bundle import Bundle, open_bundle
 from edgeprune.errors import InputError
 from edgeprune.exporters.to_onnx import ExportOptions
 from edgeprune.exporting import DeployOptions
-from edgeprune.methods.base import PruneRequest
+from edgeprune.methods import amounts
+from edgeprune.methods.base import Budget, PruneRequest
 from edgeprune.network import Network
 from edgeprune.partition_manifest import PartitionManifest
 from edgeprune.profiling import ProfileOptions, ProfileResult
@@ -28,10 +29,12 @@ def prune(
     example_input: Tensor,
     *,
     method: str = "tmi-gkp",
-    groups: int = 8,
-    rate: float = 0.4375,
+    groups: int | None = None,
+    rate: float | None = None,
     tickets: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    budget: Mapping[str, float] | None = None,
+    layer_rates: Mapping[str, float] | None = None,
     share_partitions: bool = True,
     include_first: bool = False,
     include_shortcuts: bool = False,
@@ -40,8 +43,10 @@ def prune(
 ) -> Pruned:
     """Prune a copy of `model`; `result.model` takes and gives what `model` does and can be fine-tuned like it.
 
-    `example_input` has shape (N, C, H, W). `settings` are the method's own, as in `edgeprune list methods`. `tickets`
-    is a folder with checkpoints of earlier epochs. Raises InputError for anything that cannot be pruned as asked.
+    `example_input` has shape (N, C, H, W). `settings` are the method's own, as in `edgeprune list methods`; so are
+    groups and rate where they are left out. `budget` is what may be left, such as {"macs": 0.5}; `layer_rates` gives
+    layers, by name or pattern, rates of their own. `tickets` is a folder with checkpoints of earlier epochs. Raises
+    InputError for anything that cannot be pruned as asked.
     """
     if not isinstance(example_input, Tensor) or example_input.dim() != 4:
         got = tuple(getattr(example_input, "shape", ())) or type(example_input).__name__
@@ -51,12 +56,24 @@ def prune(
         raise InputError(
             f"{odd} is {model.get_parameter(odd).dtype}", expected="float32 weights", remedy="model.float()"
         )
-    if not isinstance(groups, int):
+    if not isinstance(groups, int | None):
         raise InputError(f"groups={groups!r} is no integer", expected="2 or more")
     channels, height, width = example_input.shape[1:]
     network = Network(type(model).__name__, model.eval(), (channels, height, width))
     assignments = tuple(f"{name}={_text(value)}" for name, value in (settings or {}).items())
-    request = PruneRequest(groups, rate, seed, share_partitions, include_first, include_shortcuts, tuple(skip))
+    rates = layer_rates or {}
+    groups, rate = amounts(method, groups, rate, rates)
+    request = PruneRequest(
+        groups,
+        rate,
+        seed,
+        share_partitions,
+        include_first,
+        include_shortcuts,
+        tuple(skip),
+        Budget(**(budget or {})),
+        tuple(rates.items()),
+    )
     return prune_network(network, PruneOptions(method, request, assignments, Path(tickets) if tickets else None))
 
 

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from edgeprune.constants import constants_by_reader, constants_by_set
 from edgeprune.graph import Graph
 from edgeprune.methods import Method
-from edgeprune.methods.base import MethodInput, NormValues, PruneRequest, Ticket
+from edgeprune.methods.base import Healed, MethodInput, NormValues, PruneRequest, Ticket
 from edgeprune.network import layer_biases, layer_weights
+from edgeprune.plan import Plan
+
+
+@dataclass(frozen=True)
+class FromImages:
+    """What a method is given where there are images."""
+
+    gradients: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    finetune: Callable[[Plan], Healed] | None = None
 
 
 def method_input(
-    method: Method, model: nn.Module, graph: Graph, request: PruneRequest, tickets: Sequence[Ticket] = ()
+    method: Method,
+    model: nn.Module,
+    graph: Graph,
+    request: PruneRequest,
+    tickets: Sequence[Ticket] = (),
+    images: FromImages = FromImages(),
 ) -> MethodInput:
-    """The model's weights, biases and BatchNorms, and what else the method asks for."""
+    """The model's weights, biases and BatchNorms, what else the method asks for, and what comes from images."""
     needs_constants = getattr(method, "NEEDS_CONSTANTS", False)
     return MethodInput(
         graph,
@@ -27,6 +44,8 @@ def method_input(
         norms={norm.name: norm_values(model.get_submodule(norm.name)) for norm in graph.norms},  # type: ignore[arg-type]
         biases=layer_biases(model),
         constants=constants_by_set(graph, constants_by_reader(model, graph)) if needs_constants else {},
+        gradients=images.gradients,
+        finetune=images.finetune,
     )
 
 

@@ -133,17 +133,16 @@ def write_export(pruned: Pruned, deploy: DeployOptions, split: SplitOptions, out
 
 
 def _prune(source: NetworkSource, options: PruneOptions, data: DataOptions) -> Pruned:
-    from edgeprune.methods import load_method, parse_settings
+    from edgeprune.methods import load_method, parse_settings, wants_gradients
     from edgeprune.network import load_network
     from edgeprune.pruned import load_images, prune_network, with_accuracy
 
     data.check()
     options.request.check()
-    load_method(options.method)
-    parse_settings(options.method, options.assignments)
+    settings = parse_settings(options.method, options.assignments)
     network = load_network(source)
-    images = load_images(data, network)
-    return with_accuracy(prune_network(network, options), data, images)
+    images = load_images(data, network, calibrate=wants_gradients(load_method(options.method), settings))
+    return with_accuracy(prune_network(network, options, data, images), data, images)
 
 
 def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, PartitionManifest]:

@@ -50,11 +50,15 @@ def pruned(result: Pruned, bundle: Bundle) -> None:
     from edgeprune.plan_costs import planned_macs
 
     planned = planned_macs(result.plan, result.graph)
+    recovery = result.result.recovery
     rows = [
-        (e.name, e.groups, e.kept or "", result.graph.layer(e.name).macs, planned[e.name], e.note)
+        (e.name, e.groups, e.kept or "", result.graph.layer(e.name).macs, planned[e.name], _share(recovery.get(e.name)))
         for e in result.plan.layers
     ]
-    table("Layers", ("layer", "groups", "kept a group", "MACs dense", "MACs pruned", "note"), rows)
+    names = ("layer", "groups", "kept a group", "MACs dense", "MACs pruned", "importance kept")
+    shown = slice(None) if recovery else slice(-1)  # only where the method defines it
+    notes = [(e.note,) for e in result.plan.layers]
+    table("Layers", (*names[shown], "note"), [row[shown] + note for row, note in zip(rows, notes, strict=True)])
     headline(bundle)
 
 
@@ -123,6 +127,10 @@ def profile(result: ProfileResult) -> None:
     for r in result.results:
         for warning in r.warnings:
             _console().print(f"note ({r.target}, batch {r.batch_size}): {warning}", markup=False, soft_wrap=True)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _ms(value: float | None) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints, runtime_checkable
 
 import msgspec
@@ -66,14 +66,18 @@ class Trained(Protocol):
     def train(self, given: MethodInput, settings: Any, epochs: int) -> TrainedMethod: ...
 
 
-def amounts(method: str, groups: int | None, rate: float | None) -> tuple[int, float]:
+def amounts(
+    method: str, groups: int | None, rate: float | None, layer_rates: Collection[str] = ()
+) -> tuple[int, float]:
     """Groups and rate for a request: those given, else the method's own; InputError for one that it does not take."""
     module = load_method(method)
     own_groups, own_rate = getattr(module, "GROUPS", None), getattr(module, "RATE", None)
-    for flag, value, own, other in (
-        ("--groups", groups, own_groups, "--rate"), ("--rate", rate, own_rate, "--groups"),
-    ):  # fmt: skip
-        if value is not None and own is None:
+    for flag, is_given, own, other in (
+        ("--groups", groups is not None, own_groups, "--rate"),
+        ("--rate", rate is not None, own_rate, "--groups"),
+        ("--layer-rate", bool(layer_rates), own_rate, "--groups"),
+    ):
+        if is_given and own is None:
             raise InputError(
                 f"{method} takes no {flag}", remedy=f"see {other} and --budget, and the settings in `list methods`"
             )
