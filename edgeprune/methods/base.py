@@ -84,20 +84,6 @@ class Budget:
         return budget
 
 
-def parse_layer_rates(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """(pattern, rate) from PATTERN=RATE texts; InputError for one that is none."""
-    found = []
-    for text in texts:
-        pattern, separator, rate = text.rpartition("=")
-        try:
-            found.append((pattern.strip(), float(rate)))
-        except ValueError:
-            separator = ""
-        if not separator or not pattern.strip():
-            raise InputError(f"--layer-rate {text!r} has no rate", expected="PATTERN=RATE, such as 'layer1.*=0.2'")
-    return tuple(found)
-
-
 @dataclass(frozen=True)
 class PruneRequest:
     """What the user asks of any method."""
