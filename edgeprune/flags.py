@@ -180,6 +180,8 @@ class PruneFlags(MethodFlags):
     def options(self, seed: int) -> PruneOptions:
         from edgeprune.pruned import PruneOptions
 
+        if self.groups is not None and self.budget:
+            raise InputError("both --groups and --budget say how much to prune", remedy="leave one of them out")
         request = self.request(self.method, seed, self.groups, self.share_partitions)
         return PruneOptions(self.method, request, self.set, self.tickets)
 
