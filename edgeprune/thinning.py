@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx, nn
 
+from edgeprune.channel_calls import set_literal_features
 from edgeprune.constants import Values, constants_by_reader
 from edgeprune.gather import ChannelMask, insert_zero_filled
 from edgeprune.graph import Graph, Layer, Norm
@@ -26,8 +27,9 @@ def thin(model: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
     """`model`, which is changed, or its fx graph, without the channels that the plan does not keep."""
     kept = KeptChannels(plan, graph)
     constants = constants_by_reader(model, graph) if any(entry.constant for entry in plan.sets) else {}
-    if _counts_channels(plan, graph, kept):
-        model = _thin_graph(trace(model, _example(model, graph)), plan, kept)
+    traced = trace(model, _example(model, graph))
+    if _counts_channels(traced, plan, kept):
+        model = _thin_graph(traced, plan, kept)
     for layer in graph.layers:
         _thin_layer(model.get_submodule(layer.name), layer, kept, constants.get(layer.name))  # type: ignore[arg-type]
     for norm in graph.norms:
@@ -100,20 +102,24 @@ def _thin_norm(norm: nn.BatchNorm2d | nn.BatchNorm1d, features: Selection) -> No
 
 
 # -- where the forward counts channels ---------------------------------------------------------------------------------
-def _counts_channels(plan: Plan, graph: Graph, kept: KeptChannels) -> bool:
-    thinned_padding = any(not (kept.sets[p.source].is_all and kept.sets[p.target].is_all) for p in graph.paddings)
-    return thinned_padding or any(entry.kept_filters for entry in plan.layers)
+def _counts_channels(traced: Traced, plan: Plan, kept: KeptChannels) -> bool:
+    counted = {s for p in traced.graph.paddings for s in (p.source, p.target)}
+    counted |= {traced.channels[name].coupled_set for name in traced.literal_views}
+    return any(not kept.sets[name].is_all for name in counted) or any(entry.kept_filters for entry in plan.layers)
 
 
 def _thin_graph(traced: Traced, plan: Plan, kept: KeptChannels) -> fx.GraphModule:
     for node in list(traced.module.graph.nodes):
         if node.name in traced.paddings:
             _thin_padding(traced, node, kept)
+        elif node.name in traced.literal_views:
+            channels = traced.channels[node.name]
+            set_literal_features(node, len(kept.sets[channels.coupled_set].index) * channels.features)
         elif node.op == "call_module":
             entry = next((e for e in plan.layers if e.name == node.target and e.kept_filters), None)
             if entry is not None:
-                channels = traced.graph.layer(entry.name).out_channels
-                _fill_up(traced.module, node, traced.graph.layer(entry.name), Kept(channels, entry.kept_filters))
+                layer = traced.graph.layer(entry.name)
+                _fill_up(traced.module, node, layer, Kept(layer.out_channels, entry.kept_filters))
     traced.module.graph.lint()
     traced.module.recompile()
     return traced.module
