@@ -17,6 +17,12 @@ from edgeprune.errors import InputError, first_line
 from edgeprune.grouped_conv import GroupedConv2d
 
 
+class _Proxy(fx.Proxy):
+    """Asked whether it needs gradients, it says no: checkpointing, which would save memory then, is not traced."""
+
+    requires_grad = False
+
+
 class LenientTracer(fx.Tracer):
     """Traces into every module; one that cannot be traced becomes a leaf, with the reason kept in `opaque`."""
 
@@ -28,18 +34,22 @@ class LenientTracer(fx.Tracer):
         # Subclasses of layers are leaves too: their weights are used in ways that we do not know.
         return isinstance(m, (GroupedConv2d, nn.Conv2d, nn.Linear)) or super().is_leaf_module(m, module_qualified_name)
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         name = self.path_of_module(m)
         if self.is_leaf_module(m, name):
             return super().call_module(m, forward, args, kwargs)
-        before = len(self.graph.nodes)
+        before, stack = len(self.graph.nodes), self.module_stack.copy()
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:  # whatever a user's forward does with a proxy that a proxy cannot do
             for node in reversed(list(self.graph.nodes)[before:]):
                 self.graph.erase_node(node)
+            self.module_stack = stack  # what failed inside was not taken off it
             self.opaque = {k: v for k, v in self.opaque.items() if not k.startswith(f"{name}.")}
             self.opaque[name] = first_line(error)
             return self.create_proxy("call_module", name, args, kwargs)
