@@ -6,9 +6,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.googlenet import BasicConv2d
+from torchvision.models.googlenet import Inception as InceptionBlock
 
-from edgeprune.graph import Graph
-from edgeprune.plan import LayerPlan, Plan
+from edgeprune.graph import CoupledSet, Graph
+from edgeprune.plan import LayerPlan, Plan, SetPlan
 
 
 class Residual(nn.Module):
@@ -110,6 +112,55 @@ class Bare(nn.Module):
         return self.head(self.e(self.norm(self.d(x)).mul(scale)).flatten(1))
 
 
+class Flattening(nn.Module):
+    """A flattened feature map whose size the forward writes down, and hidden linear layers, as in a small VGG."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.a_bn = nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12)
+        self.b, self.b_bn = nn.Conv2d(12, 10, 3, padding=1, bias=False), nn.BatchNorm2d(10)
+        self.hidden, self.hidden_bn = nn.Linear(10 * 4, 16, bias=False), nn.BatchNorm1d(16)
+        self.middle, self.slope, self.head = nn.Linear(16, 9), nn.PReLU(), nn.Linear(9, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.a_bn(self.a(x))), 2)
+        x = F.adaptive_avg_pool2d(F.relu(self.b_bn(self.b(x))), 2)
+        x = F.dropout(F.relu(self.hidden_bn(self.hidden(x.view(-1, 40)))), training=self.training)
+        return self.head(self.slope(self.middle(x)))
+
+
+class Inception(nn.Module):
+    """Two blocks of parallel branches that are concatenated, the second on the first's result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = BasicConv2d(3, 12, kernel_size=3, stride=2)
+        self.first = InceptionBlock(12, 8, 6, 10, 4, 8, 6)  # 32 channels
+        self.second = InceptionBlock(32, 9, 6, 7, 5, 6, 4)  # 26 channels
+        self.head = nn.Linear(26, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(self.stem(x))).mean((2, 3)))
+
+
+class Exciting(nn.Module):
+    """Squeeze-and-excitation through linear layers, whose result is viewed as a map and scales a residual branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 10, 3, padding=1), nn.Conv2d(10, 12, 1)
+        self.b_bn, self.squeeze, self.excite = nn.BatchNorm2d(12), nn.Linear(12, 4), nn.Linear(4, 12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        y = self.b_bn(self.b(F.relu(self.a(x))))
+        samples, channels, _, _ = y.size()
+        scale = torch.sigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(y, 1).view(samples, channels)))))
+        x = F.relu(x + y * scale.view(samples, 12, 1, 1).expand_as(y))
+        return self.head(x.mean(3).mean(2)[:, :, None, None].squeeze(-1).squeeze(-1))
+
+
 class Branching(nn.Module):
     """A submodule with a branch on a tensor's value, which torch.fx cannot trace."""
 
@@ -133,7 +184,7 @@ def settled(model: nn.Module, seed: int = 0) -> nn.Module:
     """The model in eval mode with BatchNorm statistics and parameters that are not the trivial ones."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             size = module.num_features
             module.running_mean = torch.randn(size, generator=generator) * 0.2
             module.running_var = torch.rand(size, generator=generator) + 0.5
@@ -163,6 +214,65 @@ def random_plan(graph: Graph, groups: int, *, overlap: bool, share: bool, seed: 
         )
         layers.append(LayerPlan(layer.name, _tuples(np.split(order, groups)), _tuples(inputs)))
     return Plan("random", {}, seed, tuple(layers))
+
+
+def thinnable_sets(graph: Graph) -> list[CoupledSet]:
+    """The coupled sets that a plan may name."""
+    return [
+        coupled
+        for coupled in graph.coupled_sets
+        if coupled.producers
+        and not coupled.pinned
+        and not coupled.parts
+        and not any(graph.layer(name).refusal for name in coupled.producers)
+    ]
+
+
+def random_thin_plan(graph: Graph, share: float, seed: int = 0, *, merge: bool = True) -> Plan:
+    """A plan that thins all that can be thinned, at random: `share` of the channels stay, and with `merge` half of the
+    others are merged with one that stays; every second residual stream stays whole, and the ends of its branches lose
+    filters."""
+    rng = np.random.default_rng(seed)
+    padded = {padding.target for padding in graph.paddings}
+    sets, kept_filters = [], {}
+    for coupled in thinnable_sets(graph):
+        count = max(1, round(share * coupled.channels))
+        ends = [graph.layer(name) for name in coupled.producers if graph.layer(name).ends_branch]
+        if ends and rng.random() < 0.5:
+            kept_filters |= {layer.name: _some(rng, layer.out_channels, count) for layer in ends if layer.groups == 1}
+            continue
+        kept = _some(rng, coupled.channels, count)
+        merged = _clusters(rng, kept, coupled.channels) if merge and coupled.name not in padded else ()
+        sets.append(SetPlan(coupled.name, kept, merged))
+    layers = tuple(LayerPlan(layer.name, kept_filters=kept_filters.get(layer.name, ())) for layer in graph.layers)
+    return Plan("random", {}, seed, layers, tuple(sets))
+
+
+def random_merge_plan(graph: Graph, seed: int = 0) -> Plan:
+    """A plan that merges channels at random in every coupled set where that can be without loss, and drops none."""
+    rng = np.random.default_rng(seed)
+    padded = {padding.target for padding in graph.paddings}
+    sets = []
+    for coupled in thinnable_sets(graph):
+        first = _some(rng, coupled.channels, (coupled.channels + 1) // 2)
+        merged = () if coupled.name in padded else _clusters(rng, first, coupled.channels)
+        gone = {channel for cluster in merged for channel in cluster[1:]}
+        sets.append(SetPlan(coupled.name, tuple(c for c in range(coupled.channels) if c not in gone), merged))
+    return Plan("random", {}, seed, tuple(LayerPlan(layer.name) for layer in graph.layers), tuple(sets))
+
+
+def _some(rng: np.random.Generator, size: int, count: int) -> tuple[int, ...]:
+    return tuple(sorted(int(v) for v in rng.choice(size, count, replace=False)))
+
+
+def _clusters(rng: np.random.Generator, kept: tuple[int, ...], size: int) -> tuple[tuple[int, ...], ...]:
+    """Half of the channels that are not kept, each with a kept one before it."""
+    clusters: dict[int, list[int]] = {}
+    for channel in sorted(set(range(size)) - set(kept)):
+        before = [c for c in kept if c < channel]
+        if before and rng.random() < 0.5:
+            clusters.setdefault(int(rng.choice(before)), []).append(channel)
+    return tuple((first, *others) for first, others in sorted(clusters.items()))
 
 
 def _tuples(groups: list[np.ndarray]) -> tuple[tuple[int, ...], ...]:
