@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 METHODS: Mapping[str, str] = {
     "tmi-gkp": "edgeprune.methods.tmi_gkp",
     "gconv": "edgeprune.methods.gconv",
+    "sfp": "edgeprune.methods.sfp",
+    "asfp": "edgeprune.methods.asfp",
+    "fpgm": "edgeprune.methods.fpgm",
+    "fpgm-mix": "edgeprune.methods.fpgm_mix",
 }
 
 

@@ -76,6 +76,11 @@ class Prunable:
     reasons: Mapping[str, str]
     """Layer -> why it keeps all of its filters, for every layer that is in no unit."""
 
+    @property
+    def choosing(self) -> tuple[str, ...]:
+        """The layers whose filters are chosen."""
+        return tuple(dict.fromkeys(name for unit in self.units for name, _ in unit.layers))
+
 
 def prunable(graph: Graph, request: PruneRequest, coupling: Coupling) -> Prunable:
     """The units that may be thinned; InputError if there are none, or a --skip pattern matches nothing."""
@@ -96,7 +101,9 @@ def prunable(graph: Graph, request: PruneRequest, coupling: Coupling) -> Prunabl
             units.append(Unit(((layer.name, tuple(range(layer.out_channels))),)))
     inside = {name for unit in units for name, _ in (*unit.layers, *unit.followers)}
     left_alone = {
-        layer.name: because.get(layer.name) or layer.refusal for layer in graph.layers if layer.name not in inside
+        layer.name: layer.refusal or _skipped(layer, request) or because[layer.name]
+        for layer in graph.layers
+        if layer.name not in inside
     }
     if not units:
         raise _nothing_to_thin(graph, left_alone)
@@ -240,8 +247,8 @@ def _set_reason(coupled: CoupledSet, graph: Graph, request: PruneRequest, coupli
     if coupled.pinned:
         return f"its channels cannot change: {coupled.pinned}"
     for layer in producers:
-        if layer.refusal or _is_skipped(layer, request):
-            return f"{layer.name} of its coupled set stays: {layer.refusal or 'skipped by request'}"
+        if stays := layer.refusal or _skipped(layer, request):
+            return f"{layer.name} of its coupled set stays: {stays}"
     if any(layer.kind == "linear" for layer in choosing):
         return "linear layers keep their outputs"
     if coupling == "separate" and any(layer.ends_branch for layer in choosing):
@@ -251,15 +258,11 @@ def _set_reason(coupled: CoupledSet, graph: Graph, request: PruneRequest, coupli
 
 def _branch_reason(layer: Layer, request: PruneRequest) -> str:
     """Why a layer at the end of a branch keeps all of its filters; empty if some may go."""
-    if layer.refusal:
-        return layer.refusal
     if layer.kind == "linear":
         return "linear layers keep their outputs"
     if layer.groups > 1:
         return f"already grouped ({layer.groups} groups)"
-    if _is_skipped(layer, request):
-        return "skipped by request"
-    return _asked_for(layer, request)
+    return layer.refusal or _skipped(layer, request) or _asked_for(layer, request)
 
 
 def _asked_for(layer: Layer, request: PruneRequest) -> str:
@@ -270,8 +273,8 @@ def _asked_for(layer: Layer, request: PruneRequest) -> str:
     return ""
 
 
-def _is_skipped(layer: Layer, request: PruneRequest) -> bool:
-    return any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in request.skip)
+def _skipped(layer: Layer, request: PruneRequest) -> str:
+    return "skipped by request" if any(fnmatch.fnmatchcase(layer.name, p) for p in request.skip) else ""
 
 
 def _nothing_to_thin(graph: Graph, reasons: Mapping[str, str]) -> InputError:

@@ -1,0 +1,192 @@
+"""Soft filter pruning (paper 004, ch. 3-5): filters are zeroed while the network trains, and cut out at its end.
+
+After every `interval` epochs the chosen filters of every unit (`channel_choice`) lose their weights and biases, and go
+on training: what was chosen wrongly grows back, for the next choice is made afresh. After the last epoch the BatchNorm
+values of their channels are zeroed as well, so that the channels hold zero and cutting them out changes nothing (behind
+ReLU, its relatives, SiLU, GELU and tanh; not behind a sigmoid that nothing is multiplied with).
+
+SFP, ASFP, FPGM and FPGM-mix differ in how they choose, and in how the rate rises.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from edgeprune.errors import InputError
+from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
+from edgeprune.methods import setting
+from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest, Weights
+from edgeprune.methods.channel_choice import (
+    Coupling,
+    Numbers,
+    Prunable,
+    kept_count,
+    plan_of,
+    prunable,
+    rate_for_budget,
+    unit_rate,
+)
+from edgeprune.methods.filter_criteria import Choose
+from edgeprune.plan import Plan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgeprune.methods.soft_training import SoftPruningHooks
+
+Schedule = Callable[[float, int], float]
+"""(the rate at the end, epoch: 1 is the first) -> the rate after this epoch."""
+Choice = tuple[Numbers, ...]
+"""For every unit, the places that stay."""
+
+
+@dataclass(frozen=True)
+class SoftSettings:
+    """The settings that all these methods have."""
+
+    coupling: Literal["separate", "coupled"] = setting(
+        "separate",
+        "separate: ends of residual branches leave filters out of the add (4.8); coupled: whole streams get thinner",
+        paper="separate",
+    )
+    interval: int = setting(1, "train: epochs from one zeroing to the next", paper="1")
+
+
+@dataclass(frozen=True)
+class SoftPruning:
+    """One of the methods with its settings."""
+
+    name: str
+    choose: Choose
+    coupling: Coupling
+    interval: int
+    """Epochs from one zeroing to the next."""
+    settings: Mapping[str, Any]
+    """As the plan records them."""
+
+
+def soft_pruning(name: str, settings: SoftSettings, choose: Choose) -> SoftPruning:
+    """The method with these settings; InputError if the interval is none."""
+    if settings.interval < 1:
+        raise InputError(f"setting interval is {settings.interval}", expected="an integer of 1 or more (epochs)")
+    return SoftPruning(name, choose, settings.coupling, settings.interval, dataclasses.asdict(settings))
+
+
+def prune_once(given: MethodInput, method: SoftPruning) -> MethodResult:
+    """The plan for the given weights, without training. InputError as `units_within_budget` says."""
+    among = units_within_budget(given, method)
+    choice = choose_filters(among, given.weights, method.choose, lambda goal: goal)
+    return _result(among, choice, method)
+
+
+def units_within_budget(given: MethodInput, method: SoftPruning) -> Prunable:
+    """What may be thinned, with the rate of the request, or where a budget is given, the lowest that holds it.
+
+    InputError if nothing can be thinned, the rate takes no filter, the budget cannot be met, or weights are not finite.
+    """
+    given.request.check()
+    among = prunable(given.graph, given.request, method.coupling)
+    _check_finite(among, given.weights)
+
+    def with_rate(rate: float) -> Prunable:
+        return dataclasses.replace(among, request=dataclasses.replace(among.request, rate=rate))
+
+    def plan_at(rate: float) -> Plan:
+        """As costly as the plan of this rate: costs depend on how many filters stay, not on which."""
+        at_rate = with_rate(rate)
+        counts = _counts(at_rate, lambda goal: goal)
+        return plan_of([tuple(range(count)) for count in counts], at_rate, method.name, {})
+
+    if given.request.budget.is_given:
+        among = with_rate(rate_for_budget(plan_at, among, given.request.budget))
+    if _counts(among, lambda goal: goal) == [unit.size for unit in among.units]:
+        widest = max(unit.size for unit in among.units)
+        raise InputError(
+            f"--rate {among.request.rate:g} takes no filter of any layer",
+            expected=f"{1 / widest:.2g} or more: the widest layer that can be thinned has {widest} filters",
+        )
+    return among
+
+
+def choose_filters(among: Prunable, weights: Weights, choose: Choose, rate: Callable[[float], float]) -> Choice:
+    """For every unit the places that stay, where `rate` turns a unit's rate at the end into the rate of now."""
+    counts = _counts(among, rate)
+    return tuple(
+        choose([_rows(weights[name], filters) for name, filters in unit.layers], count)
+        if count < unit.size
+        else tuple(range(unit.size))
+        for unit, count in zip(among.units, counts, strict=True)
+    )
+
+
+class SoftPruningRun:
+    """The method in one training run: `hooks` for the training loop, then `result`."""
+
+    hooks: SoftPruningHooks
+
+    def __init__(self, given: MethodInput, method: SoftPruning, schedule: Schedule, epochs: int) -> None:
+        from edgeprune.methods.soft_training import SoftPruningHooks  # torch, which pruning once does not need
+
+        self.method = method
+        self.hooks = SoftPruningHooks(units_within_budget(given, method), method, schedule, epochs)
+
+    def result(self, model: nn.Module) -> MethodResult:
+        """The plan of the last zeroing; `model` holds zeros wherever it cuts."""
+        hooks = self.hooks
+        curve = RecordCurve(
+            "Zeroed filters", "epoch", "share", tuple(hooks.epochs_zeroed), tuple(hooks.shares_zeroed),
+            text="Share of the filters in the layers that can be thinned which was set to zero after each epoch.",
+        )  # fmt: skip
+        return _result(hooks.among, hooks.choice, self.method, (curve,))
+
+
+# -- the result --------------------------------------------------------------------------------------------------------
+def _counts(among: Prunable, rate: Callable[[float], float]) -> list[int]:
+    return [kept_count(unit.size, rate(unit_rate(unit, among.request))) for unit in among.units]
+
+
+def _rows(weight: np.ndarray[Any, Any], filters: Numbers) -> np.ndarray[Any, Any]:
+    return weight[list(filters)].reshape(len(filters), -1).astype(np.float64)
+
+
+def _result(among: Prunable, choice: Choice, method: SoftPruning, curves: tuple[RecordCurve, ...] = ()) -> MethodResult:
+    rows = tuple(
+        (
+            unit.name if len(unit.layers) == 1 else f"{unit.name} and {len(unit.layers) - 1} more",
+            unit_rate(unit, among.request),
+            unit.size,
+            len(kept),
+        )
+        for unit, kept in zip(among.units, choice, strict=True)
+    )
+    table = RecordTable(
+        "Kept filters", ("layers", "rate", "filters", "kept"), rows,
+        text="Layers in one row keep the same channels.",
+    )  # fmt: skip
+    plan = plan_of(choice, among, method.name, _used_settings(among.request, method))
+    return MethodResult(plan, {FILE_NAME: MethodRecord((table,), curves).to_json()})
+
+
+def _used_settings(request: PruneRequest, method: SoftPruning) -> dict[str, Any]:
+    used = ("rate", "include_first", "include_shortcuts")
+    return {
+        **{name: getattr(request, name) for name in used},
+        "skip": list(request.skip),
+        "layer_rates": [list(pair) for pair in request.layer_rates],
+        "budget": dataclasses.asdict(request.budget),
+        **method.settings,
+    }
+
+
+def _check_finite(among: Prunable, weights: Weights) -> None:
+    for name in among.choosing:
+        if not np.isfinite(weights[name]).all():
+            raise InputError(
+                "the weights hold NaN or infinite values", where=name, expected="a trained network",
+                remedy="take a checkpoint from before the training diverged",
+            )  # fmt: skip
