@@ -60,8 +60,8 @@ class CallWalk:
         tensors = [n for n in node.all_input_nodes if n.name in self.shapes]
         source = self.source(node)
         if source is None:
-            self.unknown(node, unknown_call(node))
-        elif _calls(node, JOINS_FUNCTIONS, JOINS_METHODS):
+            return  # made of parameters: a value for each channel where it meets some
+        if _calls(node, JOINS_FUNCTIONS, JOINS_METHODS):
             self.visit_join(node, tensors)
         elif _calls(node, KEEPS_FUNCTIONS, KEEPS_METHODS) and len(tensors) == 1:
             self.values[node.name] = source

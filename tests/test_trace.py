@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torchvision
 from networks import Branching, Concatenating, Mobile, Residual, Shuffled
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -98,18 +97,3 @@ def test_a_model_whose_own_forward_branches_is_an_error_with_a_remedy() -> None:
 def test_an_input_of_the_wrong_size_is_an_error() -> None:
     with pytest.raises(InputError, match=r"cannot be run on an input of shape \(2, 1, 16, 16\).*--input-size"):
         trace(Residual(), torch.randn(2, 1, 16, 16))
-
-
-@pytest.mark.parametrize(
-    ("name", "layers", "pinned"),
-    [("resnet18", 21, 2), ("resnet50", 54, 2), ("vgg16_bn", 16, 2), ("densenet121", 121, 2), ("mobilenet_v2", 53, 2)],
-)
-def test_torchvision_networks_are_understood_whole(name: str, layers: int, pinned: int) -> None:
-    with torch.device("cpu"):
-        model = torchvision.models.get_model(name, weights=None)
-    size = 224 if name == "vgg16_bn" else 64
-    graph = graph_of(model, torch.randn(1, 3, size, size))
-    assert len(graph.layers) == layers
-    # Only the network's input and output keep their order.
-    assert sum(bool(coupled.pinned) for coupled in graph.coupled_sets) == pinned
-    assert not any(layer.refusal for layer in graph.layers)
