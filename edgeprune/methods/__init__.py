@@ -36,6 +36,8 @@ METHODS: Mapping[str, str] = {
     "asfp": "edgeprune.methods.asfp",
     "fpgm": "edgeprune.methods.fpgm",
     "fpgm-mix": "edgeprune.methods.fpgm_mix",
+    "lfpc": "edgeprune.methods.lfpc",
+    "csgd": "edgeprune.methods.csgd",
 }
 
 
