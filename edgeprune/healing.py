@@ -30,7 +30,7 @@ def loss_gradients(model: nn.Module, images: Dataset) -> dict[str, NDArray[np.fl
         loss.backward()  # type: ignore[no-untyped-call]
     gradients = {}
     for name in layer_weights(observed):
-        weight = observed.get_submodule(name).weight
+        weight = observed.get_parameter(f"{name}.weight")
         gradients[name] = (torch.zeros_like(weight) if weight.grad is None else weight.grad).float().numpy()
     return gradients
 

@@ -23,7 +23,10 @@ class RecordTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RecordCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A curve through points in their order, such as the path of a search."""
+    """A curve through points in their order, such as the path of a search.
+
+    The report gives it a table of its points, too, unless there is a table of the same title.
+    """
 
     title: str
     x_label: str
@@ -49,6 +52,15 @@ class MethodRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_method_record(path: Path) -> MethodRecord:
     """Read a record; InputError if the file is none."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=MethodRecord)
-    except (OSError, msgspec.DecodeError) as error:
+        record = msgspec.json.decode(path.read_bytes(), type=MethodRecord)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"is no record of a method: {first_line(error)}", where=path) from error
+    uneven = [curve.title for curve in record.curves if not _is_even(curve)]
+    uneven += [table.title for table in record.tables if any(len(row) != len(table.columns) for row in table.rows)]
+    if uneven:
+        raise InputError(f"is no record of a method: {uneven[0]!r} has parts of several lengths", where=path)
+    return record
+
+
+def _is_even(curve: RecordCurve) -> bool:
+    return len(curve.x) == len(curve.y) and len(curve.point_labels) in (0, len(curve.x))

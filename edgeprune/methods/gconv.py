@@ -63,7 +63,9 @@ class Settings:
         16, "--budget: the most groups of a layer; powers of two that divide its channels are tried", paper="not said"
     )
     search_cost: Literal["step", "per-mac"] = setting(
-        "step", "--budget: importance lost by a step, or per-mac: by each multiply-add that it saves", paper="step"
+        "per-mac",
+        "--budget: what makes a step dear: the importance it loses (step), or that for each multiply-add saved",
+        paper="step",
     )
     finetune_every: int = setting(
         0, "--budget: fine-tune one epoch after every so many steps (needs --finetune-epochs); 0: never", paper="0 or 1"
@@ -179,7 +181,7 @@ def _recovery_table(graph: Graph, divisions: Divisions, recovery: Mapping[str, f
     for name, division in divisions.items():
         layer = graph.layer(name)
         size = f"{layer.in_channels} to {layer.out_channels}"
-        rows.append((name, size, division.groups, f"{recovery[name]:.3f}", f"{1 / division.groups:.3f}"))
+        rows.append((name, size, division.groups, recovery[name], 1 / division.groups))
     columns = ("layer", "channels", "groups", "importance kept", "kernels kept")
     text = "The share of each grouped layer's importance that its kept kernels hold, beside their share in number."
     return RecordTable("What each grouped layer keeps", columns, tuple(rows), text)
@@ -238,7 +240,9 @@ def _check_finite(given: MethodInput, layers: Mapping[str, object]) -> None:
 def _used_settings(settings: Settings, request: PruneRequest) -> dict[str, Any]:
     """Every setting with the value that was used, JSON-able."""
     values: dict[str, Any] = {
-        name: getattr(request, name) for name in ("groups", "share_partitions", "include_first", "include_shortcuts")
+        name: getattr(request, name) for name in ("share_partitions", "include_first", "include_shortcuts")
     }
+    if not request.budget.is_given and not settings.max_group_channels:
+        values["groups"] = request.groups
     values |= {"skip": list(request.skip), "budget": dataclasses.asdict(request.budget)}
     return values | dataclasses.asdict(settings)

@@ -2,8 +2,9 @@
 
 From one group everywhere, one layer at a time goes to its next larger number of groups until the budget holds: the
 layer whose step costs least. A step's cost is the importance that it loses (`step`, the paper's), or that importance
-for each multiply-add that the step saves (`per-mac`): the paper notes that its own cost prefers late layers, which lose
-little and save few multiply-adds.
+for each multiply-add that the step saves (`per-mac`), or for each parameter where the budget limits those alone. The
+paper notes that its own cost prefers layers that lose little and save little. It also drives a layer that has begun to
+step as far as it goes: in 2 groups about half of the importance is lost, and each further step loses half of the last.
 
 The cost of (layer, groups) is what `Divider` loses when all layers that can have that many groups do, so layers that
 share their filters' division are rated with the shared one.
@@ -47,7 +48,7 @@ class Terms:
     budget: Budget
     candidates: Mapping[str, tuple[int, ...]]
     """Layer -> the numbers of groups that it may have, ascending, 2 or more each."""
-    cost: SearchCost = "step"
+    cost: SearchCost = "per-mac"
     heal_every: int = 0
     """Steps between two healings; 0 for none."""
 
@@ -141,14 +142,7 @@ def search(divider: Divider, terms: Terms, heal: Heal | None = None) -> Found:
 def record(path: Sequence[Step], graph: Graph) -> MethodRecord:
     """The path as a table and a curve."""
     rows = tuple(
-        (
-            number,
-            step.layer,
-            step.groups,
-            f"{step.macs / graph.macs:.3f}",
-            f"{step.params / graph.params:.3f}",
-            f"{step.recovered:.3f}",
-        )
+        (number, step.layer, step.groups, step.macs / graph.macs, step.params / graph.params, step.recovered)
         for number, step in enumerate(path, 1)
     )
     columns = ("step", "layer", "groups", "MACs left", "parameters left", "importance kept")
@@ -189,8 +183,9 @@ def _step_cost(terms: Terms, step: tuple[str, int], before: int, lost: Mapping[t
     cost = lost[name, groups] - lost[name, before]
     if terms.cost == "step":
         return cost
-    macs = terms.graph.layer(name).macs
-    return cost / (macs // before - macs // groups)
+    layer = terms.graph.layer(name)
+    size = layer.weight_count if terms.budget.macs is None else layer.macs
+    return cost / (size // before - size // groups)
 
 
 def _grouped(now: Mapping[str, int]) -> dict[str, int]:

@@ -183,7 +183,7 @@ def _times(matrices: NDArray[np.float32], shares: NDArray[np.float32]) -> NDArra
 def _balanced(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Shares exp(logits) (problems, items, starts, groups), scaled to 1 an item and items / groups a group."""
     size = np.float32(logits.shape[1] / logits.shape[3])
-    shares = np.exp(logits - logits.max(axis=3, keepdims=True))
+    shares: NDArray[np.float32] = np.exp(logits - logits.max(axis=3, keepdims=True))
     for _ in range(SCALINGS):
         shares *= size / shares.sum(axis=1, keepdims=True)
         shares /= shares.sum(axis=3, keepdims=True)

@@ -10,6 +10,8 @@ from onnx import ModelProto
 
 from edgeprune.bundle import DENSE_MODEL, PARTITION, PLAN, PROFILE, Bundle, Manifest, open_bundle
 from edgeprune.errors import InputError, first_line
+from edgeprune.method_record import FILE_NAME as METHOD_RECORD
+from edgeprune.method_record import MethodRecord, load_method_record
 from edgeprune.onnx_model import load_model
 from edgeprune.plan import Plan, load_plan
 from edgeprune.profile_result import ProfileResult, load_profile_result
@@ -65,6 +67,8 @@ class Contents:
     plan: Plan | None
     profile: ProfileResult | None
     split: SplitPlan | None
+    record: MethodRecord | None = None
+    """What the method told of its decisions."""
 
     @property
     def manifest(self) -> Manifest:
@@ -83,6 +87,7 @@ def read_contents(folder: Path) -> Contents:
         load_plan(bundle.path(PLAN)) if bundle.has(PLAN) else None,
         load_profile_result(bundle.path(PROFILE)) if bundle.has(PROFILE) else None,
         _load_split(bundle.path(PARTITION)) if bundle.has(PARTITION) else None,
+        load_method_record(bundle.path(METHOD_RECORD)) if bundle.has(METHOD_RECORD) else None,
     )
 
 

@@ -49,6 +49,7 @@ def to_json(contents: Contents) -> str:
             "plan": {"sha256": plan.sha256(), "layers": layers} if plan else None,
             "profile": contents.profile,
             "partition": contents.split,
+            "method": contents.record,
         }
     ).decode()
 

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from edgeprune.method_record import RecordCurve
 from edgeprune.profile_result import LayerResult, ProfileResult, Result
 from edgeprune.report import formatting as f
 from edgeprune.report.contents import SplitPlan
@@ -27,7 +28,7 @@ INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
 DENSE, PRUNED, GATHER, REORDER = "#8b95a1", "#2f86c8", "#e08e2b", "#b8679f"
 WIDTH = 7.6  # inches
-MOST_LAYERS, MOST_STAGES, MOST_RESULTS = 36, 40, 16
+MOST_LAYERS, MOST_STAGES, MOST_RESULTS, MOST_MARKERS = 36, 40, 16, 60
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # layer names may hold dollar signs
@@ -58,6 +59,8 @@ def draw(picture: Picture) -> str:
                 figure = kernel_maps(view)
             case SplitPlan() as split:
                 figure = stage_grid(split)
+            case RecordCurve() as curve:
+                figure = curve_line(curve)
         return _svg(figure, picture)
 
 
@@ -182,6 +185,31 @@ def stage_grid(split: SplitPlan) -> Figure:
     _legend(figure, axes, [*kinds, Patch(color=GATHER, label="transfer")])
     height = figure.get_figheight()
     figure.subplots_adjust(left=_margin(labels), right=0.99, top=1 - 0.34 / height, bottom=0.48 / height)
+    return figure
+
+
+def curve_line(curve: RecordCurve) -> Figure:
+    """The curve from left to right in the order of its points, its ends labelled."""
+    figure = Figure(figsize=(WIDTH, 2.9))
+    axes = figure.subplots()
+    few = len(curve.x) <= MOST_MARKERS
+    axes.plot(curve.x, curve.y, color=PRUNED, linewidth=1.4, marker="o" if few else "", markersize=3.5)
+    if curve.x[0] > curve.x[-1]:  # a path to ever fewer MACs
+        axes.invert_xaxis()
+    falls = curve.y[-1] < curve.y[0]
+    for end, side, above in ((0, "left", True), (len(curve.x) - 1, "right", not falls)):  # clear of the curve
+        point = (curve.x[end], curve.y[end])
+        axes.plot(*point, color=PRUNED, marker="o", markersize=5)
+        if curve.point_labels:
+            label = f.shortened(f.clean(curve.point_labels[end]), 40)
+            offset, edge = ((0, 7), "bottom") if above else ((0, -7), "top")
+            axes.annotate(label, point, offset, textcoords="offset points", ha=side, va=edge, fontsize=8)
+    axes.set_xlabel(f.clean(curve.x_label))
+    axes.set_ylabel(f.clean(curve.y_label))
+    axes.grid(True, color=DENSE, alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.03, y=0.16)
+    figure.subplots_adjust(left=0.11, right=0.97, top=0.96, bottom=0.18)
     return figure
 
 

@@ -9,6 +9,7 @@ from edgeprune.report.contents import Contents, SplitPlan
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Tile
 from edgeprune.report.headline import ratio, setting
 from edgeprune.report.kernels import KernelView, kernel_view
+from edgeprune.report.records import record_section
 
 GOOD_EFFICIENCY = 0.85
 UNMEASURED = "Nothing was measured yet. Measure with: edgeprune profile {folder}"
@@ -24,6 +25,7 @@ def build_document(contents: Contents) -> Document:
         _speed(contents),
         _layers(contents),
         _kernels(contents),
+        record_section(contents.record, manifest.method),
         _dense(contents),
         _split(contents.split),
         _making(contents),
