@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -69,6 +69,8 @@ class Accuracy(msgspec.Struct, frozen=True):
     pruned_before_finetune: float | None = None
     n: int = 0
     data: str = ""
+    full_shape: float | None = None
+    """Of the network that a method pruned during training, before what it zeroed or merged was cut out."""
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -91,6 +93,8 @@ class Manifest(msgspec.Struct, frozen=True):
     gathers: GatherCount | None = None
     accuracy: Accuracy | None = None
     opset: int = 0
+    training: dict[str, Any] = {}
+    """How `edgeprune train` trained it."""
     environment: dict[str, str] = {}
     notes: tuple[str, ...] = ()
 
@@ -199,6 +203,20 @@ def updated_bundle(folder: Path) -> Iterator[Path]:
             if source.is_file():
                 (stage / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, stage / name)
+        yield stage
+
+
+@contextmanager
+def finished_bundle(folder: Path, kept: Iterable[str]) -> Iterator[Path]:
+    """Yield a staging folder with the files `kept` of a folder that is no bundle yet, to be completed; on success it
+    takes the folder's place, and what was not kept is gone; on any error the folder is as it was."""
+    with _staged(folder) as stage:
+        for name in kept:
+            (stage / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                (stage / name).hardlink_to(folder / name)
+            except OSError:  # a file system without hard links
+                shutil.copy2(folder / name, stage / name)
         yield stage
 
 

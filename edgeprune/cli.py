@@ -34,6 +34,8 @@ from edgeprune.flags import (
     PruneFlags,
     Seeded,
     Switch,
+    TrainFlags,
+    TrainMethodFlags,
 )
 
 EXIT_BUG = 70
@@ -83,6 +85,35 @@ def demo(
 
 
 @app.command
+def train(
+    *,
+    network: NetworkFlags = NetworkFlags(),
+    training: TrainFlags,
+    method: TrainMethodFlags = TrainMethodFlags(),
+    out: OutFlags,
+    common: Seeded = Seeded(),
+) -> None:
+    """Train a network, plain or with a pruning method at work (SFP, ASFP, FPGM, LFPC, C-SGD).
+
+    DIR keeps a checkpoint and a log line of each epoch; a run that was stopped goes on with --resume.
+
+    **Examples**
+
+    - `edgeprune train --arch resnet20 --data cifar10:DIR --epochs 160 --tickets 10:80:10 -o trained`
+    - `edgeprune train --from trained --data cifar10:DIR --epochs 40 --method sfp --rate 0.3 -o pruned`
+    """
+    from edgeprune import pipeline, show
+
+    bundle, summary = pipeline.train(
+        training.source(network, common.seed),
+        training.options(method.choice(common.seed), common.seed),
+        out.output(),
+    )
+    show.trained(summary, bundle)
+    _write_json(common, summary)
+
+
+@app.command
 def prune(
     checkpoint: Path | None = None,
     /,
@@ -102,7 +133,7 @@ def prune(
     Parameters
     ----------
     checkpoint
-        Checkpoint (.pt, .pth, .th, .safetensors, ...); never unpickled.
+        Checkpoint (.pt, .pth, .th, .safetensors, ...; never unpickled), or a bundle of `edgeprune train`.
     """
     from edgeprune import pipeline, show
 
@@ -136,16 +167,13 @@ def export(
     Parameters
     ----------
     source
-        Checkpoint (never unpickled), or a bundle that `edgeprune prune` wrote.
+        Checkpoint (never unpickled), or a bundle that `edgeprune prune` or `edgeprune train` wrote.
     """
     from edgeprune import pipeline, show
 
     seed = common.seed
     how = (data.options(seed), export.options(seed), export.split(), out.output())
-    if source is not None and source.is_dir():
-        bundle, pruned = pipeline.export_bundle(source, network.arch, *how)
-    else:
-        bundle, pruned = pipeline.export(network.source(source, seed), pruning.options(seed), *how)
+    bundle, pruned = pipeline.export(network.source(source, seed), pruning.options(seed), *how)
     show.pruned(pruned, bundle)
     _write_json(common, bundle.manifest)
 
@@ -334,7 +362,7 @@ def evaluate(
     Parameters
     ----------
     model
-        A checkpoint (runs in torch), or a bundle or ONNX file (runs in ONNX Runtime).
+        A checkpoint, or an ONNX file (runs in ONNX Runtime), or a bundle (there if it holds an ONNX file).
     data
         digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory.
     batch_size
@@ -344,7 +372,7 @@ def evaluate(
     """
     from edgeprune import pipeline, show
 
-    source = network.source(model, 0) if network.arch else None
+    source = network.source(model, 0) if network.arch or model.is_dir() else None
     result = pipeline.evaluate(model, data, source, batch_size, limit)
     show.evaluation(result)
     _write_json(common, result)
@@ -405,8 +433,8 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
     except EdgepruneError as error:
         return _told(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _told("interrupted; nothing half-written was left", EXIT_INTERRUPTED)
+    except KeyboardInterrupt as error:
+        return _told(str(error) or "interrupted; nothing half-written was left", EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

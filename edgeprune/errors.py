@@ -30,6 +30,10 @@ class InputError(EdgepruneError):
         return " ".join("; ".join(parts).split())
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user stopped a run; the text says what is left of it."""
+
+
 class GateError(EdgepruneError):
     """A gate (parity, --max-drop, --min-speedup) failed: the input was fine, the result is not good enough."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter, Token
 
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from edgeprune.network import NetworkSource
     from edgeprune.pipeline import Output, SplitOptions
     from edgeprune.pruned import DataOptions, PruneOptions
+    from edgeprune.training_run import MethodChoice, TrainOptions
 
 NETWORK = Group("Network", sort_key=1)
 PRUNING = Group("Pruning", sort_key=2)
+TRAINING = Group("Training", sort_key=2)
 DATA = Group("Data", sort_key=3)
 EXPORT = Group("Export", sort_key=4)
 MEASURING = Group("Measuring", sort_key=4)
@@ -43,6 +45,9 @@ OptionalText = Annotated[str, Parameter(show_default=False)]
 OptionalPath = Annotated[Path | None, Parameter(show_default=False)]
 Texts = Annotated[tuple[str, ...], Parameter(negative_iterable="", show_default=False)]
 """Flags whose default (off, empty) tells nothing, so that the help leaves it out."""
+
+
+PrecisionFlag = Literal["auto", "fp32", "bf16"]
 
 
 @Parameter(name="*", group=COMMON)
@@ -89,7 +94,8 @@ class NetworkFlags:
     """Which network, with which weights."""
 
     arch: OptionalText = ""
-    """resnet20 ... resnet110, vgg16-cifar, torchvision:NAME, timm:NAME, or path/to/file.py:factory."""
+    """resnet20 ... resnet110, vgg16-cifar, torchvision:NAME, timm:NAME, or path/to/file.py:factory; by default a
+    bundle's own."""
     random_init: Switch = False
     """Random weights instead of a checkpoint: enough to measure speed."""
     input_size: OptionalText = ""
@@ -102,7 +108,7 @@ class NetworkFlags:
     def source(self, checkpoint: Path | None, seed: int) -> NetworkSource:
         from edgeprune.network import NetworkSource, parse_input_size
 
-        if not self.arch:
+        if not self.arch and not (checkpoint is not None and checkpoint.is_dir()):  # a bundle says its own
             raise InputError("no architecture given", remedy="pass --arch; `edgeprune list archs` shows what there is")
         return NetworkSource(
             self.arch,
@@ -184,6 +190,90 @@ class PruneFlags(MethodFlags):
             raise InputError("both --groups and --budget say how much to prune", remedy="leave one of them out")
         request = self.request(self.method, seed, self.groups, self.share_partitions)
         return PruneOptions(self.method, request, self.set, self.tickets)
+
+
+@Parameter(name="*", group=PRUNING)
+@dataclass(frozen=True)
+class TrainMethodFlags(MethodFlags):
+    """The method at work while the network is trained."""
+
+    method: OptionalText = ""
+    """Method that prunes during training; `edgeprune list methods` shows all. None: plain training."""
+
+    def choice(self, seed: int) -> MethodChoice | None:
+        from edgeprune.training_run import MethodChoice
+
+        if self.method:
+            return MethodChoice(self.method, self.request(self.method, seed), self.set)
+        if self != TrainMethodFlags():
+            raise InputError("flags for a method, and no method", where="train", remedy="pass --method")
+        return None
+
+
+@Parameter(name="*", group=TRAINING)
+@dataclass(frozen=True)
+class TrainFlags:
+    """How to train: SGD with momentum."""
+
+    data: str
+    """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory."""
+    epochs: Integer
+    """Epochs in all, those of a resumed run included."""
+    start: Annotated[OptionalPath, Parameter(name="--from")] = None
+    """Checkpoint, or bundle of `edgeprune train`, to start from; by default random weights."""
+    resume: Switch = False
+    """Continue the run in -o/--out after its last whole epoch, with the same bits as if it had not stopped."""
+    tickets: OptionalText = ""
+    """Epochs after which a ticket is saved in DIR/tickets: 10,20,30 or FROM:TO:STEP."""
+    learning_rate: OptionalNumber = None
+    """Peak learning rate; by default 0.1, with --from 0.01."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """cosine falls to 0, step multiplies by --gamma at each of --milestones."""
+    milestones: OptionalText = ""
+    """Epochs of the steps, such as 60,120,160; by default 1/2 and 3/4 of --epochs."""
+    gamma: float = 0.1
+    """Factor of a step."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises from 0."""
+    batch_size: Integer = 128
+    """Images a step."""
+    momentum: float = 0.9
+    """Of SGD (Nesterov's)."""
+    weight_decay: float = 5e-4
+    """Of SGD."""
+    label_smoothing: float = 0.0
+    """Share of a label that is spread over all classes."""
+    augment: bool = True
+    """Shift images at random by up to 1/8, and mirror them where that keeps their class."""
+    precision: PrecisionFlag = "auto"
+    """auto: bf16 where the CPU or GPU has units for it, else fp32."""
+
+    def source(self, network: NetworkFlags, seed: int) -> NetworkSource:
+        """The network to train; random weights where there is no --from."""
+        return replace(network, random_init=network.random_init or self.start is None).source(self.start, seed)
+
+    def options(self, method: MethodChoice | None, seed: int) -> TrainOptions:
+        from edgeprune.training_run import TrainOptions
+        from edgeprune.training_settings import TrainSettings, parse_epochs
+
+        usual = 0.1 if self.start is None else 0.01  # paper 004: a tenth for a trained network
+        settings = TrainSettings(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=usual if self.learning_rate is None else self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            milestones=parse_epochs("--milestones", self.milestones),
+            gamma=self.gamma,
+            warmup_epochs=self.warmup_epochs,
+            label_smoothing=self.label_smoothing,
+            augment=self.augment,
+            precision=self.precision,
+            seed=seed,
+            save_tickets=parse_epochs("--tickets", self.tickets),
+        )
+        return TrainOptions(self.data, settings, method, self.resume)
 
 
 @Parameter(name="*", group=DATA)

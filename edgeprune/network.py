@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeprune import progress
+from edgeprune.bundle import DENSE_WEIGHTS, PLAN, Bundle, open_bundle
 from edgeprune.checkpoint import LoadedState, load_into, read_state_dict, read_tickets
 from edgeprune.errors import InputError
 from edgeprune.methods.base import Ticket
@@ -27,6 +28,7 @@ class NetworkSource:
     arch: str
     """A built-in name, torchvision:NAME, timm:NAME, or path/to/file.py:factory."""
     checkpoint: Path | None = None
+    """A checkpoint file, or a bundle that `edgeprune train` wrote."""
     random_init: bool = False
     """Random weights instead of a checkpoint's: for measuring speed."""
     input_size: tuple[int, ...] = ()
@@ -81,6 +83,8 @@ def load_network(source: NetworkSource) -> Network:
         raise InputError(
             "both a checkpoint and --random-init were given", where=source.checkpoint, remedy="leave one of them out"
         )
+    if source.checkpoint is not None and source.checkpoint.is_dir():
+        source = _in_bundle(source, open_bundle(source.checkpoint))
     if source.checkpoint is not None and source.checkpoint.suffix == ".onnx":
         raise InputError(
             "is an ONNX file", where=source.checkpoint, expected="a checkpoint (.pt, .pth, .th, .safetensors)",
@@ -100,6 +104,34 @@ def load_network(source: NetworkSource) -> Network:
     for line in report.notes:
         progress.note(f"{source.checkpoint}: {line}")
     return network
+
+
+def _in_bundle(source: NetworkSource, bundle: Bundle) -> NetworkSource:
+    """The source with the weights of a bundle of `edgeprune train`, and its architecture where none is given."""
+    if bundle.has(PLAN):
+        raise InputError(
+            "is pruned already", where=bundle.folder, expected="a checkpoint, or a bundle of `edgeprune train`",
+            remedy="`edgeprune export` takes pruned bundles, and can fine-tune them",
+        )  # fmt: skip
+    manifest = bundle.manifest
+    return replace(
+        source,
+        arch=source.arch or bundle_arch(bundle),
+        checkpoint=bundle.path(DENSE_WEIGHTS),
+        input_size=source.input_size or manifest.input_shape,
+        num_classes=source.num_classes or manifest.num_classes or None,
+    )
+
+
+def bundle_arch(bundle: Bundle) -> str:
+    """The architecture that a bundle names; InputError if that is a user's own file: no bundle runs code."""
+    arch = bundle.manifest.arch
+    if is_file_spec(arch):
+        raise InputError(
+            f"its architecture is the file {arch}, which a bundle may not run by itself", where=bundle.folder,
+            remedy="pass --arch path/to/file.py:factory",
+        )  # fmt: skip
+    return arch
 
 
 def load_tickets(folder: Path, network: Network) -> list[Ticket]:

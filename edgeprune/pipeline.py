@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,10 +41,11 @@ from edgeprune.runners.ort import OrtRunner
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgeprune.evaluation import EvalResult
     from edgeprune.exporting import DeployOptions
     from edgeprune.network import NetworkSource
     from edgeprune.pruned import DataOptions, Pruned, PruneOptions
-    from edgeprune.training import EvalResult
+    from edgeprune.training_run import TrainOptions, TrainSummary
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ class SplitOptions:
             load_profile(self.device_profile)
 
 
+def train(source: NetworkSource, options: TrainOptions, out: Output) -> tuple[Bundle, TrainSummary]:
+    """`edgeprune train`: a bundle with the trained weights, and pruned where a method was at work."""
+    from edgeprune import training_run
+
+    return training_run.train(source, options, out.folder, overwrite=out.overwrite)
+
+
 def prune(source: NetworkSource, options: PruneOptions, data: DataOptions, out: Output) -> tuple[Bundle, Pruned]:
     """`edgeprune prune`: a bundle with the plan and the pruned weights."""
     from edgeprune.exporting import manifest_of
@@ -97,7 +105,10 @@ def export(
     split: SplitOptions,
     out: Output,
 ) -> tuple[Bundle, Pruned]:
-    """`edgeprune export CKPT`: from a checkpoint to a bundle with ONNX files, all steps."""
+    """`edgeprune export CKPT|DIR`: from a checkpoint, or what DIR holds, to a bundle with ONNX files."""
+    folder = source.checkpoint
+    if folder is not None and folder.is_dir() and bundles.open_bundle(folder).has(bundles.PLAN):
+        return export_bundle(folder, source.arch, data, deploy, split, out)
     out.check()
     deploy.check()
     split.check()
@@ -255,23 +266,35 @@ def report(folder: Path, formats: Sequence[str]) -> list[Path]:
 
 
 def evaluate(model: Path, data: str, source: NetworkSource | None, batch_size: int, limit: int | None) -> EvalResult:
-    """`edgeprune eval`: a checkpoint in torch, a bundle or an ONNX file in ONNX Runtime."""
-    from edgeprune.data import load_data
+    """`edgeprune eval`: an ONNX file, or a bundle's, in ONNX Runtime; a checkpoint or a bundle without one in torch."""
+    from edgeprune.evaluation import evaluate as measure
     from edgeprune.network import load_network
-    from edgeprune.pruned import dataset
-    from edgeprune.training import evaluate as measure
+    from edgeprune.pruned import dataset, open_pruned
 
-    if model.is_dir() or model.suffix == ".onnx":
-        path = bundles.open_bundle(model).path(bundles.MODEL) if model.is_dir() else model
-        with OrtRunner(path, RunOptions(threads=os.cpu_count() or 1)) as runner:
-            name, (batch, *sizes) = runner.input_names[0], runner.input_specs[0].shape or (None,)
-            shape = tuple(size for size in sizes if isinstance(size, int))
-            if len(shape) != 3 or len(sizes) != 3:
-                raise InputError(f"takes inputs of shape {(batch, *sizes)}", where=path, expected="(N, C, H, W)")
-            loaded = load_data(data, split="test", input_shape=shape, limit=limit)
-            size = batch if isinstance(batch, int) else batch_size
-            return measure(lambda images: next(iter(runner.run({name: images}).values())), loaded, batch_size=size)
+    bundle = bundles.open_bundle(model) if model.is_dir() else None
+    if bundle is not None and bundle.has(bundles.MODEL):
+        return _evaluate_onnx(bundle.path(bundles.MODEL), data, batch_size, limit)
+    if model.suffix == ".onnx":
+        return _evaluate_onnx(model, data, batch_size, limit)
     if source is None:
         raise InputError("a checkpoint alone does not say its architecture", where=model, remedy="pass --arch")
-    network = load_network(source)
+    if bundle is not None and bundle.has(bundles.PLAN):
+        pruned = open_pruned(bundle, arch=source.arch)
+        network = replace(pruned.network, model=pruned.model)
+    else:
+        network = load_network(source)
     return measure(network.model, dataset(data, "test", network, limit=limit), batch_size=batch_size)
+
+
+def _evaluate_onnx(path: Path, data: str, batch_size: int, limit: int | None) -> EvalResult:
+    from edgeprune.data import load_data
+    from edgeprune.evaluation import evaluate as measure
+
+    with OrtRunner(path, RunOptions(threads=os.cpu_count() or 1)) as runner:
+        name, (batch, *sizes) = runner.input_names[0], runner.input_specs[0].shape or (None,)
+        shape = tuple(size for size in sizes if isinstance(size, int))
+        if len(shape) != 3 or len(sizes) != 3:
+            raise InputError(f"takes inputs of shape {(batch, *sizes)}", where=path, expected="(N, C, H, W)")
+        loaded = load_data(data, split="test", input_shape=shape, limit=limit)
+        size = batch if isinstance(batch, int) else batch_size
+        return measure(lambda images: next(iter(runner.run({name: images}).values())), loaded, batch_size=size)

@@ -27,7 +27,7 @@ from edgeprune.method_inputs import FromImages, method_input
 from edgeprune.method_record import FILE_NAME as METHOD_RECORD
 from edgeprune.methods import OneShot, load_method, parse_settings
 from edgeprune.methods.base import MethodResult, PruneRequest
-from edgeprune.network import Network, NetworkSource, load_network, load_tickets
+from edgeprune.network import Network, NetworkSource, bundle_arch, load_network, load_tickets
 from edgeprune.plan import Plan, load_plan
 from edgeprune.plan_costs import off_block_note, planned_macs, planned_params
 from edgeprune.rewrite import rewrite
@@ -262,8 +262,8 @@ def save_pruned(pruned: Pruned, stage: Path) -> None:
     (stage / bundles.PLAN).write_bytes(pruned.plan.to_readable_json())
     for name, data in pruned.result.records.items():
         (stage / name).write_bytes(data)
-    _save_weights(pruned.model, stage / bundles.WEIGHTS)
-    _save_weights(pruned.network.model, stage / bundles.DENSE_WEIGHTS)
+    save_weights(pruned.model, stage / bundles.WEIGHTS)
+    save_weights(pruned.network.model, stage / bundles.DENSE_WEIGHTS)
 
 
 def open_pruned(bundle: Bundle, *, arch: str = "") -> Pruned:
@@ -272,15 +272,9 @@ def open_pruned(bundle: Bundle, *, arch: str = "") -> Pruned:
     Raises InputError if a file is missing, damaged, or of another architecture.
     """
     manifest = bundle.manifest
-    if not arch and is_file_spec(manifest.arch):
-        raise InputError(
-            f"its architecture is the file {manifest.arch}, which a bundle may not run by itself",
-            where=bundle.folder,
-            remedy="pass --arch path/to/file.py:factory",
-        )
     classes = manifest.num_classes or None
     source = NetworkSource(
-        arch or manifest.arch, random_init=True, input_size=manifest.input_shape, num_classes=classes
+        arch or bundle_arch(bundle), random_init=True, input_size=manifest.input_shape, num_classes=classes
     )
     network = load_network(source)
     plan = load_plan(bundle.path(bundles.PLAN))
@@ -299,7 +293,8 @@ def peak_rss_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def _save_weights(model: nn.Module, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's state dict as safetensors."""
     # Shared tensors (tied layers) are stored once each: safetensors refuses aliases.
     tensors: dict[str, Tensor] = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
     path.write_bytes(safetensors.torch.save(tensors))

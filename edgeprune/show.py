@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgeprune.profile_result import ProfileResult
     from edgeprune.pruned import Pruned
     from edgeprune.training import EvalResult
+    from edgeprune.training_run import TrainSummary
 
 PIPE_WIDTH = 180
 NUMERIC = frozenset("0123456789")
@@ -52,14 +53,33 @@ def pruned(result: Pruned, bundle: Bundle) -> None:
     planned = planned_macs(result.plan, result.graph)
     recovery = result.result.recovery
     rows = [
-        (e.name, e.groups, e.kept or "", result.graph.layer(e.name).macs, planned[e.name], _share(recovery.get(e.name)))
+        (
+            e.name,
+            e.groups,
+            e.kept or "",
+            result.graph.layer(e.name).macs,
+            planned[e.name],
+            *([_share(recovery.get(e.name))] if recovery else []),  # a column only where the method defines it
+            e.note,
+        )
         for e in result.plan.layers
     ]
-    names = ("layer", "groups", "kept a group", "MACs dense", "MACs pruned", "importance kept")
-    shown = slice(None) if recovery else slice(-1)  # only where the method defines it
-    notes = [(e.note,) for e in result.plan.layers]
-    table("Layers", (*names[shown], "note"), [row[shown] + note for row, note in zip(rows, notes, strict=True)])
+    share = ["importance kept"] if recovery else []
+    table("Layers", ("layer", "groups", "kept a group", "MACs dense", "MACs pruned", *share, "note"), rows)
     headline(bundle)
+
+
+def trained(summary: TrainSummary, bundle: Bundle) -> None:
+    """What training came to: the headline where a method was at work, else accuracy and size."""
+    if summary.plan_sha256:
+        headline(bundle)
+        return
+    accuracy, last = summary.accuracy, summary.history[-1]
+    pairs = [("Network", bundle.manifest.arch), ("Epochs", str(summary.epochs))]
+    pairs.append(("Top-1", f"{accuracy.dense:.2f}% of {accuracy.n} test images, {last.accuracy:.2f}% in training"))
+    if summary.macs and summary.params:
+        pairs += [("MACs", f"{summary.macs.dense:,}"), ("Parameters", f"{summary.params.dense:,}")]
+    facts(str(bundle.folder), [*pairs, ("Seconds", f"{summary.seconds:.1f}")])
 
 
 def headline(bundle: Bundle) -> None:

@@ -20,7 +20,7 @@ from edgeprune.bundle import write_atomically
 from edgeprune.data import Dataset, batches, check_labels
 from edgeprune.errors import InputError
 from edgeprune.evaluation import EvalResult, classes_of, evaluate
-from edgeprune.progress import bar, note
+from edgeprune.progress import bar, note, shown
 from edgeprune.training_hooks import Step, TrainingHooks
 from edgeprune.training_settings import TrainSettings, device_named, learning_rate_at, precision_on
 from edgeprune.training_state import (
@@ -161,7 +161,8 @@ class _Loop:
                 remedy=f"use a learning rate below {self.settings.learning_rate}, or a warm-up",
             )  # fmt: skip
         self.hooks.after_epoch(epoch)
-        accuracy = None if test is None else evaluate(self.model, test, device=self.settings.device).top1
+        with shown(False):  # the epoch's line says it
+            accuracy = None if test is None else evaluate(self.model, test, device=self.settings.device).top1
         seconds = time.perf_counter() - started
         return EpochRecord(
             epoch, rate, mean_loss, 100 * correct.item() / seen, seconds, accuracy, dict(self.hooks.log())

@@ -87,6 +87,22 @@ def learning_rate_at(settings: TrainSettings, progress: float) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min((progress - settings.warmup_epochs) / span, 1.0)))
 
 
+def parse_epochs(flag: str, text: str) -> tuple[int, ...]:
+    """Epochs in ascending order from `10,20,30`, `10:100:10` (both ends included) or a mix; empty for an empty text."""
+    epochs: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        bounds = part.split(":")
+        try:
+            first, last, *step = (int(bound) for bound in (bounds if len(bounds) > 1 else bounds * 2))
+            chosen = range(first, last + 1, *step)
+        except (ValueError, TypeError):
+            chosen = range(0)
+        if not chosen or chosen.step < 1:
+            raise InputError(f"{flag} {part!r} names no epochs", expected="10,20,30 or FROM:TO:STEP, such as 10:100:10")
+        epochs.update(chosen)
+    return tuple(sorted(epochs))
+
+
 def device_named(name: str) -> torch.device:
     """The device of `TrainSettings.device`; InputError if it is not here."""
     if name == "auto":

@@ -1,0 +1,249 @@
+"""`edgeprune train`: from an architecture (or a checkpoint) and data to a bundle, plain or with a method at work.
+
+While it runs, the folder holds the checkpoint, the log and the tickets; it becomes a bundle in one step at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgeprune import bundle as bundles
+from edgeprune import progress
+from edgeprune.bundle import Accuracy, Bundle, Count, Manifest
+from edgeprune.data import Dataset
+from edgeprune.errors import InputError, Interrupted
+from edgeprune.evaluation import evaluate
+from edgeprune.exporting import manifest_of
+from edgeprune.graph import Graph
+from edgeprune.method_inputs import method_input
+from edgeprune.methods import Trained, TrainedMethod, load_method, parse_settings
+from edgeprune.methods.base import PruneRequest
+from edgeprune.network import Network, NetworkSource, environment, load_network
+from edgeprune.pruned import Pruned, carried_out, dataset, public_data_name, save_pruned, save_weights
+from edgeprune.trace import trace
+from edgeprune.training import TrainResult, fit
+from edgeprune.training_settings import TrainSettings
+from edgeprune.training_state import CHECKPOINT, LOG, TICKETS, EpochRecord, RunFiles, epochs_done
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A method that works during training, and what it is told."""
+
+    name: str
+    request: PruneRequest
+    assignments: tuple[str, ...] = ()
+    """The method's own settings, each NAME=VALUE."""
+
+    def settings(self) -> Any:
+        """The method's settings; InputError if it cannot work during training, or for what it is not to be told."""
+        self.request.check()
+        if not isinstance(load_method(self.name), Trained):
+            raise InputError(
+                f"{self.name} decides on a network that is trained already", where="--method",
+                remedy=f"train without a method, then `edgeprune prune DIR --method {self.name}`",
+            )  # fmt: skip
+        return parse_settings(self.name, self.assignments)
+
+    def described(self) -> dict[str, Any]:
+        """What must be the same to resume."""
+        return {
+            "method": self.name,
+            "method_settings": dataclasses.asdict(self.settings()),
+            "request": dataclasses.asdict(self.request),
+        }
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What to train on, and how."""
+
+    data: str
+    """digits, imagefolder:DIR, cifar10:DIR or path/to/file.py:factory."""
+    training: TrainSettings
+    method: MethodChoice | None = None
+    resume: bool = False
+
+
+class TrainSummary(msgspec.Struct, frozen=True):
+    """`train --json`."""
+
+    epochs: int
+    accuracy: Accuracy
+    macs: Count | None
+    params: Count | None
+    seconds: float
+    plan_sha256: str
+    """Empty without a method."""
+    history: tuple[EpochRecord, ...]
+
+
+def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite: bool) -> tuple[Bundle, TrainSummary]:
+    """Train, and write the bundle `out`; InputError before any long work for what cannot be done.
+
+    A stopped run leaves its last epoch's checkpoint in `out`, and `Interrupted` says how to go on.
+    """
+    started = time.perf_counter()
+    options.training.check()
+    if options.method is not None:
+        options.method.settings()
+    _check_place(out, resume=options.resume, overwrite=overwrite)
+    network = load_network(source)
+    data, test = dataset(options.data, "train", network), dataset(options.data, "test", network)
+    _note_unused_classes(network, data)
+    graph = _graph(network, needed=options.method is not None)
+    method = _at_work(options, network, graph)
+    described: dict[str, Any] = {"architecture": network.public_arch}
+    if options.method is not None:
+        described |= options.method.described()
+    if overwrite and not options.resume:
+        _remove_run(out)
+    with _interruptible(out, options.training.epochs):
+        files = RunFiles(out, options.resume, described)
+        hooks = None if method is None else method.hooks
+        result = fit(network.model, data, options.training, hooks=hooks, test=test, files=files)
+        if method is None or graph is None:
+            pruned, accuracy = None, _plain_accuracy(result, test, options.data)
+        else:
+            home = network if source.checkpoint else dataclasses.replace(network, model=result.model)
+            pruned, accuracy = _prune(method, result, home, graph, test, options.data)
+        network = dataclasses.replace(network, model=result.model)
+        manifest = _manifest(network, graph, pruned, options)
+        manifest = msgspec.structs.replace(manifest, accuracy=accuracy, training=_training_facts(options))
+        kept = [LOG, *(path.relative_to(out).as_posix() for path in result.tickets)]
+        with bundles.finished_bundle(out, kept) as stage:
+            if pruned is None:
+                save_weights(network.model, stage / bundles.DENSE_WEIGHTS)
+            else:
+                save_pruned(pruned, stage)
+            manifest = bundles.write_manifest(stage, manifest)
+    plan_hash = "" if pruned is None else pruned.plan.sha256()
+    seconds = round(time.perf_counter() - started, 3)
+    summary = TrainSummary(
+        options.training.epochs, accuracy, manifest.macs, manifest.params, seconds, plan_hash, result.history
+    )
+    return bundles.open_bundle(out), summary
+
+
+def _at_work(options: TrainOptions, network: Network, graph: Graph | None) -> TrainedMethod | None:
+    """The method, ready to be hooked into the training of this network."""
+    if options.method is None or graph is None:
+        return None
+    method = load_method(options.method.name)
+    assert isinstance(method, Trained)  # MethodChoice.settings refuses others
+    given = method_input(method, network.model, graph, options.method.request)
+    return method.train(given, options.method.settings(), options.training.epochs)
+
+
+def _prune(
+    method: TrainedMethod, result: TrainResult, network: Network, graph: Graph, test: Dataset, data: str
+) -> tuple[Pruned, Accuracy]:
+    """Cut out what the method decided; top-1 of the start (or the trained network), in full shape, and cut."""
+    started = time.perf_counter()
+    pruned = carried_out(method.result(result.model), result.model, network, graph, started)
+    full, small = evaluate(result.model, test), evaluate(pruned.model, test)
+    dense = full if network.model is result.model else evaluate(network.model, test)
+    progress.note(f"top-1 {full.top1:.2f}% in full shape, {small.top1:.2f}% with the pruned channels cut out")
+    accuracy = Accuracy(dense.top1, small.top1, None, small.n, public_data_name(data), full_shape=full.top1)
+    return dataclasses.replace(pruned, accuracy=accuracy), accuracy
+
+
+def _plain_accuracy(result: TrainResult, test: Dataset, data: str) -> Accuracy:
+    top1 = result.history[-1].test_accuracy
+    assert top1 is not None  # `fit` had test data
+    return Accuracy(top1, top1, None, len(test), public_data_name(data))
+
+
+def _manifest(network: Network, graph: Graph | None, pruned: Pruned | None, options: TrainOptions) -> Manifest:
+    if pruned is not None:
+        return manifest_of(pruned)
+    return Manifest(
+        schema_version=bundles.SCHEMA_VERSION,
+        edgeprune_version=metadata.version("edgeprune"),
+        arch=network.public_arch,
+        seed=options.training.seed,
+        input_shape=network.input_shape,
+        num_classes=network.num_classes,
+        macs=Count(graph.macs, graph.macs) if graph else None,
+        params=Count(graph.params, graph.params) if graph else None,
+        environment=environment(),
+    )
+
+
+def _training_facts(options: TrainOptions) -> dict[str, Any]:
+    return {**dataclasses.asdict(options.training), "data": public_data_name(options.data)}
+
+
+def _graph(network: Network, *, needed: bool) -> Graph | None:
+    """The network's graph; None, saying so, where it cannot be traced and no method needs it."""
+    try:
+        return trace(network.model, network.example_input(1)).graph
+    except InputError as error:
+        if needed:
+            raise
+        progress.note(f"this network can be trained, but not pruned: {error}")
+        return None
+
+
+def _note_unused_classes(network: Network, data: Dataset) -> None:
+    present = len(data.classes) or int(data.labels.max()) + 1
+    if 0 < present < network.num_classes:
+        progress.note(
+            f"{data.name} has {present} classes and the network {network.num_classes}: it trains, with outputs that "
+            f"no image asks for (--num-classes {present} leaves them out)"
+        )
+
+
+def _check_place(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """InputError if the run cannot be kept in `out`."""
+    if bundles.is_bundle(out) and resume:
+        raise InputError(
+            "holds a finished bundle: there is nothing to resume", where=out,
+            remedy="choose another -o/--out; --from DIR trains on from a bundle's weights",
+        )  # fmt: skip
+    if _is_unfinished(out):
+        if not (resume or overwrite):
+            raise InputError(
+                f"holds a run that was stopped after epoch {epochs_done(out)}", where=out,
+                remedy="--resume continues it, --overwrite starts anew",
+            )  # fmt: skip
+        return
+    bundles.check_out(out, overwrite=overwrite)
+
+
+def _is_unfinished(out: Path) -> bool:
+    """Whether the folder holds what a run leaves before its end, and nothing else."""
+    own = (CHECKPOINT, LOG, TICKETS)
+    names = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+    # A killed process may also leave a file that was being written, under a hidden name.
+    return bool(names & set(own)) and all(name.startswith((*own, *(f".{other}." for other in own))) for name in names)
+
+
+def _remove_run(out: Path) -> None:
+    """Remove the bundle or the unfinished run that `_check_place` found in the folder."""
+    if bundles.is_bundle(out) or _is_unfinished(out):
+        shutil.rmtree(out)
+
+
+@contextmanager
+def _interruptible(out: Path, epochs: int) -> Iterator[None]:
+    """Ctrl-C (or SIGTERM) becomes `Interrupted`, which says what was kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = epochs_done(out)
+        if not done:
+            raise Interrupted("interrupted before the end of the first epoch; nothing was kept") from None
+        raise Interrupted(
+            f"interrupted after epoch {done} of {epochs}; the same command with --resume continues"
+        ) from None
