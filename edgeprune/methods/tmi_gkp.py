@@ -226,13 +226,13 @@ def _used_settings(
     settings: Settings, request: PruneRequest, clusters_sha256: str, epochs: list[int]
 ) -> dict[str, Any]:
     """Every setting with the value that was used, JSON-able and without local paths."""
-    asked = {f.name for f in dataclasses.fields(request)} - {"seed", "budget"}
-    values: dict[str, Any] = {name: getattr(request, name) for name in sorted(asked)}
+    values: dict[str, Any] = {f.name: getattr(request, f.name) for f in dataclasses.fields(request) if f.name != "seed"}
     return (
         values
         | dataclasses.asdict(settings)
         | {
             "skip": list(request.skip),
+            "budget": dataclasses.asdict(request.budget),
             "layer_rates": [list(pair) for pair in request.layer_rates],
             "schemes": list(allowed_schemes(settings.schemes, "")),
             "alpha": float(settings.alpha),
