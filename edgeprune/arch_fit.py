@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from edgeprune.zoo import ARCHS, build
+from edgeprune.zoo import ARCHS, AUXILIARY_KEYS, build
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -26,8 +26,13 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def fitting_arch(shapes: Shapes) -> str:
-    """The architecture that has exactly these tensors (batch counters aside), as --arch takes it; empty if none has."""
-    wanted = {key: tuple(shape) for key, shape in shapes.items() if not key.endswith("num_batches_tracked")}
+    """The architecture that has exactly these tensors (batch counters and auxiliary classifiers aside), as --arch takes
+    it; empty if none has."""
+    wanted = {
+        key: tuple(shape)
+        for key, shape in shapes.items()
+        if not key.endswith("num_batches_tracked") and not key.startswith(AUXILIARY_KEYS)
+    }
     convolutions = [shape for shape in wanted.values() if len(shape) == 4]
     if not convolutions:
         return ""
@@ -52,7 +57,8 @@ def _candidates(convolutions: int) -> Iterator[str]:
     """Names that may fit. A CIFAR ResNet has as many convolutions as its depth says, so that few need be built."""
     for name in ARCHS:
         depth = re.match(r"resnet(\d+)", name)
-        if depth is None or int(depth[1]) - 1 + 2 * name.endswith("-b") == convolutions:
+        shortcuts = 3 if name == "resnet164" else 2 if name.endswith("-b") else 0
+        if depth is None or int(depth[1]) - 1 + shortcuts == convolutions:
             yield name
     yield from (f"torchvision:{name}" for name in _TORCHVISION)
 
@@ -60,4 +66,4 @@ def _candidates(convolutions: int) -> Iterator[str]:
 def _width_suffix(name: str, model: nn.Module, wanted: Shapes) -> str:
     first = next((key for key, module in model.named_modules() if isinstance(module, nn.Conv2d)), "")
     width = wanted[f"{first}.weight"][0]
-    return f"-w{width}" if re.match(r"resnet\d", name) and width != 16 else ""
+    return f"-w{width}" if re.match(r"(resnet|densenet)\d", name) and width != 16 else ""

@@ -20,6 +20,7 @@ from edgeprune.arch_fit import fitting_arch
 from edgeprune.checkpoint_file import SUFFIXES, is_checkpoint_name, read_object
 from edgeprune.errors import InputError
 from edgeprune.progress import note
+from edgeprune.zoo import AUXILIARY_KEYS
 
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
 _WRAPPERS = frozenset({"module", "_orig_mod"})
@@ -165,7 +166,11 @@ def load_into(model: nn.Module, state: LoadedState, *, where: object, allow_part
     """
     own = {unwrapped_name(key): value for key, value in model.state_dict().items()}
     missing = [key for key in own if key not in state.tensors and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state.tensors if key not in own and not key.endswith("num_batches_tracked")]
+    unexpected = [
+        key
+        for key in state.tensors
+        if key not in own and not key.endswith("num_batches_tracked") and not key.startswith(AUXILIARY_KEYS)
+    ]
     misshapen = [key for key, value in state.tensors.items() if key in own and own[key].shape != value.shape]
     common = [key for key in state.tensors if key in own]
     if misshapen or not common or (not allow_partial and (missing or unexpected)):

@@ -12,7 +12,9 @@ from networks import Exciting, Flattening
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from edgeprune.arch_fit import fitting_arch, shapes_of
 from edgeprune.channel_calls import literal_features
+from edgeprune.checkpoint import LoadedState, load_into
 from edgeprune.graph import CoupledSet, Graph
 from edgeprune.trace import trace
 from edgeprune.zoo import build
@@ -326,3 +328,25 @@ def test_a_norm_that_is_used_twice_belongs_to_no_layer() -> None:
     graph = graph_of(Shared())
     assert [layer.norm for layer in graph.layers] == ["", ""]
     assert written_by(graph, "a").pinned == "norm is used at several places"
+
+
+# -- checkpoints of these networks -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("arch", ["resnet164-w4", "densenet40-w24", "densenet86", "torchvision:googlenet"])
+def test_a_checkpoint_of_another_network_is_told_apart(arch: str) -> None:
+    with torch.device("meta"):
+        shapes = shapes_of(build(arch).model)
+        if arch == "torchvision:googlenet":  # with the auxiliary classifiers, as torchvision saves it
+            shapes = shapes_of(torchvision.models.GoogLeNet(init_weights=False))
+            assert any(key.startswith("aux1.") for key in shapes)
+    assert fitting_arch(shapes) == arch
+
+
+def test_auxiliary_classifiers_of_a_checkpoint_are_left_out_and_training_gives_logits() -> None:
+    saved = torchvision.models.GoogLeNet(num_classes=5, init_weights=False)
+    state = LoadedState(dict(saved.state_dict()), "", ())
+    model = build("torchvision:googlenet", num_classes=5).model
+    report = load_into(model, state, where="googlenet.pth")
+    assert report.unexpected == report.missing == ()
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model(x), saved.eval()(x))
+    assert model.train()(x).shape == (2, 5)

@@ -47,6 +47,11 @@ ARCH_FORMS: Mapping[str, str] = {
 """Other spellings that `build` takes -> summary."""
 
 
+AUXILIARY_KEYS = ("aux1.", "aux2.", "AuxLogits.")
+"""How the keys of torchvision's auxiliary classifiers begin. Checkpoints of GoogLeNet and Inception v3 have them; no
+inference uses them, and the networks that `build` gives are without them."""
+
+
 @dataclass(frozen=True)
 class BuiltArch:
     """A network with random weights, in eval mode."""
@@ -145,7 +150,8 @@ def _from_torchvision(arch: str, num_classes: int | None, in_channels: int) -> t
         raise InputError(f"{in_channels} input channels", where=arch, expected="3: torchvision's networks take RGB")
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if name in ("googlenet", "inception_v3"):
-        options["init_weights"] = False  # their own initialisation takes long, and they warn unless one is chosen
+        # Their own initialisation takes long, and they warn unless one is chosen.
+        options |= {"init_weights": False, "aux_logits": False}
     size = 299 if name == "inception_v3" else 224
     return torchvision.models.get_model(name, weights=None, **options), (3, size, size)
 
