@@ -36,6 +36,7 @@ METHODS: Mapping[str, str] = {
     "asfp": "edgeprune.methods.asfp",
     "fpgm": "edgeprune.methods.fpgm",
     "fpgm-mix": "edgeprune.methods.fpgm_mix",
+    "masked": "edgeprune.methods.masked_checkpoint",
     "lfpc": "edgeprune.methods.lfpc",
     "csgd": "edgeprune.methods.csgd",
 }

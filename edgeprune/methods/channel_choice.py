@@ -84,31 +84,37 @@ class Prunable:
 
 def prunable(graph: Graph, request: PruneRequest, coupling: Coupling) -> Prunable:
     """The units that may be thinned; InputError if there are none, or a --skip pattern matches nothing."""
+    found = units(graph, request, coupling)
+    if not found.units:
+        raise _nothing_to_thin(graph, found.reasons)
+    return found
+
+
+def units(graph: Graph, request: PruneRequest, coupling: Coupling) -> Prunable:
+    """As `prunable`, where there may be none."""
     check_skip_patterns(graph, request)
     reasons = {coupled.name: _set_reason(coupled, graph, request, coupling) for coupled in graph.coupled_sets}
-    units, because = [], dict[str, str]()
+    found, because = list[Unit](), dict[str, str]()
     for sets in _joined_channels(graph):
         unit = _unit_of(sets, graph)
         reason = next((reasons[name] for name, _ in sets if reasons[name]), "")
         if unit.layers and not reason:
-            units.append(unit)
+            found.append(unit)
         for name, _ in (*unit.layers, *unit.followers):
             because.setdefault(name, reasons[graph.layer(name).writes] or reason)
     ends = [layer for layer in graph.layers if layer.ends_branch] if coupling == "separate" else []
     for layer in ends:
         because[layer.name] = _branch_reason(layer, request)
         if not because[layer.name]:
-            units.append(Unit(((layer.name, tuple(range(layer.out_channels))),)))
-    inside = {name for unit in units for name, _ in (*unit.layers, *unit.followers)}
+            found.append(Unit(((layer.name, tuple(range(layer.out_channels))),)))
+    inside = {name for unit in found for name, _ in (*unit.layers, *unit.followers)}
     left_alone = {
         layer.name: layer.refusal or _skipped(layer, request) or because[layer.name]
         for layer in graph.layers
         if layer.name not in inside
     }
-    if not units:
-        raise _nothing_to_thin(graph, left_alone)
     order = {layer.name: place for place, layer in enumerate(graph.layers)}
-    return Prunable(graph, request, tuple(sorted(units, key=lambda unit: order[unit.name])), left_alone)
+    return Prunable(graph, request, tuple(sorted(found, key=lambda unit: order[unit.name])), left_alone)
 
 
 # -- choosing --------------------------------------------------------------------------------------------------------
