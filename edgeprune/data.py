@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from edgeprune import data_sources
+from edgeprune.cifar10 import cifar10
 from edgeprune.data_sources import Images, balanced
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.user_code import is_file_spec
@@ -63,7 +65,7 @@ def load_data(
     """Load one split of a data source (`SOURCES`) with images of `input_shape` (C, H, W).
 
     - `digits`: scikit-learn's handwritten digits, 1437 to train and 360 to test, enlarged bilinearly.
-    - `cifar10:DIR`: CIFAR-10's binary version.
+    - `cifar10:DIR`: CIFAR-10's binary or Python version.
     - `imagefolder:DIR`: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val), or DIR/CLASS/*.jpg for both splits.
       Classes are numbered alphabetically. Images of another size are cropped to the shape's aspect, then resized.
     - `path/to/file.py:factory`: factory(split) returns (images, labels): uint8 images, or floats already normalised.
@@ -82,7 +84,7 @@ def load_data(
     elif kind in ("cifar10", "imagefolder"):
         if not folder:
             raise InputError(f"{spec!r} names no folder", expected=f"{kind}:DIR")
-        load = data_sources.cifar10_binary if kind == "cifar10" else data_sources.image_folder
+        load = cifar10 if kind == "cifar10" else data_sources.image_folder
         loaded = load(folder, split, input_shape, limit)
     else:
         raise unknown_name("data source", spec, SOURCES)
@@ -142,11 +144,14 @@ def batches(
         raise ValueError("augmentation needs a generator")
     order = None if shuffle is None else torch.randperm(len(dataset), generator=shuffle)
     for start in range(0, len(dataset), batch_size):
-        chosen = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
-        images = dataset.images[chosen]
+        if order is None:
+            images, labels = (part[start : start + batch_size] for part in (dataset.images, dataset.labels))
+        else:
+            chosen = order[start : start + batch_size]
+            images, labels = dataset.images.index_select(0, chosen), dataset.labels[chosen]
         if augment and shuffle is not None:
             images = augmented(images, shuffle, flip=dataset.may_flip)
-        yield normalised(images, dataset), dataset.labels[chosen]
+        yield normalised(images, dataset), labels
 
 
 def normalised(images: Tensor, dataset: Dataset) -> Tensor:
@@ -154,7 +159,7 @@ def normalised(images: Tensor, dataset: Dataset) -> Tensor:
     full_scale = 255.0 if images.dtype == torch.uint8 else 1.0
     mean = torch.tensor(dataset.mean)[:, None, None]
     std = torch.tensor(dataset.std)[:, None, None]
-    return images.float().sub(mean * full_scale).div_(std * full_scale)
+    return images.to(torch.float32, copy=True).sub_(mean * full_scale).div_(std * full_scale)
 
 
 def augmented(images: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
@@ -164,12 +169,12 @@ def augmented(images: Tensor, generator: torch.Generator, *, flip: bool) -> Tens
     """
     count, _, height, width = images.shape
     margin = max(height // 8, 1)
-    padded = F.pad(images, (margin,) * 4)  # (n, C, H + 2 margin, W + 2 margin)
-    top, left = torch.randint(0, 2 * margin + 1, (2, count, 1), generator=generator)
-    rows = top + torch.arange(height)  # (n, H)
-    columns = left + torch.arange(width)  # (n, W)
+    sides = (margin, margin)
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), sides, sides))  # (n, C, H + 2 margin, W + 2 margin)
+    windows = sliding_window_view(padded, (height, width), axis=(2, 3))  # (n, C, 2 margin + 1, 2 margin + 1, H, W)
+    top, left = torch.randint(0, 2 * margin + 1, (2, count), generator=generator).numpy()
+    chosen = windows[np.arange(count), :, top, left]  # (n, C, H, W): NumPy copies whole rows, torch single bytes
     if flip:
-        mirrored = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    sample = torch.arange(count)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        mirrored = (torch.rand(count, generator=generator) < 0.5).numpy()
+        chosen[mirrored] = chosen[mirrored][..., ::-1]
+    return torch.from_numpy(chosen)

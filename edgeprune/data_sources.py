@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, CIFAR-10's binary files, image folders, the user's own function."""
+"""Where images come from: scikit-learn's digits, image folders, the user's own function."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -25,8 +24,6 @@ Shape = tuple[int, int, int]
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What PIL raises for damaged files (a broken PNG is a SyntaxError)."""
-_CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_CIFAR_RECORD = 1 + 3 * 32 * 32
 
 
 class Images(NamedTuple):
@@ -55,56 +52,16 @@ def digits(split: str, shape: Shape) -> Images:
     train, test = train_test_split(np.arange(len(bunch.target)), test_size=360, stratify=bunch.target, random_state=0)
     chosen = train if split == "train" else test
     grey = torch.from_numpy(bunch.images[chosen]).float()[:, None] * (255 / 16)  # (N, 1, 8, 8), from 0 to 255
-    images = _resized(grey, shape).expand(-1, shape[0], -1, -1).contiguous()
+    images = resized(grey, shape).expand(-1, shape[0], -1, -1).contiguous()
     return Images(images, torch.from_numpy(bunch.target[chosen]).long(), tuple(str(n) for n in range(10)))
 
 
-def _resized(images: Tensor, shape: Shape) -> Tensor:
-    """Floats from 0 to 255 -> uint8 of the shape's height and width, bilinearly."""
+def resized(images: Tensor, shape: Shape) -> Tensor:
+    """Values from 0 to 255 -> uint8 of the shape's height and width, bilinearly."""
     if images.shape[2:] != shape[1:]:
-        images = F.interpolate(images, size=shape[1:], mode="bilinear", align_corners=False, antialias=True)
-    return images.round().clamp(0, 255).to(torch.uint8)
-
-
-def cifar10_binary(folder: str, split: str, shape: Shape, limit: int | None) -> Images:
-    """CIFAR-10's binary version: records of one label byte and 3x32x32 pixel bytes. The pickled version is refused."""
-    root = Path(folder).expanduser()
-    if (root / "cifar-10-batches-bin").is_dir():
-        root = root / "cifar-10-batches-bin"
-    names = [f"data_batch_{n}.bin" for n in range(1, 6)] if split == "train" else ["test_batch.bin"]
-    missing = [name for name in names if not (root / name).is_file()]
-    if missing:
-        pickled = (root / "test_batch").exists() or (root / "cifar-10-batches-py").exists()
-        raise InputError(
-            "is the pickled Python version of CIFAR-10" if pickled else f"has no {missing[0]}", where=root,
-            expected=", ".join(names), remedy="use the binary version (cifar-10-binary.tar.gz), or imagefolder:DIR",
-        )  # fmt: skip
-    if shape[0] != 3:
-        raise InputError(
-            f"the network takes {shape[0]} channels", where=root, expected="3 for CIFAR-10's colour images"
-        )
-    records = np.concatenate([_cifar_records(root / name) for name in names])
-    labels = torch.from_numpy(records[:, 0].astype(np.int64))
-    pixels = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32))
-    if limit is not None:
-        chosen = balanced(labels, limit)
-        labels, pixels = labels[chosen], pixels[chosen]
-    images = pixels if shape[1:] == (32, 32) else _resized(pixels.float(), shape)
-    return Images(images, labels, _CIFAR_CLASSES)
-
-
-def _cifar_records(path: Path) -> NDArray[np.uint8]:
-    content = np.fromfile(path, dtype=np.uint8)
-    if not content.size or content.size % _CIFAR_RECORD:
-        raise InputError(
-            f"has {content.size} bytes", where=path, expected=f"a multiple of {_CIFAR_RECORD}; is it whole?"
-        )
-    records = content.reshape(-1, _CIFAR_RECORD)
-    if records[:, 0].max() > 9:
-        raise InputError(
-            f"has label {records[:, 0].max()}", where=path, expected="0..9; is it CIFAR-10's binary version?"
-        )
-    return records
+        size = shape[1:]
+        images = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+    return images if images.dtype == torch.uint8 else images.round().clamp(0, 255).to(torch.uint8)
 
 
 def image_folder(folder: str, split: str, shape: Shape, limit: int | None) -> Images:

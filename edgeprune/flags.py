@@ -289,13 +289,23 @@ class DataFlags:
     """Of fine-tuning, at its start."""
     batch_size: Integer = 64
     """Of fine-tuning."""
+    precision: PrecisionFlag = "auto"
+    """Of fine-tuning; auto: bf16 where the CPU or GPU has units for it, else fp32."""
     max_drop: float | None = None
     """Gate: fail (exit 3) if top-1 falls by more points."""
 
     def options(self, seed: int) -> DataOptions:
         from edgeprune.pruned import DataOptions
 
-        return DataOptions(self.data, self.finetune_epochs, self.learning_rate, self.batch_size, self.max_drop, seed)
+        return DataOptions(
+            data=self.data,
+            finetune_epochs=self.finetune_epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            max_drop=self.max_drop,
+            seed=seed,
+        )
 
 
 @Parameter(name="*", group=EXPORT)

@@ -59,6 +59,8 @@ class DataOptions:
     finetune_epochs: int = 0
     learning_rate: float = 0.01
     batch_size: int = 64
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of fine-tuning."""
     max_drop: float | None = None
     """Points of top-1 that the pruned network may lose; more is a GateError."""
     seed: int = 0
@@ -74,7 +76,11 @@ class DataOptions:
     def training(self, epochs: int) -> TrainSettings:
         """How to fine-tune for so many epochs."""
         return TrainSettings(
-            epochs=epochs, learning_rate=self.learning_rate, batch_size=self.batch_size, seed=self.seed
+            epochs=epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            seed=self.seed,
         )
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import pickle  # noqa: TID251  # to make the files that are read without unpickling
+import struct
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +107,7 @@ def test_impossible_options_are_refused(options: dict[str, object], expected: st
         ("cifar10", "cifar10:DIR"),
         ("imagefolder:", "imagefolder:DIR"),
         ("imagefolder:/nowhere/at/all", "no such folder"),
-        ("cifar10:/nowhere/at/all", "has no data_batch_1.bin"),
+        ("cifar10:/nowhere/at/all", "has neither data_batch_1.bin nor data_batch_1"),
         ("nowhere.py:load", "no such file"),
         ("nowhere.py", "path/to/file.py:factory"),
     ],
@@ -242,10 +246,8 @@ def test_cifar10_binary_files(tmp_path: Path, inner: str) -> None:
     )
 
 
-def test_damaged_or_pickled_cifar10_is_refused(tmp_path: Path) -> None:
+def test_damaged_cifar10_is_refused(tmp_path: Path) -> None:
     spec = f"cifar10:{tmp_path}"
-    (tmp_path / "cifar-10-batches-py").mkdir()
-    assert "pickled" in refusal(spec)
     write_cifar(tmp_path)
     assert "takes 1 channels" in refusal(spec, input_shape=(1, 32, 32))
     path = tmp_path / "data_batch_3.bin"
@@ -254,6 +256,115 @@ def test_damaged_or_pickled_cifar10_is_refused(tmp_path: Path) -> None:
     assert "multiple of 3073" in refusal(spec)
     path.write_bytes(b"\x0c" + content[1:])
     assert "label 12" in refusal(spec)
+    path.unlink()
+    assert "data_batch_3.bin" in refusal(spec)
+
+
+# -- CIFAR-10's Python version -----------------------------------------------------------------------------------------
+def python_2_pickle(labels: list[int], pixels: np.ndarray) -> bytes:
+    """A batch as Python 2 and the NumPy of its time wrote it: protocol 2, byte strings, numpy.core.multiarray."""
+
+    def text(value: bytes) -> bytes:
+        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
+
+    def number(value: int) -> bytes:
+        return b"J" + struct.pack("<i", value)
+
+    shape = number(len(pixels)) + number(pixels.shape[1]) + b"\x86"
+    kind = b"cnumpy\ndtype\n" + text(b"u1") + number(0) + number(1) + b"\x87R"
+    kind += b"(" + number(3) + text(b"|") + b"NNN" + number(-1) + number(-1) + number(0) + b"tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + number(0) + b"\x85" + text(b"b") + b"\x87R"
+    array += b"(" + number(1) + shape + kind + b"\x89" + text(pixels.tobytes()) + b"tb"
+    return (
+        b"\x80\x02}(" + text(b"batch_label") + text(b"testing batch 1 of 1")
+        + text(b"labels") + b"](" + b"".join(map(number, labels)) + b"e"
+        + text(b"data") + array + text(b"filenames") + b"](" + text(b"a.png") * len(labels) + b"eu."
+    )  # fmt: skip
+
+
+def write_python_cifar(folder: Path, write: Callable[[list[int], np.ndarray], bytes]) -> np.ndarray:
+    folder.mkdir(parents=True, exist_ok=True)
+    records = np.random.default_rng(0).integers(0, 256, (30, 3073), dtype=np.uint8)
+    records[:, 0] = np.arange(30) % 10
+    for number, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
+        part = records[5 * number : 5 * number + 5]
+        (folder / name).write_bytes(write(part[:, 0].tolist(), part[:, 1:]))
+    return records
+
+
+def python_3_pickle(labels: list[int], pixels: np.ndarray) -> bytes:
+    return pickle.dumps({b"labels": labels, b"data": np.ascontiguousarray(pixels)}, protocol=2)
+
+
+@pytest.mark.parametrize("write", [python_2_pickle, python_3_pickle])
+@pytest.mark.parametrize("inner", ["", "cifar-10-batches-py"])
+def test_cifar10_python_batches(tmp_path: Path, inner: str, write: Callable[[list[int], np.ndarray], bytes]) -> None:
+    records = write_python_cifar(tmp_path / inner, write)
+    train = load_data(f"cifar10:{tmp_path}", split="train", input_shape=RGB)
+    test = load_data(f"cifar10:{tmp_path}", split="test", input_shape=RGB)
+    assert (len(train), len(test)) == (25, 5)
+    assert np.array_equal(train.images.numpy().reshape(25, -1), records[:25, 1:])
+    assert train.labels.tolist() == records[:25, 0].tolist()
+    assert np.array_equal(test.images.numpy().reshape(5, -1), records[25:, 1:])
+
+
+def test_the_pickle_is_one_that_python_2_would_read() -> None:
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    loaded = pickle.loads(python_2_pickle([3, 4], pixels), encoding="bytes")  # noqa: S301
+    assert np.array_equal(loaded[b"data"], pixels)
+    assert loaded[b"labels"] == [3, 4]
+
+
+def test_code_in_a_pickled_batch_is_never_run(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.system, (f"touch {marker}",)
+
+    class EvalInside:
+        def __reduce__(self) -> tuple[object, ...]:
+            return eval, (f"open({str(marker)!r}, 'w')",)
+
+    write_python_cifar(tmp_path, python_2_pickle)
+    for evil in (Evil(), {b"labels": [1], b"data": EvalInside()}, [np.zeros(2, dtype=object), Evil()]):
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            (tmp_path / "test_batch").write_bytes(pickle.dumps(evil, protocol=protocol))
+            text = refusal(f"cifar10:{tmp_path}", split="test")
+            assert "test_batch" in text
+            assert "never loaded" in text or "no sound batch" in text
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a pickle",
+        b"\x80\x02N.",
+        b"\x80\x02r\xff\xff\xff\xff",  # would reserve gigabytes for four billion remembered objects
+        b"\x80\x02T\xff\xff\xff\x7fabc.",
+        pickle.dumps({b"labels": [1, 2]}),
+        pickle.dumps({b"labels": [1], b"data": b"x" * 3072}),
+        python_2_pickle([1, 2], np.zeros((3, 3072), dtype=np.uint8)),
+        python_2_pickle([1], np.zeros((1, 100), dtype=np.uint8)),
+        python_2_pickle([1], np.zeros((1, 3072), dtype=np.uint8))[:-200],
+        python_3_pickle([1], np.zeros((1, 3072), dtype=np.float64)),
+        python_3_pickle([1], np.full((1, 3072), None)),
+    ],
+)
+def test_pickles_that_are_no_sound_batches_are_refused(tmp_path: Path, content: bytes) -> None:
+    write_python_cifar(tmp_path, python_2_pickle)
+    (tmp_path / "test_batch").write_bytes(content)
+    assert "no sound batch" in refusal(f"cifar10:{tmp_path}", split="test")
+
+
+def test_labels_and_sizes_of_pickled_batches_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_python_cifar(tmp_path, python_2_pickle)
+    (tmp_path / "test_batch").write_bytes(python_2_pickle([300], np.zeros((1, 3072), dtype=np.uint8)))
+    assert "label 300" in refusal(f"cifar10:{tmp_path}", split="test")
+    monkeypatch.setattr("edgeprune.cifar10._MOST_BYTES", 100)
+    assert "at most 100" in refusal(f"cifar10:{tmp_path}", split="test")
 
 
 # -- the user's own function -------------------------------------------------------------------------------------------

@@ -1,0 +1,133 @@
+"""CIFAR-10 as it is published: the binary version, and the Python batches: pickles, which are never unpickled freely.
+
+The reader of the pickles knows three names, those that a NumPy array is made of, and replaces them by plain records of
+what the file says; any other name is refused. So no object of the file's choosing is ever made, and no code runs.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle  # noqa: TID251  # only as the parser of the format; see above
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeprune.data_sources import Images, Shape, balanced, resized
+from edgeprune.errors import InputError, first_line
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_PIXELS = 3 * 32 * 32
+_RECORD = 1 + _PIXELS
+_MOST_BYTES = 64 << 20
+"""A batch has 31 MB."""
+
+
+def cifar10(folder: str, split: str, shape: Shape, limit: int | None) -> Images:
+    """One split of CIFAR-10 in either version, in DIR or in the folder that its archive unpacks to."""
+    root = Path(folder).expanduser()
+    names = [f"data_batch_{n}" for n in range(1, 6)] if split == "train" else ["test_batch"]
+    versions = [
+        (root, ".bin"), (root / "cifar-10-batches-bin", ".bin"), (root, ""), (root / "cifar-10-batches-py", ""),
+    ]  # fmt: skip
+    found = [(place, suffix) for place, suffix in versions if (place / f"{names[0]}{suffix}").is_file()]
+    if not found:
+        raise InputError(
+            f"has neither {names[0]}.bin nor {names[0]}", where=root, expected="CIFAR-10's binary or Python version",
+            remedy="unpack cifar-10-binary.tar.gz or cifar-10-python.tar.gz there, or use imagefolder:DIR",
+        )  # fmt: skip
+    if shape[0] != 3:
+        raise InputError(
+            f"the network takes {shape[0]} channels", where=root, expected="3 for CIFAR-10's colour images"
+        )
+    place, suffix = found[0]
+    read = _binary_records if suffix else _python_records
+    records = np.concatenate([read(place / f"{name}{suffix}") for name in names])  # (N, 1 + 3 * 32 * 32)
+    labels = torch.from_numpy(records[:, 0].astype(np.int64))
+    pixels = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32))
+    if limit is not None:
+        chosen = balanced(labels, limit)
+        labels, pixels = labels[chosen], pixels[chosen]
+    return Images(resized(pixels, shape), labels, CLASSES)
+
+
+def _binary_records(path: Path) -> NDArray[np.uint8]:
+    """Records of one label byte and 3x32x32 pixel bytes."""
+    content = np.frombuffer(_content(path), dtype=np.uint8)
+    if not content.size or content.size % _RECORD:
+        raise InputError(f"has {content.size} bytes", where=path, expected=f"a multiple of {_RECORD}; is it whole?")
+    records = content.reshape(-1, _RECORD)
+    _check_labels(records[:, 0], path)
+    return records
+
+
+def _python_records(path: Path) -> NDArray[np.uint8]:
+    """The same records from a pickled batch: a dictionary with `labels` and `data`."""
+    try:
+        batch = _ArrayReader(io.BytesIO(_content(path)), encoding="bytes").load()
+        labels, pixels = batch[b"labels"], batch[b"data"].pixels()
+        if len(labels) != len(pixels) or not all(isinstance(label, int) for label in labels):
+            raise ValueError(f"{len(labels)} labels for {len(pixels)} images")
+    except Exception as error:  # bytes that are no such batch make the parser raise nearly anything
+        raise InputError(
+            f"is no sound batch of CIFAR-10 ({type(error).__name__}: {first_line(error)})", where=path,
+            expected="a file of cifar-10-python.tar.gz", remedy="unpack it again",
+        ) from error  # fmt: skip
+    _check_labels(np.array(labels), path)
+    return np.concatenate([np.array(labels, dtype=np.uint8)[:, None], pixels], axis=1)
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        raise InputError(
+            "no such file", where=path, expected="all batches of CIFAR-10", remedy="unpack its archive again"
+        )
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise InputError(f"has {size} bytes", where=path, expected=f"a batch of CIFAR-10, at most {_MOST_BYTES}")
+    return path.read_bytes()
+
+
+def _check_labels(labels: NDArray[Any], path: Path) -> None:
+    outside = labels[(labels < 0) | (labels > 9)]
+    if len(outside):
+        raise InputError(f"has label {outside[0]}", where=path, expected="0..9; is it CIFAR-10?")
+
+
+class _ArrayState:
+    """In place of a NumPy array or its type: what the file says of it, as plain values."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """(N, 3072), if that is what the file says."""
+        _, shape, kind, column_major, content = self.state
+        if kind.arguments[0] not in (b"u1", "u1") or column_major or len(shape) != 2 or shape[1] != _PIXELS:
+            raise ValueError(f"an array of shape {shape}")
+        return np.frombuffer(content, dtype=np.uint8).reshape(-1, _PIXELS)
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Bytes, as Python 3 writes them in the pickles of Python 2."""
+    if encoding not in ("latin1", b"latin1"):
+        raise ValueError(f"the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+class _ArrayReader(pickle._Unpickler):  # in Python: the one in C reserves as much memory as a file asks for
+    """Plain containers, and `_ArrayState` for arrays."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
+            return _ArrayState
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return _ArrayState
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is never loaded: unpickling can run any code")
