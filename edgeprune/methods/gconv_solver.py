@@ -16,7 +16,9 @@ from annealed divisions: filters and inputs belong to groups by shares that answ
 
 (removing them changes every division's sum by the same constant) while t rises from where the uniform shares become
 unstable until each share is near 0 or 1. `balanced` scales shares to 1 a filter and C / G a group (Sinkhorn). One
-annealed start finds about what eight random ones find. Problems of one shape are annealed together.
+annealed start finds about what eight random ones find. Problems of one shape are annealed together. Small layers have
+few kernels to average over: they get random starts, too, and from every end filters are swapped, with the inputs of
+both groups divided anew, until no swap gains.
 
 `paper` is the heuristic of the paper (section 3.2). It leaves open in which order equal sums are sorted: here they
 keep their order. The channels of a group that is done are never touched again, sums run over the block alone, a round
@@ -40,11 +42,13 @@ Matrix = NDArray[np.float64]
 Problem = tuple[Matrix, ...]
 """The matrices of the layers that share their filters' division."""
 
-TEMPERATURES = np.geomspace(0.8, 3.0, 12)
+TEMPERATURES = np.geomspace(0.8, 3.0, 10)
 """Values of t, in units of the one at which random importance leaves the uniform shares."""
 SCALINGS = 2  # how often shares are scaled towards their sums
-NOISE = 0.3  # of the first shares, in units of 1 / groups
+NOISE = 1.0  # of the first shares, in units of 1 / groups
 MOST_STARTS = 16
+TINY, SMALL = 128, 256  # kernels at most, times the effort
+STARTS_AT = 192  # times the groups: kernels for which there is one start
 BATCH = 1 << 22  # importance values that are annealed together at most
 
 
@@ -55,7 +59,8 @@ class Solver:
     kind: Literal["alternating", "paper"] = "alternating"
     seed: int = 0
     effort: int = 1
-    """Multiplies the starts of `alternating`: one for a layer of 256 * groups kernels or more, up to 16 for less."""
+    """Multiplies the starts of `alternating` (one for a layer of 192 * groups kernels or more, up to 16 for less), and
+    the kernels of a layer that counts as small."""
     rounds: int = 10
     """N_S, the sorting rounds of `paper`."""
 
@@ -83,13 +88,13 @@ def solve(problems: Sequence[Problem], groups: int, solver: Solver) -> list[Divi
     solved: dict[int, Division] = {}
     for shapes, numbers in by_shape.items():
         size = sum(rows * columns for rows, columns in shapes)
-        starts = int(np.clip(256 * groups * solver.effort // size, 1, MOST_STARTS * solver.effort))
+        starts = int(np.clip(STARTS_AT * groups * solver.effort // size, 1, MOST_STARTS * solver.effort))
         together = max(1, BATCH // size)
         for first in range(0, len(numbers), together):
             chosen = numbers[first : first + together]
             shares = _annealed([problems[number] for number in chosen], groups, starts, solver.seed)
             for number, share in zip(chosen, shares, strict=True):
-                solved[number] = _best(problems[number], groups, share)
+                solved[number] = _best(problems[number], groups, share, solver)
     return [solved[number] for number in range(len(problems))]
 
 
@@ -103,8 +108,12 @@ def best_columns(matrix: Matrix, rows: Labels, groups: int) -> Labels:
     return balanced_assignment(-(matrix.T @ np.eye(groups)[rows]))
 
 
-def settled(problem: Problem, groups: int, rows: Labels) -> tuple[float, Division]:
-    """Alternate exact assignments from a division of the filters until nothing gains: (importance kept, division)."""
+End = tuple[float, Division]
+"""A division at which alternating ends, with the importance that it keeps in front."""
+
+
+def settled(problem: Problem, groups: int, rows: Labels) -> End:
+    """Alternate exact assignments from a division of the filters until nothing gains."""
     member, filters = np.eye(groups), np.arange(len(rows))
     while True:
         columns = tuple(best_columns(matrix, rows, groups) for matrix in problem)
@@ -147,10 +156,60 @@ def _labels(order: NDArray[np.int64], groups: int) -> Labels:
     return labels
 
 
-def _best(problem: Problem, groups: int, shares: NDArray[np.float32]) -> Division:
+def swapped(problem: Problem, groups: int, end: End) -> End:
+    """Swap two filters of two groups, and settle, for as long as that gains.
+
+    In a pair of groups, the best division of the inputs that both have, c each, is by rank of D, what an input has in
+    the first group less what it has in the second: the upper half goes to the first. The pair then keeps half of
+    (all + sum of the upper half of D - sum of the lower half). Swapping filters i and j changes D by 2 (W[j] - W[i]).
+    """
+    first, second = np.triu_indices(groups, 1)  # (pairs,)
+    while True:
+        kept, division = end
+        rows = _members(division.rows, groups)  # (groups, r)
+        gain = np.zeros((len(first), rows.shape[1], rows.shape[1]))
+        for matrix, own in zip(problem, division.columns, strict=True):
+            columns = _members(own, groups)  # (groups, c)
+            both = np.concatenate([columns[first], columns[second]], axis=1)  # (pairs, 2c)
+            score = matrix.T @ np.eye(groups)[division.rows]
+            difference = score[both, first[:, None]] - score[both, second[:, None]]
+            there, here = (matrix[rows[side][:, :, None], both[:, None, :]] for side in (second, first))
+            moved = difference[:, None, None] + 2 * (there[:, None, :] - here[:, :, None])  # (pairs, r, r, 2c)
+            gain += (_spread(moved) - _spread(difference)[:, None, None]) / 2
+        pair, i, j = np.unravel_index(int(gain.argmax()), gain.shape)
+        if not gain[pair, i, j] > 1e-9 * kept:
+            return end
+        improved = division.rows.copy()
+        improved[rows[first[pair], i]], improved[rows[second[pair], j]] = second[pair], first[pair]
+        end = settled(problem, groups, improved)
+
+
+def _members(labels: Labels, groups: int) -> NDArray[np.int64]:
+    """(groups, items of each), ascending."""
+    return np.argsort(labels, kind="stable").reshape(groups, -1)
+
+
+def _spread(values: Matrix) -> Matrix:
+    """The sum of the upper half less that of the lower half, along the last axis."""
+    half = values.shape[-1] // 2
+    ranked = np.sort(values, axis=-1)
+    return np.asarray(ranked[..., half:].sum(axis=-1) - ranked[..., :half].sum(axis=-1))
+
+
+def _best(problem: Problem, groups: int, shares: NDArray[np.float32], solver: Solver) -> Division:
     """The best end of all starts; `shares`: (filters, starts, groups). Of equals the first start's."""
-    ends = [settled(problem, groups, balanced_assignment(-shares[:, start])) for start in range(shares.shape[1])]
-    return max(ends, key=lambda end: end[0])[1]
+    starts = [balanced_assignment(-shares[:, start]) for start in range(shares.shape[1])]
+    size = sum(matrix.size for matrix in problem)
+    is_tiny = size <= TINY * solver.effort
+    if is_tiny:
+        rng = np.random.default_rng([solver.seed, len(problem[0]), groups])
+        equal = np.repeat(np.arange(groups), len(problem[0]) // groups)
+        starts += [rng.permutation(equal) for _ in range(MOST_STARTS)]
+    ends = [settled(problem, groups, start) for start in starts]
+    best = max(ends, key=lambda end: end[0])
+    if size <= SMALL * solver.effort:
+        best = max((swapped(problem, groups, end) for end in (ends if is_tiny else [best])), key=lambda end: end[0])
+    return best[1]
 
 
 def _annealed(batch: Sequence[Problem], groups: int, starts: int, seed: int) -> NDArray[np.float32]:
