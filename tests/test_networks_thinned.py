@@ -143,10 +143,9 @@ def reading_only_what_is_kept(model: nn.Module, plan: Plan, graph: Graph) -> nn.
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("seed", [1, 2])
-def test_cut_channels_are_as_if_nothing_read_them(name: str, seed: int) -> None:
+def test_cut_channels_are_as_if_nothing_read_them(name: str) -> None:
     model, graph = prepared(name)
-    plan = random_thin_plan(graph, 0.6, seed, merge=False)
+    plan = random_thin_plan(graph, 0.6, seed=1, merge=False)
     small = rewrite(model, plan, graph)
     assert_same(outputs(small), outputs(reading_only_what_is_kept(model, plan, graph)))
 
