@@ -16,13 +16,14 @@ from annealed divisions: filters and inputs belong to groups by shares that answ
 
 (removing them changes every division's sum by the same constant) while t rises from where the uniform shares become
 unstable until each share is near 0 or 1. `balanced` scales shares to 1 a filter and C / G a group (Sinkhorn). One
-annealed start finds about what eight random ones find. Problems of one shape are annealed together. Small layers have
-few kernels to average over: they get random starts, too, and from every end filters are swapped, with the inputs of
-both groups divided anew, until no swap gains.
+annealed start finds about what eight random ones find. Problems of one shape are annealed together. A small layer
+goes on from its best end: two filters are swapped, with the inputs of both groups divided anew, until no swap gains. A
+tiny one does so from every end, and has random starts beside the annealed ones.
 
-`paper` is the heuristic of the paper (section 3.2). It leaves open in which order equal sums are sorted: here they
-keep their order. The channels of a group that is done are never touched again, sums run over the block alone, a round
-sorts the inputs first. Where layers share filters, rows are sorted by the sum over the layers.
+`paper` is the heuristic of the paper (section 3.2): from the last block to the first, N_S rounds sort the inputs, then
+the filters, ascending, by their sums (7) over the block; what a finished block holds is frozen. The paper counts its
+sums in iterations where they must be of the block at work, and leaves open the order of equal sums: here they keep
+theirs. Where layers share filters, which it does not treat, filters are sorted by the sum over the layers.
 """
 
 from __future__ import annotations
