@@ -57,6 +57,10 @@ def trained(settings: Settings = SMALL, loop: TrainSettings = LOOP, **request: o
 
 
 # -- learning ------------------------------------------------------------------------------------------------------------
+def minus(values: list[float]) -> list[float]:
+    return [-value for value in values]
+
+
 class Two(nn.Module):
     """A layer of four filters that read single pixels, and a linear layer."""
 
@@ -70,29 +74,28 @@ class Two(nn.Module):
         return self.head(F.relu(self.conv(x)).mean((2, 3)))
 
 
-# What l1, l2 and gm leave of these filters differs, and only the named one's filters see the class.
-PEAKED, EVEN = [2.0, 0.0, 0.0, 0.0], [0.7, 0.7, 0.7, 0.7]
-LARGE, SMALL_ = [3.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]
+PEAKED, EVEN = [2.0, 0.0, 0.0, 0.0], [0.7, 0.7, 0.7, 0.7]  # of the larger L2 norm, of the larger L1 norm
+SIDEWAYS = [0.0, 1.0, 0.0, 0.0]
+ALIKE = [[3.0, 0.0, 0.0, 0.0], [3.0, 0.1, 0.0, 0.0]]  # the largest norms, and the nearest to the others
+# The criterion that should win -> those to choose from, the filters, and the pixel values (times 1 or -1, the class)
+# that only the filters see which it keeps.
 RIGGED = {
-    "l1": (("l1", "l2"), [PEAKED, EVEN], True, [0.0, 1.0, 1.0, 1.0]),  # even filters have the larger L1 norm
-    "l2": (("l1", "l2"), [PEAKED, EVEN], True, [1.0, -1 / 3, -1 / 3, -1 / 3]),  # peaked ones the larger L2 norm
-    "gm": (("l2", "gm"), [LARGE, SMALL_], False, [0.0, 1.0, 0.0, 0.0]),  # large ones are alike
+    "l1": (("l1", "l2"), [PEAKED, minus(PEAKED), EVEN, minus(EVEN)], [0.0, 1.0, 1.0, 1.0]),
+    "l2": (("l1", "l2"), [PEAKED, minus(PEAKED), EVEN, minus(EVEN)], [1.0, -1 / 3, -1 / 3, -1 / 3]),
+    "gm": (("l2", "gm"), [*ALIKE, SIDEWAYS, minus(SIDEWAYS)], [0.0, 1.0, 0.0, 0.0]),
 }
 
 
 @pytest.mark.parametrize("best", RIGGED)
 def test_the_criterion_that_keeps_what_the_loss_needs_wins(best: str) -> None:
-    criteria, (one, other), is_mirrored, signal = RIGGED[best]
-    first_pair = [one, [-v for v in one]] if is_mirrored else [one, [one[0], 0.1, 0.0, 0.0]]
-    filters = [*first_pair, other, [-v for v in other]]
-    head = [[3.0, -3.0, 3.0, -3.0], [-3.0, 3.0, -3.0, 3.0]] if is_mirrored else [[0.0, 0.0, 3, -3], [0.0, 0.0, -3, 3]]
-    model = Two(filters, head)
+    criteria, filters, signal = RIGGED[best]
+    pair = [0.0, 0.0] if best == "gm" else [3.0, -3.0]
+    head = [*pair, 3.0, -3.0]
+    model = Two(filters, [head, minus(head)])
     labels = torch.arange(64) % 2
     pixels = (1.0 - 2.0 * labels)[:, None, None, None] * torch.tensor(signal)[None, :, None, None].expand(64, 4, 2, 2)
     data = Dataset("rigged", pixels, labels, (), (0.0,) * 4, (1.0,) * 4)
-    settings = Settings(
-        criteria=criteria, weights="fixed", learning_rate=0.1, validation_share=0.5, search_share=1.0, every=1
-    )  # type: ignore[arg-type]
+    settings = Settings(criteria=criteria, weights="fixed", learning_rate=0.1, validation_share=0.5, search_share=1.0)  # type: ignore[arg-type]
     loop = dataclasses.replace(LOOP, epochs=20, batch_size=8)
     lfpc = train(given(model, (4, 2, 2), rate=0.5, include_first=True), settings, loop.epochs)
     result = fit(model, data, loop, hooks=lfpc.hooks)
@@ -108,6 +111,23 @@ def test_the_computation_loss_moves_the_expected_cost_to_the_budget() -> None:
     expected = [figures.macs for figures in lfpc.hooks.history]
     assert expected[0] < 0.7
     assert expected[-1] == pytest.approx(0.85, abs=0.06)
+
+
+def test_the_temperature_falls_linearly_through_the_search() -> None:
+    settings = dataclasses.replace(SMALL, search_share=0.75)
+    lfpc = train(given(residual()), settings, LOOP.epochs)
+    sample, temperatures = lfpc.hooks.sampler.sample, []
+
+    def noted(temperature: float, generator: torch.Generator) -> Tensor:
+        temperatures.append(temperature)
+        return sample(temperature, generator)
+
+    lfpc.hooks.sampler.sample = noted  # type: ignore[method-assign]
+    fit(residual(), images(), LOOP, hooks=lfpc.hooks)
+    steps = 3 * 2  # epochs of search, batches in each
+    middles = [(step + 0.5) / steps for step in range(steps)]
+    expected = [5.0 - 4.9 * share for share in middles for _ in range(2)]  # for the sampler, and for the weights
+    assert temperatures == pytest.approx(expected)
 
 
 def test_the_sampler_leaves_gradients_statistics_and_weights_alone() -> None:
