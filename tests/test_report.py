@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from edgeprune.bundle import PROFILE, Manifest, ParityRecord, open_bundle, pretty_json, write_manifest
 from edgeprune.errors import InputError
+from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.plan import LayerPlan, Plan
 from edgeprune.profile_result import load_profile_result
 from edgeprune.report import formatting, write_report
@@ -205,6 +206,77 @@ def test_names_out_of_a_bundle_are_shown_and_never_run(tmp_path: Path) -> None:
     assert "\u202e" not in page
     assert "<script>" not in markdown
     assert "&lt;script&gt;" in markdown
+
+
+def recorded(source: Path, folder: Path, record: bytes) -> Path:
+    """A copy of a bundle with what a method recorded."""
+    shutil.copytree(source, folder)
+    (folder / FILE_NAME).write_bytes(record)
+    write_manifest(folder, open_bundle(folder).manifest)
+    return folder
+
+
+RECORD = MethodRecord(
+    (
+        RecordTable("Path", ("step", "layer", "MACs left"), ((1, "conv1", 0.75), (2, "conv2", 0.5)), "Two steps."),
+        RecordTable("Rates", ("layer", "rate", "filters"), tuple((f"l{n}", n / 16, 4096) for n in range(14))),
+    ),
+    (
+        RecordCurve("Path", "MACs left", "kept", (0.75, 0.5), (0.9, 0.8), ("conv1: 2 groups", "conv2: 2 groups")),
+        RecordCurve("Loss", "epoch", "loss", (1.0, 2.0, 3.0), (2.5, 1.25, 1.0), text="It falls."),
+    ),
+)
+
+
+def test_what_a_method_recorded_is_shown_in_every_format(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    folder = recorded(bundle, tmp_path / "recorded", RECORD.to_json())
+    html, markdown, data = (path.read_text() for path in write_report(folder, ["html", "md", "json"], into=tmp_path))
+    assert msgspec.convert(json.loads(data)["method"], MethodRecord) == RECORD
+    for table in ("Path", "Rates", "Loss"):  # the curve without a table gets one of its points
+        assert markdown.count(f"**{table}**") == 1
+        assert html.count(f"<caption>{table}</caption>") == 1
+    assert "| 2 | conv2 | 0.5 |" in markdown
+    assert "| l1 | 0.0625 | 4,096 |" in markdown
+    assert "| 3 | 3 | 1 |" in markdown
+    for text in ("Two steps.", "It falls.", "How tmi-gkp decided"):
+        assert text in html
+        assert text in markdown
+    assert html.count("conv2: 2 groups") == 1  # on the picture
+    assert {'aria-labelledby="caption-method-0"', 'aria-labelledby="caption-method-1"'} <= set(
+        re.findall(r'aria-labelledby="caption-method-\d"', html)
+    )
+    assert not Outline(html).unbalanced
+
+
+def test_what_a_method_recorded_is_never_run(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    record = MethodRecord(
+        (RecordTable(EVIL, (EVIL, "b"), ((EVIL, 1),), EVIL),),
+        (RecordCurve(EVIL, EVIL, EVIL, (1.0,), (1.0,), (EVIL,), EVIL), RecordCurve("none", "x", "y", (), ())),
+    )
+    folder = recorded(bundle, tmp_path / "evil", record.to_json())
+    page, markdown = (path.read_text() for path in write_report(folder, ["html", "md"], into=tmp_path))
+    assert "script" not in Outline(page).tags
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in markdown
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"{",
+        MethodRecord((RecordTable("t", ("a", "b"), ((1,),)),)).to_json(),
+        MethodRecord((), (RecordCurve("c", "x", "y", (1.0,), ()),)).to_json(),
+        MethodRecord((), (RecordCurve("c", "x", "y", (1.0,), (1.0,), ("p", "q")),)).to_json(),
+    ],
+)
+def test_a_record_that_is_none_is_named(bundle: Path, tmp_path: Path, record: bytes) -> None:
+    folder = recorded(bundle, tmp_path / "damaged", record)
+    with pytest.raises(InputError, match="method.json: is no record of a method"):
+        write_report(folder, ["md"], into=tmp_path)
 
 
 @given(st.text(max_size=80))
