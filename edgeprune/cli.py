@@ -129,6 +129,7 @@ def prune(
     **Examples**
 
     - `edgeprune prune model.pt --arch resnet20 --groups 8 --rate 0.4375 --tickets epochs/ -o pruned`
+    - `edgeprune prune model.pt --arch resnet56 --method gconv --budget macs=0.5,params=0.6 -o pruned`
 
     Parameters
     ----------

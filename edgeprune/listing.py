@@ -19,7 +19,9 @@ def methods() -> list[Row]:
     table = []
     for name in METHODS:
         module = load_method(name)
-        table.append({"method": name, "setting": "", "default": "", "paper": "", "what": module.SUMMARY})
+        flags = [f"--{flag.lower()} {getattr(module, flag)}" for flag in ("GROUPS", "RATE") if hasattr(module, flag)]
+        defaults = f" By default {' '.join(flags)}." if flags else ""
+        table.append({"method": name, "setting": "", "default": "", "paper": "", "what": f"{module.SUMMARY}{defaults}"})
         for field in dataclasses.fields(module.Settings):
             default = field.default if field.default is not dataclasses.MISSING else ""
             shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
