@@ -12,6 +12,7 @@ share their filters' division are rated with the shared one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -100,7 +101,11 @@ def check_reachable(terms: Terms) -> None:
         return
     wanted = {"macs": terms.budget.macs, "params": terms.budget.params}
     asked = ",".join(f"{name}={share:g}" for name, share in wanted.items() if share is not None)
-    macs, params = costs.macs / terms.graph.macs, costs.params / terms.graph.params
+    # Rounded up, so that what the message says can be asked for.
+    macs, params = (
+        math.ceil(1e3 * left / dense) / 1e3
+        for left, dense in ((costs.macs, terms.graph.macs), (costs.params, terms.graph.params))
+    )
     raise InputError(
         f"--budget {asked} cannot be met: with the most groups everywhere, {macs:.3f} of the multiply-adds and "
         f"{params:.3f} of the parameters are left",
