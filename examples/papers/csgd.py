@@ -1,4 +1,7 @@
-"""C-SGD (paper 001) on CIFAR-10 or ImageNet: filters trained to become equal, then trimmed without loss.
+"""C-SGD on CIFAR-10 or ImageNet: filters trained to become equal, then trimmed without loss.
+
+The main experiments of "Manipulating Identical Filter Redundancy for Efficient Pruning on Deep and Complicated CNN"
+(paper 001).
 
 python examples/papers/csgd.py --data cifar10:DIR -o runs/csgd [--networks resnet56,densenet40] [--dry-run]
 python examples/papers/csgd.py --data imagefolder:ILSVRC2012 -o runs/csgd --networks torchvision:resnet50
@@ -106,7 +109,7 @@ def experiments(asked: Asked) -> Iterator[Experiment]:
         epsilon = "auto" if asked.short else "0.05" if imagenet else "0.003"
         for name, flags, published in SLIMMED.get(network, OTHERS):
             pruning = (
-                *("train", "--from", str(dense), "--arch", network, "--data", asked.data, "--method", "csgd", *flags),
+                *("train", "--from", str(dense), *asked.network(network), "--method", "csgd", *flags),
                 *("--set", f"epsilon={epsilon}", *asked.training(IMAGENET if imagenet else CIFAR).flags()),
             )
             yield Experiment(f"{network}, {name}", asked.folder(network, f"csgd {name}"), steps, pruning, published)

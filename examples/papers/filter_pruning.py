@@ -1,4 +1,6 @@
-"""SFP, ASFP, FPGM, FPGM-mix and LFPC (paper 004) on CIFAR-10 or ImageNet: filters pruned while the network is trained.
+"""SFP, ASFP, FPGM, FPGM-mix and LFPC on CIFAR-10 or ImageNet: filters pruned while the network is trained.
+
+The main experiments of "Accelerating Deep Convolutional Neural Networks via Filter Pruning" (paper 004).
 
 python examples/papers/filter_pruning.py --data cifar10:DIR -o runs/filters [--networks resnet56] [--only fpgm,lfpc]
 python examples/papers/filter_pruning.py --data imagefolder:ILSVRC2012 -o runs/filters --networks torchvision:resnet50
@@ -41,7 +43,7 @@ The paper measured ResNet-50 on a GTX 1080 Ti, batch 64: 29.8% less time where t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from steps import Asked, Experiment, Published, Training, main
@@ -54,19 +56,17 @@ LFPC = (
     *("learning_rate=0.001", "weight_decay=0.001", "first_temperature=5", "last_temperature=0.1"),
     "computation_weight=2",
 )
-LFPC_SHORT = ("search_share=0.5",)
-"""A tenth of the search's steps and fewer would leave its learning rate of 0.001 no time: the method's own defaults."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One experiment: a method at a rate, or within a budget; top-1 from scratch and from a trained network."""
+    """A method at a rate, or within a budget."""
 
     method: str
     amount: tuple[str, str]
+    top1: Mapping[str, float | None]
+    """What it starts from ("scratch", "trained") -> the paper's top-1."""
     macs_less: float | None = None
-    scratch: float | None = None
-    trained: float | None = None
 
     @property
     def name(self) -> str:
@@ -85,57 +85,60 @@ CASES: dict[str, tuple[float, tuple[Case, ...]]] = {
     "resnet20": (
         92.20,
         (
-            Case("sfp", rate(0.3), 42.2, 90.83),
-            Case("fpgm", rate(0.4), 54.0, 90.44),
-            Case("fpgm-mix", rate(0.4), 54.0, 90.62),
+            Case("sfp", rate(0.3), {"scratch": 90.83}, 42.2),
+            Case("fpgm", rate(0.4), {"scratch": 90.44}, 54.0),
+            Case("fpgm-mix", rate(0.4), {"scratch": 90.62}, 54.0),
         ),
     ),
     "resnet32": (
         92.63,
         (
-            Case("sfp", rate(0.3), 41.5, 92.08),
-            Case("fpgm", rate(0.4), 53.2, 91.93),
-            Case("fpgm-mix", rate(0.4), 53.2, 91.91),
+            Case("sfp", rate(0.3), {"scratch": 92.08}, 41.5),
+            Case("fpgm", rate(0.4), {"scratch": 91.93}, 53.2),
+            Case("fpgm-mix", rate(0.4), {"scratch": 91.91}, 53.2),
         ),
     ),
     "resnet56": (
         93.59,
         (
-            Case("sfp", rate(0.4), 52.6, 92.26, 93.35),
-            Case("asfp", rate(0.4), 52.6, 92.44, 93.12),
-            Case("fpgm", rate(0.4), 52.6, 92.93, 93.49),
-            Case("fpgm-mix", rate(0.4), 52.6, 92.89, 93.26),
-            Case("lfpc", macs(0.471), 52.9, None, 93.24),
+            Case("sfp", rate(0.4), {"scratch": 92.26, "trained": 93.35}, 52.6),
+            Case("asfp", rate(0.4), {"scratch": 92.44, "trained": 93.12}, 52.6),
+            Case("fpgm", rate(0.4), {"scratch": 92.93, "trained": 93.49}, 52.6),
+            Case("fpgm-mix", rate(0.4), {"scratch": 92.89, "trained": 93.26}, 52.6),
+            Case("lfpc", macs(0.471), {"trained": 93.24}, 52.9),
         ),
     ),
     "resnet110": (
         93.68,
         (
-            Case("sfp", rate(0.4), 52.3, 92.62, 92.90),
-            Case("asfp", rate(0.4), 52.3, 93.20, 93.10),
-            Case("fpgm", rate(0.4), 52.3, 93.73, 93.74),
-            Case("fpgm-mix", rate(0.4), 52.3, 93.85),
-            Case("lfpc", macs(0.397), 60.3, None, 93.07),
+            Case("sfp", rate(0.4), {"scratch": 92.62, "trained": 92.90}, 52.3),
+            Case("asfp", rate(0.4), {"scratch": 93.20, "trained": 93.10}, 52.3),
+            Case("fpgm", rate(0.4), {"scratch": 93.73, "trained": 93.74}, 52.3),
+            Case("fpgm-mix", rate(0.4), {"scratch": 93.85}, 52.3),
+            Case("lfpc", macs(0.397), {"trained": 93.07}, 60.3),
         ),
     ),
     "torchvision:resnet18": (
         70.28,
-        (Case("asfp", rate(0.3), 41.8, 67.41, 68.02), Case("fpgm", rate(0.3), 41.8, 67.78, 68.34)),
+        (
+            Case("asfp", rate(0.3), {"scratch": 67.41, "trained": 68.02}, 41.8),
+            Case("fpgm", rate(0.3), {"scratch": 67.78, "trained": 68.34}, 41.8),
+        ),
     ),
     "torchvision:resnet50": (
         76.15,
         (
-            Case("sfp", rate(0.3), 41.8, 74.61, 62.14),
-            Case("asfp", rate(0.3), 41.8, 74.88, 75.53),
-            Case("fpgm", rate(0.3), 42.2, 75.03, 75.59),
-            Case("fpgm-mix", rate(0.3), 42.2, 74.94, 75.50),
+            Case("sfp", rate(0.3), {"scratch": 74.61, "trained": 62.14}, 41.8),
+            Case("asfp", rate(0.3), {"scratch": 74.88, "trained": 75.53}, 41.8),
+            Case("fpgm", rate(0.3), {"scratch": 75.03, "trained": 75.59}, 42.2),
+            Case("fpgm-mix", rate(0.3), {"scratch": 74.94, "trained": 75.50}, 42.2),
         ),
     ),
 }
 """Network -> top-1 of the dense network, and the experiments on it."""
-EVERY_METHOD = tuple(Case(method, rate(0.4)) for method in ("sfp", "asfp", "fpgm", "fpgm-mix"))
-OTHERS = (None, (*EVERY_METHOD, Case("lfpc", macs(0.5))))
-"""For networks that the paper does not have, and the short form: every method, from the trained network."""
+SOFT = tuple(Case(method, rate(0.3), {"scratch": None}) for method in ("sfp", "asfp", "fpgm", "fpgm-mix"))
+OTHERS: tuple[float | None, tuple[Case, ...]] = (None, (*SOFT, Case("lfpc", macs(0.5), {"trained": None})))
+"""For networks that the paper does not have, and the short form."""
 
 
 def experiments(asked: Asked) -> Iterator[Experiment]:
@@ -144,12 +147,10 @@ def experiments(asked: Asked) -> Iterator[Experiment]:
         steps, dense = asked.trained(network, full)
         dense_top1, cases = CASES.get(network, OTHERS)
         for case in cases:
-            for start, top1 in (("scratch", case.scratch), ("trained", case.trained)):
-                if top1 is None and (start == "scratch" or dense_top1 is not None):
-                    continue  # not in the paper
+            for start, top1 in case.top1.items():
                 origin = ("--from", str(dense)) if start == "trained" else ()
                 pruning = (
-                    *("train", *origin, "--arch", network, "--data", asked.data),
+                    *("train", *origin, *asked.network(network)),
                     *("--method", case.method, *case.amount, *method_flags(case.method, asked.short)),
                     *asked.training(schedule(case.method, start, full)).flags(),
                 )
@@ -174,10 +175,8 @@ def schedule(method: str, start: str, full: Training) -> Training:
 
 
 def method_flags(method: str, short: bool) -> tuple[str, ...]:
-    """The settings in which the paper differs from the method's defaults."""
-    if method != "lfpc":
-        return ()
-    return tuple(word for value in (LFPC_SHORT if short else LFPC) for word in ("--set", value))
+    """The settings in which the paper differs from the defaults of LFPC, which are made for short searches."""
+    return tuple(word for value in LFPC for word in ("--set", value)) if method == "lfpc" and not short else ()
 
 
 if __name__ == "__main__":

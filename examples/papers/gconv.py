@@ -1,4 +1,6 @@
-"""GConv (paper 002) on CIFAR-10 or ImageNet: channels permuted into groups, and a search for the numbers of groups.
+"""GConv on CIFAR-10 or ImageNet: channels permuted into groups, and a search for the numbers of groups.
+
+The main experiments of "Efficient Structured Pruning and Architecture Searching for Group Convolution" (paper 002).
 
 python examples/papers/gconv.py --data cifar10:DIR -o runs/gconv [--networks resnet164] [--only budget] [--dry-run]
 python examples/papers/gconv.py --data imagefolder:ILSVRC2012 -o runs/gconv --networks torchvision:resnet50
@@ -102,9 +104,9 @@ def experiments(asked: Asked) -> Iterator[Experiment]:
         finetuning = asked.training(recipe.finetuning)
         for name, flags, published in recipe.pruned_to:
             pruning = (
-                *("prune", str(dense), "--arch", network, "--method", "gconv", *flags),
+                *("prune", str(dense), *asked.network(network), "--method", "gconv", *flags),
                 *("--set", "solver=paper", "--set", "rounds=10", "--no-share-partitions", "--include-shortcuts"),
-                *("--data", asked.data, "--finetune-epochs", str(finetuning.epochs)),
+                *("--finetune-epochs", str(finetuning.epochs)),
                 *("--learning-rate", f"{finetuning.learning_rate:g}", "--batch-size", str(finetuning.batch_size)),
             )
             yield Experiment(f"{network}, {name}", asked.folder(network, name), steps, pruning, published)

@@ -1,4 +1,6 @@
-"""TMI-GKP (paper 000; 003 is its abstract) on CIFAR-10: grouped kernels, with filter clusters that tickets vote for.
+"""TMI-GKP on CIFAR-10: grouped kernels pruned, in filter clusters that tickets vote for.
+
+The main experiment of "Revisit Kernel Pruning with Lottery Regulated Grouped Convolutions" (paper 000 in the code).
 
 python examples/papers/tmi_gkp.py --data cifar10:DIR -o runs/tmi_gkp [--networks resnet20,resnet56] [--dry-run]
 python examples/papers/tmi_gkp.py --short -o runs/tmi_gkp_short
@@ -55,8 +57,9 @@ def experiments(asked: Asked) -> Iterator[Experiment]:
         steps, dense = asked.trained(network, full, "--tickets", f"{first}:{last}:1")
         tickets = ("--tickets", str(dense / "tickets")) if steps else ()
         pruning = (
-            *("prune", str(dense), "--arch", network, "--method", "tmi-gkp", "--groups", "8", "--rate", "0.4375"),
-            *("--set", f"beta={BETA.get(network, 'auto')}", "--no-share-partitions", *tickets, "--data", asked.data),
+            *("prune", str(dense), *asked.network(network)),
+            *("--method", "tmi-gkp", "--groups", "8", "--rate", "0.4375"),
+            *("--set", f"beta={BETA.get(network, 'auto')}", "--no-share-partitions", *tickets),
             *("--finetune-epochs", str(training.epochs), "--learning-rate", "0.01"),
             *("--batch-size", str(training.batch_size)),
         )
