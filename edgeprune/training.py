@@ -108,7 +108,7 @@ class _Loop:
             raise InputError("the network has no parameters to train", where="training")
         self.optimizer = torch.optim.SGD(
             parameters, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov and settings.momentum > 0,
+            nesterov=settings.nesterov and settings.momentum > 0, fused=True,
         )  # fmt: skip
         self.shuffle = torch.Generator().manual_seed(settings.seed)
         """Of the order of the images and their augmentation."""

@@ -64,5 +64,5 @@ class TrainingHooks:
         """Continue from what `state` gave; called after `begin`."""
 
     def log(self) -> Mapping[str, Any]:
-        """Figures of the epoch that just ended, for the log line (short names, such as {"pruned": 0.3})."""
+        """Figures of the epoch that just ended, numbers or text by short names ({"pruned": 0.3}), for the run's log."""
         return {}
