@@ -102,7 +102,7 @@ def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite:
     data, test = dataset(options.data, "train", network), dataset(options.data, "test", network)
     _note_unused_classes(network, data)
     graph = _graph(network, needed=options.method is not None)
-    method = _at_work(options, network, graph)
+    method = _at_work(options.method, network, graph, options.training.epochs) if options.method and graph else None
     described: dict[str, Any] = {"architecture": network.public_arch}
     if options.method is not None:
         described |= options.method.described()
@@ -135,14 +135,21 @@ def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite:
     return bundles.open_bundle(out), summary
 
 
-def _at_work(options: TrainOptions, network: Network, graph: Graph | None) -> TrainedMethod | None:
+def train_network(network: Network, data: Dataset, training: TrainSettings, choice: MethodChoice) -> Pruned:
+    """Train a copy of a network with a method at work, and cut out what it decided; nothing is written or measured."""
+    choice.settings()
+    graph = trace(network.model, network.example_input(1)).graph
+    method = _at_work(choice, network, graph, training.epochs)
+    started = time.perf_counter()
+    result = fit(network.model, data, training, hooks=method.hooks)
+    return carried_out(method.result(result.model), result.model, network, graph, started)
+
+
+def _at_work(choice: MethodChoice, network: Network, graph: Graph, epochs: int) -> TrainedMethod:
     """The method, ready to be hooked into the training of this network."""
-    if options.method is None or graph is None:
-        return None
-    method = load_method(options.method.name)
+    method, settings = load_method(choice.name), choice.settings()
     assert isinstance(method, Trained)  # MethodChoice.settings refuses others
-    given = method_input(method, network.model, graph, options.method.request)
-    return method.train(given, options.method.settings(), options.training.epochs)
+    return method.train(method_input(method, network.model, graph, choice.request), settings, epochs)
 
 
 def _prune(

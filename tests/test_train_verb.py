@@ -14,8 +14,13 @@ from safetensors.torch import load_file
 from edgeprune.bundle import open_bundle
 from edgeprune.checkpoint import read_state_dict
 from edgeprune.cli import main
+from edgeprune.data import RGB_MEAN, RGB_STD, Dataset
 from edgeprune.errors import InputError
 from edgeprune.methods import METHODS
+from edgeprune.methods.base import PruneRequest
+from edgeprune.network import NetworkSource, load_network
+from edgeprune.training import TrainSettings
+from edgeprune.training_run import MethodChoice, train_network
 
 DATA = """
 import torch
@@ -151,6 +156,22 @@ def test_a_method_at_work_ends_in_a_small_network_that_exports(train: Train, tmp
     assert run("export", out, "-o", tmp_path / "exported") == 0
     assert run("eval", out, "--data", f"{tmp_path / 'toy.py'}:load", "--json", result) == 0
     assert json.loads(result.read_text())["top1"] == pytest.approx(accuracy.pruned)
+
+
+def test_a_network_is_trained_and_cut_as_a_function_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "halving", "halving_method")  # type: ignore[arg-type]
+    network = load_network(NetworkSource("resnet8", random_init=True, input_size=(16, 16), num_classes=2))
+    before = {key: value.clone() for key, value in network.model.state_dict().items()}
+    images = torch.randint(0, 256, (32, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = Dataset("toy", images, torch.arange(32) % 2, (), RGB_MEAN, RGB_STD)
+    settings = TrainSettings(epochs=1, batch_size=16, precision="fp32", device="cpu")
+    pruned = train_network(network, data, settings, MethodChoice("halving", PruneRequest(rate=0.5)))
+    assert pruned.network is network
+    assert all(torch.equal(before[key], value) for key, value in network.model.state_dict().items())
+    assert pruned.macs.pruned < 0.7 * pruned.macs.dense
+    assert pruned.model(network.example_input(2)).shape == (2, 2)
+    with pytest.raises(InputError, match="trained already"):
+        train_network(network, data, settings, MethodChoice("tmi-gkp", PruneRequest()))
 
 
 @pytest.mark.parametrize(
