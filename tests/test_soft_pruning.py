@@ -29,6 +29,7 @@ from edgeprune.plan_costs import planned_macs
 from edgeprune.rewrite import rewrite
 from edgeprune.trace import trace
 from edgeprune.training import TrainSettings, fit
+from edgeprune.training_hooks import Step
 from edgeprune.zoo import build
 
 METHODS = ("sfp", "asfp", "fpgm", "fpgm-mix")
@@ -193,6 +194,7 @@ def test_a_budget_is_met_as_closely_as_the_layers_allow(method: str) -> None:
         ("sfp", PruneRequest(rate=0.01), {}, "--rate 0.01 takes no filter of any layer; expected 0.031 or more"),
         ("sfp", PruneRequest(rate=1.0), {}, "--rate 1.0 is out of range"),
         ("sfp", PruneRequest(), {"interval": 0}, "setting interval is 0"),
+        ("sfp", PruneRequest(), {"settle": 1.0}, "setting settle is 1"),
         ("fpgm-mix", PruneRequest(), {"norm_share": 1.5}, "setting norm_share is 1.5"),
         ("asfp", PruneRequest(), {"knee": 1.0}, "setting knee is 1"),
         ("fpgm", PruneRequest(budget=Budget(macs=0.01)), {}, "--budget macs=0.01 cannot be met; expected macs=0."),
@@ -236,7 +238,7 @@ def begun(run: Any, model: nn.Module) -> None:
 
 def test_zeroed_filters_grow_back_and_the_choice_is_fresh_each_time() -> None:
     model = networks.settled(networks.Residual())
-    run = train("sfp", given_of(model), 4, interval=2)
+    run = train("sfp", given_of(model), 4, interval=2, settle=0.0)
     begun(run, model)
     run.hooks.after_epoch(1)
     assert zero_rows(model.a) == []
@@ -259,7 +261,7 @@ def test_zeroed_filters_grow_back_and_the_choice_is_fresh_each_time() -> None:
 
 def test_asfp_zeroes_more_and_more_filters() -> None:
     model = networks.settled(networks.Residual())
-    run = train("asfp", given_of(model), 16)
+    run = train("asfp", given_of(model), 16, settle=0.0)
     begun(run, model)
     counts = []
     for epoch in range(1, 17):
@@ -332,12 +334,64 @@ def test_in_the_training_loop_the_small_network_computes_what_the_trained_one_do
     assert trained.history[-1].figures["zeroed"] == pytest.approx(66 / 176)
 
 
+def test_in_the_last_epochs_zeroed_filters_stay_zero_with_their_batch_norms() -> None:
+    model = networks.settled(networks.Residual())
+    run = train("sfp", given_of(model), 8, settle=0.25)
+    begun(run, model)
+    for epoch in range(1, 7):
+        stir(model, epoch)
+        run.hooks.after_epoch(epoch)
+    gone = zero_rows(model.a)
+    for epoch in (7, 8):
+        stir(model, epoch)
+        run.hooks.before_batch(Step(epoch, 0, 0.1, epoch - 0.5))
+        assert zero_rows(model.a) == gone
+        assert model.a_bn.weight[gone].abs().max() == model.a_bn.bias[gone].abs().max() == 0
+        stir(model, -epoch)
+        run.hooks.after_epoch(epoch)
+    assert zero_rows(model.a) == gone
+    assert run.hooks.epochs_zeroed == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("limit_growth", [True, False])
+def test_gradients_of_zeroed_filters_are_limited_to_the_mean_of_the_kept_ones(limit_growth: bool) -> None:
+    model = networks.settled(networks.Residual()).train()
+    run = train("sfp", given_of(model), 8, limit_growth=limit_growth)
+    begun(run, model.train())
+    run.hooks.after_epoch(1)
+    gone = zero_rows(model.a)
+    kept = [f for f in range(16) if f not in gone]
+    images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    model(images).square().sum().backward()
+    before = model.a.weight.grad.flatten(1).norm(dim=1)
+    run.hooks.before_update(Step(2, 0, 0.1, 1.1))
+    after = model.a.weight.grad.flatten(1).norm(dim=1)
+    assert before[gone].max() > 20 * before[kept].mean(), "BatchNorm behind a zero filter amplifies"
+    assert torch.equal(after[kept], before[kept])
+    if limit_growth:
+        torch.testing.assert_close(after[gone], before[gone].minimum(before[kept].mean()))
+    else:
+        assert torch.equal(after[gone], before[gone])
+
+
+@pytest.mark.parametrize("settle", [0.0, 0.5])
+def test_asfp_reaches_its_rate_when_the_network_settles(settle: float) -> None:
+    run = train("asfp", given_of(networks.Residual()), 8, settle=settle)
+    soft = 8 - int(settle * 8)
+    assert run.hooks.soft_epochs == soft
+    assert run.hooks.schedule(0.4, soft) == pytest.approx(0.4)
+    assert run.hooks.schedule(0.4, 1) < 0.4
+
+
 def test_a_resumed_run_ends_with_the_same_plan() -> None:
-    whole, model = train("sfp", given_of(networks.Residual()), 4, interval=2), networks.settled(networks.Residual())
+    whole, model = (
+        train("sfp", given_of(networks.Residual()), 4, interval=2, settle=0.0),
+        networks.settled(networks.Residual()),
+    )
     begun(whole, model)
     whole.hooks.after_epoch(2)
     state = dict(whole.hooks.state())
-    resumed = train("sfp", given_of(networks.Residual()), 4, interval=2)
+    resumed = train("sfp", given_of(networks.Residual()), 4, interval=2, settle=0.0)
     begun(resumed, model)
     resumed.hooks.restore(state)
     assert resumed.result(model) == whole.result(model)

@@ -33,17 +33,20 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
 
 
 def train(given: MethodInput, settings: Settings, epochs: int) -> SoftPruningRun:
-    """Zeroing at a rate that rises to its goal. A unit whose own goal is no higher than `first_rate` stays at its goal.
+    """Zeroing at a rate that rises to its goal until the network settles.
 
+    A layer whose own rate (--layer-rate) is too low to be risen to from `first_rate` has its rate from the beginning.
     InputError if `first_rate` is not below 3/4 of the request's rate, or `knee` no share of the epochs.
     """
+
+    method = _method(settings)
 
     def schedule(goal: float, epoch: int) -> float:
         if settings.first_rate >= 0.75 * goal:
             return goal
-        return asymptotic_rate(settings.first_rate, goal, epochs, settings.knee)(epoch)
+        return asymptotic_rate(settings.first_rate, goal, method.soft_epochs(epochs), settings.knee)(epoch)
 
-    run = SoftPruningRun(given, _method(settings), schedule, epochs)
+    run = SoftPruningRun(given, method, schedule, epochs)
     goal = run.hooks.among.request.rate
     if not 0 <= settings.first_rate < 0.75 * goal:
         raise InputError(

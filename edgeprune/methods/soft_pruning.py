@@ -1,9 +1,9 @@
 """Soft filter pruning (paper 004, ch. 3-5): filters are zeroed while the network trains, and cut out at its end.
 
 After every `interval` epochs the chosen filters of every unit (`channel_choice`) lose their weights and biases, and go
-on training: what was chosen wrongly grows back, for the next choice is made afresh. After the last epoch the BatchNorm
-values of their channels are zeroed as well, so that the channels hold zero and cutting them out changes nothing (behind
-ReLU, its relatives, SiLU, GELU and tanh; not behind a sigmoid that nothing is multiplied with).
+on training: what was chosen wrongly grows back, for the next choice is made afresh. With the last choice the BatchNorm
+values of their channels are zeroed as well, and stay zero, so that the channels hold zero and cutting them out changes
+nothing (behind ReLU, its relatives, SiLU, GELU and tanh; not behind a sigmoid that nothing is multiplied with).
 
 SFP, ASFP, FPGM and FPGM-mix differ in how they choose, and in how the rate rises.
 """
@@ -11,6 +11,7 @@ SFP, ASFP, FPGM and FPGM-mix differ in how they choose, and in how the rate rise
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,6 +56,16 @@ class SoftSettings:
         paper="separate",
     )
     interval: int = setting(1, "train: epochs from one zeroing to the next", paper="1")
+    settle: float = setting(
+        0.25,
+        "train: share of the epochs, the last ones, in which zeroed filters stay zero, as they will be cut",
+        paper="0",
+    )
+    limit_growth: bool = setting(
+        True,
+        "train: gradients of zeroed filters, which BatchNorm blows up, are no longer than the others'",
+        paper="false",
+    )
 
 
 @dataclass(frozen=True)
@@ -66,15 +77,27 @@ class SoftPruning:
     coupling: Coupling
     interval: int
     """Epochs from one zeroing to the next."""
+    settle: float
+    """Share of the epochs in which zeroed filters stay zero."""
+    limit_growth: bool
     settings: Mapping[str, Any]
     """As the plan records them."""
 
+    def soft_epochs(self, epochs: int) -> int:
+        """After so many epochs filters are chosen for the last time."""
+        return epochs - math.floor(self.settle * epochs)
+
 
 def soft_pruning(name: str, settings: SoftSettings, choose: Choose) -> SoftPruning:
-    """The method with these settings; InputError if the interval is none."""
+    """The method with these settings; InputError for a value that makes no sense."""
     if settings.interval < 1:
         raise InputError(f"setting interval is {settings.interval}", expected="an integer of 1 or more (epochs)")
-    return SoftPruning(name, choose, settings.coupling, settings.interval, dataclasses.asdict(settings))
+    if not 0 <= settings.settle < 1:
+        raise InputError(f"setting settle is {settings.settle:g}", expected="a share from 0 to below 1")
+    return SoftPruning(
+        name, choose, settings.coupling, settings.interval, settings.settle, settings.limit_growth,
+        dataclasses.asdict(settings),
+    )  # fmt: skip
 
 
 def prune_once(given: MethodInput, method: SoftPruning) -> MethodResult:

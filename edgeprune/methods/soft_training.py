@@ -13,17 +13,22 @@ from torch import Tensor, nn
 from edgeprune.graph import Graph
 from edgeprune.methods.channel_choice import Numbers, Prunable, Unit
 from edgeprune.methods.soft_pruning import Choice, Schedule, SoftPruning, choose_filters
-from edgeprune.training_hooks import TrainingHooks
+from edgeprune.training_hooks import Step, TrainingHooks
 
 
 class SoftPruningHooks(TrainingHooks):
-    """Zeroes the chosen filters after every `interval` epochs and after the last.
+    """First the soft epochs: the chosen filters are zeroed after every `interval` of them, and grow back.
 
-    The last time BatchNorms are zeroed, too, so that the accuracy measured after the last epoch is that of what is cut.
+    Behind a zero filter BatchNorm sees no variance and multiplies the gradient by 1 / sqrt(eps), about 300: unchecked,
+    filters come back far larger than those that stayed, which then go in their place. So their gradients are limited.
+    BatchNorm also makes much of filters that are small again, so that the network relies on them. In the last epochs,
+    therefore, what the last soft epoch zeroed stays zero, its BatchNorm values included: the network is trained as it
+    will be cut.
     """
 
     def __init__(self, among: Prunable, method: SoftPruning, schedule: Schedule, epochs: int) -> None:
-        self.among, self.method, self.schedule, self.epochs = among, method, schedule, epochs
+        self.among, self.method, self.schedule = among, method, schedule
+        self.soft_epochs = method.soft_epochs(epochs)
         self.choice: Choice = tuple(tuple(range(unit.size)) for unit in among.units)
         """Of the last zeroing."""
         self.epochs_zeroed: list[float] = []
@@ -32,19 +37,34 @@ class SoftPruningHooks(TrainingHooks):
     def begin(self, model: nn.Module, optimizer: torch.optim.SGD) -> None:
         self._model = model
 
+    def before_batch(self, step: Step) -> None:
+        if step.epoch > self.soft_epochs:
+            self._zero(with_norms=True)
+
+    def before_update(self, step: Step) -> None:
+        if step.epoch <= self.soft_epochs and self.method.limit_growth:
+            for unit, kept in zip(self.among.units, self.choice, strict=True):
+                if len(kept) < unit.size:
+                    limit_gradients(self._model, unit, kept)
+
     def after_epoch(self, epoch: int) -> None:
-        is_last = epoch == self.epochs
-        if epoch % self.method.interval and not is_last:
+        if epoch < self.soft_epochs and epoch % self.method.interval:
             return
-        weights = {name: _weight(self._model, name) for name in self.among.choosing}
-        self.choice = choose_filters(self.among, weights, self.method.choose, lambda goal: self.schedule(goal, epoch))
+        if epoch <= self.soft_epochs:
+            weights = {name: _weight(self._model, name) for name in self.among.choosing}
+            self.choice = choose_filters(
+                self.among, weights, self.method.choose, lambda goal: self.schedule(goal, epoch)
+            )
+            self.epochs_zeroed.append(float(epoch))
+            self.shares_zeroed.append(1 - sum(map(len, self.choice)) / sum(unit.size for unit in self.among.units))
+        self._zero(with_norms=epoch >= self.soft_epochs)
+
+    def _zero(self, *, with_norms: bool) -> None:
         for unit, kept in zip(self.among.units, self.choice, strict=True):
             gone = sorted(set(range(unit.size)) - set(kept))
             zero_filters(self._model, unit, gone)
-            if is_last:
+            if with_norms:
                 zero_norms(self._model, unit, gone, self.among.graph)
-        self.epochs_zeroed.append(float(epoch))
-        self.shares_zeroed.append(1 - sum(map(len, self.choice)) / sum(unit.size for unit in self.among.units))
 
     def log(self) -> Mapping[str, Any]:
         return {"zeroed": self.shares_zeroed[-1]} if self.shares_zeroed else {}
@@ -84,6 +104,21 @@ def zero_norms(model: nn.Module, unit: Unit, gone: list[int], graph: Graph) -> N
         for channels in read:
             module = model.get_submodule(norm.name)
             _zero_norm(module, [channels[place] for place in gone], norm.features_per_channel)
+
+
+@torch.no_grad()
+def limit_gradients(model: nn.Module, unit: Unit, kept: Numbers) -> None:
+    """The gradient of each zeroed filter gets no longer than those of the kept ones are on average."""
+    gone = sorted(set(range(unit.size)) - set(kept))
+    for name, filters in unit.layers:
+        weight = model.get_submodule(name).weight
+        if not isinstance(weight, Tensor) or weight.grad is None:
+            continue
+        lengths = weight.grad.flatten(1).norm(dim=1)  # (filters,)
+        limit = lengths[[filters[place] for place in kept]].mean()
+        rows = [filters[place] for place in gone]
+        factors = (limit / lengths[rows].clamp_min(torch.finfo(lengths.dtype).tiny)).clamp_max(1.0)
+        weight.grad[rows] *= factors.reshape(-1, *[1] * (weight.dim() - 1))
 
 
 def _zero_rows(module: nn.Module, filters: Numbers, gone: list[int]) -> None:
