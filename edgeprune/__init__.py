@@ -1,7 +1,7 @@
 """edgeprune: prune a trained CNN into something that really runs faster on an edge device.
 
-The verbs of the command line are functions here: `prune`, `export`, `split`, `run`, `profile`, `write_report`. They are
-loaded when they are first used, so that `import edgeprune` needs neither torch nor ONNX Runtime.
+The verbs of the command line are functions here: `train`, `prune`, `export`, `split`, `run`, `profile`, `write_report`.
+They are loaded when they are first used, so that `import edgeprune` needs neither torch nor ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from edgeprune.api import prune as prune
     from edgeprune.api import run as run
     from edgeprune.api import split as split
+    from edgeprune.api import train as train
     from edgeprune.api import write_report as write_report
 
-__all__ = ["export", "profile", "prune", "run", "split", "write_report"]
+__all__ = ["export", "profile", "prune", "run", "split", "train", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

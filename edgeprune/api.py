@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgeprune import pipeline
 from edgeprune.bundle import Bundle, open_bundle
+from edgeprune.data import Dataset, load_data
 from edgeprune.errors import InputError
 from edgeprune.exporters.to_onnx import ExportOptions
 from edgeprune.exporting import DeployOptions
@@ -22,6 +23,8 @@ from edgeprune.network import Network
 from edgeprune.partition_manifest import PartitionManifest
 from edgeprune.profiling import ProfileOptions, ProfileResult
 from edgeprune.pruned import Pruned, PruneOptions, prune_network
+from edgeprune.training_run import MethodChoice, train_network
+from edgeprune.training_settings import TrainSettings
 
 
 def prune(
@@ -48,19 +51,9 @@ def prune(
     layers, by name or pattern, rates of their own. `tickets` is a folder with checkpoints of earlier epochs. Raises
     InputError for anything that cannot be pruned as asked.
     """
-    if not isinstance(example_input, Tensor) or example_input.dim() != 4:
-        got = tuple(getattr(example_input, "shape", ())) or type(example_input).__name__
-        raise InputError(f"the example input is {got}", expected="a tensor of shape (N, C, H, W)")
-    odd = next((n for n, p in model.named_parameters() if p.dtype is not torch.float32), "")
-    if odd:
-        raise InputError(
-            f"{odd} is {model.get_parameter(odd).dtype}", expected="float32 weights", remedy="model.float()"
-        )
     if not isinstance(groups, int | None):
         raise InputError(f"groups={groups!r} is no integer", expected="2 or more")
-    channels, height, width = example_input.shape[1:]
-    network = Network(type(model).__name__, model.eval(), (channels, height, width))
-    assignments = tuple(f"{name}={_text(value)}" for name, value in (settings or {}).items())
+    network = _network(model, example_input)
     rates = layer_rates or {}
     groups, rate = amounts(method, groups, rate, rates)
     request = PruneRequest(
@@ -74,7 +67,46 @@ def prune(
         Budget(**(budget or {})),
         tuple(rates.items()),
     )
-    return prune_network(network, PruneOptions(method, request, assignments, Path(tickets) if tickets else None))
+    return prune_network(
+        network, PruneOptions(method, request, _assignments(settings), Path(tickets) if tickets else None)
+    )
+
+
+def train(
+    model: nn.Module,
+    example_input: Tensor,
+    data: Dataset | str,
+    *,
+    method: str,
+    training: TrainSettings | None = None,
+    rate: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    budget: Mapping[str, float] | None = None,
+    layer_rates: Mapping[str, float] | None = None,
+    include_first: bool = False,
+    include_shortcuts: bool = False,
+    skip: Sequence[str] = (),
+) -> Pruned:
+    """Train a copy of `model` with a method at work that ends in a plan (sfp, asfp, fpgm, fpgm-mix, lfpc, csgd).
+
+    `data` is a `Dataset`, or a source as the command line names it, such as "imagefolder:DIR"; the other arguments are
+    those of `prune`. The result's `network` is the given model; its `model` is the small trained one. Without a method,
+    `edgeprune.training.fit` trains. Raises InputError for anything that cannot be done as asked.
+    """
+    network = _network(model, example_input)
+    training = training or TrainSettings()
+    _, own_rate = amounts(method, None, rate, layer_rates or {})
+    request = PruneRequest(
+        rate=own_rate,
+        seed=training.seed,
+        include_first=include_first,
+        include_shortcuts=include_shortcuts,
+        skip=tuple(skip),
+        budget=Budget(**(budget or {})),
+        layer_rates=tuple((layer_rates or {}).items()),
+    )
+    images = load_data(data, split="train", input_shape=network.input_shape) if isinstance(data, str) else data
+    return train_network(network, images, training, MethodChoice(method, request, _assignments(settings)))
 
 
 def export(
@@ -107,6 +139,24 @@ def profile(
 def write_report(bundle: str | Path, *, formats: Sequence[str] = ("html", "md", "json")) -> list[Path]:
     """Write the report files into a bundle; returns their paths."""
     return pipeline.report(Path(bundle), tuple(formats))
+
+
+def _network(model: nn.Module, example_input: Tensor) -> Network:
+    """The model as a network; InputError if it or its example input cannot be one."""
+    if not isinstance(example_input, Tensor) or example_input.dim() != 4:
+        got = tuple(getattr(example_input, "shape", ())) or type(example_input).__name__
+        raise InputError(f"the example input is {got}", expected="a tensor of shape (N, C, H, W)")
+    odd = next((n for n, p in model.named_parameters() if p.dtype is not torch.float32), "")
+    if odd:
+        raise InputError(
+            f"{odd} is {model.get_parameter(odd).dtype}", expected="float32 weights", remedy="model.float()"
+        )
+    channels, height, width = example_input.shape[1:]
+    return Network(type(model).__name__, model.eval(), (channels, height, width))
+
+
+def _assignments(settings: Mapping[str, Any] | None) -> tuple[str, ...]:
+    return tuple(f"{name}={_text(value)}" for name, value in (settings or {}).items())
 
 
 def _text(value: Any) -> str:

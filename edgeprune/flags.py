@@ -220,7 +220,7 @@ class TrainFlags:
     epochs: Integer
     """Epochs in all, those of a resumed run included."""
     start: Annotated[OptionalPath, Parameter(name="--from")] = None
-    """Checkpoint, or bundle of `edgeprune train`, to start from; by default random weights."""
+    """Checkpoint, or bundle of `edgeprune train` or `prune` (a pruned network is trained on), to start from."""
     resume: Switch = False
     """Continue the run in -o/--out after its last whole epoch, with the same bits as if it had not stopped."""
     tickets: OptionalText = ""

@@ -111,7 +111,7 @@ def _in_bundle(source: NetworkSource, bundle: Bundle) -> NetworkSource:
     if bundle.has(PLAN):
         raise InputError(
             "is pruned already", where=bundle.folder, expected="a checkpoint, or a bundle of `edgeprune train`",
-            remedy="`edgeprune export` takes pruned bundles, and can fine-tune them",
+            remedy="`edgeprune export` takes pruned bundles, and `edgeprune train --from` trains them on",
         )  # fmt: skip
     manifest = bundle.manifest
     return replace(

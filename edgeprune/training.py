@@ -19,7 +19,7 @@ from torch import nn
 from edgeprune.bundle import write_atomically
 from edgeprune.data import Dataset, batches, check_labels
 from edgeprune.errors import InputError
-from edgeprune.evaluation import EvalResult, classes_of, evaluate
+from edgeprune.evaluation import EvalResult, classes_of, evaluate, fastest_layout
 from edgeprune.progress import bar, note, shown
 from edgeprune.training_hooks import Step, TrainingHooks
 from edgeprune.training_settings import TrainSettings, device_named, learning_rate_at, precision_on
@@ -101,7 +101,8 @@ class _Loop:
         self.data, self.settings, self.hooks = data, settings, hooks
         self.device = device_named(settings.device)
         self.precision = precision_on(self.device, settings.precision)
-        self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        sample, _ = next(batches(data, 2))
+        self.layout = fastest_layout(model, sample)
         self.model = copy.deepcopy(model).to(device=self.device, memory_format=self.layout).train()  # type: ignore[call-overload]
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         if not parameters:
@@ -172,9 +173,9 @@ class _Loop:
         """One optimisation step; the mean loss, and how many of the images were classified rightly."""
         for group in self.optimizer.param_groups:
             group["lr"] = step.learning_rate
-        self.hooks.before_batch(step)
         images, labels = images.to(self.device, memory_format=self.layout), labels.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            self.hooks.before_batch(step)
             logits = self.model(images)
         if step.index == 0 and step.epoch == 1:
             check_labels(self.data, classes_of(logits, len(labels)))

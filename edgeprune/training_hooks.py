@@ -45,7 +45,7 @@ class TrainingHooks:
         """
 
     def before_batch(self, step: Step) -> None:
-        """A batch is about to be run."""
+        """A batch is about to be run. What is run here has the precision that the loop trains in."""
 
     def before_update(self, step: Step) -> None:
         """The gradients are there, the optimizer has not used them yet."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from torch import nn
 
 from edgeprune import bundle as bundles
 from edgeprune import progress
@@ -29,9 +30,10 @@ from edgeprune.method_inputs import method_input
 from edgeprune.methods import Trained, TrainedMethod, load_method, parse_settings
 from edgeprune.methods.base import PruneRequest
 from edgeprune.network import Network, NetworkSource, environment, load_network
-from edgeprune.pruned import Pruned, carried_out, dataset, public_data_name, save_pruned, save_weights
+from edgeprune.pruned import Pruned, carried_out, dataset, open_pruned, public_data_name, save_pruned, save_weights
 from edgeprune.trace import trace
 from edgeprune.training import TrainResult, fit
+from edgeprune.training_hooks import TrainingHooks
 from edgeprune.training_settings import TrainSettings
 from edgeprune.training_state import CHECKPOINT, LOG, TICKETS, EpochRecord, RunFiles, epochs_done
 
@@ -98,32 +100,21 @@ def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite:
     if options.method is not None:
         options.method.settings()
     _check_place(out, resume=options.resume, overwrite=overwrite)
-    network = load_network(source)
-    data, test = dataset(options.data, "train", network), dataset(options.data, "test", network)
-    _note_unused_classes(network, data)
-    graph = _graph(network, needed=options.method is not None)
-    method = _at_work(options.method, network, graph, options.training.epochs) if options.method and graph else None
-    described: dict[str, Any] = {"architecture": network.public_arch}
-    if options.method is not None:
-        described |= options.method.described()
+    subject = _subject(source, options)
+    data, test = (dataset(options.data, split, subject.network) for split in ("train", "test"))
+    _note_unused_classes(subject.network, data)
     if overwrite and not options.resume:
         _remove_run(out)
     with _interruptible(out, options.training.epochs):
-        files = RunFiles(out, options.resume, described)
-        hooks = None if method is None else method.hooks
-        result = fit(network.model, data, options.training, hooks=hooks, test=test, files=files)
-        if method is None or graph is None:
-            pruned, accuracy = None, _plain_accuracy(result, test, options.data)
-        else:
-            home = network if source.checkpoint else dataclasses.replace(network, model=result.model)
-            pruned, accuracy = _prune(method, result, home, graph, test, options.data)
-        network = dataclasses.replace(network, model=result.model)
-        manifest = _manifest(network, graph, pruned, options)
+        files = RunFiles(out, options.resume, subject.described(options))
+        result = fit(subject.model, data, options.training, hooks=subject.hooks, test=test, files=files)
+        pruned, accuracy = _outcome(subject, result, test, options.data)
+        manifest = _manifest(subject, pruned, options)
         manifest = msgspec.structs.replace(manifest, accuracy=accuracy, training=_training_facts(options))
         kept = [LOG, *(path.relative_to(out).as_posix() for path in result.tickets)]
         with bundles.finished_bundle(out, kept) as stage:
             if pruned is None:
-                save_weights(network.model, stage / bundles.DENSE_WEIGHTS)
+                save_weights(result.model, stage / bundles.DENSE_WEIGHTS)
             else:
                 save_pruned(pruned, stage)
             manifest = bundles.write_manifest(stage, manifest)
@@ -152,7 +143,63 @@ def _at_work(choice: MethodChoice, network: Network, graph: Graph, epochs: int) 
     return method.train(method_input(method, network.model, graph, choice.request), settings, epochs)
 
 
-def _prune(
+@dataclass(frozen=True)
+class _Subject:
+    """What is trained: a network, plain or with a method at work, or one that was pruned before."""
+
+    network: Network
+    graph: Graph | None
+    from_checkpoint: bool
+    method: TrainedMethod | None = None
+    pruned: Pruned | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        return self.network.model if self.pruned is None else self.pruned.model
+
+    @property
+    def hooks(self) -> TrainingHooks | None:
+        return None if self.method is None else self.method.hooks
+
+    def described(self, options: TrainOptions) -> dict[str, Any]:
+        """What must be the same to resume, beside the training's own settings."""
+        method = {} if options.method is None else options.method.described()
+        plan = {} if self.pruned is None else {"plan": self.pruned.plan.sha256()}
+        return {"architecture": self.network.public_arch, **method, **plan}
+
+
+def _subject(source: NetworkSource, options: TrainOptions) -> _Subject:
+    folder = source.checkpoint
+    if folder is not None and folder.is_dir() and (bundle := bundles.open_bundle(folder)).has(bundles.PLAN):
+        if options.method is not None:
+            raise InputError(
+                "is pruned already", where=folder, expected="a checkpoint, or a bundle of plain training",
+                remedy="leave out --method to train the pruned network on",
+            )  # fmt: skip
+        pruned = open_pruned(bundle, arch=source.arch)
+        return _Subject(pruned.network, pruned.graph, True, pruned=pruned)
+    network = load_network(source)
+    graph = _graph(network, needed=options.method is not None)
+    method = _at_work(options.method, network, graph, options.training.epochs) if options.method and graph else None
+    return _Subject(network, graph, source.checkpoint is not None, method)
+
+
+def _outcome(subject: _Subject, result: TrainResult, test: Dataset, data: str) -> tuple[Pruned | None, Accuracy]:
+    """The pruned network, if it is one, and top-1."""
+    if subject.pruned is not None:
+        before = subject.pruned.accuracy
+        dense = before.dense if before else evaluate(subject.network.model, test).top1
+        start = None if before is None else before.pruned
+        accuracy = Accuracy(dense, _last_top1(result), start, len(test), public_data_name(data))
+        return dataclasses.replace(subject.pruned, model=result.model, accuracy=accuracy), accuracy
+    if subject.method is None or subject.graph is None:
+        top1 = _last_top1(result)
+        return None, Accuracy(top1, top1, None, len(test), public_data_name(data))
+    home = subject.network if subject.from_checkpoint else dataclasses.replace(subject.network, model=result.model)
+    return _cut(subject.method, result, home, subject.graph, test, data)
+
+
+def _cut(
     method: TrainedMethod, result: TrainResult, network: Network, graph: Graph, test: Dataset, data: str
 ) -> tuple[Pruned, Accuracy]:
     """Cut out what the method decided; top-1 of the start (or the trained network), in full shape, and cut."""
@@ -165,15 +212,16 @@ def _prune(
     return dataclasses.replace(pruned, accuracy=accuracy), accuracy
 
 
-def _plain_accuracy(result: TrainResult, test: Dataset, data: str) -> Accuracy:
+def _last_top1(result: TrainResult) -> float:
     top1 = result.history[-1].test_accuracy
     assert top1 is not None  # `fit` had test data
-    return Accuracy(top1, top1, None, len(test), public_data_name(data))
+    return top1
 
 
-def _manifest(network: Network, graph: Graph | None, pruned: Pruned | None, options: TrainOptions) -> Manifest:
+def _manifest(subject: _Subject, pruned: Pruned | None, options: TrainOptions) -> Manifest:
     if pruned is not None:
         return manifest_of(pruned)
+    network, graph = subject.network, subject.graph
     return Manifest(
         schema_version=bundles.SCHEMA_VERSION,
         edgeprune_version=metadata.version("edgeprune"),

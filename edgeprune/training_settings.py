@@ -36,7 +36,6 @@ class TrainSettings:
     """Random crops, and mirrored images where the data allows it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bfloat16 through autocast where the CPU or GPU has units for it, float32 elsewhere."""
-    channels_last: bool = True
     device: str = "auto"
     """auto: the first CUDA device, else the CPU."""
     seed: int = 0

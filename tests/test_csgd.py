@@ -72,8 +72,7 @@ NETWORKS = ["resnet8", "resnet8-stage", "resnet8-b", Residual, Concatenating, Mo
 def test_trimming_after_training_loses_nothing(network: type[nn.Module] | str, clusters: str) -> None:
     model, size = built(network)
     method = started(model, size, settings=Settings(clusters=clusters))
-    views_maps = network is Flattening  # as rows of features, which channels_last does not allow
-    result, plan = trained(model, size, method, dataclasses.replace(RUN, channels_last=not views_maps))
+    result, plan = trained(model, size, method, RUN)
     graph = method.hooks.among.graph
     assert check_plan(plan, graph) == []
     assert any(entry.merged for entry in plan.sets)

@@ -403,7 +403,8 @@ def real_resnet20(folder: Path) -> tuple[Graph, list[dict[str, np.ndarray]]]:
     producers: dict[str, list[str]] = {}
     for layer in layers:
         producers.setdefault(layer.writes, []).append(layer.name)
-    sets = tuple(CoupledSet(name, 0, tuple(names), ()) for name, names in producers.items())
+    filters = {layer.name: layer.out_channels for layer in layers}
+    sets = tuple(CoupledSet(name, filters[names[0]], tuple(names), ()) for name, names in producers.items())
     return Graph(tuple(layers), sets, (3, 32, 32)), states
 
 

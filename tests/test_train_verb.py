@@ -99,7 +99,24 @@ def test_a_plain_run_ends_in_a_bundle_that_the_other_verbs_take(train: Train, tm
     assert run("export", out, *prune, "-o", tmp_path / "exported") == 0
     assert train("--from", out, "--epochs", 1, out=tmp_path / "more")[0] == 0
     assert log(tmp_path / "more")[0]["learning_rate"] <= 0.01, "a tenth of 0.1"
-    assert train("--from", pruned, "--epochs", 1, out=tmp_path / "not")[0] == 1
+
+
+def test_a_pruned_network_is_trained_on_and_keeps_its_plan(train: Train, tmp_path: Path) -> None:
+    assert train("--epochs", 1, out=tmp_path / "plain")[0] == 0
+    assert run("prune", tmp_path / "plain", "--groups", 2, "--rate", 0.5, "-o", tmp_path / "pruned") == 0
+    code, said = train("--from", tmp_path / "pruned", "--epochs", 2, out=tmp_path / "tuned")
+    assert code == 0, said
+    before, after = open_bundle(tmp_path / "pruned"), open_bundle(tmp_path / "tuned")
+    assert after.manifest.macs == before.manifest.macs
+    assert after.path("plan.json").read_bytes() == before.path("plan.json").read_bytes()
+    assert after.path("dense.safetensors").read_bytes() == before.path("dense.safetensors").read_bytes()
+    assert after.path("weights.safetensors").read_bytes() != before.path("weights.safetensors").read_bytes()
+    assert after.manifest.accuracy is not None
+    assert after.manifest.accuracy.pruned == log(tmp_path / "tuned")[-1]["test_accuracy"]
+    assert run("export", tmp_path / "tuned", "-o", tmp_path / "exported") == 0
+    code, said = train("--from", tmp_path / "pruned", "--epochs", 1, "--method", "halving", out=tmp_path / "twice")
+    assert code == 1
+    assert "is pruned already" in said
 
 
 def test_training_says_what_it_does_unless_it_is_to_be_quiet(train: Train, tmp_path: Path) -> None:

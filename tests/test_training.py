@@ -116,7 +116,7 @@ def test_label_smoothing_shows_in_the_loss() -> None:
 
 
 def test_mixed_precision_and_the_plain_memory_format_train_too() -> None:
-    result = fit(toy_model(), toy_data(), replace(SETTINGS, epochs=10, precision="bf16", channels_last=False))
+    result = fit(toy_model(), toy_data(), replace(SETTINGS, epochs=10, precision="bf16"))
     assert evaluate(result.model, toy_data()).top1 > 90
     assert next(result.model.parameters()).dtype == torch.float32
 

@@ -76,7 +76,7 @@ def stopped(folder: Path, stop_in: int, **options: Any) -> None:
         run(folder, Drift(stop_in), **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.0}, {"precision": "bf16"}, {"channels_last": False}])
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.0}, {"precision": "bf16"}])
 def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_stopped(tmp_path: Path, options: dict[str, Any]) -> None:
     whole = run(tmp_path / "whole", Drift(), save_tickets=(1, 4), **options)
     folder = tmp_path / "parts"

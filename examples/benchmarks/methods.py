@@ -46,14 +46,14 @@ def rows(macs: float) -> tuple[Row, ...]:
     budget = ("--budget", f"macs={macs}")
     tmi = ("--method", "tmi-gkp", "--groups", "8", "--rate", "0.4375")
     return (
-        Row("tmi-gkp, 8 groups", "prune", tmi),
-        Row("gconv, searched groups", "prune", ("--method", "gconv", *budget, "--set", "search_cost=per-mac")),
-        Row("L2 norm, one-shot", "prune", ("--method", "sfp", *budget)),
-        Row("fpgm, one-shot", "prune", ("--method", "fpgm", *budget)),
-        Row("sfp", "train", ("--method", "sfp", *budget)),
-        Row("asfp", "train", ("--method", "asfp", *budget)),
-        Row("fpgm", "train", ("--method", "fpgm", *budget)),
-        Row("fpgm-mix", "train", ("--method", "fpgm-mix", *budget)),
+        Row("tmi-gkp (8 groups)", "prune", tmi),
+        Row("gconv (searched groups)", "prune", ("--method", "gconv", *budget)),
+        Row("L2 norm (one-shot)", "prune", ("--method", "sfp", *budget)),
+        Row("fpgm (one-shot)", "prune", ("--method", "fpgm", *budget)),
+        Row("sfp (soft)", "train", ("--method", "sfp", *budget)),
+        Row("asfp (soft)", "train", ("--method", "asfp", *budget)),
+        Row("fpgm (soft)", "train", ("--method", "fpgm", *budget)),
+        Row("fpgm-mix (soft)", "train", ("--method", "fpgm-mix", *budget)),
         Row("lfpc", "train", ("--method", "lfpc", *budget)),
         Row("csgd", "train", ("--method", "csgd", *budget)),
     )
