@@ -23,6 +23,7 @@ from edgeprune.methods import OneShot, Trained, load_method
 from edgeprune.methods.asymptotic_rate import asymptotic_rate
 from edgeprune.methods.base import Budget, MethodInput, MethodResult, PruneRequest
 from edgeprune.methods.filter_criteria import by_both, by_distance, by_norm, distance_sums, norms
+from edgeprune.methods.soft_training import SoftPruningHooks
 from edgeprune.plan import Plan, load_plan
 from edgeprune.plan_check import check_plan
 from edgeprune.plan_costs import planned_macs
@@ -30,6 +31,7 @@ from edgeprune.rewrite import rewrite
 from edgeprune.trace import trace
 from edgeprune.training import TrainSettings, fit
 from edgeprune.training_hooks import Step
+from edgeprune.training_state import RunFiles
 from edgeprune.zoo import build
 
 METHODS = ("sfp", "asfp", "fpgm", "fpgm-mix")
@@ -401,3 +403,35 @@ def test_a_resumed_run_ends_with_the_same_plan() -> None:
     assert {key: value.tolist() for key, value in resumed.hooks.state().items()} == {
         key: value.tolist() for key, value in state.items()
     }
+
+
+class StoppedError(Exception):
+    """The run is interrupted."""
+
+
+def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = networks.Residual()
+    inputs = given_of(model)
+    settings_ = TrainSettings(epochs=4, batch_size=12, learning_rate=0.02, device="cpu", precision="fp32")
+
+    def trained(folder: str, *, resume: bool) -> tuple[nn.Module, MethodResult]:
+        run = train("fpgm-mix", inputs, 4, settle=0.5)
+        files = RunFiles(tmp_path / folder, resume=resume)
+        result = fit(model, noise(), settings_, hooks=run.hooks, files=files)
+        return result.model, run.result(result.model)
+
+    whole, plan = trained("whole", resume=False)
+    original = SoftPruningHooks.before_batch
+
+    def stop_in_epoch_4(hooks: SoftPruningHooks, step: Step) -> None:
+        if step.epoch == 4:
+            raise StoppedError
+        original(hooks, step)
+
+    with monkeypatch.context() as patched, pytest.raises(StoppedError):
+        patched.setattr(SoftPruningHooks, "before_batch", stop_in_epoch_4)
+        trained("parts", resume=False)
+    resumed, resumed_plan = trained("parts", resume=True)
+    assert resumed_plan == plan
+    for key, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
