@@ -81,15 +81,18 @@ class Bench:
 
     def run(self, network: str, checkpoint: Path, row: Row, folder: Path) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
-        pruned, summary = folder / "pruned", folder / "summary.json"
-        common = ("--arch", network, "--data", self.data, "--learning-rate", str(self.learning_rate))
-        how: tuple[str, ...] = (*row.flags, *common, "--batch-size", "128", "-o", str(pruned), "--json", str(summary))
+        start, pruned = folder / "start", folder / "pruned"
         started = time.perf_counter()
-        if row.verb == "prune":
-            edgeprune("prune", str(checkpoint), *how, "--finetune-epochs", str(self.epochs), "--overwrite")
+        training = ("--data", self.data, "--epochs", str(self.epochs), "--learning-rate", str(self.learning_rate))
+        end = (*training, "-o", str(pruned), "--resume")
+        if (pruned / "manifest.json").is_file():
+            print(f"{pruned} is there already")
+        elif row.verb == "prune":
+            data = ("--data", self.data)
+            edgeprune("prune", str(checkpoint), "--arch", network, *row.flags, *data, "-o", str(start), "--overwrite")
+            edgeprune("train", "--from", str(start), *end)
         else:
-            resume = ("--resume",) if pruned.is_dir() else ()
-            edgeprune("train", "--from", str(checkpoint), *how, "--epochs", str(self.epochs), *resume)
+            edgeprune("train", "--from", str(checkpoint), "--arch", network, *row.flags, *end)
         seconds = time.perf_counter() - started
         exported, profile = folder / "exported", folder / "profile.json"
         edgeprune("export", str(pruned), "-o", str(exported), "--overwrite")
