@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgeprune.cli import main
+from edgeprune.cli import app, main
 from edgeprune.zoo import build
 
 
@@ -43,6 +43,16 @@ def test_shell_commands_work_in_order(repository: Path, workplace: Path, monkeyp
         assert main([*words[1:], "--quiet"]) == 0, command
     assert (workplace / "out" / "report.html").stat().st_size > 10_000
     assert np.load(workplace / "y.npy").shape == (1, 10)
+
+
+@pytest.mark.parametrize("page", ["training.md", "methods.md"])
+def test_the_commands_of_the_other_pages_are_ones_that_the_command_line_takes(repository: Path, page: str) -> None:
+    text = (repository / "docs" / page).read_text().replace("\\\n", " ")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("edgeprune")]
+    assert len(commands) >= 5
+    for words in commands:
+        app.parse_args(words[1:], exit_on_error=False, print_error=False)
 
 
 def test_the_python_snippet_works(repository: Path, workplace: Path) -> None:
