@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import fx, nn
 
@@ -19,23 +19,35 @@ def calls_of(node: fx.Node) -> int:
 
 def norm_behind(node: fx.Node, modules: Modules) -> str:
     """The BatchNorm that alone reads this layer's output, and nothing else; empty if there is none."""
-    if len(node.users) != 1:
-        return ""
-    user = next(iter(node.users))
-    is_norm = user.op == "call_module" and isinstance(modules[str(user.target)], (nn.BatchNorm2d, nn.BatchNorm1d))
-    return str(user.target) if is_norm and calls_of(user) == 1 else ""
+    for follower in _only_way(node):
+        module = modules[str(follower.target)] if follower.op == "call_module" else None
+        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
+            return str(follower.target) if calls_of(follower) == 1 else ""
+        if not isinstance(module, nn.Identity):
+            break
+    return ""
 
 
 def ends_branch(node: fx.Node, modules: Modules, shapes: Shapes) -> bool:
-    """Whether the only way of this layer's output leads, through BN at most, into an add to another such tensor."""
-    follower = node
-    while len(follower.users) == 1:
-        follower = next(iter(follower.users))
-        if follower.op == "call_module" and isinstance(modules[str(follower.target)], (nn.BatchNorm2d, nn.Identity)):
-            continue
-        adds = follower.target in ADDS_FUNCTIONS or (follower.op == "call_method" and follower.target in ADDS_METHODS)
-        return adds and [shapes.get(n.name) for n in follower.all_input_nodes] == [shapes[node.name]] * 2
+    """Whether the only way of this layer's output leads, through one BN at most, into an add to another such tensor."""
+    norms = 0
+    for follower in _only_way(node):
+        module = modules[str(follower.target)] if follower.op == "call_module" else None
+        if isinstance(module, nn.BatchNorm2d) and norms == 0 and calls_of(follower) == 1:
+            norms += 1
+        elif not isinstance(module, nn.Identity):
+            adds = follower.target in ADDS_FUNCTIONS or (
+                follower.op == "call_method" and follower.target in ADDS_METHODS
+            )
+            return adds and [shapes.get(n.name) for n in follower.all_input_nodes] == [shapes[node.name]] * 2
     return False
+
+
+def _only_way(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes behind this one, for as long as nothing else reads what they give."""
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        yield node
 
 
 def is_shortcut(node: fx.Node, modules: Modules, shapes: Shapes) -> bool:

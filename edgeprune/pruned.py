@@ -23,6 +23,7 @@ from edgeprune.device_profile import this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.graph import Graph
 from edgeprune.healing import Healer, loss_gradients
+from edgeprune.kept_channels import KeptChannels
 from edgeprune.method_inputs import FromImages, method_input
 from edgeprune.method_record import FILE_NAME as METHOD_RECORD
 from edgeprune.methods import OneShot, load_method, parse_settings
@@ -107,6 +108,7 @@ class Pruned:
         return Count(self.graph.params, planned_params(self.plan, self.graph))
 
     def summary(self) -> PruneSummary:
+        kept = KeptChannels(self.plan, self.graph)
         return PruneSummary(
             macs=self.macs,
             params=self.params,
@@ -121,6 +123,7 @@ class Pruned:
                     e.kept,
                     round(self.result.seconds.get(e.name, 0.0), 4),
                     e.note,
+                    len(kept.filters(self.graph.layer(e.name)).index),
                     self.result.recovery.get(e.name),
                 )
                 for e in self.plan.layers
@@ -136,6 +139,8 @@ class LayerSummary(msgspec.Struct, frozen=True, omit_defaults=True):
     kept: int
     seconds: float
     note: str
+    filters: int
+    """That are left."""
     recovery_ratio: float | None = None
     """Share of the layer's importance that its kept kernels hold; absent where the method defines none."""
 

@@ -48,24 +48,35 @@ def facts(title: str, pairs: Iterable[tuple[str, str]]) -> None:
 
 def pruned(result: Pruned, bundle: Bundle) -> None:
     """The layers with what became of each, then the headline."""
+    from edgeprune.kept_channels import KeptChannels
     from edgeprune.plan_costs import planned_macs
 
-    planned = planned_macs(result.plan, result.graph)
+    planned, kept = planned_macs(result.plan, result.graph), KeptChannels(result.plan, result.graph)
     recovery = result.result.recovery
-    rows = [
-        (
-            e.name,
-            e.groups,
-            e.kept or "",
-            result.graph.layer(e.name).macs,
-            planned[e.name],
-            *([_share(recovery.get(e.name))] if recovery else []),  # a column only where the method defines it
-            e.note,
+    rows = []
+    for e in result.plan.layers:
+        layer = result.graph.layer(e.name)
+        filters = kept.filters(layer)
+        left = f"{len(filters.index)} of {filters.channels}"
+        rows.append(
+            (
+                e.name,
+                # columns only where the plan or the method has something to say
+                *((left,) if result.plan.thins else ()),
+                *((e.groups, e.kept or "") if result.plan.grouped() else ()),
+                layer.macs,
+                planned[e.name],
+                *((_share(recovery.get(e.name)),) if recovery else ()),
+                e.note,
+            )
         )
-        for e in result.plan.layers
-    ]
-    share = ["importance kept"] if recovery else []
-    table("Layers", ("layer", "groups", "kept a group", "MACs dense", "MACs pruned", *share, "note"), rows)
+    names = (
+        *(("filters",) if result.plan.thins else ()),
+        *(("groups", "kept a group") if result.plan.grouped() else ()),
+        *("MACs dense", "MACs pruned"),
+        *(("importance kept",) if recovery else ()),
+    )
+    table("Layers", ("layer", *names, "note"), rows)
     headline(bundle)
 
 

@@ -156,9 +156,10 @@ def with_masked_paddings(model: nn.Module, plan: Plan, graph: Graph) -> nn.Modul
 
 def _fill_up(module: fx.GraphModule, node: fx.Node, layer: Layer, filters: Kept) -> None:
     """Zeros in the place of the filters that the end of a branch leaves out, so that it can be added."""
-    last = next(iter(node.users)) if layer.norm else node
+    last, user = node, next(iter(node.users))
+    while user.op == "call_module":  # its BatchNorm, or nothing at all; then comes the add
+        last, user = user, next(iter(user.users))
     picked = [filters.position.get(channel) for channel in range(filters.channels)]
-    user = next(iter(last.users))
     filled = insert_zero_filled(module, user, last, picked, len(filters.index), f"{layer.name}.output_gather")
     user.replace_input_with(last, filled)
 

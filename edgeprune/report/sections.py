@@ -168,7 +168,8 @@ def _kept_share(view: KernelView) -> float:
 
 def _dense(contents: Contents) -> Section:
     table = tables.dense_table(contents.plan) if contents.plan else None
-    return Section("dense", "What stayed dense, and why", (table,) if table and table.rows else ())
+    what = "What keeps all filters" if contents.plan and contents.plan.thins else "What stayed dense"
+    return Section("dense", f"{what}, and why", (table,) if table and table.rows else ())
 
 
 def _split(split: SplitPlan | None) -> Section:

@@ -120,13 +120,14 @@ def layer_form(layer: LayerResult) -> str:
 
 
 def dense_table(plan: Plan) -> Table:
-    """What stayed dense, one reason a row."""
+    """What stayed as it was, one reason a row. In a plan that thins, a layer without a reason follows its channels."""
     by_reason: dict[str, list[str]] = {}
     for entry in plan.layers:
-        if entry.is_dense:
+        if entry.is_dense and not entry.kept_filters and (entry.note or not plan.thins):
             by_reason.setdefault(f.clean(entry.note) or "the plan gives no reason", []).append(f.clean(entry.name))
     rows = tuple((reason, str(len(names)), _some(names)) for reason, names in by_reason.items())
-    return Table("Layers that stayed dense", columns("reason", "layers", "which", numeric=("layers",)), rows)
+    title = "Layers that keep all filters" if plan.thins else "Layers that stayed dense"
+    return Table(title, columns("reason", "layers", "which", numeric=("layers",)), rows)
 
 
 def split_tables(split: SplitPlan) -> list[Table]:
