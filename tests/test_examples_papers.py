@@ -101,6 +101,28 @@ def test_a_checkpoint_is_taken_instead_of_training(capsys: pytest.CaptureFixture
     assert "--tickets" not in first
 
 
+@pytest.mark.parametrize(
+    ("name", "network", "milestones"),
+    [
+        ("tmi_gkp", "resnet20", "100,200"),
+        ("tmi_gkp", "torchvision:resnet50", "30,60"),
+        ("gconv", "resnet164", "30,45"),
+        ("gconv", "densenet86", "50,75"),
+        ("gconv", "torchvision:resnet50", "10,20"),
+    ],
+)
+def test_what_is_pruned_at_once_is_trained_on_with_steps(
+    name: str, network: str, milestones: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--networks", network, "--checkpoint", f"{network}=mine.pt")
+    prune, train, export, *_ = commands(load(name), capsys, "--data", "cifar10:DIR", "-o", "runs", *given, "--dry-run")
+    assert (prune[1], train[1], export[1]) == ("prune", "train", "export")
+    assert "--data" in prune, "else the accuracy before fine-tuning is not known"
+    assert train[train.index("--from") + 1] == prune[prune.index("-o") + 1]
+    assert export[2] == train[train.index("-o") + 1]
+    assert train[train.index("--schedule") :][:4] == ["--schedule", "step", "--milestones", milestones]
+
+
 def test_only_some_experiments_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     form = ("--data", "cifar10:DIR", "-o", "runs", "--networks", "resnet56", "--only", "lfpc, asfp", "--dry-run")
     found = commands(load("filter_pruning"), capsys, *form)
@@ -207,17 +229,17 @@ def test_the_table_shows_our_numbers_beside_the_papers(steps: Any, tmp_path: Pat
     exported = tmp_path / "x" / "exported"
     exported.mkdir(parents=True)
     manifest = {
-        "accuracy": {"dense": 91.5, "pruned": 90.25},
+        "accuracy": {"dense": 91.5, "pruned": 90.25, "pruned_before_finetune": 20.5},
         "macs": {"dense": 200, "pruned": 100},
         "params": {"dense": 100, "pruned": 70},
     }
     (exported / "manifest.json").write_text(json.dumps(manifest))
     profile = {"results": [{"theoretical_speedup": 2.0, "realistic_speedup": 1.5}]}
     (exported / "profile.json").write_text(json.dumps(profile))
-    published = steps.Published(92.35, 92.01, 43)
+    published = steps.Published(92.35, 92.01, 43, before_finetuning=22.81)
     lines = steps.table([steps.Experiment("x", tmp_path / "x", (), ("prune",), published)]).splitlines()
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert cells == ["x", "91.50 (92.35)", "90.25 (92.01)", "50.0 (43)", "30.0", "2.00", "1.50"]
+    assert cells == ["x", "91.50 (92.35)", "20.50 (22.81)", "90.25 (92.01)", "50.0 (43)", "30.0", "2.00", "1.50"]
     assert len({len(line) for line in lines}) == 1
 
 
@@ -227,5 +249,5 @@ def test_the_dense_accuracy_of_a_method_from_scratch_is_that_of_the_dense_networ
         manifest = {"accuracy": {"dense": dense, "pruned": 60.0}}
         (tmp_path / folder / "manifest.json").write_text(json.dumps(manifest))
     row = steps.Experiment("x", tmp_path / "x", (), ("train",), dense=tmp_path / "dense").row()
-    assert row[1:3] == ("93.00", "60.00")
-    assert row[3:] == ("-",) * 4
+    assert row[1:4] == ("93.00", "-", "60.00")
+    assert row[4:] == ("-",) * 4

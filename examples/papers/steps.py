@@ -134,6 +134,10 @@ class Asked:
         size = ("--input-size", "16,16") if self.data == "digits" else ()
         return ("--arch", name, *size, "--data", self.data)
 
+    def finetuning(self, full: Training) -> tuple[str, ...]:
+        """The arguments that train a pruned bundle on, which says its network itself."""
+        return ("--data", self.data, *self.training(full).flags())
+
     def trained(self, network: str, full: Training, *flags: str) -> tuple[tuple[Step, ...], Path]:
         """The steps that give a trained network, none if the user has one; and where it is."""
         if network in self.checkpoints:
@@ -154,11 +158,12 @@ class Published:
     pruned: float | None = None
     macs_less: float | None = None
     params_less: float | None = None
+    before_finetuning: float | None = None
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A network pruned in one way, exported and measured: one line of the table at the end."""
+    """A network pruned in one way, fine-tuned, exported and measured: one line of the table at the end."""
 
     name: str
     folder: Path
@@ -169,6 +174,8 @@ class Experiment:
     published: Published = Published()
     dense: Path | None = None
     """The bundle of the trained network, where the method does not start from it."""
+    finetuning: tuple[str, ...] = ()
+    """Arguments of `train --from` the pruned bundle; empty: the pruning is all."""
 
     @property
     def exported(self) -> Path:
@@ -176,11 +183,14 @@ class Experiment:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        pruned = self.folder / "pruned"
+        pruning = [Step(self.pruning[0], self.pruning[1:], self.folder / "pruned")]
+        if self.finetuning:
+            start = ("--from", str(pruning[0].folder))
+            pruning.append(Step("train", (*start, *self.finetuning), self.folder / "finetuned"))
         return (
             *self.before,
-            Step(self.pruning[0], self.pruning[1:], pruned),
-            Step("export", (str(pruned),), self.exported),
+            *pruning,
+            Step("export", (str(pruning[-1].folder),), self.exported),
             Step("profile", ("--threads", "1", "--batch-size", "1"), self.exported, "profile.json"),
             Step("report", (), self.exported, "report.html"),
         )
@@ -194,6 +204,7 @@ class Experiment:
         return (
             self.name,
             _beside(dense.get("dense"), paper.dense, ".2f"),
+            _beside(accuracy.get("pruned_before_finetune"), paper.before_finetuning, ".2f"),
             _beside(accuracy.get("pruned"), paper.pruned, ".2f"),
             _beside(_less(manifest.get("macs")), paper.macs_less, ".1f"),
             _beside(_less(manifest.get("params")), paper.params_less, ".1f"),
@@ -202,7 +213,16 @@ class Experiment:
         )
 
 
-HEADINGS = ("experiment", "dense %", "pruned %", "MACs less %", "params less %", "theory x", "measured x")
+HEADINGS = (
+    "experiment",
+    "dense %",
+    "before tuning %",
+    "pruned %",
+    "MACs less %",
+    "params less %",
+    "theory x",
+    "measured x",
+)
 
 
 def table(experiments: Sequence[Experiment]) -> str:
