@@ -8,7 +8,8 @@ import networks
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
@@ -193,3 +194,83 @@ def test_a_negative_tolerance_is_refused() -> None:
     model = networks.settled(networks.Residual())
     with pytest.raises(InputError, match="setting tolerance is -1"):
         converted(model, traced(model), tolerance=-1.0)
+
+
+class Padded(nn.Module):
+    """A zero-padded skip around `a`, which reads the stem behind a ReLU."""
+
+    def __init__(self, *, padded_behind: bool) -> None:
+        super().__init__()
+        self.padded_behind = padded_behind  # whether the skip, too, starts behind the ReLU
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.a = nn.Conv2d(6, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        seen = F.relu(x)
+        skip = seen if self.padded_behind else x
+        return self.head((F.pad(skip, (0, 0, 0, 0, 1, 1)) + self.a(seen)).mean((2, 3)))
+
+
+class PaddedConcatenation(nn.Module):
+    """The layers read a concatenation behind a ReLU; its BatchNorm, behind it, is padded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 2, 3, padding=1)
+        self.bn = nn.BatchNorm2d(6)
+        self.c = nn.Conv2d(6, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(torch.cat([self.a(x), self.b(x)], 1))
+        return self.head((F.pad(self.bn(x), (0, 0, 0, 0, 1, 1)) + self.c(x)).mean((2, 3)))
+
+
+def test_a_channel_that_is_zero_for_the_layers_only_stays_if_a_padding_carries_another_constant() -> None:
+    model = networks.settled(Padded(padded_behind=False))
+    graph = traced(model)
+    zero(model.stem, [2, 4])
+    with torch.no_grad():
+        model.stem.bias[2] = -1.5  # zero for `a`, behind the ReLU; not where it is padded
+    result = converted(model, graph)
+    assert [(entry.name, entry.kept) for entry in result.plan.sets] == [("stem", (0, 1, 2, 3, 5))]
+    assert_same_output(rewrite(model, result.plan, graph), model)
+
+
+def test_what_a_padding_carries_counts_behind_a_batch_norm_and_in_a_concatenation_too() -> None:
+    model = networks.settled(PaddedConcatenation())
+    graph = traced(model)
+    zero(model.a, [1, 3])
+    zero(model.b, [0])
+    with torch.no_grad():  # zero for `c`; the BatchNorm makes a constant of channel 3 of `a`
+        model.bn.running_mean[[1, 4]] = model.bn.bias[[1, 4]] = 0
+        model.bn.bias[3] = 2.0
+    result = converted(model, graph)
+    assert {entry.name: entry.kept for entry in result.plan.sets} == {"a": (0, 2, 3), "b": (1,)}
+    assert_same_output(rewrite(model, result.plan, graph), model)
+
+
+@pytest.mark.parametrize("lossy", [False, True])
+def test_a_channel_that_a_padding_fills_lives_as_long_as_its_source(lossy: bool) -> None:
+    class Reading(Padded):
+        def __init__(self) -> None:
+            super().__init__(padded_behind=True)
+            self.c = nn.Conv2d(8, 4, 3)
+            self.head = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.stem(x))
+            return self.head(self.c(F.relu(F.pad(x, (0, 0, 0, 0, 1, 1)) + self.a(x))).mean((2, 3)))
+
+    model = networks.settled(Reading())
+    graph = traced(model)
+    zero(model.a, [0, 3])  # the padding puts zeros into channel 0, and channel 2 of the stem into channel 3
+    with torch.no_grad():
+        model.stem.weight[2] = 0.2
+        model.stem.bias[2] = -6.0  # fires on bright images only
+    result = converted(model, graph, lossy=lossy)
+    small = rewrite(model, result.plan, graph).double()
+    bright = torch.full((1, 3, 16, 16), 2.0, dtype=torch.float64)
+    torch.testing.assert_close(small(bright), model.double()(bright), rtol=1e-6, atol=1e-6)

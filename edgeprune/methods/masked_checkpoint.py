@@ -98,12 +98,18 @@ def _largest_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _dead(coupled: CoupledSet, graph: Graph, zero: Mapping[str, Mask]) -> Mask:
-    """(channels,) whether all layers that write a channel have a zero filter there."""
+    """(channels,) whether all layers that write a channel have a zero filter there, and no zero padding fills it from
+    a channel that lives."""
+    if coupled.parts:
+        return np.concatenate([_dead(graph.coupled_set(part), graph, zero) for part in coupled.parts])
     writers = [zero[name] for name in coupled.producers if name in zero]
     choosing = [name for name in coupled.producers if not graph.layer(name).is_depthwise]
     if not writers or len(writers) < len(choosing):
         return np.zeros(coupled.channels, bool)
     dead: Mask = np.logical_and.reduce(writers)
+    for padding in (padding for padding in graph.paddings if padding.target == coupled.name):
+        source = _dead(graph.coupled_set(padding.source), graph, zero)
+        dead[padding.lead : padding.lead + len(source)] &= source
     return dead
 
 
