@@ -18,6 +18,7 @@ from torch import fx
 
 from edgeprune.channel_ops import (
     CONCATENATES,
+    DIVIDES,
     JOINS_FUNCTIONS,
     JOINS_METHODS,
     KEEPS_FUNCTIONS,
@@ -92,7 +93,8 @@ class CallWalk:
             if tensor.name not in self.values:
                 return self.unknown(node, f"it meets {tensor.name}, a value for each channel, in {_name(node)}")
             sources.append(self.values[tensor.name])
-        if not sources or len({s.features for s in sources}) > 1:
+        divides = node.target in DIVIDES and len(sources) > 1
+        if not sources or len({s.features for s in sources}) > 1 or divides:
             return self.unknown(node, unknown_call(node))
         for other in sources[1:]:
             self.sets.join(sources[0].coupled_set, other.coupled_set)
@@ -143,7 +145,13 @@ class CallWalk:
             self.unknown(node, unknown_call(node))
         elif not any(sizes[4:]):
             self.values[node.name] = source
-        elif not any(sizes[:4]) and not any(sizes[6:]) and mode == "constant" and value in (None, 0, 0.0):
+        elif (
+            not any(sizes[:4])
+            and not any(sizes[6:])
+            and min(sizes[4:]) >= 0
+            and mode == "constant"
+            and value in (None, 0, 0.0)
+        ):
             self.values[node.name] = Channels(self.sets.make(node.name, self.shapes[node.name][1]))
             self.paddings[node.name] = (sizes[4], sizes[5])
         else:

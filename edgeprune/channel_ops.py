@@ -35,6 +35,8 @@ JOINS_FUNCTIONS = {
     operator.imul, operator.sub, operator.isub, operator.truediv, operator.itruediv,
 }  # fmt: skip
 JOINS_METHODS = {"add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_", "expand_as"}
+DIVIDES = {torch.div, operator.truediv, operator.itruediv, "div", "div_"}
+"""Joins in which a channel that is zero everywhere would not stay zero."""
 ADDS_FUNCTIONS = {torch.add, operator.add, operator.iadd}
 ADDS_METHODS = {"add", "add_"}
 CONCATENATES = {torch.cat, torch.concat, torch.concatenate}

@@ -8,6 +8,7 @@ dense.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -50,6 +51,8 @@ class ChannelWalk(CallWalk):
         super().__init__({n.name: tuple(meta.shape) for n in module.graph.nodes if (meta := _tensor_meta(n))})
         self.module, self.opaque, self.calls = module, opaque, calls
         self.modules = dict(module.named_modules())
+        self.owners = Counter(id(p) for m in self.modules.values() for p in m.parameters(recurse=False))
+        """A parameter -> how many modules hold it."""
         self.layers: dict[str, Layer] = {}
         self.norms: list[Norm] = []
 
@@ -68,7 +71,7 @@ class ChannelWalk(CallWalk):
 
     def visit_module(self, node: fx.Node, module: nn.Module) -> None:
         name = str(node.target)
-        used_twice = calls_of(node) > 1
+        used_twice = calls_of(node) > 1 or any(self.owners[id(p)] > 1 for p in module.parameters())
         source = self.source(node)
         if name in self.opaque or source is None:
             self.unknown(node, f"{name} cannot be traced by torch.fx")

@@ -63,8 +63,8 @@ def _one_set_faults(entry: SetPlan, coupled: CoupledSet, graph: Graph) -> Iterat
         yield f"the kept channels are not ascending numbers in 0..{coupled.channels - 1}."
     kept, standing_for = set(entry.kept), set[int]()
     for cluster in (*entry.merged, *((entry.constant,) if entry.constant else ())):
-        if not _ascending(cluster, coupled.channels):
-            yield f"the channels {cluster} are not ascending numbers in 0..{coupled.channels - 1}."
+        if not cluster or not _ascending(cluster, coupled.channels):
+            yield f"the clustered channels {cluster} are not ascending numbers in 0..{coupled.channels - 1}."
         elif cluster[0] not in kept or kept & set(cluster[1:]):
             yield f"of the channels {cluster} the first, and no other, must be kept."
         if standing_for & set(cluster):

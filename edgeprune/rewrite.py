@@ -28,7 +28,10 @@ def rewrite(model: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
         raise InputError(f"the plan does not fit this network: {faults[0]}{more}")
     pruned = copy.deepcopy(model)
     if plan.thins:
-        pruned = thin(pruned, plan, graph).train(model.training)
+        pruned = thin(pruned, plan, graph)
+        modes = {name: module.training for name, module in model.named_modules()}
+        for name, module in pruned.named_modules():
+            module.training = modes.get(name, model.training)
     kept = KeptChannels(plan, graph)
     for name, entry in plan.grouped().items():
         dense = pruned.get_submodule(name)

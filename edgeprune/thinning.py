@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from edgeprune.channel_calls import set_literal_features
 from edgeprune.constants import Values, constants_by_reader
+from edgeprune.errors import InputError
 from edgeprune.gather import ChannelMask, insert_zero_filled
 from edgeprune.graph import Graph, Layer, Norm
 from edgeprune.kept_channels import Kept, KeptChannels
@@ -20,6 +22,7 @@ from edgeprune.permutation import Selection
 from edgeprune.plan import Plan
 from edgeprune.trace import Traced, trace
 
+DROPOUTS: Mapping[object, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout2d: nn.Dropout2d}
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -63,6 +66,11 @@ def reduced_columns(weight: Tensor, layer: Layer, inputs: Kept, constants: Value
     for cluster in inputs.constant:
         assert constants is not None
         values = torch.from_numpy(constants[list(cluster)]).to(weight)
+        if not values.isfinite().all():
+            raise InputError(
+                f"the plan takes the channels {cluster} that {layer.name} reads for constant, and they are not",
+                remedy="use the plan with the weights that it was made for",
+            )
         if values[0] != 0:  # else they are zero for this reader, all of them
             scaled = columns[:, list(cluster)] * (values / values[0]).reshape(1, -1, *[1] * (columns.dim() - 2))
             reduced[:, inputs.position[cluster[0]]] = scaled.sum(1)
@@ -77,9 +85,9 @@ def _thin_layer(module: nn.Conv2d | nn.Linear, layer: Layer, kept: KeptChannels,
     weight = module.weight
     if not layer.is_depthwise:
         weight = reduced_columns(weight, layer, inputs, constants)
-    module.weight = nn.Parameter(weight[list(filters.index)].contiguous())
+    module.weight = _parameter(weight[list(filters.index)].contiguous(), module.weight)
     if module.bias is not None:
-        module.bias = nn.Parameter(module.bias[list(filters.index)])
+        module.bias = _parameter(module.bias[list(filters.index)], module.bias)
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
         return
@@ -96,9 +104,14 @@ def _thin_norm(norm: nn.BatchNorm2d | nn.BatchNorm1d, features: Selection) -> No
     for name in NORM_TENSORS:
         tensor = getattr(norm, name)
         if isinstance(tensor, nn.Parameter):
-            setattr(norm, name, nn.Parameter(tensor[features.array()]))
+            setattr(norm, name, _parameter(tensor[features.array()], tensor))
         elif tensor is not None:
             setattr(norm, name, tensor[features.array()])
+
+
+def _parameter(values: Tensor, like: Tensor) -> nn.Parameter:
+    """What was frozen stays frozen."""
+    return nn.Parameter(values, requires_grad=like.requires_grad)
 
 
 # -- where the forward counts channels ---------------------------------------------------------------------------------
@@ -109,12 +122,16 @@ def _counts_channels(traced: Traced, plan: Plan, kept: KeptChannels) -> bool:
 
 
 def _thin_graph(traced: Traced, plan: Plan, kept: KeptChannels) -> fx.GraphModule:
-    for node in list(traced.module.graph.nodes):
-        if node.name in traced.paddings:
-            _thin_padding(traced, node, kept)
+    nodes = list(traced.module.graph.nodes)
+    paddings = {node.name: _sides(traced, node, kept) for node in nodes if node.name in traced.paddings}
+    for node in nodes:
+        if node.name in paddings:
+            _thin_padding(traced, node, *paddings[node.name])
         elif node.name in traced.literal_views:
             channels = traced.channels[node.name]
             set_literal_features(node, len(kept.sets[channels.coupled_set].index) * channels.features)
+        elif node.target in DROPOUTS:
+            _revive_dropout(traced.module, node)
         elif node.op == "call_module":
             entry = next((e for e in plan.layers if e.name == node.target and e.kept_filters), None)
             if entry is not None:
@@ -125,28 +142,49 @@ def _thin_graph(traced: Traced, plan: Plan, kept: KeptChannels) -> fx.GraphModul
     return traced.module
 
 
-def _thin_padding(traced: Traced, node: fx.Node, kept: KeptChannels) -> None:
-    source = node.all_input_nodes[0]
-    held, wanted = (kept.sets[traced.channels[n.name].coupled_set] for n in (source, node))
+def _sides(traced: Traced, padding: fx.Node, kept: KeptChannels) -> tuple[Kept, Kept]:
+    """What is left of the channels before and behind a zero padding; asked before any node is replaced."""
+    source = padding.all_input_nodes[0]
+    before, behind = (kept.sets[traced.channels[node.name].coupled_set] for node in (source, padding))
+    return before, behind
+
+
+def _thin_padding(traced: Traced, node: fx.Node, held: Kept, wanted: Kept) -> None:
     lead, _ = traced.paddings[node.name]
+    source = node.all_input_nodes[0]
     picked = [held.position.get(channel - lead) for channel in wanted.index]
     filled = insert_zero_filled(traced.module, node, source, picked, len(held.index), f"{node.name}_gather")
     node.replace_all_uses_with(filled)
     traced.module.graph.erase_node(node)
 
 
+def _revive_dropout(module: fx.GraphModule, node: fx.Node) -> None:
+    """A call of F.dropout was traced in eval mode, which it would keep for ever: a module follows the model's mode."""
+    given = dict(zip(("input", "p", "training", "inplace"), node.args, strict=False)) | dict(node.kwargs)
+    module.add_submodule(f"{node.name}_module", DROPOUTS[node.target](given.get("p", 0.5)))
+    with module.graph.inserting_before(node):
+        live = module.graph.call_module(f"{node.name}_module", (given["input"],))
+    node.replace_all_uses_with(live)
+    module.graph.erase_node(node)
+
+
 def with_masked_paddings(model: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
-    """The original model, where zero padding brings no channel into a coupled set that the set does not keep."""
+    """The original model, where zero padding takes no channel along that was cut on either side of it."""
     kept = KeptChannels(plan, graph)
-    if all(kept.sets[padding.target].is_all for padding in graph.paddings):
+    if all(kept.sets[p.source].is_all and kept.sets[p.target].is_all for p in graph.paddings):
         return model
     example = _example(model, graph)
     traced = trace(model, example)
-    for node in [n for n in traced.module.graph.nodes if n.name in traced.paddings]:
-        held = kept.sets[traced.channels[node.name].coupled_set]
-        standing = [*held.index, *(channel for cluster in held.merged for channel in cluster)]
+    nodes = [node for node in traced.module.graph.nodes if node.name in traced.paddings]
+    sides = [
+        [kept.sets[traced.channels[n.name].coupled_set] for n in (node.all_input_nodes[0], node)] for node in nodes
+    ]
+    for node, (source, target) in zip(nodes, sides, strict=True):
+        lead, _ = traced.paddings[node.name]
+        padded = range(lead, lead + source.channels)
+        standing = [c for c in target.position if c not in padded or c - lead in source.position]
         name = f"{node.name}_mask"
-        traced.module.add_submodule(name, ChannelMask(standing, held.channels, example.dtype))
+        traced.module.add_submodule(name, ChannelMask(standing, target.channels, example.dtype))
         with traced.module.graph.inserting_after(node):
             mask = traced.module.graph.call_module(name, (node,))
         node.replace_all_uses_with(mask, delete_user_cb=lambda user, mask=mask: user is not mask)

@@ -9,6 +9,7 @@ from networks import Residual, settled
 from torch import Tensor, nn
 
 from edgeprune.constants import constants_by_reader, constants_by_set
+from edgeprune.errors import InputError
 from edgeprune.graph import Graph
 from edgeprune.kept_channels import Kept
 from edgeprune.plan import LayerPlan, Plan, SetPlan
@@ -152,3 +153,66 @@ def test_columns_of_equal_channels_are_summed() -> None:
     reduced = reduced_columns(weight, graph.layer("head"), Kept(6, (0, 1, 2), merged=((1, 4, 5),)))
     assert reduced.shape == (5, 12)
     assert torch.equal(reduced[:, 4:8], weight[:, 4:8] + weight[:, 16:20] + weight[:, 20:24])
+
+
+class Chained(nn.Module):
+    """Zero padding read by zero padding, an activation in front of it that is not zero at zero, functional dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(10, 4, 1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(F.pad(torch.sigmoid(self.a(x)), (0, 0, 0, 0, 1, 1)), (0, 0, 0, 0, 0, 2))
+        return self.head(F.dropout(F.relu(self.b(x)), 0.5, self.training).mean((2, 3)))
+
+
+def test_padding_behind_padding_carries_no_channel_that_was_cut() -> None:
+    model, graph = prepared(Chained)
+    plan = plan_of(graph, SetPlan("a", (0, 3, 5)))
+    assert check_plan(plan, graph) == []
+    small = rewrite(model, plan, graph)
+    torch.testing.assert_close(outputs(small), outputs(masked(small, model, plan, graph)), rtol=0, atol=1e-12)
+
+
+def test_a_thinned_model_drops_out_in_training_and_keeps_what_was_frozen() -> None:
+    model, graph = prepared(Chained)
+    model.train()
+    model.b.eval()
+    model.a.weight.requires_grad_(False)
+    small = rewrite(model, plan_of(graph, SetPlan("a", (0, 3, 5))), graph)
+    assert not small.a.weight.requires_grad
+    assert small.a.bias.requires_grad
+    assert not small.b.training
+    torch.manual_seed(0)
+    assert not torch.equal(small(X), small(X))
+    assert torch.equal(small.eval()(X), small(X))
+
+
+def test_channels_that_are_not_constant_are_not_merged_as_such() -> None:
+    model, graph = prepared(Plain)
+    with pytest.raises(InputError, match="they are not"):
+        rewrite(model, plan_of(graph, SetPlan("a", (0, 2, 3, 4, 5, 6, 7), constant=(0, 1))), graph)
+
+
+def test_an_empty_cluster_is_a_fault() -> None:
+    _, graph = prepared(Plain)
+    assert "clustered channels ()" in check_plan(plan_of(graph, SetPlan("a", (0,), merged=((),))), graph)[0]
+
+
+class Tied(nn.Module):
+    """Two convolutions with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 2)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(F.relu(self.a(x))).mean((2, 3)))
+
+
+def test_weights_that_two_modules_share_stay_as_they_are() -> None:
+    _, graph = prepared(Tied)
+    assert "several places" in graph.layer("a").refusal
+    assert "several places" in graph.coupled_set("a").pinned
