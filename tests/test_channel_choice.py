@@ -22,11 +22,13 @@ from edgeprune.methods.channel_choice import (
     Prunable,
     highest,
     kept_count,
+    kept_counts,
     plan_of,
     prunable,
     rate_for_budget,
     unit_rate,
     unit_scores,
+    within_budget,
 )
 from edgeprune.plan import Plan, load_plan
 from edgeprune.plan_check import check_plan
@@ -237,6 +239,15 @@ def test_the_smallest_rate_within_a_budget_is_found(share: float, what: str, cou
     else:
         with pytest.raises(InputError, match=f"--budget {what}=.* cannot be met; expected {what}="):
             rate_for_budget(plan_at, among, budget)
+
+
+def test_within_a_budget_the_rates_of_layers_stay(resnet20: Graph) -> None:
+    request = PruneRequest(budget=Budget(macs=0.6), layer_rates=(("layer1.*", 0.0), ("layer2.0.conv1", 0.5)))
+    among = within_budget(prunable(resnet20, request, "separate"))
+    counts = dict(zip((unit.name for unit in among.units), kept_counts(among), strict=True))
+    assert (counts["layer1.0.conv1"], counts["layer2.0.conv1"]) == (16, 16)
+    plan = plan_of([tuple(range(count)) for count in counts.values()], among, "test", {})
+    assert 0.55 < sum(planned_macs(plan, resnet20).values()) / resnet20.macs <= 0.6
 
 
 def test_a_budget_of_both_kinds_is_held_in_both(resnet20: Graph) -> None:

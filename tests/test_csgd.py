@@ -116,6 +116,18 @@ def test_a_budget_and_rates_of_layers_are_met() -> None:
     assert widths(method, plan)["layer1.0.conv1"] == 10
 
 
+def test_a_budget_leaves_the_rates_of_layers_alone_and_the_plan_tells_the_rate_that_holds_it() -> None:
+    model, size = built("resnet8")
+    request = dataclasses.replace(REQUEST, budget=Budget(macs=0.6), layer_rates=(("layer2.0.conv1", 0.0),))
+    method = started(model, size, request=request)
+    _, plan = trained(model, size, method)
+    graph = method.hooks.among.graph
+    assert 0.5 < sum(planned_macs(plan, graph).values()) / graph.macs <= 0.6
+    assert widths(method, plan)["layer2.0.conv1"] == 32
+    again = started(model, size, request=dataclasses.replace(request, rate=plan.settings["rate"], budget=Budget()))
+    assert again.hooks.clusters == method.hooks.clusters
+
+
 def test_a_wider_network_is_squeezed_into_the_widths_of_the_narrower() -> None:
     model, size = built("resnet8-w24")
     method = started(model, size, settings=Settings(squeeze_to="resnet8"))

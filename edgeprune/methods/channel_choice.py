@@ -18,6 +18,7 @@ In a coupled set of several layers both follow the others.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -128,6 +129,11 @@ def unit_rate(unit: Unit, request: PruneRequest) -> float:
     return min(request.rate_of(name) for name, _ in unit.layers)
 
 
+def kept_counts(among: Prunable) -> tuple[int, ...]:
+    """How many filters of each unit stay at the rates of the request."""
+    return tuple(kept_count(unit.size, unit_rate(unit, among.request)) for unit in among.units)
+
+
 def unit_scores(unit: Unit, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """(size,) the sum over the unit's layers of their filters' scores; `scores` has (out_channels,) for each layer."""
     per_layer = np.stack([scores[name][list(filters)] for name, filters in unit.layers])
@@ -166,10 +172,28 @@ def plan_of(choice: Sequence[Numbers], among: Prunable, method: str, settings: M
     return Plan(method, dict(settings), among.request.seed, layers, tuple(thinned))
 
 
+def within_budget(among: Prunable) -> Prunable:
+    """The same units with the smallest rate that holds the request's budget; as they are if it has none.
+
+    What --layer-rate sets stays as it is. InputError if no rate holds the budget.
+    """
+
+    def with_rate(rate: float) -> Prunable:
+        return dataclasses.replace(among, request=dataclasses.replace(among.request, rate=rate))
+
+    def plan_at(rate: float) -> Plan:
+        """As costly as any plan of this rate: costs depend on how many filters stay, not on which."""
+        at_rate = with_rate(rate)
+        return plan_of([tuple(range(count)) for count in kept_counts(at_rate)], at_rate, "", {})
+
+    budget = among.request.budget
+    return with_rate(rate_for_budget(plan_at, among, budget)) if budget.is_given else among
+
+
 def rate_for_budget(plan_at: Callable[[float], Plan], among: Prunable, budget: Budget) -> float:
     """The smallest rate whose plan holds the budget; InputError with what can be met if none does.
 
-    `plan_at` gives the plan of a uniform rate, whose cost must not rise with the rate. Plans differ only at rates
+    `plan_at` gives the plan of a rate, whose cost must not rise with the rate. Plans differ only at rates
     d / size, size being a unit's, so that a bisection over these finds the smallest exactly.
     """
     rates = sorted({gone / unit.size for unit in among.units for gone in range(unit.size)})

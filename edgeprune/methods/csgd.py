@@ -38,7 +38,7 @@ from edgeprune.kept_channels import KeptChannels
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
-from edgeprune.methods.channel_choice import Prunable, Unit, kept_count, plan_of, prunable, rate_for_budget, unit_rate
+from edgeprune.methods.channel_choice import Prunable, Unit, kept_counts, plan_of, prunable, within_budget
 from edgeprune.methods.csgd_clusters import SCHEMES, cluster_units
 from edgeprune.plan import Plan
 
@@ -97,29 +97,19 @@ def train(given: MethodInput, settings: Settings, epochs: int) -> Centripetal:
     given.request.check()
     _check_settings(settings, given.request)
     among = prunable(given.graph, given.request, "coupled")
-    counts = squeezed_counts(among, settings.squeeze_to) if settings.squeeze_to else _counts(among)
+    if settings.squeeze_to:
+        counts = squeezed_counts(among, settings.squeeze_to)
+    else:
+        among = within_budget(among)
+        counts = kept_counts(among)
     if all(count == unit.size for count, unit in zip(counts, among.units, strict=True)):
-        wanted = f"squeeze_to={settings.squeeze_to}" if settings.squeeze_to else f"--rate {given.request.rate:g}"
+        wanted = f"squeeze_to={settings.squeeze_to}" if settings.squeeze_to else f"--rate {among.request.rate:g}"
         raise InputError(f"{wanted} leaves every layer all of its filters", expected="fewer filters in some layer")
     clusters = cluster_units(among, given.weights, counts, settings.clusters)
     return Centripetal(CentripetalHooks(among, clusters, settings.epsilon, epochs), settings)
 
 
 # -- how many filters survive ------------------------------------------------------------------------------------------
-def _counts(among: Prunable) -> tuple[int, ...]:
-    """Per unit, as the request's rates or budget want it."""
-    request = among.request
-    if request.budget.is_given:
-        rate = rate_for_budget(lambda rate: _plan_at(among, rate), among, request.budget)
-        return tuple(kept_count(unit.size, rate) for unit in among.units)
-    return tuple(kept_count(unit.size, unit_rate(unit, request)) for unit in among.units)
-
-
-def _plan_at(among: Prunable, rate: float) -> Plan:
-    """A plan that costs what a uniform rate costs."""
-    return plan_of([tuple(range(kept_count(unit.size, rate))) for unit in among.units], among, "csgd", {})
-
-
 def squeezed_counts(among: Prunable, arch: str) -> tuple[int, ...]:
     """Per unit, the width that it has in the narrower architecture `arch`.
 

@@ -27,13 +27,13 @@ from edgeprune.methods.channel_choice import (
     Numbers,
     Prunable,
     kept_count,
+    kept_counts,
     plan_of,
     prunable,
-    rate_for_budget,
     unit_rate,
+    within_budget,
 )
 from edgeprune.methods.filter_criteria import Choose
-from edgeprune.plan import Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,19 +115,8 @@ def units_within_budget(given: MethodInput, method: SoftPruning) -> Prunable:
     given.request.check()
     among = prunable(given.graph, given.request, method.coupling)
     _check_finite(among, given.weights)
-
-    def with_rate(rate: float) -> Prunable:
-        return dataclasses.replace(among, request=dataclasses.replace(among.request, rate=rate))
-
-    def plan_at(rate: float) -> Plan:
-        """As costly as the plan of this rate: costs depend on how many filters stay, not on which."""
-        at_rate = with_rate(rate)
-        counts = _counts(at_rate, lambda goal: goal)
-        return plan_of([tuple(range(count)) for count in counts], at_rate, method.name, {})
-
-    if given.request.budget.is_given:
-        among = with_rate(rate_for_budget(plan_at, among, given.request.budget))
-    if _counts(among, lambda goal: goal) == [unit.size for unit in among.units]:
+    among = within_budget(among)
+    if all(count == unit.size for count, unit in zip(kept_counts(among), among.units, strict=True)):
         widest = max(unit.size for unit in among.units)
         raise InputError(
             f"--rate {among.request.rate:g} takes no filter of any layer",
@@ -138,7 +127,7 @@ def units_within_budget(given: MethodInput, method: SoftPruning) -> Prunable:
 
 def choose_filters(among: Prunable, weights: Weights, choose: Choose, rate: Callable[[float], float]) -> Choice:
     """For every unit the places that stay, where `rate` turns a unit's rate at the end into the rate of now."""
-    counts = _counts(among, rate)
+    counts = [kept_count(unit.size, rate(unit_rate(unit, among.request))) for unit in among.units]
     return tuple(
         choose([_rows(weights[name], filters) for name, filters in unit.layers], count)
         if count < unit.size
@@ -169,10 +158,6 @@ class SoftPruningRun:
 
 
 # -- the result --------------------------------------------------------------------------------------------------------
-def _counts(among: Prunable, rate: Callable[[float], float]) -> list[int]:
-    return [kept_count(unit.size, rate(unit_rate(unit, among.request))) for unit in among.units]
-
-
 def _rows(weight: np.ndarray[Any, Any], filters: Numbers) -> np.ndarray[Any, Any]:
     return weight[list(filters)].reshape(len(filters), -1).astype(np.float64)
 
