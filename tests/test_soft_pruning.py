@@ -82,6 +82,20 @@ def test_a_zero_filter_has_cosine_distance_1_to_all_others() -> None:
     np.testing.assert_allclose(distance_sums(filters, "cosine"), [2.0, 1.0, 1.0])
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000), st.integers(4, 40), st.sampled_from(["l2", "l1", "cosine"]))
+def test_of_equal_filters_the_first_stay(seed: int, size: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    kinds = np.concatenate([rng.normal(size=(2, 27)), np.zeros((1, 27))])
+    which = rng.integers(3, size=size)
+    sums = distance_sums(kinds[which], kind)
+    for number in range(3):
+        assert len(set(sums[which == number].tolist())) <= 1
+        equal = np.flatnonzero(which == number).tolist()
+        kept = [place for place in equal if place in by_distance(kind)([kinds[which]], size // 2)]
+        assert kept == equal[: len(kept)]
+
+
 def test_norms_are_those_of_equation_3_2() -> None:
     filters = np.array([[3.0, -4.0], [0.0, 1.0]])
     assert norms(filters, "l2").tolist() == [5.0, 1.0]

@@ -36,14 +36,18 @@ def distance_sums(filters: Filters, distance: Distance) -> NDArray[np.float64]:
     The smallest belongs to the filter nearest to the geometric median: the others can stand in for it best. The cosine
     distance of a zero filter to any other is 1.
     """
+    itself = np.zeros(len(filters))
     if distance == "cosine":
         lengths = norms(filters, "l2")[:, None]
         directions = np.divide(filters, lengths, out=np.zeros_like(filters), where=lengths > 0)
-        between = 1.0 - directions @ directions.T
+        # 1 - cos of unit vectors is |a - b|^2 / 2, which for equal filters is exactly 0, and 1 - a b only roughly.
+        zeros = (lengths == 0).astype(np.float64)
+        between = (cdist(directions, directions, "sqeuclidean") + zeros + zeros.T) / 2
+        itself = zeros[:, 0]
     else:
         between = cdist(filters, filters, "cityblock" if distance == "l1" else "euclidean")
-    np.fill_diagonal(between, 0.0)
-    sums: NDArray[np.float64] = between.sum(1)
+    # Taken off at the end: so equal filters have equal rows, and exactly equal sums.
+    sums: NDArray[np.float64] = between.sum(1) - itself
     return sums
 
 
