@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -197,6 +198,13 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
     given.weights["l1"][0, 0, 0, 0] = np.nan
     with pytest.raises(InputError, match="l1: the weights hold NaN"):
         prune(given, Settings())
+
+
+def test_gradients_that_are_no_numbers_are_refused() -> None:
+    given = chain([3, 16, 16], [64] * 2)
+    gradients = {name: np.full_like(weight, np.nan) for name, weight in given.weights.items()}
+    with pytest.raises(InputError, match="l1: the gradients hold NaN"):
+        prune(dataclasses.replace(given, gradients=gradients), Settings(importance="taylor"))
 
 
 def test_healing_goes_on_from_what_the_network_was_healed_to() -> None:

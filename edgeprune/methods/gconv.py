@@ -95,7 +95,6 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
     candidates = {name: counts for name, counts in candidates.items() if counts}
     if not candidates:
         raise _nothing_to_group(graph, reasons)
-    _check_finite(given, candidates)
     started = time.perf_counter()
     # One BLAS thread: sums then add up in one order on every machine.
     with threadpool_limits(limits=1):
@@ -148,6 +147,7 @@ def _fewest_groups(layer: Layer, most: int) -> tuple[tuple[int, ...], str]:
 def _divider(
     given: MethodInput, settings: Settings, layers: list[str], weights: Weights, gradients: Weights
 ) -> Divider:
+    _check_finite(layers, {"weights": weights, "gradients": gradients})
     importance = {name: kernel_importance(settings.importance, weights[name], gradients.get(name)) for name in layers}
     writes = {name: given.graph.layer(name).writes for name in layers}
     streams = {name: writes[name] if given.request.share_partitions else name for name in layers}
@@ -226,15 +226,17 @@ def _check_settings(settings: Settings, given: MethodInput) -> None:
         )
 
 
-def _check_finite(given: MethodInput, layers: Mapping[str, object]) -> None:
+def _check_finite(layers: list[str], values: Mapping[str, Weights]) -> None:
+    """InputError that names the first layer whose weights or gradients are not finite."""
     for name in layers:
-        if not np.isfinite(given.weights[name]).all():
-            raise InputError(
-                "the weights hold NaN or infinite values",
-                where=name,
-                expected="a trained network",
-                remedy="take a checkpoint from before the training diverged",
-            )
+        for what, of_layers in values.items():
+            if name in of_layers and not np.isfinite(of_layers[name]).all():
+                raise InputError(
+                    f"the {what} hold NaN or infinite values",
+                    where=name,
+                    expected="a trained network",
+                    remedy="take a checkpoint from before the training diverged",
+                )
 
 
 def _used_settings(settings: Settings, request: PruneRequest) -> dict[str, Any]:
