@@ -156,9 +156,12 @@ class _Loop:
             correct += right
             seen += len(labels)
         mean_loss = total_loss.item() / seen
-        if not math.isfinite(mean_loss):
+        # The loss of a step is that of the weights before it, so the last step shows in the weights alone.
+        overflown = [name for name, value in self.model.state_dict().items() if not value.isfinite().all()]
+        if overflown or not math.isfinite(mean_loss):
+            symptom = f"{overflown[0]} is not finite" if overflown else f"the loss is {mean_loss}"
             raise InputError(
-                f"training diverged in epoch {epoch}: the loss is {mean_loss}", where="training",
+                f"training diverged in epoch {epoch}: {symptom}", where="training",
                 remedy=f"use a learning rate below {self.settings.learning_rate}, or a warm-up",
             )  # fmt: skip
         self.hooks.after_epoch(epoch)

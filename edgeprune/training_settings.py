@@ -50,6 +50,11 @@ class TrainSettings:
         for name, value in positive.items():
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name.replace('_', ' ')} {value}", where="training", expected="a value above 0")
+        if self.batch_size < 2:
+            raise InputError(
+                "batch size 1", where="training", expected="2 or more: BatchNorm cannot be trained on one image",
+                remedy="pass --batch-size 2",
+            )  # fmt: skip
         shares = {"momentum": self.momentum, "label_smoothing": self.label_smoothing}
         for name, value in shares.items():
             if not 0 <= value < 1:

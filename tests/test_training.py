@@ -269,6 +269,7 @@ def test_a_ticket_that_cannot_be_written_leaves_no_file(tmp_path: Path, monkeypa
     [
         ({"epochs": 0}, "epochs 0"),
         ({"batch_size": -1}, "batch size -1"),
+        ({"batch_size": 1}, "batch size 1; expected 2 or more"),
         ({"learning_rate": float("nan")}, "learning rate nan"),
         ({"momentum": 1.0}, "momentum 1.0"),
         ({"label_smoothing": -0.1}, "label smoothing"),
@@ -291,6 +292,13 @@ def test_settings_that_make_no_sense(options: dict[str, object], expected: str, 
 def test_training_that_diverges_names_the_epoch_and_the_learning_rate() -> None:
     with pytest.raises(InputError, match=r"diverged in epoch \d+.*below 1e\+30"):
         fit(toy_model(), toy_data(), replace(SETTINGS, learning_rate=1e30))
+
+
+def test_training_that_diverges_in_its_last_step_is_not_handed_out(tmp_path: Path) -> None:
+    data = toy_data(16)  # one step: its loss is that of the sound weights before it
+    with pytest.raises(InputError, match=r"diverged in epoch 1: .*not finite.*below 1e\+40"):
+        fit(toy_model(), data, replace(SETTINGS, epochs=1, learning_rate=1e40), files=RunFiles(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_labels_and_outputs_that_do_not_fit() -> None:
