@@ -6,6 +6,8 @@ While it runs, the folder holds the checkpoint, the log and the tickets; it beco
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -103,9 +105,10 @@ def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite:
     subject = _subject(source, options)
     data, test = (dataset(options.data, split, subject.network) for split in ("train", "test"))
     _note_unused_classes(subject.network, data)
-    if overwrite and not options.resume:
-        _remove_run(out)
-    with _interruptible(out, options.training.epochs):
+    with _locked(out), _interruptible(out, options.training.epochs):
+        _check_place(out, resume=options.resume, overwrite=overwrite)  # again: another process may have ended there
+        if overwrite and not options.resume:
+            _remove_run(out)
         files = RunFiles(out, options.resume, subject.described(options))
         result = fit(subject.model, data, options.training, hooks=subject.hooks, test=test, files=files)
         pruned, accuracy = _outcome(subject, result, test, options.data)
@@ -278,16 +281,48 @@ def _check_place(out: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _is_unfinished(out: Path) -> bool:
     """Whether the folder holds what a run leaves before its end, and nothing else."""
-    own = (CHECKPOINT, LOG, TICKETS)
+    own = {CHECKPOINT, LOG, TICKETS}
     names = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
     # A killed process may also leave a file that was being written, under a hidden name.
-    return bool(names & set(own)) and all(name.startswith((*own, *(f".{other}." for other in own))) for name in names)
+    return bool(names & own) and all(name.startswith((f".{CHECKPOINT}.", f".{LOG}.")) for name in names - own)
 
 
 def _remove_run(out: Path) -> None:
     """Remove the bundle or the unfinished run that `_check_place` found in the folder."""
     if bundles.is_bundle(out) or _is_unfinished(out):
-        shutil.rmtree(out)
+        for entry in out.iterdir():  # the folder itself stays: its lock is held
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Make the folder, and keep other processes from training there; InputError if one does.
+
+    The lock is on the folder itself: it leaves no file, and the system releases it even if the process is killed.
+    """
+    made = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"the output folder cannot be written ({error.strerror})", where=out) from error
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                "another process is training there", where=out, remedy="wait for it, or choose another -o/--out"
+            ) from None
+        except OSError:
+            pass  # a file system without such locks: training goes on unguarded
+        yield
+    finally:
+        os.close(folder)
+        if made and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
 
 
 @contextmanager

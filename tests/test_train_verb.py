@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,6 +286,53 @@ def test_a_folder_that_is_no_run_is_left_alone(train: Train, tmp_path: Path) -> 
     for flags in ((), ("--overwrite",), ("--resume",)):
         assert train("--epochs", 1, *flags)[0] == 1
     assert (out / ".git").is_dir()
+
+
+def test_a_folder_with_names_like_those_of_a_run_is_left_alone(train: Train, tmp_path: Path) -> None:
+    other = tmp_path / "out" / "tickets_of_another_run"
+    other.mkdir(parents=True)
+    (tmp_path / "out" / "log.jsonl").write_text("")
+    assert "will not replace it" in train("--epochs", 1, "--overwrite")[1]
+    assert other.is_dir()
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_a_second_process_is_kept_out_of_the_folder_until_the_first_ends(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("halving_method.Hooks.after_epoch", stopping_in(2))
+        assert train("--epochs", 2, "--method", "halving")[0] == 130
+    left = {path: path.read_bytes() for path in out.iterdir()}
+    holds = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print(flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{holds}; input()", str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        code, said = train("--epochs", 2, "--method", "halving", flag)
+        assert code == 1
+        assert "another process is training there" in said
+        assert {path: path.read_bytes() for path in out.iterdir()} == left
+        first.kill()
+    assert train("--epochs", 2, "--method", "halving", flag)[0] == 0
+    assert open_bundle(out).faults() == []
+
+
+def test_a_run_holds_its_folder(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from halving_method import Hooks
+
+    def after_epoch(hooks: Hooks, epoch: int) -> None:
+        folder = os.open(tmp_path / "out", os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(folder)
+        raise KeyboardInterrupt
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(Hooks, "after_epoch", after_epoch)
+    assert train("--epochs", 1, "--method", "halving")[0] == 130
 
 
 def test_an_error_at_the_end_leaves_the_run_to_be_resumed(
