@@ -1,15 +1,18 @@
 """CIFAR-10 as it is published: the binary version, and the Python batches: pickles, which are never unpickled freely.
 
-The reader of the pickles knows three names, those that a NumPy array is made of, and replaces them by plain records of
-what the file says; any other name is refused. So no object of the file's choosing is ever made, and no code runs.
+The reader of the pickles knows the names that a NumPy array is made of, and replaces them by plain records of what the
+file says; any other name is refused. So no object of the file's choosing is ever made, and no code runs that it names.
+It also knows only the opcodes that batches are written with, and hashes and prints none of their containers, so that
+the work and the memory grow in proportion to the file, whose size is limited.
 """
 
 from __future__ import annotations
 
 import io
 import pickle  # noqa: TID251  # only as the parser of the format; see above
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -59,7 +62,9 @@ def _binary_records(path: Path) -> NDArray[np.uint8]:
     if not content.size or content.size % _RECORD:
         raise InputError(f"has {content.size} bytes", where=path, expected=f"a multiple of {_RECORD}; is it whole?")
     records = content.reshape(-1, _RECORD)
-    _check_labels(records[:, 0], path)
+    outside = records[records[:, 0] > 9, 0]
+    if len(outside):
+        raise InputError(f"has label {outside[0]}", where=path, expected="0..9; is it CIFAR-10?")
     return records
 
 
@@ -68,14 +73,17 @@ def _python_records(path: Path) -> NDArray[np.uint8]:
     try:
         batch = _ArrayReader(io.BytesIO(_content(path)), encoding="bytes").load()
         labels, pixels = batch[b"labels"], batch[b"data"].pixels()
-        if len(labels) != len(pixels) or not all(isinstance(label, int) for label in labels):
+        if type(labels) is not list or not all(type(label) is int for label in labels):
+            raise ValueError("labels that are no list of integers")
+        if len(labels) != len(pixels):
             raise ValueError(f"{len(labels)} labels for {len(pixels)} images")
+        if outside := [label for label in labels if not 0 <= label <= 9]:
+            raise ValueError(f"label {outside[0]}, which is not one of 0..9")
     except Exception as error:  # bytes that are no such batch make the parser raise nearly anything
         raise InputError(
             f"is no sound batch of CIFAR-10 ({type(error).__name__}: {first_line(error)})", where=path,
             expected="a file of cifar-10-python.tar.gz", remedy="unpack it again",
         ) from error  # fmt: skip
-    _check_labels(np.array(labels), path)
     return np.concatenate([np.array(labels, dtype=np.uint8)[:, None], pixels], axis=1)
 
 
@@ -90,12 +98,6 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_labels(labels: NDArray[Any], path: Path) -> None:
-    outside = labels[(labels < 0) | (labels > 9)]
-    if len(outside):
-        raise InputError(f"has label {outside[0]}", where=path, expected="0..9; is it CIFAR-10?")
-
-
 class _ArrayState:
     """In place of a NumPy array or its type: what the file says of it, as plain values."""
 
@@ -108,26 +110,89 @@ class _ArrayState:
     def pixels(self) -> NDArray[np.uint8]:
         """(N, 3072), if that is what the file says."""
         _, shape, kind, column_major, content = self.state
-        if kind.arguments[0] not in (b"u1", "u1") or column_major or len(shape) != 2 or shape[1] != _PIXELS:
-            raise ValueError(f"an array of shape {shape}")
+        if type(shape) is not tuple or len(shape) != 2 or shape[1] != _PIXELS:
+            raise ValueError(f"an array that is not (N, {_PIXELS})")
+        if kind.arguments[0] not in (b"u1", "u1") or column_major or type(content) is not bytes:
+            raise ValueError("an array of other things than bytes")
         return np.frombuffer(content, dtype=np.uint8).reshape(-1, _PIXELS)
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """Bytes, as Python 3 writes them in the pickles of Python 2."""
-    if encoding not in ("latin1", b"latin1"):
-        raise ValueError(f"the encoding {encoding!r}")
-    return text.encode("latin1")
+_ARRAY_NAMES = frozenset({
+    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"), ("numpy", "dtype"),
+})  # fmt: skip
+_MOST_ARGUMENTS = 3
+_OPCODES = (
+    pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE,
+    pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1,
+    pickle.BINSTRING, pickle.SHORT_BINSTRING, pickle.BINUNICODE, pickle.SHORT_BINUNICODE,
+    pickle.BINBYTES, pickle.SHORT_BINBYTES,
+    pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3,
+    pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS,
+    pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET, pickle.MEMOIZE,
+    pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.BUILD,
+)  # fmt: skip
+"""Those of protocols 2 to 4 for numbers, strings, tuples, lists, dictionaries and arrays."""
+
+
+def _check_call(stack: list[Any]) -> None:
+    function, arguments = stack[-2:]
+    if not callable(function) or type(arguments) is not tuple or len(arguments) > _MOST_ARGUMENTS:
+        raise pickle.UnpicklingError("it makes an object in a way that arrays are not made")
+
+
+def _check_state(stack: list[Any]) -> None:
+    if type(stack[-2]) is not _ArrayState:
+        raise pickle.UnpicklingError("it gives a state to what is no array")
+
+
+def _check_keys(keys: list[Any]) -> None:
+    # Keys are hashed: a tuple of a tuple that is named twice, and so on, would take for ever.
+    if not all(type(key) in (bytes, str) for key in keys):
+        raise pickle.UnpicklingError("it holds a dictionary whose keys are not names")
+
+
+_CHECKS: dict[bytes, Callable[[list[Any]], None]] = {
+    pickle.REDUCE: _check_call,
+    pickle.BUILD: _check_state,
+    pickle.SETITEM: lambda stack: _check_keys(stack[-2:-1]),
+    pickle.SETITEMS: lambda stack: _check_keys(stack[::2]),
+}
+"""What must hold of the stack (of what lies above the last mark) before an opcode is carried out."""
+
+
+def _carried_out(opcode: bytes) -> Callable[[Any], None]:
+    """The usual work of an opcode, after its check."""
+    usual: Callable[[Any], None] = pickle._Unpickler.dispatch[opcode[0]]
+    check = _CHECKS.get(opcode)
+
+    def load(reader: Any) -> None:
+        if check is not None:
+            check(reader.stack)
+        usual(reader)
+
+    return load
 
 
 class _ArrayReader(pickle._Unpickler):  # in Python: the one in C reserves as much memory as a file asks for
-    """Plain containers, and `_ArrayState` for arrays."""
+    """Plain containers, and `_ArrayState` for arrays; pickle.UnpicklingError and others for anything else."""
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {opcode[0]: _carried_out(opcode) for opcode in _OPCODES}
+    encoded = 0
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
-            return _ArrayState
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+        if (module, name) in _ARRAY_NAMES:
             return _ArrayState
         if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is never loaded: unpickling can run any code")
+            return self._latin1
+        named = f"{module}.{name}"[:80]
+        raise pickle.UnpicklingError(f"it holds {named}, which is never loaded: unpickling can run any code")
+
+    def _latin1(self, text: object, encoding: object) -> bytes:
+        """Bytes, as Python 3 writes them in the pickles of Python 2."""
+        if type(text) is not str or encoding not in ("latin1", b"latin1"):
+            raise pickle.UnpicklingError("it encodes what is no text in latin1")
+        self.encoded += len(text)  # a file can name one long text many times
+        if self.encoded > _MOST_BYTES:
+            raise pickle.UnpicklingError("it asks for more memory than a batch needs")
+        return text.encode("latin1")

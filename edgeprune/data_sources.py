@@ -144,7 +144,7 @@ def _decode_all(files: list[Path], images: Tensor) -> Iterator[int]:
     def decode(number: int) -> bool:
         try:
             with Image.open(files[number]) as opened:
-                image = opened.convert(mode)
+                image = _eight_bit(opened).convert(mode)
         except _UNREADABLE:
             return False
         if image.size != (width, height):
@@ -158,6 +158,15 @@ def _decode_all(files: list[Path], images: Tensor) -> Iterator[int]:
         for number, fine in enumerate(track(done, f"reading {len(files)} images", total=len(files))):
             if not fine:
                 yield number
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bits, which PIL would clip. ValueError for the modes whose range is not known."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known range")
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
 
 
 def from_factory(spec: str, split: str, shape: Shape) -> Images:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle  # noqa: TID251  # to make the files that are read without unpickling
+import resource
 import struct
 import tarfile
 from collections.abc import Callable
@@ -170,6 +171,23 @@ def test_images_of_other_sizes_are_cropped_to_the_aspect_and_resized(tmp_path: P
     assert (data.images[1] == 90).all(), "grey files become RGB"
     grey = load_data(f"imagefolder:{tmp_path}", split="test", input_shape=(1, 16, 16))
     assert grey.images.shape == (2, 1, 16, 16)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_grey_images_are_scaled_to_8_bits(tmp_path: Path, suffix: str, channels: int) -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "a" / f"deep{suffix}")
+    data = load_data(f"imagefolder:{tmp_path}", split="test", input_shape=(channels, 16, 16))
+    assert np.array_equal(data.images.numpy(), np.broadcast_to(levels, (1, channels, 16, 16)))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_images_of_an_unknown_range_are_not_read(tmp_path: Path, kind: type) -> None:
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.full((4, 4), 1000, dtype=kind)).save(tmp_path / "a" / "x.tif")
+    assert "1 of 1 images cannot be read: a/x.tif" in refusal(f"imagefolder:{tmp_path}")
 
 
 def test_up_to_a_hundredth_of_unreadable_images_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,12 +369,60 @@ def test_code_in_a_pickled_batch_is_never_run(tmp_path: Path) -> None:
         python_2_pickle([1], np.zeros((1, 3072), dtype=np.uint8))[:-200],
         python_3_pickle([1], np.zeros((1, 3072), dtype=np.float64)),
         python_3_pickle([1], np.full((1, 3072), None)),
+        pickle.dumps({b"labels": b"\x01", b"data": np.zeros((1, 3072), dtype=np.uint8)}, protocol=3),
+        *(
+            pickle.dumps({b"labels": labels, b"data": np.zeros((1, 3072), dtype=np.uint8)}, protocol=2)
+            for labels in ({0: 1}, [True], [-1], [10**600], ["1"], None, 1)
+        ),
     ],
 )
 def test_pickles_that_are_no_sound_batches_are_refused(tmp_path: Path, content: bytes) -> None:
     write_python_cifar(tmp_path, python_2_pickle)
     (tmp_path / "test_batch").write_bytes(content)
     assert "no sound batch" in refusal(f"cifar10:{tmp_path}", split="test")
+
+
+def shared_tuples(depth: int) -> bytes:
+    """Opcodes for ((x, x), (x, x)), ...: 2**depth elements when written out, some bytes each level."""
+    return b")" + b"".join(b"q" + bytes([level]) + b"h" + bytes([level]) + b"\x86" for level in range(depth))
+
+
+LATIN1 = b"c_codecs\nencode\n"
+LONG_TEXT = b"X" + struct.pack("<i", 1 << 20) + b"a" * (1 << 20) + b"X\x06\0\0\0latin1\x86q\x01"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"\x80\x05\x96" + struct.pack("<Q", 1 << 33) + b"abc.", id="a bytearray of 8 GB"),
+        pytest.param(b"\x80\x02}" + shared_tuples(60) + b"K\0s.", id="a key"),
+        pytest.param(b"\x80\x02}(" + shared_tuples(60) + b"K\0u.", id="a key of several"),
+        pytest.param(b"\x80\x02" + LATIN1 + b"X\x01\0\0\0x" + shared_tuples(60) + b"\x86R.", id="an encoding"),
+        pytest.param(b"\x80\x02" + shared_tuples(60) + b"K\0R.", id="a function"),
+        pytest.param(b"\x80\x02" + shared_tuples(60) + b"K\0b.", id="a state's owner"),
+        pytest.param(
+            b"\x80\x02" + LATIN1 + b"q\0" + LONG_TEXT + b"R" + b"h\0h\x01R" * (1 << 13), id="8 GB of encoded text"
+        ),
+        pytest.param(
+            b"\x80\x02cnumpy\nndarray\nq\0(" + b"N" * (1 << 20) + b"tq\x01" + b"h\0h\x01R" * (1 << 10),
+            id="8 GB of arguments",
+        ),
+    ],
+)  # fmt: skip
+def test_a_small_pickle_cannot_ask_for_endless_memory_or_time(tmp_path: Path, content: bytes) -> None:
+    write_python_cifar(tmp_path, python_2_pickle)
+    (tmp_path / "test_batch").write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    text = refusal(f"cifar10:{tmp_path}", split="test")
+    assert "no sound batch" in text
+    assert len(text) < 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "KiB"
+
+
+def test_a_state_is_never_given_to_the_readers_own_functions(tmp_path: Path) -> None:
+    write_python_cifar(tmp_path, python_2_pickle)
+    (tmp_path / "test_batch").write_bytes(b"\x80\x02" + LATIN1 + b"}U\x01aK\x01sb.")
+    assert "state to what is no array" in refusal(f"cifar10:{tmp_path}", split="test")
 
 
 def test_labels_and_sizes_of_pickled_batches_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
