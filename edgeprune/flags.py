@@ -108,6 +108,8 @@ class NetworkFlags:
     def source(self, checkpoint: Path | None, seed: int) -> NetworkSource:
         from edgeprune.network import NetworkSource, parse_input_size
 
+        if checkpoint is not None and not checkpoint.exists():
+            raise InputError("no such file or folder", where=checkpoint, expected="a checkpoint or a bundle")
         if not self.arch and not (checkpoint is not None and checkpoint.is_dir()):  # a bundle says its own
             raise InputError("no architecture given", remedy="pass --arch; `edgeprune list archs` shows what there is")
         return NetworkSource(
@@ -146,6 +148,8 @@ class MethodFlags:
         from edgeprune.methods import amounts
         from edgeprune.methods.base import Budget, PruneRequest
 
+        if self.rate is not None and self.budget:
+            raise InputError("both --rate and --budget say how much to prune", remedy="leave one of them out")
         layer_rates = tuple(_layer_rate(text) for text in self.layer_rate)
         own_groups, rate = amounts(method, groups, self.rate, self.layer_rate)
         return PruneRequest(

@@ -123,7 +123,7 @@ class PruneRequest:
             raise InputError(
                 f"--rate {self.rate} is out of range",
                 expected="a share between 0 and 1, both excluded",
-                remedy="try --rate 0.4375, the paper's value",
+                remedy="try --rate 0.4; `edgeprune list methods` shows each method's own",
             )
         self.budget.check()
         for pattern, rate in self.layer_rates:

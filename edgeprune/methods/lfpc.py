@@ -61,9 +61,9 @@ def _plan(hooks: LfpcHooks, choice: Sequence[Numbers]) -> Plan:
     values: dict[str, Any] = msgspec.to_builtins(used | dataclasses.asdict(settings))
     plan = plan_of(choice, hooks.among, "lfpc", values)
     notes: dict[str, str] = {}
-    for unit, (criterion, probability), kept in zip(hooks.among.units, _winners(hooks), choice, strict=True):
-        learned = f"by {criterion} (probability {probability:.2f})" if len(kept) < unit.size else "none"
-        notes |= {name: f"filters left out: {learned}" for name, _ in (*unit.layers, *unit.followers)}
+    for unit, kept in zip(hooks.among.units, choice, strict=True):
+        if len(kept) == unit.size:
+            notes |= {name: "the search leaves none of its filters out" for name, _ in (*unit.layers, *unit.followers)}
     layers = (msgspec.structs.replace(entry, note=notes.get(entry.name, entry.note)) for entry in plan.layers)
     return msgspec.structs.replace(plan, layers=tuple(layers))
 
