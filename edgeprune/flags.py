@@ -108,9 +108,9 @@ class NetworkFlags:
     def source(self, checkpoint: Path | None, seed: int) -> NetworkSource:
         from edgeprune.network import NetworkSource, parse_input_size
 
-        if checkpoint is not None and not checkpoint.exists():
-            raise InputError("no such file or folder", where=checkpoint, expected="a checkpoint or a bundle")
         if not self.arch and not (checkpoint is not None and checkpoint.is_dir()):  # a bundle says its own
+            if checkpoint is not None and not checkpoint.exists():
+                raise InputError("no such file or folder", where=checkpoint, expected="a checkpoint or a bundle")
             raise InputError("no architecture given", remedy="pass --arch; `edgeprune list archs` shows what there is")
         return NetworkSource(
             self.arch,
