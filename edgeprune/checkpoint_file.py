@@ -57,9 +57,16 @@ def read_object(path: Path) -> Any:
         raise InputError(f"cannot be read ({error.strerror})", where=path, expected=_EXPECTED) from error
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
+    if head.startswith(b"PK") and not _is_whole_zip(path):
         raise InputError("is truncated", where=path, expected="a whole checkpoint", remedy="copy or download it again")
     return _read_torch(path, head)
+
+
+def _is_whole_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # some Pythons raise for a damaged end record instead of answering
+        return False
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

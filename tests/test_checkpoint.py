@@ -195,6 +195,17 @@ def test_damaged_bytes_never_end_in_anything_but_weights_or_an_input_error(
         assert set(read_state_dict(path).tensors.values())
 
 
+@pytest.mark.parametrize("position", [-38, -26, -22, -18], ids=["disks", "locator", "end", "disk number"])
+def test_a_damaged_end_of_the_archive_is_an_input_error(tmp_path: Path, position: int) -> None:
+    path = tmp_path / "net.pt"
+    torch.save({"w": torch.ones(4)}, path)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 7
+    path.write_bytes(content)
+    with contextlib.suppress(InputError):
+        assert read_state_dict(path).tensors["w"].tolist() == [1.0] * 4
+
+
 def test_a_pickled_module_is_refused_with_the_way_out(saved: Callable[..., Path]) -> None:
     text = message(saved(small()))
     assert "pickled module" in text
