@@ -55,7 +55,8 @@ def prune(
         raise InputError(f"groups={groups!r} is no integer", expected="2 or more")
     network = _network(model, example_input)
     rates = layer_rates or {}
-    groups, rate = amounts(method, groups, rate, rates)
+    limits = Budget(**(budget or {}))
+    groups, rate = amounts(method, groups, rate, rates, limits)
     request = PruneRequest(
         groups,
         rate,
@@ -64,7 +65,7 @@ def prune(
         include_first,
         include_shortcuts,
         tuple(skip),
-        Budget(**(budget or {})),
+        limits,
         tuple(rates.items()),
     )
     return prune_network(
@@ -95,14 +96,15 @@ def train(
     """
     network = _network(model, example_input)
     training = training or TrainSettings()
-    _, own_rate = amounts(method, None, rate, layer_rates or {})
+    limits = Budget(**(budget or {}))
+    _, own_rate = amounts(method, None, rate, layer_rates or {}, limits)
     request = PruneRequest(
         rate=own_rate,
         seed=training.seed,
         include_first=include_first,
         include_shortcuts=include_shortcuts,
         skip=tuple(skip),
-        budget=Budget(**(budget or {})),
+        budget=limits,
         layer_rates=tuple((layer_rates or {}).items()),
     )
     images = load_data(data, split="train", input_shape=network.input_shape) if isinstance(data, str) else data

@@ -148,10 +148,9 @@ class MethodFlags:
         from edgeprune.methods import amounts
         from edgeprune.methods.base import Budget, PruneRequest
 
-        if self.rate is not None and self.budget:
-            raise InputError("both --rate and --budget say how much to prune", remedy="leave one of them out")
         layer_rates = tuple(_layer_rate(text) for text in self.layer_rate)
-        own_groups, rate = amounts(method, groups, self.rate, self.layer_rate)
+        budget = Budget.parse(self.budget)
+        own_groups, rate = amounts(method, groups, self.rate, self.layer_rate, budget)
         return PruneRequest(
             own_groups,
             rate,
@@ -160,7 +159,7 @@ class MethodFlags:
             self.include_first,
             self.include_shortcuts,
             self.skip,
-            Budget.parse(self.budget),
+            budget,
             layer_rates,
         )
 
@@ -190,8 +189,6 @@ class PruneFlags(MethodFlags):
     def options(self, seed: int) -> PruneOptions:
         from edgeprune.pruned import PruneOptions
 
-        if self.groups is not None and self.budget:
-            raise InputError("both --groups and --budget say how much to prune", remedy="leave one of them out")
         request = self.request(self.method, seed, self.groups, self.share_partitions)
         return PruneOptions(self.method, request, self.set, self.tickets)
 

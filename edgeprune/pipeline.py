@@ -144,12 +144,13 @@ def write_export(pruned: Pruned, deploy: DeployOptions, split: SplitOptions, out
 
 
 def _prune(source: NetworkSource, options: PruneOptions, data: DataOptions) -> Pruned:
-    from edgeprune.methods import load_method, parse_settings, wants_gradients
+    from edgeprune.methods import load_method, one_shot, parse_settings, wants_gradients
     from edgeprune.network import load_network
     from edgeprune.pruned import load_images, prune_network, with_accuracy
 
     data.check()
     options.request.check()
+    one_shot(options.method)
     settings = parse_settings(options.method, options.assignments)
     network = load_network(source)
     images = load_images(data, network, calibrate=wants_gradients(load_method(options.method), settings))

@@ -26,7 +26,7 @@ from edgeprune.healing import Healer, loss_gradients
 from edgeprune.kept_channels import KeptChannels
 from edgeprune.method_inputs import FromImages, method_input
 from edgeprune.method_record import FILE_NAME as METHOD_RECORD
-from edgeprune.methods import OneShot, load_method, parse_settings
+from edgeprune.methods import load_method, one_shot, parse_settings
 from edgeprune.methods.base import MethodResult, PruneRequest
 from edgeprune.network import Network, NetworkSource, bundle_arch, load_network, load_tickets
 from edgeprune.plan import Plan, load_plan
@@ -177,18 +177,14 @@ def prune_network(
     its decisions.
     """
     options.request.check()
-    method = load_method(options.method)
+    decider = one_shot(options.method)
     settings = parse_settings(options.method, options.assignments)
     started = time.perf_counter()
     graph = trace(network.model, network.example_input(1)).graph
     tickets = load_tickets(options.tickets, network) if options.tickets else []
-    if not isinstance(method, OneShot):
-        raise InputError(
-            f"{options.method} decides while the network is trained", where="--method",
-            remedy=f"edgeprune train --method {options.method} --arch ... --data ... --epochs N -o DIR",
-        )  # fmt: skip
     healer, seen = _from_images(network, graph, data, images)
-    result = method.prune(method_input(method, network.model, graph, options.request, tickets, seen), settings)
+    given = method_input(load_method(options.method), network.model, graph, options.request, tickets, seen)
+    result = decider.prune(given, settings)
     return carried_out(result, healer.model if healer else network.model, network, graph, started)
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args, get_or
 import msgspec
 
 from edgeprune.errors import InputError, first_line, unknown_name
-from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
+from edgeprune.methods.base import Budget, MethodInput, MethodResult, PruneRequest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,9 +74,12 @@ class Trained(Protocol):
 
 
 def amounts(
-    method: str, groups: int | None, rate: float | None, layer_rates: Collection[str] = ()
+    method: str, groups: int | None, rate: float | None, layer_rates: Collection[str], budget: Budget
 ) -> tuple[int, float]:
-    """Groups and rate for a request: those given, else the method's own; InputError for one that it does not take."""
+    """Groups and rate for a request: those given, else the method's own.
+
+    InputError for one that the method does not take, or that says how much to prune beside a budget.
+    """
     module = load_method(method)
     own_groups, own_rate = getattr(module, "GROUPS", None), getattr(module, "RATE", None)
     for flag, is_given, own, other in (
@@ -88,6 +91,8 @@ def amounts(
             raise InputError(
                 f"{method} takes no {flag}", remedy=f"see {other} and --budget, and the settings in `list methods`"
             )
+        if is_given and flag != "--layer-rate" and budget.is_given:
+            raise InputError(f"both {flag} and --budget say how much to prune", remedy="leave one of them out")
     return (
         next(value for value in (groups, own_groups, PruneRequest.groups) if value is not None),
         next(value for value in (rate, own_rate, PruneRequest.rate) if value is not None),
@@ -98,6 +103,17 @@ def wants_gradients(method: Method, settings: Any) -> bool:
     """Whether the method looks at the loss's gradients with these settings."""
     asks = getattr(method, "needs_gradients", None)
     return bool(asks is not None and asks(settings))
+
+
+def one_shot(name: str) -> OneShot:
+    """The method, which decides on given weights; InputError if it does not."""
+    method = load_method(name)
+    if not isinstance(method, OneShot):
+        raise InputError(
+            f"{name} decides while the network is trained", where="--method",
+            remedy=f"edgeprune train --method {name} --arch ... --data ... --epochs N -o DIR",
+        )  # fmt: skip
+    return method
 
 
 def setting(default: Any, help: str, *, paper: str = "") -> Any:

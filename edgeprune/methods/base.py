@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -211,3 +211,21 @@ def check_skip_patterns(graph: Graph, request: PruneRequest) -> None:
             raise InputError(
                 f"{flag} {pattern!r} matches no layer", expected=f"a layer's name or pattern, such as {names}"
             )
+
+
+def nothing_to_prune(graph: Graph, reasons: Mapping[str, str], cannot: str, remedy: str) -> InputError:
+    """The error for a request that leaves every layer as it is: what the layers cannot, with some of the reasons."""
+    shown = sorted(graph.layers, key=lambda layer: layer.kind != "conv")[:4]  # convolutions say most
+    listed = "; ".join(f"{layer.name}: {reasons[layer.name]}" for layer in shown)
+    more = "; ..." if len(graph.layers) > len(shown) else ""
+    return InputError(f"none of the network's {len(graph.layers)} layers can {cannot} ({listed}{more})", remedy=remedy)
+
+
+def require_finite(names: Iterable[str], values: Weights, what: str = "weights") -> None:
+    """InputError that names the first of these layers whose values are not all finite."""
+    for name in names:
+        if name in values and not np.isfinite(values[name]).all():
+            raise InputError(
+                f"the {what} hold NaN or infinite values", where=name, expected="a trained network",
+                remedy="take a checkpoint from before the training diverged",
+            )  # fmt: skip

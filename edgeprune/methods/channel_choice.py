@@ -32,7 +32,7 @@ from scipy.sparse.csgraph import connected_components
 
 from edgeprune.errors import InputError
 from edgeprune.graph import CoupledSet, Graph, Layer
-from edgeprune.methods.base import Budget, PruneRequest, check_skip_patterns
+from edgeprune.methods.base import Budget, PruneRequest, check_skip_patterns, nothing_to_prune
 from edgeprune.plan import LayerPlan, Plan, SetPlan
 from edgeprune.plan_costs import planned_macs, planned_params
 
@@ -87,7 +87,10 @@ def prunable(graph: Graph, request: PruneRequest, coupling: Coupling) -> Prunabl
     """The units that may be thinned; InputError if there are none, or a --skip pattern matches nothing."""
     found = units(graph, request, coupling)
     if not found.units:
-        raise _nothing_to_thin(graph, found.reasons)
+        raise nothing_to_prune(
+            graph, found.reasons, "lose filters",
+            "see --skip, --include-first, --include-shortcuts and --set coupling=coupled",
+        )  # fmt: skip
     return found
 
 
@@ -305,13 +308,3 @@ def _asked_for(layer: Layer, request: PruneRequest) -> str:
 
 def _skipped(layer: Layer, request: PruneRequest) -> str:
     return "skipped by request" if any(fnmatch.fnmatchcase(layer.name, p) for p in request.skip) else ""
-
-
-def _nothing_to_thin(graph: Graph, reasons: Mapping[str, str]) -> InputError:
-    shown = sorted(graph.layers, key=lambda layer: layer.kind != "conv")[:4]  # convolutions say most
-    listed = "; ".join(f"{layer.name}: {reasons[layer.name]}" for layer in shown)
-    more = "; ..." if len(graph.layers) > len(shown) else ""
-    return InputError(
-        f"none of the network's {len(graph.layers)} layers can lose filters ({listed}{more})",
-        remedy="see --skip, --include-first, --include-shortcuts and --set coupling=coupled",
-    )

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from edgeprune.clustering import Clusters
-from edgeprune.errors import InputError
 from edgeprune.graph import Graph
-from edgeprune.methods.base import Weights
+from edgeprune.methods.base import Weights, require_finite
 from edgeprune.methods.channel_choice import Prunable, Unit
 from edgeprune.progress import track
 
@@ -38,12 +37,8 @@ def cluster_units(among: Prunable, weights: Weights, counts: Sequence[int], sche
     with threadpool_limits(limits=1):
         for unit, count in track(list(zip(among.units, counts, strict=True)), "clustering filters"):
             name, numbers = pacesetter(unit, among.graph)
+            require_finite([name], weights)
             filters = weights[name][list(numbers)].reshape(unit.size, -1)
-            if not np.isfinite(filters).all():
-                raise InputError(
-                    "the weights hold NaN or infinite values", where=name, expected="a trained network",
-                    remedy="take a checkpoint from before the training diverged",
-                )  # fmt: skip
             found.append(cluster_filters(filters, count, scheme, among.request.seed))
     return tuple(found)
 

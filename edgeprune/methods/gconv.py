@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from edgeprune.errors import InputError
@@ -29,6 +28,8 @@ from edgeprune.methods.base import (
     Weights,
     check_skip_patterns,
     dense_reason,
+    nothing_to_prune,
+    require_finite,
 )
 from edgeprune.methods.gconv_divider import Divider, Divisions
 from edgeprune.methods.gconv_importance import kernel_importance
@@ -147,7 +148,8 @@ def _fewest_groups(layer: Layer, most: int) -> tuple[tuple[int, ...], str]:
 def _divider(
     given: MethodInput, settings: Settings, layers: list[str], weights: Weights, gradients: Weights
 ) -> Divider:
-    _check_finite(layers, {"weights": weights, "gradients": gradients})
+    require_finite(layers, weights)
+    require_finite(layers, gradients, "gradients")
     importance = {name: kernel_importance(settings.importance, weights[name], gradients.get(name)) for name in layers}
     writes = {name: given.graph.layer(name).writes for name in layers}
     streams = {name: writes[name] if given.request.share_partitions else name for name in layers}
@@ -188,14 +190,11 @@ def _recovery_table(graph: Graph, divisions: Divisions, recovery: Mapping[str, f
 
 
 def _nothing_to_group(graph: Graph, reasons: Mapping[str, str]) -> InputError:
-    shown = sorted(graph.layers, key=lambda layer: layer.kind != "conv")[:4]  # convolutions say most
-    listed = "; ".join(f"{layer.name}: {reasons[layer.name]}" for layer in shown)
-    return InputError(
-        f"none of the network's {len(graph.layers)} layers can be grouped ({listed}"
-        f"{'; ...' if len(graph.layers) > len(shown) else ''})",
-        remedy="choose a number of groups that divides the channels, such as --groups 2; see also --skip, "
-        "--include-first and --include-shortcuts",
+    remedy = (
+        "choose a number of groups that divides the channels, such as --groups 2; see also --skip, --include-first and "
+        "--include-shortcuts"
     )
+    return nothing_to_prune(graph, reasons, "be grouped", remedy)
 
 
 def _check_settings(settings: Settings, given: MethodInput) -> None:
@@ -224,19 +223,6 @@ def _check_settings(settings: Settings, given: MethodInput) -> None:
         raise InputError(
             "finetune_every needs images to fine-tune on", remedy="pass --data and --finetune-epochs, or leave it out"
         )
-
-
-def _check_finite(layers: list[str], values: Mapping[str, Weights]) -> None:
-    """InputError that names the first layer whose weights or gradients are not finite."""
-    for name in layers:
-        for what, of_layers in values.items():
-            if name in of_layers and not np.isfinite(of_layers[name]).all():
-                raise InputError(
-                    f"the {what} hold NaN or infinite values",
-                    where=name,
-                    expected="a trained network",
-                    remedy="take a checkpoint from before the training diverged",
-                )
 
 
 def _used_settings(settings: Settings, request: PruneRequest) -> dict[str, Any]:

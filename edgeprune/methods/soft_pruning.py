@@ -21,7 +21,7 @@ import numpy as np
 from edgeprune.errors import InputError
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.methods import setting
-from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest, Weights
+from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest, Weights, require_finite
 from edgeprune.methods.channel_choice import (
     Coupling,
     Numbers,
@@ -114,7 +114,7 @@ def units_within_budget(given: MethodInput, method: SoftPruning) -> Prunable:
     """
     given.request.check()
     among = prunable(given.graph, given.request, method.coupling)
-    _check_finite(among, given.weights)
+    require_finite(among.choosing, given.weights)
     among = within_budget(among)
     if all(count == unit.size for count, unit in zip(kept_counts(among), among.units, strict=True)):
         widest = max(unit.size for unit in among.units)
@@ -189,12 +189,3 @@ def _used_settings(request: PruneRequest, method: SoftPruning) -> dict[str, Any]
         "budget": dataclasses.asdict(request.budget),
         **method.settings,
     }
-
-
-def _check_finite(among: Prunable, weights: Weights) -> None:
-    for name in among.choosing:
-        if not np.isfinite(weights[name]).all():
-            raise InputError(
-                "the weights hold NaN or infinite values", where=name, expected="a trained network",
-                remedy="take a checkpoint from before the training diverged",
-            )  # fmt: skip

@@ -18,14 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from edgeprune.clustering import Clusters
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.graph import Graph, Layer
 from edgeprune.methods import setting
-from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest, check_skip_patterns, dense_reason
+from edgeprune.methods.base import (
+    MethodInput,
+    MethodResult,
+    PruneRequest,
+    check_skip_patterns,
+    dense_reason,
+    nothing_to_prune,
+    require_finite,
+)
 from edgeprune.methods.grouped_kernels import Selection35, kept_count, select_grouped_kernels, selection_for
 from edgeprune.methods.tmi_choice import Chooser, Policy, allowed_schemes
 from edgeprune.methods.tmi_clusterings import SCHEMES, Scheme
@@ -88,7 +95,7 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
     grouped = [layer for layer in graph.layers if not reasons[layer.name]]
     if not grouped:
         raise _nothing_to_group(graph, request, reasons)
-    _check_finite(given, grouped)
+    require_finite((layer.name for layer in grouped), given.weights)
     chooser, clusters_sha256, notes = _chooser(given, settings, grouped)
     entries: list[LayerPlan] = []
     seconds: dict[str, float] = {}
@@ -148,8 +155,6 @@ def _dense_reason(layer: Layer, request: PruneRequest) -> str:
 
 def _nothing_to_group(graph: Graph, request: PruneRequest, reasons: Mapping[str, str]) -> InputError:
     """The error for a request that leaves every layer dense, with what would change that."""
-    shown = sorted(graph.layers, key=lambda layer: layer.kind != "conv")[:4]  # convolutions say most
-    listed = "; ".join(f"{layer.name}: {reasons[layer.name]}" for layer in shown)
     fitting = {
         groups: sum(not _dense_reason(layer, dataclasses.replace(request, groups=groups)) for layer in graph.layers)
         for groups in range(2, 65)
@@ -162,11 +167,8 @@ def _nothing_to_group(graph: Graph, request: PruneRequest, reasons: Mapping[str,
         remedy = "choose another --rate, such as 0.4375, the paper's value"
     else:
         remedy = "no number of groups fits; see --skip, --include-first and --include-shortcuts"
-    return InputError(
-        f"none of the network's {len(graph.layers)} layers can be pruned with --groups {request.groups} "
-        f"--rate {request.rate} ({listed}{'; ...' if len(graph.layers) > len(shown) else ''})",
-        remedy=remedy,
-    )
+    asked = f"be pruned with --groups {request.groups} --rate {request.rate}"
+    return nothing_to_prune(graph, reasons, asked, remedy)
 
 
 def _check_settings(settings: Settings) -> None:
@@ -187,17 +189,6 @@ def _check_settings(settings: Settings) -> None:
     for name, good, expected in checks:
         if not good:
             raise InputError(f"setting {name} is {getattr(settings, name)!r}", expected=expected)
-
-
-def _check_finite(given: MethodInput, layers: list[Layer]) -> None:
-    for layer in layers:
-        if not np.isfinite(given.weights[layer.name]).all():
-            raise InputError(
-                "the weights hold NaN or infinite values",
-                where=layer.name,
-                expected="a trained network",
-                remedy="take a checkpoint from before the training diverged",
-            )
 
 
 def _chooser(given: MethodInput, settings: Settings, layers: list[Layer]) -> tuple[Chooser, str, list[str]]:
