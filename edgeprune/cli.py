@@ -173,7 +173,7 @@ def export(
     from edgeprune import pipeline, show
 
     seed = common.seed
-    how = (data.options(seed), export.options(seed), export.split(), out.output())
+    how = (data.options(seed), export.options(seed), export.split(pruning.device_profile), out.output())
     bundle, pruned = pipeline.export(network.source(source, seed), pruning.options(seed), *how)
     show.pruned(pruned, bundle)
     _write_json(common, bundle.manifest)

@@ -142,6 +142,11 @@ class MethodFlags:
     """Prune 1x1 shortcuts, too."""
     skip: Texts = ()
     """Layer that stays dense, or a pattern such as 'layer4.*'; repeatable."""
+    align: str = "none"
+    """Multiple that channels a group, in and out, shall be: auto for the channel block of the device profile, none, or
+    a number such as 16."""
+    device_profile: OptionalText = ""
+    """Device type that the network is for, this machine's by default; `edgeprune list devices` shows all."""
 
     def request(self, method: str, seed: int, groups: int | None = None, share_partitions: bool = True) -> PruneRequest:
         """What is asked of a method; InputError for what it does not take, and for what cannot be read."""
@@ -161,7 +166,23 @@ class MethodFlags:
             self.skip,
             budget,
             layer_rates,
+            _block(self.align, self.device_profile),
         )
+
+
+def _block(align: str, device_profile: str) -> int:
+    """The multiple that --align asks for; 1 for none."""
+    from edgeprune.device_profile import default_profile_name, load_profile
+
+    profile = load_profile(device_profile or default_profile_name())  # a misspelt name is told whatever is asked
+    if align == "auto":
+        return profile.channel_block.fp32
+    if align == "none":
+        return 1
+    try:
+        return int(align)
+    except ValueError:
+        raise InputError(f"--align {align!r} is no block", expected="auto, none, or a number such as 16") from None
 
 
 def _layer_rate(text: str) -> tuple[str, float]:
@@ -324,8 +345,6 @@ class ExportFlags:
     """Of the parity gate: difference over the output's range."""
     devices: OptionalText = ""
     """Split the groups over N devices, or those in a TOML file."""
-    device_profile: OptionalText = ""
-    """Device type that the split's prediction is for; `edgeprune list devices` shows all."""
 
     def options(self, seed: int) -> DeployOptions:
         from edgeprune.exporters.to_onnx import ExportOptions
@@ -334,7 +353,7 @@ class ExportFlags:
         onnx = ExportOptions(opset=self.opset, dynamic_batch=not self.static_batch)
         return DeployOptions(onnx, self.tolerance, self.parity_inputs, seed)
 
-    def split(self) -> SplitOptions:
+    def split(self, device_profile: str) -> SplitOptions:
         from edgeprune.pipeline import SplitOptions
 
-        return SplitOptions(self.devices, self.device_profile)
+        return SplitOptions(self.devices, device_profile)

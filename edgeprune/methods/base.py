@@ -105,6 +105,8 @@ class PruneRequest:
     """What the network may still need; a method that can meets it instead of `rate` or `groups`."""
     layer_rates: tuple[tuple[str, float], ...] = ()
     """(layer's name or shell pattern, rate) where it differs from `rate`; the last that matches counts."""
+    align: int = 1
+    """Channels a group, in and out, and the channels of thinner layers shall be multiples of it; 1: any number."""
 
     def rate_of(self, name: str) -> float:
         """The rate of the layer with this name."""
@@ -131,6 +133,10 @@ class PruneRequest:
                 raise InputError(
                     f"--layer-rate {pattern}={rate:g} is out of range", expected="a share from 0 to below 1"
                 )
+        if self.align < 1:
+            raise InputError(
+                f"--align {self.align} is out of range", expected="auto, none, or a block of 1 channel or more"
+            )
         if self.seed < 0:
             raise InputError(f"--seed {self.seed} is negative", expected="0 or a positive integer")
 
