@@ -50,6 +50,24 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     round_trip_ms: Figure
 
 
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
+class ConvolutionCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What decides between the forms of a grouped convolution, in FP32, relative to a full-rate multiply-add."""
+
+    rates: dict[Count, Share]
+    """Filters a group, from that number on -> share of the full rate, on the channel block."""
+    off_block_rate: Share
+    """Share of the full rate of a grouped convolution whose channels miss the block."""
+    gather_macs_per_element: Positive
+    """Multiply-adds in the time in which a Gather moves one element, with the reordering of data around it."""
+    macs_per_node: Positive
+    """Multiply-adds in the time that starting one node takes."""
+    certainty: Certainty
+    source: str
+
+
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Facts of one device type. Rates are peaks of one whole device, all its cores."""
 
@@ -65,6 +83,8 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     link: Link
     peak_gflops_fp16: Figure | None = None
     peak_gops_int8: Figure | None = None
+    convolution: ConvolutionCosts | None = None
+    """None where nobody has measured: the forms of layers are then not chosen by prediction."""
 
     @property
     def macs_per_s(self) -> float:
@@ -94,7 +114,7 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
 def decode_toml(data: bytes, expected: type[T], *, where: object, what: str) -> T:
     """A `what` out of TOML; InputError that names the file, and the field that is wrong."""
     try:
-        return msgspec.convert(tomllib.loads(data.decode("utf-8")), expected)
+        return msgspec.convert(tomllib.loads(data.decode("utf-8")), expected, str_keys=True)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"is not TOML: {first_line(error)}", where=where, expected=what) from error
     except msgspec.ValidationError as error:

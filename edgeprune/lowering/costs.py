@@ -1,0 +1,51 @@
+"""What each form of a layer costs on a device, predicted from the cost table of its profile.
+
+The unit is a multiply-add of a convolution at full rate; for a choice between forms no other is needed. What all forms
+of a layer share (reading its source, writing its output) is left out.
+"""
+
+from __future__ import annotations
+
+import math
+
+from edgeprune.device_profile import ConvolutionCosts
+from edgeprune.lowering.forms import GROUPED, Form, Shape, candidate_forms, executed_macs, shape_of
+from edgeprune.lowering.layers import GroupedLayer
+
+WORTH = 0.97
+"""A form is taken in place of the plan's own if it costs at most so much of it: the table is no more exact."""
+
+
+def predicted_costs(layer: GroupedLayer, costs: ConvolutionCosts, block: int) -> dict[Form, float]:
+    """The candidate forms of a layer with their cost a sample, in multiply-adds at full rate."""
+    return {
+        form: _cost(layer, shape_of(layer, form), executed_macs(layer, form), costs, block)
+        for form in candidate_forms(layer, block)
+    }
+
+
+def cheapest(costs: dict[Form, float]) -> Form:
+    """The form to take: the cheapest, unless the plan's own costs about as much."""
+    best = min(costs, key=lambda form: costs[form])
+    return best if costs[best] <= WORTH * costs[GROUPED] else GROUPED
+
+
+def _cost(layer: GroupedLayer, shape: Shape, macs: int, costs: ConvolutionCosts, block: int) -> float:
+    positions = math.prod(layer.source_shape[1:])
+    moved = shape.gathered * positions + shape.dropped * math.prod(layer.output_shape[1:])
+    return macs / _rate(shape, costs, block) + costs.gather_macs_per_element * moved + costs.macs_per_node * shape.nodes
+
+
+def _rate(shape: Shape, costs: ConvolutionCosts, block: int) -> float:
+    """Share of the full rate at which this convolution multiplies."""
+    is_dense = shape.groups == 1 or shape.nodes > 1
+    if not is_dense and (shape.inputs % block or shape.filters % block):
+        return costs.off_block_rate
+    # A dense convolution may have any width: it is filled up to the block, zeros included.
+    filled = _up(shape.filters, block)
+    rate = max((rate for filters, rate in costs.rates.items() if filters <= filled), default=min(costs.rates.values()))
+    return rate * (shape.filters / filled) * (shape.inputs / _up(shape.inputs, block))
+
+
+def _up(value: int, block: int) -> int:
+    return -(-value // block) * block

@@ -1,0 +1,43 @@
+"""A whole network with each grouped layer in its chosen form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnx import ModelProto
+
+from edgeprune.errors import unknown_name
+from edgeprune.lowering.forms import GROUPED, Form, lower
+from edgeprune.lowering.gathers import absorb_gathers, drop_unused
+from edgeprune.lowering.layers import grouped_layers
+from edgeprune.onnx_model import name_nodes
+
+
+def lower_model(model: ModelProto, forms: Mapping[str, Form]) -> ModelProto:
+    """A copy of `model` (named nodes) in which these layers have these forms; other layers stay as they are.
+
+    Gathers that a dense neighbour can take into its weights are gone as well. InputError for a name that is no grouped
+    layer, ValueError for a form that its layer cannot have.
+    """
+    layers = grouped_layers(model)
+    for name in forms:
+        if name not in layers:
+            raise unknown_name("grouped layer", name, layers)
+    lowered = ModelProto()
+    lowered.CopyFrom(model)
+    graph = lowered.graph
+    changed = {name: lower(layers[name], form) for name, form in forms.items() if form != GROUPED}
+    owner = {node: name for name in changed for node in layers[name].nodes}
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        if node.name == owner.get(node.name):  # the Conv stands where all that it needs is there
+            graph.node.extend(changed[node.name].nodes)
+            graph.initializer.extend(changed[node.name].initializers)
+        elif node.name not in owner:
+            graph.node.append(node)
+    absorb_gathers(lowered)
+    drop_unused(lowered)
+    del graph.value_info[:]  # shapes of values that may be gone
+    name_nodes(graph)
+    return lowered

@@ -1,0 +1,81 @@
+"""`lowering.json`: the form of each grouped layer, how it was chosen, and what the other forms cost. Data only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edgeprune.errors import InputError, first_line
+from edgeprune.lowering.forms import Form
+
+SCHEMA_VERSION = 1
+
+
+class LayerChoice(msgspec.Struct, frozen=True):
+    """One grouped layer's form."""
+
+    name: str
+    form: str
+    """`grouped`, `merged:GROUPS`, `padded:BLOCK`, `split` or `dense`."""
+    macs: int
+    """Multiply-adds a sample under the plan."""
+    executed_macs: int
+    """Those that the form computes, zeros filled in included."""
+    costs: dict[str, float] = {}
+    """Form -> milliseconds measured alone, or (chosen by a cost table) predicted ones."""
+
+    @property
+    def kind(self) -> str:
+        return Form.parse(self.form).kind
+
+
+class NetworkTime(msgspec.Struct, frozen=True):
+    """A whole network that was measured for the last choice."""
+
+    what: str
+    p50_ms: float
+    speedup: float
+    """Over the dense network: median of the ratios of runs side by side."""
+
+
+class LoweringRecord(msgspec.Struct, frozen=True):
+    """`lowering.json`."""
+
+    chosen_by: Literal["measured", "predicted"]
+    device: str
+    """Processor that it was measured on, or the device profile with the cost table."""
+    threads: int
+    batch_size: int
+    runtime: str
+    """ONNX Runtime's version; empty if nothing was measured."""
+    layers: tuple[LayerChoice, ...]
+    networks: tuple[NetworkTime, ...] = ()
+    """What was measured whole, the dense network first."""
+    chosen: str = ""
+    """Which of `networks` was taken."""
+    notes: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    def planned_macs(self) -> dict[str, int]:
+        """Layer -> multiply-adds a sample under the plan."""
+        return {layer.name: layer.macs for layer in self.layers}
+
+    def forms(self) -> dict[str, Form]:
+        return {layer.name: Form.parse(layer.form) for layer in self.layers}
+
+
+def load_lowering(path: Path) -> LoweringRecord:
+    """Read `lowering.json`; InputError if it is missing, none, or of another schema."""
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=LoweringRecord)
+        record.forms()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=path, expected="a bundle's lowering") from error
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InputError(f"is no lowering: {first_line(error)}", where=path, remedy="tune the bundle again") from error
+    if record.schema_version != SCHEMA_VERSION:
+        what = f"has lowering schema {record.schema_version}"
+        raise InputError(what, where=path, expected=f"schema {SCHEMA_VERSION}", remedy="tune the bundle again")
+    return record
