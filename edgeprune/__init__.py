@@ -1,6 +1,7 @@
 """edgeprune: prune a trained CNN into something that really runs faster on an edge device.
 
-The verbs of the command line are functions here: `train`, `prune`, `export`, `split`, `run`, `profile`, `write_report`.
+The verbs of the command line are functions here: `train`, `prune`, `export`, `tune`, `split`, `run`, `profile`,
+`write_report`.
 They are loaded when they are first used, so that `import edgeprune` needs neither torch nor ONNX Runtime.
 """
 
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from edgeprune.api import run as run
     from edgeprune.api import split as split
     from edgeprune.api import train as train
+    from edgeprune.api import tune as tune
     from edgeprune.api import write_report as write_report
 
-__all__ = ["export", "profile", "prune", "run", "split", "train", "write_report"]
+__all__ = ["export", "profile", "prune", "run", "split", "train", "tune", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

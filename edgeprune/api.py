@@ -17,6 +17,8 @@ from edgeprune.data import Dataset, load_data
 from edgeprune.errors import InputError
 from edgeprune.exporters.to_onnx import ExportOptions
 from edgeprune.exporting import DeployOptions
+from edgeprune.lower_bundle import LowerOptions
+from edgeprune.lowering.record import LoweringRecord
 from edgeprune.methods import amounts
 from edgeprune.methods.base import Budget, PruneRequest
 from edgeprune.network import Network
@@ -25,6 +27,8 @@ from edgeprune.profiling import ProfileOptions, ProfileResult
 from edgeprune.pruned import Pruned, PruneOptions, prune_network
 from edgeprune.training_run import MethodChoice, train_network
 from edgeprune.training_settings import TrainSettings
+from edgeprune.tuning import TuneOptions
+from edgeprune.tuning_cache import default_path
 
 
 def prune(
@@ -112,13 +116,37 @@ def train(
 
 
 def export(
-    pruned: Pruned, out: str | Path, *, devices: int | str = "", opset: int = 20, overwrite: bool = False, seed: int = 0
+    pruned: Pruned,
+    out: str | Path,
+    *,
+    devices: int | str = "",
+    opset: int = 20,
+    device_profile: str = "",
+    as_planned: bool = False,
+    tune: bool = False,
+    threads: int = 1,
+    overwrite: bool = False,
+    seed: int = 0,
 ) -> Bundle:
-    """Fold, export to ONNX and verify a pruned network, and write the bundle `out`; GateError if parity fails."""
+    """Fold, export to ONNX, lower and verify a pruned network, and write the bundle `out`; GateError if parity fails.
+
+    Each layer is written in the form that the device profile's cost table makes fastest, with `tune` in the one that is
+    measured to be (with `threads`), with `as_planned` in the groups that the plan has.
+    """
     options = DeployOptions(ExportOptions(opset=opset), seed=seed)
-    return pipeline.write_export(
-        pruned, options, pipeline.SplitOptions(str(devices)), pipeline.Output(Path(out), overwrite)
-    )
+    tuning = TuneOptions(threads=threads, cache=default_path()) if tune else None
+    lowering = LowerOptions(device_profile, tuning, as_planned)
+    lowering.check()
+    place = pipeline.Output(Path(out), overwrite)
+    return pipeline.write_export(pruned, options, lowering, pipeline.SplitOptions(str(devices)), place)
+
+
+def tune(
+    bundle: str | Path, *, threads: int = 1, batch_size: int = 1, device_profile: str = "", cache: bool = True
+) -> LoweringRecord:
+    """Measure on this machine which form of each layer is fastest, and write the bundle's model anew with them."""
+    options = TuneOptions(threads, batch_size, default_path() if cache else None)
+    return pipeline.tune(Path(bundle), LowerOptions(device_profile, options))[1]
 
 
 def split(model: str | Path, out: str | Path, *, devices: int | str, overwrite: bool = False) -> PartitionManifest:

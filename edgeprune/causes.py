@@ -35,6 +35,8 @@ class LayerFacts:
     """The plan's, for a layer that stays dense."""
     is_pruned: bool = True
     """False where the dense model has the layer in the same form: nothing was pruned."""
+    lowering: str = "grouped"
+    """The form in which it is written."""
 
     @property
     def efficiency(self) -> float:
@@ -78,7 +80,7 @@ def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
         return _moving_words(layer)
     excess = layer.executed_macs / layer.macs if layer.macs else 1.0
     if excess > 1 + NOTABLE_SHARE:
-        return f"computes {excess:.1f}x the planned MACs: this lowering fills groups up with zeros"
+        return f"written as {layer.lowering}, {excess:.1f}x the planned MACs: no form with fewer was faster"
     if is_off_block(layer, machine.channel_block):
         return (
             f"{layer.in_per_group} channels a group in, {layer.out_per_group} out: off the block of "

@@ -173,7 +173,8 @@ def export(
     from edgeprune import pipeline, show
 
     seed = common.seed
-    how = (data.options(seed), export.options(seed), export.split(pruning.device_profile), out.output())
+    lowering, split = export.lowering(pruning.device_profile), export.split(pruning.device_profile)
+    how = (data.options(seed), export.options(seed), lowering, split, out.output())
     bundle, pruned = pipeline.export(network.source(source, seed), pruning.options(seed), *how)
     show.pruned(pruned, bundle)
     _write_json(common, bundle.manifest)
@@ -247,6 +248,55 @@ def run(
     result = pipeline.run(bundle, input, output, threads)
     show.run(result)
     _write_json(common, result)
+
+
+@app.command
+def tune(
+    bundle: Path,
+    /,
+    *,
+    threads: Annotated[Integer, Parameter(group=MEASURING)] = 1,
+    batch_size: Annotated[Integer, Parameter(group=MEASURING)] = 1,
+    device_profile: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
+    cache: Annotated[OptionalPath, Parameter(group=MEASURING)] = None,
+    no_cache: Annotated[Switch, Parameter(group=MEASURING)] = False,
+    common: Seeded = Seeded(),
+) -> None:
+    """Measure here, on the device, in which form each pruned layer runs fastest, and write the model with the winners.
+
+    Needs no torch. The result computes the same to rounding, and is never slower than the dense network where a dense
+    form of its layers is not.
+
+    **Examples**
+
+    - `edgeprune tune out/`
+    - `edgeprune tune out/ --threads 2 --batch-size 8`
+
+    Parameters
+    ----------
+    bundle
+        A bundle with an ONNX model that is not split.
+    threads
+        Threads inside one operation, as the model will be run.
+    batch_size
+        Images a run, as the model will be run.
+    device_profile
+        Device type whose channel block and cost table the candidates come from; this machine's by default.
+    cache
+        File that remembers what was measured; by default in your cache folder.
+    no_cache
+        Measure everything anew, and remember nothing.
+    """
+    from edgeprune import pipeline, show
+    from edgeprune.lower_bundle import LowerOptions
+    from edgeprune.tuning import TuneOptions
+    from edgeprune.tuning_cache import default_path
+
+    kept = None if no_cache else cache or default_path()
+    options = LowerOptions(device_profile, TuneOptions(threads, batch_size, kept, common.seed))
+    tuned, record = pipeline.tune(bundle, options)
+    show.lowering(record, tuned)
+    _write_json(common, record)
 
 
 @app.command

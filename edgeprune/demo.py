@@ -16,6 +16,7 @@ from edgeprune.bundle import Bundle
 from edgeprune.data import load_data, normalised
 from edgeprune.errors import GateError
 from edgeprune.exporting import DeployOptions
+from edgeprune.lower_bundle import LowerOptions
 from edgeprune.methods.base import PruneRequest
 from edgeprune.network import NetworkSource
 from edgeprune.profiling import ProfileOptions
@@ -44,6 +45,7 @@ def run_demo(out: Path, *, overwrite: bool, seed: int) -> Bundle:
             PruneOptions(request=PruneRequest(groups=GROUPS, rate=RATE, seed=seed), tickets=tickets),
             DataOptions("digits", finetune_epochs=FINETUNE_EPOCHS, learning_rate=FINETUNE_LR, seed=seed),
             DeployOptions(seed=seed),
+            LowerOptions(),
             pipeline.SplitOptions(str(DEVICES)),
             place,
         )

@@ -19,9 +19,11 @@ from edgeprune import progress
 from edgeprune.arrays import load_array
 from edgeprune.bundle import GatherCount, Manifest, ParityRecord
 from edgeprune.errors import InputError
-from edgeprune.exporters.to_onnx import OLDEST_OPSET, ExportOptions, count_gathers, save_onnx, to_onnx
+from edgeprune.exporters.to_onnx import OLDEST_OPSET, ExportOptions, to_onnx
 from edgeprune.fold import fold
+from edgeprune.lowering.gathers import count_gathers
 from edgeprune.network import environment
+from edgeprune.onnx_model import save_onnx
 from edgeprune.pruned import Pruned, save_pruned
 from edgeprune.rewrite import masked
 from edgeprune.verify import TOLERANCE, measure_parity, random_inputs, require_parity

@@ -13,6 +13,7 @@ from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
     from edgeprune.exporting import DeployOptions
+    from edgeprune.lower_bundle import LowerOptions
     from edgeprune.methods.base import PruneRequest
     from edgeprune.network import NetworkSource
     from edgeprune.pipeline import Output, SplitOptions
@@ -343,6 +344,13 @@ class ExportFlags:
     """.npy with real inputs (N,C,H,W) for the parity gate."""
     tolerance: float = 1e-4
     """Of the parity gate: difference over the output's range."""
+    as_planned: Switch = False
+    """Leave every layer in the groups that the plan has; by default each is written in the form (grouped, merged,
+    split, padded or dense) that the device profile's cost table makes fastest."""
+    tune: Switch = False
+    """Measure on this machine which form of each layer is fastest, as `edgeprune tune` does."""
+    threads: Integer = 1
+    """Of --tune: threads inside one operation."""
     devices: OptionalText = ""
     """Split the groups over N devices, or those in a TOML file."""
 
@@ -352,6 +360,16 @@ class ExportFlags:
 
         onnx = ExportOptions(opset=self.opset, dynamic_batch=not self.static_batch)
         return DeployOptions(onnx, self.tolerance, self.parity_inputs, seed)
+
+    def lowering(self, device_profile: str) -> LowerOptions:
+        from edgeprune.lower_bundle import LowerOptions
+        from edgeprune.tuning import TuneOptions
+        from edgeprune.tuning_cache import default_path
+
+        if self.tune and self.as_planned:
+            raise InputError("both --tune and --as-planned say how to write the layers", remedy="leave one of them out")
+        tuning = TuneOptions(threads=self.threads, cache=default_path()) if self.tune else None
+        return LowerOptions(device_profile, tuning, self.as_planned)
 
     def split(self, device_profile: str) -> SplitOptions:
         from edgeprune.pipeline import SplitOptions

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import NamedTuple, Protocol
 
 from onnx import ModelProto, NodeProto
 
+from edgeprune.lowering.forms import layer_of_node
 from edgeprune.macs import MacCount, count_macs
 from edgeprune.measurement import Measurement
 from edgeprune.onnx_graph import attributes, concrete_types, constants, element_bytes
-
-GATHER_SUFFIXES = (".input_gather", ".output_gather")
 
 
 class TimedNode(Protocol):
@@ -51,8 +50,8 @@ class ModelLayers:
 
     layers: tuple[LayerInfo, ...]
     counted: MacCount
-    gather_owner: Mapping[str, str]
-    """Gather node -> the layer that needs it."""
+    owners: Mapping[str, str]
+    """Node -> the layer that it belongs to, for the layers themselves and what moves data for them."""
 
     @staticmethod
     def of(model: ModelProto, batch: int) -> ModelLayers:
@@ -71,7 +70,8 @@ class ModelLayers:
                 groups, inner, outer = _channels(node, weights[entry.weight_name])
                 moved = sum(sizes.get(value, 0) for value in (*node.input, *node.output))
                 layers.append(LayerInfo(entry.name, entry.op_type, groups, inner, outer, entry.macs, int(moved)))
-        return ModelLayers(tuple(layers), counted, _gather_owners(model, {layer.name for layer in layers}))
+        joined = _joined(layers)
+        return ModelLayers(joined, counted, _owners(model, {layer.name for layer in joined}))
 
 
 class LayerTime(NamedTuple):
@@ -96,16 +96,16 @@ def match_layers(dense: Sequence[LayerInfo], pruned: Sequence[LayerInfo]) -> dic
 
 
 def attribute_times(
-    nodes: Iterable[TimedNode], original: Mapping[str, str], model: ModelLayers
+    nodes: Iterable[TimedNode], original: Mapping[str, str], owned: Mapping[str, str]
 ) -> tuple[dict[str, LayerTime], float]:
     """Times of the layers by name, and of all the rest together.
 
-    `original` maps a timed node to the model's node, or to "" for a reordering of data. Reordering in front of a layer
-    or its Gather is that layer's; any other is that of the layer before.
+    `owned` maps a node to its layer, as `ModelLayers.owners`; `original` maps a timed node to the model's node, or to
+    "" for a reordering of data. Reordering in front of a layer or its Gather is that layer's; any other is that of the
+    layer before.
     """
-    names = {layer.name for layer in model.layers}
     timed = list(nodes)
-    owners = [_owner(original.get(node.name, node.name), names, model.gather_owner) for node in timed]
+    owners = [owned.get(original.get(node.name, node.name), "") for node in timed]
     times: dict[str, LayerTime] = {}
     other = 0.0
     for position, node in enumerate(timed):
@@ -128,10 +128,6 @@ def median_time(turns: Sequence[LayerTime]) -> LayerTime:
     """The median of every part over several turns, and the total's spread."""
     total, gather, reorder = (median(part) for part in zip(*(turn[:3] for turn in turns), strict=True))
     return LayerTime(total, gather, reorder, Measurement("layer", tuple(turn.total for turn in turns)).noise)
-
-
-def _owner(name: str, layers: set[str], gather_owner: Mapping[str, str]) -> str:
-    return name if name in layers else gather_owner.get(name, "")
 
 
 def _reorder_owner(owners: Sequence[str], nodes: Sequence[TimedNode], position: int) -> str:
@@ -157,25 +153,42 @@ def _channels(node: NodeProto, weight: tuple[int, ...]) -> tuple[int, int, int]:
     return groups, weight[1], weight[0] // groups
 
 
-def _gather_owners(model: ModelProto, layers: set[str]) -> dict[str, str]:
-    """Every channel Gather with its layer: by its name where edgeprune gave it one, else the layer next to it."""
+def _joined(layers: Sequence[LayerInfo]) -> tuple[LayerInfo, ...]:
+    """The layers with those put together again that are written as one convolution a group."""
+    parts: dict[str, list[LayerInfo]] = {}
+    for layer in layers:
+        parts.setdefault(layer_of_node(layer.name), []).append(layer)
+    return tuple(
+        replace(
+            same[0],
+            name=name,
+            groups=sum(part.groups for part in same),
+            macs=sum(part.macs for part in same),
+            bytes_moved=sum(part.bytes_moved for part in same),
+        )
+        for name, same in parts.items()
+    )
+
+
+def _owners(model: ModelProto, layers: set[str]) -> dict[str, str]:
+    """Every node that belongs to a layer: by its name where edgeprune gave it one, a Gather else to the layer next to
+    it."""
     fixed = constants(model)
     makers = {value: node for node in model.graph.node for value in node.output}
     users: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         for value in node.input:
             users.setdefault(value, []).append(node)
-    owners = {}
+    owners = {node.name: owner for node in model.graph.node if (owner := layer_of_node(node.name)) in layers}
     for node in model.graph.node:
-        if node.op_type != "Gather" or len(node.input) < 2 or node.input[1] not in fixed:
+        if node.name in owners or node.op_type != "Gather" or len(node.input) < 2 or node.input[1] not in fixed:
             continue
-        named = next((node.name.removesuffix(s) for s in GATHER_SUFFIXES if node.name.endswith(s)), "")
-        near = [user.name for user in users.get(node.output[0], ())]
+        near = [layer_of_node(user.name) for user in users.get(node.output[0], ())]
         maker = makers.get(node.input[0])
         if maker is not None and maker.op_type in ("Relu", "Clip", "Add", "BatchNormalization"):
             maker = makers.get(maker.input[0])
-        near += [maker.name] if maker is not None else []
-        owner = next((name for name in (named, *near) if name in layers), "")
+        near += [layer_of_node(maker.name)] if maker is not None else []
+        owner = next((name for name in near if name in layers), "")
         if owner:
             owners[node.name] = owner
     return owners

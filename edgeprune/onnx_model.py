@@ -1,4 +1,4 @@
-"""Load and check ONNX files, and answer the questions that every ONNX step asks: inputs, constants, shapes.
+"""Load, check and save ONNX files, and answer the questions that every ONNX step asks: inputs, constants, shapes.
 
 Models are untrusted: paths inside a file may not leave its folder, and a tensor must hold as many bytes as it says.
 """
@@ -35,6 +35,7 @@ from edgeprune.onnx_graph import (
 
 __all__ = [
     "CONVOLUTIONS",
+    "INLINE_LIMIT",
     "TensorSpec",
     "array",
     "attributes",
@@ -51,10 +52,13 @@ __all__ = [
     "opset",
     "output_specs",
     "parse_model",
+    "save_onnx",
     "static_batch",
 ]
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv", "ConvInteger", "QLinearConv"})
+INLINE_LIMIT = 1_500_000_000
+"""Bytes of weights up to which they lie inside the .onnx file; protobuf ends at 2 GiB."""
 _MAX_BYTES = 2**31 - 1  # of one protobuf message, and so of a model with its weights inside
 _ELEMENT_TYPES = frozenset(TensorProto.DataType.values())
 _REMEDY = "export the model again, or name another file"
@@ -86,6 +90,16 @@ def load_model(path: str | Path, *, require_conv: bool = True) -> ModelProto:
             remedy="export the model again with its weights inside",
         ) from error
     return check_model(model, where=path, require_conv=require_conv)
+
+
+def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_LIMIT) -> None:
+    """Check and write the model: weights inside the file below `inline_limit` bytes, else beside it in NAME.data."""
+    if model.ByteSize() < inline_limit:
+        onnx.checker.check_model(model, full_check=True)
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return
+    onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", convert_attribute=False)
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 def parse_model(data: bytes, *, where: object = "ONNX model") -> ModelProto:

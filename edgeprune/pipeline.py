@@ -1,7 +1,7 @@
 """The order of the steps, for each verb of the CLI: the only module that knows it.
 
 checkpoint -> model -> traced graph -> plan -> rewritten model -> (fine-tuned) -> folded model -> ONNX -> parity gate
--> per-device subgraphs -> measurements -> report
+-> lowered ONNX -> parity gate -> per-device subgraphs -> measurements -> report
 
 What needs torch is imported inside the verbs that need it: the others also run on the device, where there is none.
 """
@@ -23,12 +23,16 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edgeprune import bundle as bundles
+from edgeprune import progress
 from edgeprune.arrays import load_array, save_arrays
 from edgeprune.bundle import Bundle, Manifest
 from edgeprune.device_profile import load_profile
 from edgeprune.devices import load_devices
+from edgeprune.environment import current_environment
 from edgeprune.errors import InputError
 from edgeprune.executor import LocalExecutor
+from edgeprune.lower_bundle import LowerOptions, lower_into
+from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.onnx_model import load_model
 from edgeprune.partition import partition_model
 from edgeprune.partition_manifest import PartitionManifest, write_partition
@@ -37,6 +41,7 @@ from edgeprune.profiling import TORCH_TARGETS, ProfileOptions, ProfileResult, Wh
 from edgeprune.report import write_report
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
+from edgeprune.verify import TOLERANCE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,22 +107,30 @@ def export(
     options: PruneOptions,
     data: DataOptions,
     deploy: DeployOptions,
+    lowering: LowerOptions,
     split: SplitOptions,
     out: Output,
 ) -> tuple[Bundle, Pruned]:
     """`edgeprune export CKPT|DIR`: from a checkpoint, or what DIR holds, to a bundle with ONNX files."""
     folder = source.checkpoint
     if folder is not None and folder.is_dir() and bundles.open_bundle(folder).has(bundles.PLAN):
-        return export_bundle(folder, source.arch, data, deploy, split, out)
+        return export_bundle(folder, source.arch, data, deploy, lowering, split, out)
     out.check()
     deploy.check()
+    lowering.check()
     split.check()
     pruned = _prune(source, options, data)
-    return write_export(pruned, deploy, split, out), pruned
+    return write_export(pruned, deploy, lowering, split, out), pruned
 
 
 def export_bundle(
-    folder: Path, arch: str, data: DataOptions, deploy: DeployOptions, split: SplitOptions, out: Output
+    folder: Path,
+    arch: str,
+    data: DataOptions,
+    deploy: DeployOptions,
+    lowering: LowerOptions,
+    split: SplitOptions,
+    out: Output,
 ) -> tuple[Bundle, Pruned]:
     """`edgeprune export DIR`: the same from a bundle that `prune` wrote."""
     from edgeprune.pruned import load_images, open_pruned, with_accuracy
@@ -125,20 +138,25 @@ def export_bundle(
     out.check()
     data.check()
     deploy.check()
+    lowering.check()
     split.check()
     opened = open_pruned(bundles.open_bundle(folder), arch=arch)
     pruned = with_accuracy(opened, data, load_images(data, opened.network))
-    return write_export(pruned, deploy, split, out), pruned
+    return write_export(pruned, deploy, lowering, split, out), pruned
 
 
-def write_export(pruned: Pruned, deploy: DeployOptions, split: SplitOptions, out: Output) -> Bundle:
-    """Fold, export, verify, split if asked, and publish the bundle; nothing is left if a gate fails."""
+def write_export(
+    pruned: Pruned, deploy: DeployOptions, lowering: LowerOptions, split: SplitOptions, out: Output
+) -> Bundle:
+    """Fold, export, verify, lower, split if asked, and publish the bundle; nothing is left if a gate fails."""
     from edgeprune.exporting import export_into
 
     with bundles.new_bundle(out.folder, overwrite=out.overwrite) as stage:
         manifest = export_into(stage, pruned, deploy)
+        manifest = lower_into(stage, manifest, lowering, deploy.tolerance)
         if split.devices:
-            _split_into(stage, load_model(stage / bundles.MODEL), split)
+            planned = stage / bundles.PLAIN_MODEL
+            _split_into(stage, load_model(planned if planned.is_file() else stage / bundles.MODEL), split)
         bundles.write_manifest(stage, manifest)
     return bundles.open_bundle(out.folder)
 
@@ -167,7 +185,8 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
         source.require_sound()
         # A report says what was known of the unsplit bundle: it would be stale here.
         names = [name for name in source.manifest.files if not name.startswith("report.")]
-        path, manifest = source.path(bundles.MODEL), source.manifest
+        planned = bundles.PLAIN_MODEL if source.has(bundles.PLAIN_MODEL) else bundles.MODEL
+        path, manifest = source.path(planned), source.manifest
     else:
         names, path = [], model
         manifest = Manifest(bundles.SCHEMA_VERSION, metadata.version("edgeprune"))
@@ -228,6 +247,29 @@ def run_arrays(
     return outputs, RunResult(shapes, milliseconds, devices, moved)
 
 
+def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
+    """`edgeprune tune`: measures here which forms are fastest, and writes the bundle's model anew with them.
+
+    What was measured of the model before is removed: it is that of another model.
+    """
+    options.check()
+    bundle = bundles.open_bundle(folder)
+    if bundle.has(bundles.PARTITION):
+        raise InputError("is split already", where=folder, remedy="tune the bundle that it was made from")
+    bundle.path(bundles.MODEL)
+    with bundles.updated_bundle(folder) as stage:
+        for name in bundle.manifest.files:
+            if name == bundles.PROFILE or name.startswith("report."):
+                (stage / name).unlink()
+        tolerance = bundle.manifest.parity.tolerance if bundle.manifest.parity else TOLERANCE
+        manifest = lower_into(stage, bundle.manifest, options, tolerance)
+        if not (stage / bundles.LOWERING).is_file():
+            raise InputError("has no grouped layer", where=folder, expected="a network that was pruned into groups")
+        bundles.write_manifest(stage, manifest)
+    tuned = bundles.open_bundle(folder)
+    return tuned, load_lowering(tuned.path(bundles.LOWERING))
+
+
 def profile(
     model: Path, baseline: Path | None, targets: Sequence[str], options: ProfileOptions, *, arch: str = ""
 ) -> ProfileResult:
@@ -240,11 +282,27 @@ def profile(
     modules = _torch_modules(bundle, arch) if any(name in TORCH_TARGETS for name in targets) else None
     dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
     notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
-    result = profile_files(dense, bundle.path(bundles.MODEL), targets, options, modules, notes)
+    lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
+    if lowering is not None and lowering.chosen_by == "measured":
+        _note_other_machine(lowering, options.threads)
+    result = profile_files(dense, bundle.path(bundles.MODEL), targets, options, modules, notes, lowering)
     with bundles.updated_bundle(model) as stage:
         (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
         bundles.write_manifest(stage, bundle.manifest)
     return result
+
+
+def _note_other_machine(lowering: LoweringRecord, threads: int) -> None:
+    """A word to the user if the forms were measured on another machine, runtime, or number of threads."""
+    here = current_environment(threads)
+    runtime = here.runtime_versions.get("onnxruntime", lowering.runtime)
+    then, now = (lowering.device, lowering.runtime, lowering.threads), (here.cpu, runtime, threads)
+    if then != now:
+        device, version, count = then
+        progress.note(
+            f"this bundle was tuned on {device}, ONNX Runtime {version}, threads {count}: run `edgeprune tune` to "
+            "choose its layers' forms for here"
+        )
 
 
 def _torch_modules(bundle: Bundle, arch: str) -> dict[Which, nn.Module]:

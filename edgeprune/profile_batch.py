@@ -108,7 +108,9 @@ def _layer_row(
     theoretical = over(dense.macs, planned) if dense else None
     realistic = over(dense_time.total, pruned_time.total) if dense_time and pruned_time else None
     cause = ""
-    is_pruned = dense is None or (dense.groups, dense.in_per_group) != (layer.groups, layer.in_per_group)
+    kind = batch.pair.lowerings.get(layer.name, "grouped" if layer.groups > 1 else "dense")
+    differs = dense is None or (dense.groups, dense.in_per_group) != (layer.groups, layer.in_per_group)
+    is_pruned = differs or layer.name in batch.pair.lowerings
     if dense_time and pruned_time and theoretical and realistic:
         facts = LayerFacts(
             groups=layer.groups,
@@ -125,6 +127,7 @@ def _layer_row(
             noise=max(dense_time.noise, pruned_time.noise),
             note=note,
             is_pruned=is_pruned,
+            lowering=kind,
         )
         cause = cause_of(facts, batch.machine)
     elif note and layer.groups == 1:
@@ -132,7 +135,7 @@ def _layer_row(
     return LayerResult(
         name=layer.name,
         op_type=layer.op_type,
-        lowering="grouped" if layer.groups > 1 else "dense",
+        lowering=kind,
         groups=layer.groups,
         in_per_group=layer.in_per_group,
         out_per_group=layer.out_per_group,
@@ -195,7 +198,7 @@ def _layer_times(
             model = batch.pruned if which == "pruned" or batch.dense is None else batch.dense
             nodes = runner.profile_nodes(feeds[which], iterations)
             original = {node.name: runner.original_node(node.name) for node in nodes}
-            turns[which].append(attribute_times(nodes, original, model))
+            turns[which].append(attribute_times(nodes, original, model.owners))
     times: dict[Which, dict[str, LayerTime]] = {}
     for which, turn in turns.items():
         taken = [layers for layers, _ in turn]

@@ -86,7 +86,7 @@ class LayerResult(msgspec.Struct, frozen=True):
     name: str
     op_type: str
     lowering: str
-    """The form in which the ONNX file holds the layer: grouped or dense."""
+    """The form in which the ONNX file holds the layer: grouped, merged, split, padded or dense."""
     groups: int
     in_per_group: int
     """Input channels that each group reads."""

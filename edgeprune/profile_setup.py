@@ -74,6 +74,8 @@ class Pair:
     """Layer -> the plan's note on it."""
     planned_macs: Mapping[str, int] = field(default_factory=dict)
     """Layer -> MACs a sample under the plan, where its lowering executes more."""
+    lowerings: Mapping[str, str] = field(default_factory=dict)
+    """Layer -> the kind of form that it was given."""
 
 
 @dataclass(frozen=True)

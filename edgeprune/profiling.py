@@ -17,6 +17,7 @@ from edgeprune.causes import MachineFacts
 from edgeprune.device_profile import is_importable, this_machine_block
 from edgeprune.environment import current_environment
 from edgeprune.errors import InputError, unknown_name
+from edgeprune.lowering.record import LoweringRecord
 from edgeprune.onnx_model import TensorSpec, input_specs, load_model
 from edgeprune.profile_batch import measure_batch
 from edgeprune.profile_result import ProfileResult, Result, Settings, load_profile_result
@@ -58,16 +59,18 @@ def profile_files(
     options: ProfileOptions,
     torch_modules: Mapping[Which, nn.Module] | None = None,
     notes: Mapping[str, str] | None = None,
-    planned_macs: Mapping[str, int] | None = None,
+    lowering: LoweringRecord | None = None,
 ) -> ProfileResult:
     """Measure two ONNX files (or one, without a baseline) on every target, with every batch size.
 
-    The torch targets run `torch_modules`, which must be the same networks. `notes` are the plan's, by layer;
-    `planned_macs` its MACs a sample, where lowerings execute more. InputError if a target cannot be used, the two
+    The torch targets run `torch_modules`, which must be the same networks. `notes` are the plan's, by layer; `lowering`
+    tells the forms of grouped layers. InputError if a target cannot be used, the two
     models take different inputs, or a batch size does not fit them: all before anything is measured.
     """
     options.check()
-    pair = Pair(None if dense is None else load_model(dense), load_model(pruned), notes or {}, planned_macs or {})
+    planned = lowering.planned_macs() if lowering else {}
+    kinds = {layer.name: layer.kind for layer in lowering.layers} if lowering else {}
+    pair = Pair(None if dense is None else load_model(dense), load_model(pruned), notes or {}, planned, kinds)
     makers = {target: _maker(target, dense, pruned, pair, options, torch_modules) for target in targets}
     if pair.dense is not None:
         check_same_inputs(input_specs(pair.dense), input_specs(pair.pruned), where=dense)

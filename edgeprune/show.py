@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edgeprune.bundle import Bundle
     from edgeprune.inspection import Inspection
     from edgeprune.listing import Row
+    from edgeprune.lowering.record import LoweringRecord
     from edgeprune.partition_manifest import PartitionManifest
     from edgeprune.pipeline import RunResult
     from edgeprune.profile_result import ProfileResult
@@ -103,6 +104,26 @@ def headline(bundle: Bundle) -> None:
     facts(str(bundle.folder), headline_rows(bundle.manifest, measured))
     if bundle.has("report.html"):
         _console().print(f"Report: {bundle.folder / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
+
+
+def lowering(record: LoweringRecord, bundle: Bundle) -> None:
+    """The form of each layer beside what the others cost, and what whole networks took."""
+    from edgeprune.lowering.forms import Form
+
+    forms = sorted({form for layer in record.layers for form in layer.costs}, key=Form.parse)
+    rows = [
+        (layer.name, layer.form, layer.macs, layer.executed_macs, *(_ms(layer.costs.get(form)) for form in forms))
+        for layer in record.layers
+    ]
+    table("Forms (ms)", ("layer", "form", "MACs", "executed", *forms), rows)
+    networks = [
+        (network.what, _ms(network.p50_ms), _times(network.speedup), "taken" if network.what == record.chosen else "")
+        for network in record.networks
+    ]
+    table("Networks", ("network", "p50 ms", "speed-up", ""), networks)
+    for text in record.notes:
+        _console().print(text, soft_wrap=True, highlight=False, markup=False)
+    headline(bundle)
 
 
 def partition(manifest: PartitionManifest, bundle: Bundle) -> None:

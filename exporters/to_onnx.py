@@ -13,19 +13,17 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import InputError, first_line
+from edgeprune.onnx_model import INLINE_LIMIT
 
 OLDEST_OPSET = 18
 """The exporter does not go below it."""
 INPUT, OUTPUT = "input", "output"
-INLINE_LIMIT = 1_500_000_000
-"""Bytes of weights up to which they lie inside the .onnx file; protobuf ends at 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +63,6 @@ def to_onnx(module: nn.Module, example_input: Tensor, options: ExportOptions = E
         _rename_value(model, model.graph.output[0].name, OUTPUT)
     check_opset(model, options.opset)
     return model
-
-
-def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_LIMIT) -> None:
-    """Check and write the model: weights inside the file below `inline_limit` bytes, else beside it in NAME.data."""
-    if model.ByteSize() < inline_limit:
-        onnx.checker.check_model(model, full_check=True)
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        return
-    onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", convert_attribute=False)
-    onnx.checker.check_model(str(path), full_check=True)
 
 
 def check_opset(model: onnx.ModelProto, asked: int) -> None:
@@ -130,12 +118,6 @@ def name_nodes(model: onnx.ModelProto) -> None:
                 rename(node, f"{served[0].name}.input_gather")
             elif maker is not None and maker.op_type == "Conv":
                 rename(node, f"{maker.name}.output_gather")
-
-
-def count_gathers(model: onnx.ModelProto) -> int:
-    """Gathers over the channel axis with a constant index."""
-    constants = {initializer.name for initializer in model.graph.initializer}
-    return sum(n.op_type == "Gather" and _axis(n) == 1 and n.input[1] in constants for n in model.graph.node)
 
 
 def _axis(node: onnx.NodeProto) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from edgeprune.exporters.to_onnx import save_onnx, to_onnx
+from edgeprune.exporters.to_onnx import to_onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import (
@@ -32,6 +32,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from edgeprune.fold import fold
 from edgeprune.graph import Graph
 from edgeprune.macs import count_macs
+from edgeprune.onnx_model import save_onnx
 from edgeprune.plan import Plan
 from edgeprune.plan_check import check_plan
 from edgeprune.plan_costs import planned_macs, planned_params

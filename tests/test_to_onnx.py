@@ -10,13 +10,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from edgeprune.exporters.to_onnx import ExportOptions, count_gathers, save_onnx, to_onnx
+from edgeprune.exporters.to_onnx import ExportOptions, to_onnx
 from networks import Concatenating, Mobile, Residual, Shuffled, random_plan, settled
 from torch import nn
 
 from edgeprune.errors import GateError, InputError
 from edgeprune.fold import fold
+from edgeprune.lowering.gathers import count_gathers
 from edgeprune.macs import count_macs
+from edgeprune.onnx_model import save_onnx
 from edgeprune.plan_costs import planned_macs
 from edgeprune.rewrite import masked, rewrite
 from edgeprune.trace import trace

@@ -7,13 +7,34 @@ of a layer share (reading its source, writing its output) is left out.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-from edgeprune.device_profile import ConvolutionCosts
+from edgeprune.device_profile import ConvolutionCosts, DeviceProfile
 from edgeprune.lowering.forms import GROUPED, Form, Shape, candidate_forms, executed_macs, shape_of
 from edgeprune.lowering.layers import GroupedLayer
+from edgeprune.lowering.record import LoweringRecord, layer_choices
 
 WORTH = 0.97
 """A form is taken in place of the plan's own if it costs at most so much of it: the table is no more exact."""
+
+
+def predict(layers: Mapping[str, GroupedLayer], profile: DeviceProfile) -> LoweringRecord:
+    """The forms that the profile's cost table makes cheapest; those of the plan if it has none."""
+    block, table = profile.channel_block.fp32, profile.convolution
+    costs = {name: predicted_costs(layer, table, block) for name, layer in layers.items()} if table else {}
+    forms = {name: cheapest(costs[name]) if table else GROUPED for name in layers}
+    full_rate = profile.macs_per_s / profile.cores / 1e3
+    shown = {name: {form: cost / full_rate for form, cost in own.items()} for name, own in costs.items()}
+    missing = (f"{profile.name} has no table of what convolutions cost: every layer stays as planned",)
+    return LoweringRecord(
+        chosen_by="predicted",
+        device=profile.name,
+        threads=1,
+        batch_size=1,
+        runtime="",
+        layers=layer_choices(layers, forms, shown),
+        notes=() if table or not layers else missing,
+    )
 
 
 def predicted_costs(layer: GroupedLayer, costs: ConvolutionCosts, block: int) -> dict[Form, float]:
@@ -24,7 +45,7 @@ def predicted_costs(layer: GroupedLayer, costs: ConvolutionCosts, block: int) ->
     }
 
 
-def cheapest(costs: dict[Form, float]) -> Form:
+def cheapest(costs: Mapping[Form, float]) -> Form:
     """The form to take: the cheapest, unless the plan's own costs about as much."""
     best = min(costs, key=lambda form: costs[form])
     return best if costs[best] <= WORTH * costs[GROUPED] else GROUPED

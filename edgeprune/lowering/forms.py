@@ -10,6 +10,7 @@ dense     one Conv without groups on the source itself, zeros filled in: no Gath
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -88,6 +89,14 @@ class Lowered:
 
     nodes: tuple[NodeProto, ...]
     initializers: tuple[TensorProto, ...]
+
+
+_PARTS = re.compile(r"(?:\.(?:input|output)_gather|@\w+)$")  # no module of torch has an @ in its name
+
+
+def layer_of_node(name: str) -> str:
+    """The layer that a node belongs to, by the names that layers and their Gathers have in edgeprune's models."""
+    return _PARTS.sub("", name)
 
 
 def candidate_forms(layer: GroupedLayer, block: int) -> tuple[Form, ...]:
@@ -194,11 +203,11 @@ class _Block:
     def written(self, layer: GroupedLayer) -> Lowered:
         names = _Names(layer)
         index = Selection.concatenated(self.reads, layer.channels)
-        source = layer.source if index.is_identity else names.gather("input_gather", layer.source, index)
+        source = layer.source if index.is_identity else names.gather(".input_gather", layer.source, index)
         target = layer.output if self.writes.is_identity else names.value("conv")
-        names.conv(layer.name, source, target, self.weight, self.bias, len(self.reads))
+        names.conv("", source, target, self.weight, self.bias, len(self.reads))
         if not self.writes.is_identity:
-            names.gather("output_gather", target, self.writes, layer.output)
+            names.gather(".output_gather", target, self.writes, layer.output)
         return Lowered(tuple(names.nodes), tuple(names.initializers))
 
 
@@ -209,15 +218,15 @@ def _split(layer: GroupedLayer) -> Lowered:
         index = Selection(reads, layer.channels)
         source = layer.source
         if not index.is_identity:
-            source = names.gather(f"input_gather.{group}", layer.source, index)
+            source = names.gather(f"@gather{group}", layer.source, index)
         part = slice(group * rows, (group + 1) * rows)
         bias = None if layer.bias is None else layer.bias[part]
         parts.append(names.value(f"group{group}"))
-        names.conv(f"{layer.name}.group{group}", source, parts[-1], layer.weight[part], bias, 1)
+        names.conv(f"@group{group}", source, parts[-1], layer.weight[part], bias, 1)
     joined = layer.output if layer.writes.is_identity else names.value("joined")
-    names.nodes.append(helper.make_node("Concat", parts, [joined], name=f"{layer.name}.joined", axis=1))
+    names.nodes.append(helper.make_node("Concat", parts, [joined], name=f"{layer.name}@joined", axis=1))
     if not layer.writes.is_identity:
-        names.gather("output_gather", joined, layer.writes, layer.output)
+        names.gather(".output_gather", joined, layer.writes, layer.output)
     return Lowered(tuple(names.nodes), tuple(names.initializers))
 
 
@@ -230,33 +239,36 @@ class _Names:
         self.initializers: list[TensorProto] = []
 
     def value(self, what: str) -> str:
-        return f"{self.layer.name}.lowered.{what}"
+        return f"{self.layer.name}@{what}"
 
     def constant(self, what: str, values: NDArray[np.generic]) -> str:
         name = self.value(what)
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def gather(self, what: str, source: str, index: Selection, target: str = "") -> str:
-        target = target or self.value(f"{what}.values")
-        inputs = [source, self.constant(f"{what}.index", index.array())]
-        self.nodes.append(helper.make_node("Gather", inputs, [target], name=f"{self.layer.name}.{what}", axis=1))
+    def gather(self, suffix: str, source: str, index: Selection, target: str = "") -> str:
+        """Add a Gather, called after the layer with this suffix, and return the value that it writes."""
+        what = suffix.strip(".@")
+        target = target or self.value(f"{what}_values")
+        inputs = [source, self.constant(f"{what}_index", index.array())]
+        self.nodes.append(helper.make_node("Gather", inputs, [target], name=self.layer.name + suffix, axis=1))
         return target
 
     def conv(
         self,
-        name: str,
+        suffix: str,
         source: str,
         target: str,
         weight: NDArray[np.generic],
         bias: NDArray[np.generic] | None,
         groups: int,
     ) -> None:
-        what = name.removeprefix(self.layer.name).strip(".") or "conv"
-        inputs = [source, self.constant(f"{what}.weight", weight)]
+        """Add a Conv, called after the layer with this suffix."""
+        what = suffix.strip("@") or "conv"
+        inputs = [source, self.constant(f"{what}_weight", weight)]
         if bias is not None:
-            inputs.append(self.constant(f"{what}.bias", bias))
-        node = helper.make_node("Conv", inputs, [target], name=name, group=groups)
+            inputs.append(self.constant(f"{what}_bias", bias))
+        node = helper.make_node("Conv", inputs, [target], name=self.layer.name + suffix, group=groups)
         node.attribute.extend(self.layer.attributes)
         self.nodes.append(node)
 

@@ -22,6 +22,12 @@ WIDENED = 1.25
 """A dense convolution may read so many times the channels that a Gather gave it, to be rid of the Gather."""
 
 
+def count_gathers(model: ModelProto) -> int:
+    """Gathers over the channel axis with a constant index."""
+    view = GraphView(model)
+    return sum(view.channel_gather(node) is not None for node in model.graph.node)
+
+
 def absorb_gathers(model: ModelProto) -> int:
     """Move what Gathers can be moved into weights, in place; returns how many Gathers are gone."""
     gone = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,12 @@ class GraphView:
                 self.users.setdefault(value, []).append(node)
         self.uses: Mapping[str, int] = Counter(value for node in model.graph.node for value in node.input)
         self.outputs = {value.name for value in model.graph.output}
-        self.shapes = concrete_shapes(model, static_batch(model) or 1)
+        self._model = model
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every value at the model's own batch size, or 1."""
+        return concrete_shapes(self._model, static_batch(self._model) or 1)
 
     def channels(self, value: str) -> int | None:
         """Size of the value's axis 1; None where it is unknown."""

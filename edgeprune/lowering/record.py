@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from edgeprune.bundle import ParityRecord
 from edgeprune.errors import InputError, first_line
-from edgeprune.lowering.forms import Form
+from edgeprune.lowering.forms import GROUPED, Form, executed_macs
+from edgeprune.lowering.layers import GroupedLayer
 
 SCHEMA_VERSION = 1
 
@@ -56,6 +59,8 @@ class LoweringRecord(msgspec.Struct, frozen=True):
     chosen: str = ""
     """Which of `networks` was taken."""
     notes: tuple[str, ...] = ()
+    planned_parity: ParityRecord | None = None
+    """Of the model with every layer as planned."""
     schema_version: int = SCHEMA_VERSION
 
     def planned_macs(self) -> dict[str, int]:
@@ -64,6 +69,22 @@ class LoweringRecord(msgspec.Struct, frozen=True):
 
     def forms(self) -> dict[str, Form]:
         return {layer.name: Form.parse(layer.form) for layer in self.layers}
+
+
+def layer_choices(
+    layers: Mapping[str, GroupedLayer], forms: Mapping[str, Form], costs: Mapping[str, Mapping[Form, float]]
+) -> tuple[LayerChoice, ...]:
+    """The record's entry of every layer; `costs` in milliseconds."""
+    return tuple(
+        LayerChoice(
+            name,
+            str(forms[name]),
+            executed_macs(layer, GROUPED),
+            executed_macs(layer, forms[name]),
+            {str(form): round(ms, 6) for form, ms in costs.get(name, {}).items()},
+        )
+        for name, layer in layers.items()
+    )
 
 
 def load_lowering(path: Path) -> LoweringRecord:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from edgeprune.runners.node_names import NodeNames
 
 __all__ = [
     "TARGETS",
+    "NodeRecorder",
     "NodeTime",
     "OrtRunner",
     "RunOptions",
@@ -85,6 +87,26 @@ class NodeTime(NamedTuple):
     op_type: str
     provider: str
     mean_ms: float
+    """Of one run; the median of all where a `NodeRecorder` took it."""
+
+
+class NodeRecorder:
+    """A session whose runtime takes the time of every node, to be run in turn with others. `finish` ends it."""
+
+    def __init__(self, runner: OrtRunner, feeds: Feeds) -> None:
+        """InputError as for `OrtRunner.run`."""
+        check_feeds(feeds, runner.input_specs)
+        self._folder = tempfile.TemporaryDirectory(prefix="edgeprune-")
+        self._session = runner.recording_session(Path(self._folder.name) / "nodes")
+        self._names, self._feeds = list(runner.output_names), dict(feeds)
+
+    def run(self) -> None:
+        self._session.run(self._names, self._feeds)
+
+    def finish(self, *, warmup: int = 2) -> list[NodeTime]:
+        """The median time of every node over all runs but the first `warmup`, in order of execution."""
+        with self._folder:
+            return _median_times(json.loads(Path(self._session.end_profiling()).read_text()), warmup)
 
 
 class OrtRunner:
@@ -144,13 +166,16 @@ class OrtRunner:
         if iterations < 1:
             raise InputError(f"--iterations {iterations} is out of range", expected="1 or more")
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-            options = replace(self.options, profiling_prefix=str(Path(folder) / "nodes"))
-            _, session = self._open(options)
-            with pinned(options.pin[:1]):
+            session = self.recording_session(Path(folder) / "nodes")
+            with pinned(self.options.pin[:1]):
                 for _ in range(warmup + iterations):
                     self._run_session(session, feeds)
             events = json.loads(Path(session.end_profiling()).read_text())
         return _mean_times(events, warmup)
+
+    def recording_session(self, prefix: Path) -> Any:
+        """A session of its own in which the runtime records the times of nodes, to a file with this prefix."""
+        return self._open(replace(self.options, profiling_prefix=str(prefix)))[1]
 
     def _open(self, options: RunOptions) -> tuple[NodeNames, Any]:
         where = self._source if isinstance(self._source, str | Path) else "ONNX model"
@@ -319,13 +344,27 @@ def _shape_text(shape: Sequence[int | str | None]) -> str:
 
 
 def _mean_times(events: Sequence[Mapping[str, Any]], warmup: int) -> list[NodeTime]:
-    """Mean milliseconds a run of each node, out of ONNX Runtime's trace (durations in microseconds)."""
+    """Mean milliseconds a run of each node, out of ONNX Runtime's trace."""
+    runs, durations = _node_durations(events, warmup)
+    return [NodeTime(*key, sum(times) / 1e3 / runs) for key, times in durations.items()]
+
+
+def _median_times(events: Sequence[Mapping[str, Any]], warmup: int) -> list[NodeTime]:
+    """The same, each node's median over the runs."""
+    _, durations = _node_durations(events, warmup)
+    return [NodeTime(*key, median(times) / 1e3) for key, times in durations.items()]
+
+
+def _node_durations(
+    events: Sequence[Mapping[str, Any]], warmup: int
+) -> tuple[int, dict[tuple[str, str, str], list[float]]]:
+    """Number of runs behind the warm-up, and (node, operation, provider) -> its durations in microseconds."""
     starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")[warmup:]
-    total: dict[tuple[str, str, str], float] = defaultdict(float)
+    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     suffix = "_kernel_time"
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(suffix) and event["ts"] >= starts[0]:
             args = event["args"]
             key = (event["name"].removesuffix(suffix), args["op_name"], args.get("provider", ""))
-            total[key] += event["dur"]
-    return [NodeTime(*key, microseconds / 1e3 / len(starts)) for key, microseconds in total.items()]
+            found[key].append(event["dur"])
+    return len(starts), found

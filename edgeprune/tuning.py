@@ -1,0 +1,276 @@
+"""Measure on this machine in which form each grouped layer runs fastest, and take the fastest network.
+
+First every distinct layer is timed in each of its forms, in its place: once for each form there is a network in which
+every layer that can has it, and the runtime tells the times of its nodes. (Alone, out of caches that a network never
+finds so full, a layer takes other times, and other forms win.) Then whole networks are timed beside the dense one: the
+layers as planned, as the cost table predicts, each in the form that was fastest, and all dense; the fastest is taken.
+What was measured is kept in a cache and looked up by structure: equal layers of other networks are not measured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import onnxruntime
+from onnx import ModelProto, TensorProto
+
+from edgeprune import progress
+from edgeprune.device_profile import DeviceProfile
+from edgeprune.environment import current_environment
+from edgeprune.errors import InputError
+from edgeprune.layer_times import LayerTime, ModelLayers, attribute_times
+from edgeprune.lowering.costs import predict
+from edgeprune.lowering.forms import DENSE, GROUPED, Form, candidate_forms, shape_of
+from edgeprune.lowering.layers import GroupedLayer, grouped_layers
+from edgeprune.lowering.model import lower_model
+from edgeprune.lowering.record import LoweringRecord, NetworkTime, layer_choices
+from edgeprune.measurement import Measurement, interleave
+from edgeprune.onnx_graph import constants
+from edgeprune.onnx_model import input_specs
+from edgeprune.profile_setup import random_feeds
+from edgeprune.profiling import TimedOrtRunner
+from edgeprune.runners.base import Feeds, RunOptions
+from edgeprune.runners.ort import NodeRecorder
+from edgeprune.tuning_cache import CachedTime, TuningCache
+
+AS_PLANNED, PREDICTED, FASTEST, ALL_DENSE = "as planned", "predicted forms", "fastest forms", "all dense"
+DENSE_NETWORK = "dense network"
+WARMUP, RUNS = 2, 12
+"""Runs of a network in which the times of its layers are taken, in turn with those of the others."""
+SECONDS_A_NETWORK = 2.0
+REPEATS = 3
+"""A noisy measurement is taken so many times at most; the steadiest counts."""
+WORTH = 0.99
+"""Another form than the plan's own is taken if it needs at most so much of its time."""
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """How to tune."""
+
+    threads: int = 1
+    batch_size: int = 1
+    cache: Path | None = None
+    """None: measure everything, and keep nothing."""
+    seed: int = 0
+
+    def check(self) -> None:
+        """InputError for values that make no sense on any machine."""
+        self.run_options().check()
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size {self.batch_size} is out of range", expected="1 or more")
+
+    def run_options(self) -> RunOptions:
+        return RunOptions(threads=self.threads, spinning=False)
+
+
+def tune(model: ModelProto, dense: ModelProto | None, profile: DeviceProfile, options: TuneOptions) -> LoweringRecord:
+    """The fastest forms of the grouped layers of a model (all grouped), on ONNX Runtime's CPU provider.
+
+    `dense` is the network before pruning; `profile` gives the channel block for padding, and a prediction to compare
+    with. InputError if the batch size does not fit the model.
+    """
+    options.check()
+    environment = current_environment(options.threads)
+    machine = f"onnxruntime {onnxruntime.__version__} | {environment.cpu} | {options.threads} threads"
+    cache = TuningCache.load(options.cache, machine)
+    layers = grouped_layers(model)
+    timer = _Timer(options, cache)
+    block = profile.channel_block.fp32
+    forms = {name: candidate_forms(layer, block) for name, layer in layers.items()}
+    costs = _in_place(model, layers, forms, timer)
+    fastest = {name: _fastest(costs[name]) for name in layers}
+    networks, chosen = _whole(model, dense, {FASTEST: fastest, PREDICTED: predict(layers, profile).forms()}, timer)
+    cache.save()
+    return LoweringRecord(
+        chosen_by="measured",
+        device=environment.cpu,
+        threads=options.threads,
+        batch_size=options.batch_size,
+        runtime=onnxruntime.__version__,
+        layers=layer_choices(layers, chosen.forms, costs),
+        networks=networks,
+        chosen=chosen.what,
+        notes=timer.notes(),
+    )
+
+
+@dataclass(frozen=True)
+class _Network:
+    what: str
+    forms: Mapping[str, Form]
+
+
+class _Timer:
+    """Times models in turn, or remembers what their like took."""
+
+    def __init__(self, options: TuneOptions, cache: TuningCache) -> None:
+        self.options, self.cache = options, cache
+        self.measured = self.noisy = 0
+
+    def times(self, keys: Mapping[str, str], models: Mapping[str, ModelProto], seconds: float) -> dict[str, float]:
+        """Milliseconds of each model by name; `keys` says under what each is remembered."""
+        missing = {name for name, key in keys.items() if key not in self.cache.times}
+        if missing:  # all of them again: only times of one run can be compared
+            for name, time in self._measure(models, seconds).items():
+                self.cache.times[keys[name]] = time
+        return {name: self.cache.times[key].ms for name, key in keys.items()}
+
+    def layer_times(self, models: Mapping[Form, ModelProto]) -> dict[Form, dict[str, LayerTime]]:
+        """The times of each model's layers, with the Gathers and the reordering of data that they need."""
+        runners, recorders = {}, {}
+        with ExitStack() as stack:
+            for form, model in models.items():
+                runners[form] = TimedOrtRunner(model, self.options.run_options())
+                stack.callback(runners[form].close)
+                recorders[form] = NodeRecorder(runners[form], self._feeds(runners[form], model))
+            order = list(recorders)
+            for number in progress.track(range(WARMUP + RUNS), "timing every layer in each form", total=WARMUP + RUNS):
+                for form in order if number % 2 else reversed(order):
+                    recorders[form].run()
+            found = {}
+            for form, model in models.items():
+                nodes = recorders[form].finish(warmup=WARMUP)
+                original = {node.name: runners[form].original_node(node.name) for node in nodes}
+                owners = ModelLayers.of(model, self.options.batch_size).owners
+                found[form] = attribute_times(nodes, original, owners)[0]
+        return found
+
+    def _feeds(self, runner: TimedOrtRunner, model: ModelProto) -> Feeds:
+        values = random_feeds(input_specs(model), self.options.batch_size, self.options.seed)
+        return dict(zip(runner.input_names, values, strict=True))
+
+    def knows(self, keys: Mapping[str, str]) -> bool:
+        return all(key in self.cache.times for key in keys.values())
+
+    def notes(self) -> tuple[str, ...]:
+        if not self.noisy:
+            return ()
+        return (
+            f"{self.noisy} of {self.measured} measurements spread by more than 10% however often they were repeated: "
+            "the machine was busy. Close other programs and tune again with --no-cache.",
+        )
+
+    def _measure(self, models: Mapping[str, ModelProto], seconds: float) -> dict[str, CachedTime]:
+        best: dict[str, Measurement] = {}
+        with ExitStack() as stack:
+            runs = {}
+            for name, model in models.items():
+                runner = TimedOrtRunner(model, self.options.run_options())
+                stack.callback(runner.close)
+                runs[name] = runner.prepared(self._feeds(runner, model))
+            for _ in range(REPEATS):
+                taken = interleave(runs, warmup=2, iterations=60, time_limit_s=seconds * len(runs))
+                if not best or _spread(taken) < _spread(best):
+                    best = taken
+                if not any(measured.is_noisy for measured in best.values()):
+                    break
+        self.measured += len(best)
+        self.noisy += sum(measured.is_noisy for measured in best.values())
+        return {name: CachedTime(measured.p50_ms, round(measured.noise, 4)) for name, measured in best.items()}
+
+
+def _in_place(
+    model: ModelProto, layers: Mapping[str, GroupedLayer], forms: Mapping[str, Sequence[Form]], timer: _Timer
+) -> dict[str, dict[Form, float]]:
+    """Each layer's forms with the milliseconds that they take. Equal layers share the median of their times."""
+    batch = timer.options.batch_size
+    keys = {name: {form: _layer_key(layer, form, batch) for form in forms[name]} for name, layer in layers.items()}
+    wanted = sorted({form for name in layers for form in forms[name]})
+    if not all(timer.cache.times.keys() >= set(own.values()) for own in keys.values()):
+        networks = {}
+        for form in progress.track(wanted, "writing every layer in each form"):
+            having = {name: form for name in layers if form in forms[name]}
+            networks[form] = lower_model(model, having)
+        for form, times in timer.layer_times(networks).items():
+            taken: dict[str, list[float]] = {}
+            for name in layers:
+                if form in forms[name] and name in times:
+                    taken.setdefault(keys[name][form], []).append(times[name].total)
+            for key, values in taken.items():
+                timer.cache.times[key] = CachedTime(median(values))
+    known = timer.cache.times
+    return {name: {form: known[key].ms for form, key in own.items() if key in known} for name, own in keys.items()}
+
+
+def _whole(
+    model: ModelProto, dense: ModelProto | None, proposed: Mapping[str, Mapping[str, Form]], timer: _Timer
+) -> tuple[tuple[NetworkTime, ...], _Network]:
+    """What whole networks take, the dense one first, and the one to use."""
+    layers = next(iter(proposed.values()))
+    named = {
+        AS_PLANNED: dict.fromkeys(layers, GROUPED),
+        **{what: dict(forms) for what, forms in proposed.items()},
+        ALL_DENSE: dict.fromkeys(layers, DENSE),
+    }
+    candidates: list[_Network] = []
+    for what, chosen_forms in named.items():
+        if all(chosen_forms != network.forms for network in candidates):
+            candidates.append(_Network(what, chosen_forms))
+    plain = structure_key(model)
+    batch = timer.options.batch_size
+    forms = {network.what: ",".join(f"{name}={form}" for name, form in network.forms.items()) for network in candidates}
+    keys = {what: _digest(f"{plain} {text} batch {batch}") for what, text in forms.items()}
+    if dense is not None:
+        keys = {DENSE_NETWORK: _digest(f"{structure_key(dense)} beside {plain} batch {batch}"), **keys}
+    models: dict[str, ModelProto] = {}
+    if not timer.knows(keys):
+        progress.note("timing whole networks")
+        models = {network.what: lower_model(model, network.forms) for network in candidates}
+        if dense is not None:
+            models = {DENSE_NETWORK: dense, **models}
+    times = timer.times(keys, models, SECONDS_A_NETWORK)
+    base = times.get(DENSE_NETWORK, times[AS_PLANNED])
+    chosen = min(candidates, key=lambda network: times[network.what])
+    if times[chosen.what] > base:
+        chosen = next(network for network in candidates if set(network.forms.values()) <= {DENSE})
+    shown = tuple(NetworkTime(what, round(ms, 6), round(base / ms, 4)) for what, ms in times.items())
+    return shown, chosen
+
+
+def _fastest(costs: Mapping[Form, float]) -> Form:
+    best = min(costs, key=lambda form: costs[form])
+    return best if costs[best] <= WORTH * costs[GROUPED] else GROUPED
+
+
+def structure_key(model: ModelProto) -> str:
+    """A digest of what decides about a model's speed: its operations, how they are joined, and shapes. No weights."""
+    numbers: dict[str, int] = {}
+    held = constants(model)
+    lines = [f"{spec.shape} {spec.dtype}" for spec in input_specs(model)]
+    for node in model.graph.node:
+        inputs = [_operand(value, held, numbers) for value in node.input]
+        for value in node.output:
+            numbers[value] = len(numbers)
+        attributes = sorted(attribute.SerializeToString(deterministic=True).hex() for attribute in node.attribute)
+        lines.append(" ".join([node.domain, node.op_type, *inputs, *attributes]))
+    return _digest("\n".join(lines))
+
+
+def _operand(value: str, held: Mapping[str, TensorProto], numbers: dict[str, int]) -> str:
+    if value in held:
+        return f"{held[value].data_type}{tuple(held[value].dims)}"
+    return f"%{numbers.setdefault(value, len(numbers))}"
+
+
+def _layer_key(layer: GroupedLayer, form: Form, batch: int) -> str:
+    """Under what the time of a layer in one form is remembered."""
+    settings = sorted(attribute.SerializeToString(deterministic=True).hex() for attribute in layer.attributes)
+    facts = (
+        form, shape_of(layer, form), layer.source_shape, layer.output_shape, layer.kernel, str(layer.weight.dtype),
+        layer.bias is None, settings, batch,
+    )  # fmt: skip
+    return _digest(repr(facts))
+
+
+def _spread(measured: Mapping[str, Measurement]) -> float:
+    return max(measurement.noise for measurement in measured.values())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
