@@ -205,8 +205,8 @@ def _whole(
     layers = next(iter(proposed.values()))
     named = {
         AS_PLANNED: dict.fromkeys(layers, GROUPED),
-        **{what: dict(forms) for what, forms in proposed.items()},
         ALL_DENSE: dict.fromkeys(layers, DENSE),
+        **{what: dict(forms) for what, forms in proposed.items()},
     }
     candidates: list[_Network] = []
     for what, chosen_forms in named.items():

@@ -46,14 +46,15 @@ class Form:
     def parse(text: str) -> Form:
         """The form that `str` gave this text; ValueError for any other text."""
         kind, _, number = text.partition(":")
+        count = int(number) if number.isdecimal() else 0
         form = {
-            "grouped": Form("grouped"),
-            "split": Form("split"),
-            "dense": Form("dense"),
-            "merged": Form("merged", groups=int(number or 0)),
-            "padded": Form("padded", block=int(number or 0)),
+            "grouped": GROUPED,
+            "split": SPLIT,
+            "dense": DENSE,
+            "merged": Form("merged", groups=count),
+            "padded": Form("padded", block=count),
         }.get(kind)
-        if form is None or str(form) != text:
+        if form is None or str(form) != text or (kind in ("merged", "padded") and not count):
             raise ValueError(f"{text!r} is no form")
         return form
 
@@ -129,10 +130,10 @@ def shape_of(layer: GroupedLayer, form: Form) -> Shape:
     elif form.kind == "padded":
         moves |= bool(filters % form.block)
         filters = _up(filters, form.block)
-    whole = form.kind != "split" and Selection.concatenated(reads, layer.channels).is_identity
-    gathered = 0 if whole else sum(map(len, reads))
+    alone = reads if form.kind == "split" else (tuple(channel for own in reads for channel in own),)
+    gathered = sum(len(own) for own in alone if not Selection(own, layer.channels).is_identity)
     dropped = len(layer.writes) if moves else 0
-    return Shape(len(reads), len(reads[0]), filters, gathered, dropped, len(reads) if form.kind == "split" else 1)
+    return Shape(len(reads), len(reads[0]), filters, gathered, dropped, len(alone))
 
 
 def executed_macs(layer: GroupedLayer, form: Form) -> int:

@@ -1,0 +1,287 @@
+"""Tuning: what is measured decides, what is remembered is not measured again, and nothing slower than dense is taken."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_bundle as small
+from onnx import ModelProto
+
+from edgeprune import bundle as bundles
+from edgeprune import pipeline, tuning
+from edgeprune.device_profile import load_profile
+from edgeprune.errors import GateError, InputError
+from edgeprune.lower_bundle import LowerOptions
+from edgeprune.lowering.forms import GROUPED
+from edgeprune.lowering.record import load_lowering
+from edgeprune.onnx_model import check_model, load_model
+from edgeprune.profiling import ProfileOptions
+from edgeprune.runners.ort import OrtRunner
+from edgeprune.tuning import ALL_DENSE, AS_PLANNED, DENSE_NETWORK, TuneOptions, structure_key, tune
+from edgeprune.tuning_cache import CachedTime, TuningCache, default_path
+
+PROFILE = load_profile("x86-avx512")
+QUICK = ProfileOptions(warmup=1, iterations=3)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "RUNS", 3)
+    monkeypatch.setattr(tuning, "SECONDS_A_NETWORK", 0.05)
+
+
+def bundle(tmp_path: Path) -> Path:
+    return small.write_bundle(tmp_path / "bundle")
+
+
+def networks() -> tuple[ModelProto, ModelProto]:
+    dense, pruned = map(check_model, small.models())
+    return dense, pruned
+
+
+@pytest.mark.usefixtures("quick")
+def test_every_form_and_whole_networks_are_measured() -> None:
+    dense, pruned = networks()
+    record = tune(pruned, dense, PROFILE, TuneOptions())
+    (layer,) = record.layers
+    assert set(layer.costs) == {"grouped", "split", "dense"}
+    assert all(ms > 0 for ms in layer.costs.values())
+    assert record.networks[0].what == DENSE_NETWORK
+    assert record.chosen in {network.what for network in record.networks}
+    assert record.networks[0].speedup == 1.0
+    assert record.chosen_by == "measured"
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
+    dense, pruned = networks()
+    options = TuneOptions(cache=tmp_path / "cache.json")
+    first = tune(pruned, dense, PROFILE, options)
+    monkeypatch.setattr(tuning, "TimedOrtRunner", None)  # nothing may be run
+    assert tune(pruned, dense, PROFILE, options) == first
+    with pytest.raises(TypeError):  # another number of threads is another measurement
+        tune(pruned, dense, PROFILE, TuneOptions(threads=2, cache=options.cache))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not json",
+        b"[]",
+        b'{"schema_version": 1, "machines": {"m": {"k": {"ms": "x"}}}}',
+        b'{"schema_version": 9, "machines": {"m": {"k": {"ms": 1}}}}',
+        b'{"schema_version": 1, "machines": {"m": {"k": {"ms": -1}}}}',
+    ],
+)
+def test_a_corrupt_or_foreign_cache_counts_as_empty_and_is_replaced(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "cache.json"
+    path.write_bytes(content)
+    cache = TuningCache.load(path, "m")
+    assert cache.times == {}
+    cache.times["new"] = CachedTime(2.0)
+    cache.save()
+    assert TuningCache.load(path, "m").times == {"new": CachedTime(2.0)}
+    assert TuningCache.load(path, "another machine").times == {}
+
+
+def test_two_runs_that_end_at_once_both_keep_what_they_measured(tmp_path: Path) -> None:
+    path = tmp_path / "cache.json"
+    first, second = TuningCache.load(path, "m"), TuningCache.load(path, "m")
+    first.times["a"], second.times["b"] = CachedTime(1.0), CachedTime(2.0)
+    first.save()
+    second.save()
+    assert set(TuningCache.load(path, "m").times) == {"a", "b"}
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_the_tuning(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cache = TuningCache.load(tmp_path / "file" / "cache.json", "m")
+    cache.times["a"] = CachedTime(1.0)
+    cache.save()
+
+
+def test_the_cache_lies_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_path() == tmp_path / "edgeprune" / "tuning.json"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert default_path() == Path.home() / ".cache" / "edgeprune" / "tuning.json"
+
+
+@pytest.mark.parametrize(
+    ("times", "chosen"),
+    [
+        ({DENSE_NETWORK: 10.0, AS_PLANNED: 5.0, ALL_DENSE: 10.0}, AS_PLANNED),
+        ({DENSE_NETWORK: 10.0, AS_PLANNED: 12.0, ALL_DENSE: 10.1}, ALL_DENSE),
+        ({DENSE_NETWORK: 10.0, AS_PLANNED: 10.05, ALL_DENSE: 10.1}, ALL_DENSE),
+        ({DENSE_NETWORK: 10.0, AS_PLANNED: 9.9, ALL_DENSE: 9.8}, ALL_DENSE),
+    ],
+)
+def test_the_fastest_network_is_taken_and_the_dense_form_where_none_beats_the_dense_network(
+    monkeypatch: pytest.MonkeyPatch, times: Mapping[str, float], chosen: str
+) -> None:
+    def measured(self: Any, models: Mapping[str, ModelProto], seconds: float) -> dict[str, CachedTime]:
+        return {name: CachedTime(times[name]) for name in models}
+
+    monkeypatch.setattr(tuning._Timer, "_measure", measured)
+    monkeypatch.setattr(tuning, "_fastest", lambda costs: GROUPED)
+    monkeypatch.setattr(tuning, "RUNS", 1)
+    dense, pruned = networks()
+    profile = load_profile("raspberry-pi-4")  # no cost table: nothing else is proposed
+    record = tune(pruned, dense, profile, TuneOptions())
+    assert record.chosen == chosen
+    assert record.layers[0].form == ("dense" if chosen == ALL_DENSE else "grouped")
+
+
+def test_a_busy_machine_is_measured_again_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def noisy(runs: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        return {name: tuning.Measurement(name, (1.0, 1.0, 5.0, 9.0)) for name in runs}
+
+    monkeypatch.setattr(tuning, "interleave", noisy)
+    monkeypatch.setattr(tuning, "RUNS", 1)
+    dense, pruned = networks()
+    record = tune(pruned, dense, PROFILE, TuneOptions())
+    assert calls == tuning.REPEATS
+    assert "the machine was busy" in record.notes[0]
+
+
+def test_a_structure_is_told_by_operations_and_shapes_not_by_names_or_weights() -> None:
+    dense, pruned = networks()
+    renamed = ModelProto()
+    renamed.CopyFrom(pruned)
+    for node in renamed.graph.node:
+        node.name += "_other"
+    weight = next(tensor for tensor in renamed.graph.initializer if tensor.name.endswith("conv1.weight"))
+    weight.raw_data = bytes(len(weight.raw_data))
+    assert structure_key(renamed) == structure_key(pruned)
+    assert structure_key(dense) != structure_key(pruned)
+
+
+@pytest.mark.usefixtures("quick")
+def test_tuning_a_bundle_keeps_the_planned_model_and_computes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = bundle(tmp_path)
+    planned = (folder / "model.onnx").read_bytes()
+    monkeypatch.setattr(tuning._Timer, "times", _times_that_prefer(ALL_DENSE))
+    tuned, record = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    assert [layer.form for layer in record.layers] == ["dense"]
+    assert not tuned.faults()
+    assert not tuned.has(bundles.PROFILE), "measured on the model before"
+    assert tuned.manifest.parity is not None
+    assert tuned.manifest.parity.passed
+    x = np.random.default_rng(0).standard_normal((2, 3, small.SIZE, small.SIZE)).astype(np.float32)
+    outputs = []
+    for model in (planned, folder / "model.onnx", folder / "plain.onnx"):
+        with OrtRunner(model) as runner:
+            outputs.append(next(iter(runner.run({runner.input_names[0]: x}).values())))
+    np.testing.assert_allclose(outputs[1], outputs[0], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(outputs[2], outputs[0])
+
+
+@pytest.mark.usefixtures("quick")
+def test_tuning_again_begins_with_the_planned_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = bundle(tmp_path)
+    original = load_model(folder / "model.onnx").SerializeToString(deterministic=True)
+    parity = bundles.open_bundle(folder).manifest.parity
+    for preferred, forms in ((ALL_DENSE, ["dense"]), (ALL_DENSE, ["dense"]), (AS_PLANNED, ["grouped"])):
+        with monkeypatch.context() as patch:
+            patch.setattr(tuning, "_fastest", lambda costs: GROUPED)
+            patch.setattr(tuning._Timer, "times", _times_that_prefer(preferred))
+            tuned, record = pipeline.tune(folder, LowerOptions("raspberry-pi-4", TuneOptions()))
+        assert [layer.form for layer in record.layers] == forms
+    assert not tuned.has("plain.onnx")
+    assert tuned.manifest.parity == parity
+    assert load_model(folder / "model.onnx").SerializeToString(deterministic=True) == original
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lowered_model_outside_the_tolerance_is_refused_and_the_bundle_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeprune import lower_bundle
+
+    folder = bundle(tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(tuning._Timer, "times", _times_that_prefer(ALL_DENSE))
+
+    def wrong(model: ModelProto, forms: Any) -> ModelProto:
+        changed = ModelProto()
+        changed.CopyFrom(model)
+        for tensor in changed.graph.initializer:
+            if tensor.name.endswith("conv2.weight"):
+                tensor.raw_data = bytes(len(tensor.raw_data))
+        return changed
+
+    monkeypatch.setattr(lower_bundle, "lower_model", wrong)
+    with pytest.raises(GateError, match="parity failed"):
+        pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_profile_tells_planned_from_executed_macs_and_names_the_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    folder = bundle(tmp_path)
+    planned = pipeline.profile(folder, None, ("cpu",), QUICK).results[0]
+    monkeypatch.setattr(tuning._Timer, "times", _times_that_prefer(ALL_DENSE))
+    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    found = pipeline.profile(folder, None, ("cpu",), QUICK).results[0]
+    assert found.theoretical_speedup == planned.theoretical_speedup, "never counts what a form computes in excess"
+    layer = next(layer for layer in found.layers if layer.name == small.MIDDLE)
+    assert layer.lowering == "dense"
+    assert layer.executed_macs == 2 * layer.macs
+
+
+def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
+    said: list[str] = []
+    folder = bundle(tmp_path)
+    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    monkeypatch.setattr(pipeline.progress, "note", said.append)
+    pipeline.profile(folder, None, ("cpu",), QUICK)
+    assert not [text for text in said if "was tuned on" in text]
+    record = json.loads((folder / "lowering.json").read_bytes()) | {"device": "another processor"}
+    manifest = bundles.open_bundle(folder).manifest
+    (folder / "lowering.json").write_text(json.dumps(record))
+    bundles.write_manifest(folder, manifest)
+    pipeline.profile(folder, None, ("cpu",), QUICK)
+    assert [text for text in said if "was tuned on another processor" in text]
+
+
+def test_a_split_bundle_is_not_tuned(tmp_path: Path) -> None:
+    folder = bundle(tmp_path)
+    split, _ = pipeline.split(folder, pipeline.SplitOptions("2"), pipeline.Output(tmp_path / "split"))
+    with pytest.raises(InputError, match="is split already"):
+        pipeline.tune(split.folder, LowerOptions(tune=TuneOptions()))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (LowerOptions(tune=TuneOptions(threads=0)), "--threads 0"),
+        (LowerOptions(tune=TuneOptions(batch_size=0)), "--batch-size 0"),
+        (LowerOptions("no-such-device"), "unknown device profile"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path: Path, options: LowerOptions, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        pipeline.tune(bundle(tmp_path), options)
+
+
+def test_the_lowering_is_read_back(tmp_path: Path, quick: None) -> None:
+    folder = bundle(tmp_path)
+    _, record = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    assert load_lowering(folder / "lowering.json") == record
+
+
+def _times_that_prefer(wanted: str) -> Any:
+    def times(self: Any, keys: Mapping[str, str], models: Any, seconds: float) -> dict[str, float]:
+        return {name: 1.0 if name == wanted else 2.0 for name in keys}
+
+    return times
