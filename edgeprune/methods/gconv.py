@@ -4,7 +4,8 @@ Every input channel and every filter belongs to exactly one group. How many grou
 follows from the most channels a group may have (`max_group_channels`), or is searched for within a budget (`--budget`);
 with an alignment (`--align`) the channels a group, in and out, are multiples of a block.
 With shared partitions, the layers of one coupled set that have as many groups divide their filters alike: what divides
-them best is decided by the sum of their importance, not by the first of them.
+them best is decided by the sum of their importance, not by the first of them. How many of the Gathers remain that stand
+where the groups of two layers in a row differ is a matter of `gather_share` (see `gconv_mixing`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from edgeprune.methods.base import (
 from edgeprune.methods.gconv_counts import GroupCounts, as_asked, at_most_channels, powers_of_two
 from edgeprune.methods.gconv_divider import Divider, Divisions
 from edgeprune.methods.gconv_importance import kernel_importance
+from edgeprune.methods.gconv_mixing import mix
 from edgeprune.methods.gconv_search import Heal, Terms, record, search
 from edgeprune.methods.gconv_solver import Solver
 from edgeprune.plan import LayerPlan, Plan
@@ -71,6 +73,12 @@ class Settings:
     )
     finetune_every: int = setting(
         0, "--budget: fine-tune one epoch after every so many steps (needs --finetune-epochs); 0: never", paper="0 or 1"
+    )
+    gather_share: float = setting(
+        1.0,
+        "the most time that Gathers may take, as a share of the grouped network's; 1: every layer divides its inputs "
+        "freely; 0: partitions are equal wherever they can be",
+        paper="none; its layers divide freely",
     )
 
 
@@ -112,6 +120,11 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
             reasons |= {name: "the search leaves it dense" for name in candidates if name not in divisions}
         else:
             divisions = divider.divide({name: counts[0] for name, counts in candidates.items()})
+        notes: tuple[str, ...] = ()
+        if settings.gather_share < 1.0:
+            mixed = mix(graph, divider, divisions, settings.gather_share)
+            divisions, notes = mixed.divisions, (mixed.note,)
+            records = MethodRecord((*records.tables, mixed.table), records.curves)
         recovery = divider.recovery(divisions)
     seconds = (time.perf_counter() - started) / len(divisions)  # layers are solved together
     records = MethodRecord((*records.tables, _recovery_table(graph, divisions, recovery)), records.curves)
@@ -119,7 +132,8 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
         _plan(given, settings, divisions, reasons, asked),
         {FILE_NAME: records.to_json()},
         dict.fromkeys(divisions, seconds),
-        recovery=recovery,
+        notes,
+        recovery,
     )
 
 
@@ -204,6 +218,7 @@ def _check_settings(settings: Settings, given: MethodInput) -> None:
         ("max_group_channels", settings.max_group_channels >= 0, "0 or a positive integer"),
         ("max_groups", settings.max_groups >= 2, "an integer of 2 or more"),
         ("finetune_every", settings.finetune_every >= 0, "0 or a positive integer"),
+        ("gather_share", 0.0 <= settings.gather_share <= 1.0, "a share from 0 to 1"),
     )
     for name, good, expected in checks:
         if not good:
@@ -214,6 +229,13 @@ def _check_settings(settings: Settings, given: MethodInput) -> None:
         raise InputError("both a budget and max_group_channels decide the groups", remedy="leave one of them out")
     if settings.finetune_every and not budget:
         raise InputError("finetune_every is set, but there is no search", remedy="pass --budget, such as macs=0.5")
+    if settings.gather_share < 1.0 and not given.request.share_partitions:
+        raise InputError("gather_share below 1 needs shared partitions", remedy="leave out --no-share-partitions")
+    if settings.gather_share < 1.0 and settings.finetune_every:
+        raise InputError(
+            "finetune_every heals the network under divisions that gather_share would change afterwards",
+            remedy="leave one of them out",
+        )
     if settings.finetune_every and given.finetune is None:
         raise InputError(
             "finetune_every needs images to fine-tune on", remedy="pass --data and --finetune-epochs, or leave it out"
