@@ -8,6 +8,7 @@ dense.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -136,6 +137,7 @@ class ChannelWalk(CallWalk):
             has_bias=module.bias is not None,
             norm=norm_behind(node, self.modules) if node is not None else "",
             ends_branch=node is not None and ends_branch(node, self.modules, self.shapes),
+            input_positions=0 if node is None else math.prod(self.shapes[node.all_input_nodes[0].name][2:]),
         )
         self.layers.setdefault(name, layer)
 
@@ -214,7 +216,13 @@ class ChannelWalk(CallWalk):
         nodes = {node.name: node for node in self.module.graph.nodes}
         sources = {name: self.values[nodes[name].all_input_nodes[0].name].coupled_set for name in self.paddings}
         return tuple(
-            ZeroPadding(self.sets.root(sources[name]), self.sets.root(self.values[name].coupled_set), lead, trail)
+            ZeroPadding(
+                self.sets.root(sources[name]),
+                self.sets.root(self.values[name].coupled_set),
+                lead,
+                trail,
+                math.prod(self.shapes[name][2:]),
+            )
             for name, (lead, trail) in self.paddings.items()
         )
 

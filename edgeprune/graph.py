@@ -46,6 +46,8 @@ class Layer:
     ends_branch: bool = False
     """Its output goes, through `norm` at most, into an add: its filters may be left out without touching the others
     that are added (paper 004, eq. 4.8)."""
+    input_positions: int = 0
+    """Positions of its input tensor a sample: H_in * W_in; 1 for a linear layer, 0 where that is not known."""
 
     @property
     def is_depthwise(self) -> bool:
@@ -104,6 +106,8 @@ class ZeroPadding:
     target: str
     lead: int
     trail: int
+    positions: int = 0
+    """H * W of the tensor a sample."""
 
 
 @dataclass(frozen=True)

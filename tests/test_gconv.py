@@ -26,6 +26,7 @@ from edgeprune.healing import loss_gradients
 from edgeprune.method_record import FILE_NAME, MethodRecord
 from edgeprune.methods.base import Budget, Healed, MethodInput, MethodResult, PruneRequest
 from edgeprune.methods.gconv import Settings, prune
+from edgeprune.methods.gconv_counts import as_asked, at_most_channels
 from edgeprune.network import layer_weights
 from edgeprune.plan import Plan
 from edgeprune.plan_check import check_plan
@@ -121,6 +122,70 @@ def test_at_most_so_many_channels_a_group() -> None:
     wide = prune(given, Settings(max_group_channels=24)).plan
     assert {e.name: e.note for e in wide.layers}["l3"] == "it has no more than 24 channels already"
     assert list(wide.grouped()) == ["l4"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(1, 12).map(lambda n: 8 * n), min_size=3, max_size=5), st.integers(2, 9),
+    st.sampled_from([1, 4, 8, 16]), st.sampled_from([0, 16, 24]),
+)  # fmt: skip
+def test_aligned_groups_are_whole_blocks_and_as_many_as_may_be(
+    widths: list[int], groups: int, block: int, most: int
+) -> None:
+    given = asked(chain([3, *widths], [64] * 9), groups=groups, align=block)
+    how = Settings(solver="paper", rounds=1, max_group_channels=most)
+    layers = given.graph.layers[1:]
+    if not any((at_most_channels(a, most, block) if most else as_asked(a, groups, block)).counts for a in layers):
+        with pytest.raises(InputError, match="can be grouped"):
+            prune(given, how)
+        return
+    plan = prune(given, how).plan
+    assert check_plan(plan, given.graph) == []
+    assert plan.settings["align"] == block
+    for entry in plan.layers[1:]:
+        layer = given.graph.layer(entry.name)
+        fitting = [
+            n
+            for n in range(2, 97)
+            if not layer.in_channels % (n * block)
+            and not layer.out_channels % (n * block)
+            and (max(layer.in_channels, layer.out_channels) <= most * n if most else n <= groups)
+        ]
+        if most:
+            is_small = max(layer.in_channels, layer.out_channels) <= most
+            assert entry.groups == (1 if is_small or not fitting else fitting[0])
+        elif block == 1:  # as many as asked, or none: nothing is lowered unasked
+            assert entry.groups == (groups if groups in fitting else 1)
+        else:
+            assert entry.groups == (fitting[-1] if fitting else 1)
+            assert entry.asked_groups == (0 if entry.groups in (1, groups) else groups)
+        assert (entry.note == "") == (not entry.is_dense and not entry.asked_groups)
+
+
+def test_alignment_is_told_in_words() -> None:
+    given = asked(chain([3, 16, 48, 96, 128, 256], [64] * 5), groups=8, align=16)
+    plan = prune(given, Settings()).plan
+    assert {entry.name: (entry.groups, entry.asked_groups, entry.note) for entry in plan.layers[1:]} == {
+        "l1": (1, 0, "its 16 input channels and 48 filters cannot be divided into 2 to 8 groups of whole blocks of 16 "
+               "channels"),
+        "l2": (3, 8, "aligned to blocks of 16: 8 groups were asked for"),
+        "l3": (2, 8, "aligned to blocks of 16: 8 groups were asked for"),
+        "l4": (8, 0, ""),
+    }  # fmt: skip
+    with pytest.raises(InputError, match="--align 64 is a coarse block"):
+        prune(asked(chain([3, 16, 48], [64] * 2), groups=8, align=64), Settings())
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(0.3, 0.9), st.sampled_from([8, 16]))
+def test_an_aligned_search_holds_its_budget(macs: float, block: int) -> None:
+    given = asked(chain([3, 32, 64, 64, 128, 128], [64] * 5), budget=Budget(macs), align=block)
+    plan = prune(given, Settings()).plan
+    assert sum(planned_macs(plan, given.graph).values()) <= macs * given.graph.macs
+    assert plan.grouped()
+    for entry in plan.grouped().values():
+        assert entry.kept % block == len(entry.filters[0]) % block == 0
+        assert entry.asked_groups == 0
 
 
 @settings(max_examples=15, deadline=None)

@@ -1,15 +1,16 @@
 """GConv (paper 002): filters and input channels divided into groups so that the blocks hold the important kernels.
 
 Every input channel and every filter belongs to exactly one group. How many groups a layer gets is given (`--groups`),
-follows from the most channels a group may have (`max_group_channels`), or is searched for within a budget (`--budget`).
+follows from the most channels a group may have (`max_group_channels`), or is searched for within a budget (`--budget`);
+with an alignment (`--align`) the channels a group, in and out, are multiples of a block.
 With shared partitions, the layers of one coupled set that have as many groups divide their filters alike: what divides
-them best is decided by the sum of their importance, not by the first of them.
+them best is decided by the sum of their importance, not by the first of them. How many of the Gathers remain that stand
+where the groups of two layers in a row differ is a matter of `gather_share` (see `gconv_mixing`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,9 +32,11 @@ from edgeprune.methods.base import (
     nothing_to_prune,
     require_finite,
 )
+from edgeprune.methods.gconv_counts import GroupCounts, as_asked, at_most_channels, powers_of_two
 from edgeprune.methods.gconv_divider import Divider, Divisions
 from edgeprune.methods.gconv_importance import kernel_importance
-from edgeprune.methods.gconv_search import Heal, Terms, powers_of_two, record, search
+from edgeprune.methods.gconv_mixing import mix
+from edgeprune.methods.gconv_search import Heal, Terms, record, search
 from edgeprune.methods.gconv_solver import Solver
 from edgeprune.plan import LayerPlan, Plan
 
@@ -71,6 +74,12 @@ class Settings:
     finetune_every: int = setting(
         0, "--budget: fine-tune one epoch after every so many steps (needs --finetune-epochs); 0: never", paper="0 or 1"
     )
+    gather_share: float = setting(
+        1.0,
+        "the most time that Gathers may take, as a share of the grouped network's; 1: every layer divides its inputs "
+        "freely; 0: partitions are equal wherever they can be",
+        paper="none; its layers divide freely",
+    )
 
 
 def needs_gradients(settings: Settings) -> bool:
@@ -90,12 +99,14 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
     check_skip_patterns(graph, request)
     _check_settings(settings, given)
     reasons = {layer.name: dense_reason(layer, dataclasses.replace(request, groups=1)) for layer in graph.layers}
-    candidates: dict[str, tuple[int, ...]] = {}
-    for layer in (layer for layer in graph.layers if not reasons[layer.name]):
-        candidates[layer.name], reasons[layer.name] = _group_counts(layer, request, settings)
-    candidates = {name: counts for name, counts in candidates.items() if counts}
+    found_counts = {
+        layer.name: _group_counts(layer, request, settings) for layer in graph.layers if not reasons[layer.name]
+    }
+    reasons |= {name: found.reason for name, found in found_counts.items()}
+    asked = {name: found.asked for name, found in found_counts.items() if found.asked}
+    candidates = {name: found.counts for name, found in found_counts.items() if found.counts}
     if not candidates:
-        raise _nothing_to_group(graph, reasons)
+        raise _nothing_to_group(graph, reasons, request.align)
     started = time.perf_counter()
     # One BLAS thread: sums then add up in one order on every machine.
     with threadpool_limits(limits=1):
@@ -109,40 +120,30 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
             reasons |= {name: "the search leaves it dense" for name in candidates if name not in divisions}
         else:
             divisions = divider.divide({name: counts[0] for name, counts in candidates.items()})
+        notes: tuple[str, ...] = ()
+        if settings.gather_share < 1.0:
+            mixed = mix(graph, divider, divisions, settings.gather_share)
+            divisions, notes = mixed.divisions, (mixed.note,)
+            records = MethodRecord((*records.tables, mixed.table), records.curves)
         recovery = divider.recovery(divisions)
     seconds = (time.perf_counter() - started) / len(divisions)  # layers are solved together
     records = MethodRecord((*records.tables, _recovery_table(graph, divisions, recovery)), records.curves)
     return MethodResult(
-        _plan(given, settings, divisions, reasons),
+        _plan(given, settings, divisions, reasons, asked),
         {FILE_NAME: records.to_json()},
         dict.fromkeys(divisions, seconds),
-        recovery=recovery,
+        notes,
+        recovery,
     )
 
 
-def _group_counts(layer: Layer, request: PruneRequest, settings: Settings) -> tuple[tuple[int, ...], str]:
+def _group_counts(layer: Layer, request: PruneRequest, settings: Settings) -> GroupCounts:
     """The numbers of groups that the layer may have, or none and why."""
-    channels = f"its {layer.in_channels} input channels and {layer.out_channels} filters"
     if request.budget.is_given:
-        counts = powers_of_two(layer, settings.max_groups)
-        return counts, "" if counts else f"no power of two up to {settings.max_groups} divides {channels}"
+        return powers_of_two(layer, settings.max_groups, request.align)
     if settings.max_group_channels:
-        return _fewest_groups(layer, settings.max_group_channels)
-    if layer.in_channels % request.groups or layer.out_channels % request.groups:
-        return (), f"{channels} cannot be divided into {request.groups} equal groups"
-    return (request.groups,), ""
-
-
-def _fewest_groups(layer: Layer, most: int) -> tuple[tuple[int, ...], str]:
-    """The fewest groups that leave each at most so many channels, in and out: the paper's G_M."""
-    widest = max(layer.in_channels, layer.out_channels)
-    if widest <= most:
-        return (), f"it has no more than {most} channels already"
-    common = math.gcd(layer.in_channels, layer.out_channels)
-    fitting = [groups for groups in range(2, common + 1) if not common % groups and widest <= most * groups]
-    if not fitting:
-        return (), f"no number of equal groups leaves each at most {most} of {widest} channels"
-    return (fitting[0],), ""
+        return at_most_channels(layer, settings.max_group_channels, request.align)
+    return as_asked(layer, request.groups, request.align)
 
 
 def _divider(
@@ -162,17 +163,23 @@ def _heal(given: MethodInput, settings: Settings, reasons: Mapping[str, str], la
 
     def heal(divisions: Divisions) -> Divider:
         assert given.finetune is not None  # _check_settings
-        healed = given.finetune(_plan(given, settings, divisions, reasons))
+        healed = given.finetune(_plan(given, settings, divisions, reasons, {}))
         return _divider(given, settings, layers, healed.weights, healed.gradients)
 
     return heal
 
 
-def _plan(given: MethodInput, settings: Settings, divisions: Divisions, reasons: Mapping[str, str]) -> Plan:
+def _plan(
+    given: MethodInput, settings: Settings, divisions: Divisions, reasons: Mapping[str, str], asked: Mapping[str, int]
+) -> Plan:
+    """`reasons`: why layers without a division stay dense; `asked`: groups asked for where alignment took others."""
     entries = []
     for layer in given.graph.layers:
         if layer.name in divisions:
-            entries.append(LayerPlan(layer.name, *divisions[layer.name].clusters()))
+            filters, inputs = divisions[layer.name].clusters()
+            groups = asked.get(layer.name, 0)
+            note = f"aligned to blocks of {given.request.align}: {groups} groups were asked for" if groups else ""
+            entries.append(LayerPlan(layer.name, filters, inputs, note, asked_groups=groups))
         else:
             entries.append(LayerPlan(layer.name, note=reasons[layer.name]))
     return Plan("gconv", _used_settings(settings, given.request), given.request.seed, tuple(entries))
@@ -189,11 +196,13 @@ def _recovery_table(graph: Graph, divisions: Divisions, recovery: Mapping[str, f
     return RecordTable("What each grouped layer keeps", columns, tuple(rows), text)
 
 
-def _nothing_to_group(graph: Graph, reasons: Mapping[str, str]) -> InputError:
+def _nothing_to_group(graph: Graph, reasons: Mapping[str, str], align: int) -> InputError:
     remedy = (
         "choose a number of groups that divides the channels, such as --groups 2; see also --skip, --include-first and "
         "--include-shortcuts"
     )
+    if align > 1:
+        remedy = f"--align {align} is a coarse block for this network: try a smaller one, or --align none; or {remedy}"
     return nothing_to_prune(graph, reasons, "be grouped", remedy)
 
 
@@ -209,6 +218,7 @@ def _check_settings(settings: Settings, given: MethodInput) -> None:
         ("max_group_channels", settings.max_group_channels >= 0, "0 or a positive integer"),
         ("max_groups", settings.max_groups >= 2, "an integer of 2 or more"),
         ("finetune_every", settings.finetune_every >= 0, "0 or a positive integer"),
+        ("gather_share", 0.0 <= settings.gather_share <= 1.0, "a share from 0 to 1"),
     )
     for name, good, expected in checks:
         if not good:
@@ -219,6 +229,13 @@ def _check_settings(settings: Settings, given: MethodInput) -> None:
         raise InputError("both a budget and max_group_channels decide the groups", remedy="leave one of them out")
     if settings.finetune_every and not budget:
         raise InputError("finetune_every is set, but there is no search", remedy="pass --budget, such as macs=0.5")
+    if settings.gather_share < 1.0 and not given.request.share_partitions:
+        raise InputError("gather_share below 1 needs shared partitions", remedy="leave out --no-share-partitions")
+    if settings.gather_share < 1.0 and settings.finetune_every:
+        raise InputError(
+            "finetune_every heals the network under divisions that gather_share would change afterwards",
+            remedy="leave one of them out",
+        )
     if settings.finetune_every and given.finetune is None:
         raise InputError(
             "finetune_every needs images to fine-tune on", remedy="pass --data and --finetune-epochs, or leave it out"
@@ -232,5 +249,5 @@ def _used_settings(settings: Settings, request: PruneRequest) -> dict[str, Any]:
     }
     if not request.budget.is_given and not settings.max_group_channels:
         values["groups"] = request.groups
-    values |= {"skip": list(request.skip), "budget": dataclasses.asdict(request.budget)}
+    values |= {"skip": list(request.skip), "budget": dataclasses.asdict(request.budget), "align": request.align}
     return values | dataclasses.asdict(settings)

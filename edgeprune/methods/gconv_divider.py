@@ -20,12 +20,16 @@ class LayerDivision:
     groups: int
     rows: Labels
     columns: Labels
+    in_order: bool = False
+    """Whether the groups stand in the order of their numbers, which is also that of other layers' groups."""
 
     def clusters(self) -> tuple[Clusters, Clusters]:
-        """Per group its filters, and its input channels, ascending; groups ordered by their smallest filter."""
-        filters = to_clusters(self.rows)
-        order = [int(self.rows[group[0]]) for group in filters]
-        inputs = tuple(tuple(i for i, own in enumerate(self.columns.tolist()) if own == group) for group in order)
+        """Per group its filters, and its input channels, ascending; groups as numbered, or by their smallest filter."""
+        order = range(self.groups) if self.in_order else [int(self.rows[group[0]]) for group in to_clusters(self.rows)]
+        filters, inputs = (
+            tuple(tuple(i for i, own in enumerate(labels.tolist()) if own == group) for group in order)
+            for labels in (self.rows, self.columns)
+        )
         return filters, inputs
 
 

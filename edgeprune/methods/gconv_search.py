@@ -83,15 +83,6 @@ class Costs:
         return all(share is None or now <= share * dense for share, now, dense in limits)
 
 
-def powers_of_two(layer: Layer, most: int) -> tuple[int, ...]:
-    """The powers of two from 2 to `most` that divide both of the layer's channel counts."""
-    found, groups = [], 2
-    while groups <= most and not layer.in_channels % groups and not layer.out_channels % groups:
-        found.append(groups)
-        groups *= 2
-    return tuple(found)
-
-
 def check_reachable(terms: Terms) -> None:
     """InputError with the nearest that can be reached if the budget cannot be met."""
     costs = Costs(terms.graph, terms.budget)
