@@ -44,7 +44,10 @@ def planned_params(plan: Plan, graph: Graph) -> int:
 
 
 def off_block_note(plan: Plan, block: int) -> str:
-    """A sentence on the grouped layers whose channels a group miss a target's block; empty if none does."""
+    """A sentence on the grouped layers whose channels a group miss a target's block; empty if none does, or the plan
+    was aligned (to this or to another target's block)."""
+    if plan.settings.get("align", 1) > 1:
+        return ""
     grouped = plan.grouped()
     missed = [e.name for e in grouped.values() if e.kept % block or len(e.filters[0]) % block]
     if not missed:

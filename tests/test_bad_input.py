@@ -155,6 +155,16 @@ def test_rates_out_of_range(refused: Run, checkpoint: Path, rate: str) -> None:
     assert "--rate" in refused("prune", checkpoint, "--arch", "resnet8", f"--rate={rate}")
 
 
+@pytest.mark.parametrize("align", ["0", "-4", "x", "1.5", "4096"])
+def test_alignments_that_make_no_sense(refused: Run, checkpoint: Path, align: str) -> None:
+    assert "--align" in refused("prune", checkpoint, "--arch", "resnet8", f"--align={align}")
+    assert "--align" in refused("prune", checkpoint, "--arch", "resnet8", "--method", "sfp", f"--align={align}")
+
+
+def test_the_masks_of_a_masked_checkpoint_take_no_alignment(refused: Run, checkpoint: Path) -> None:
+    assert "--align 8" in refused("prune", checkpoint, "--arch", "resnet8", "--method", "masked", "--align", "8")
+
+
 def test_a_rate_that_leaves_no_kernel(refused: Run, checkpoint: Path) -> None:
     assert "rate" in refused("prune", checkpoint, "--arch", "resnet8", "--rate", "0.999")
 
