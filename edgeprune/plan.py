@@ -34,9 +34,9 @@ class LayerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     """The filters that a layer at the end of a residual branch keeps, ascending, where the others are left out of the
     add (paper 004, eq. 4.8) and the coupled set stays whole; empty if the layer keeps what its set keeps."""
     asked_groups: int = 0
-    """The groups that were asked for where alignment took others, or left the layer dense; 0 where it did not."""
+    """Groups that were asked for, where alignment took others; 0: as asked."""
     asked_kept: int = 0
-    """As `asked_groups`: the input channels a group that were asked for."""
+    """Kept inputs a group that were asked for, where alignment took others; 0: as asked."""
 
     @property
     def groups(self) -> int:

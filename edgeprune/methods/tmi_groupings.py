@@ -53,10 +53,14 @@ class Groupings:
 
     def recorded(self, entry: LayerPlan) -> LayerPlan:
         """The layer with what was asked, where something else was taken."""
-        if entry.name not in self.taken or self.taken[entry.name] == self.asked[entry.name].asked:
+        if entry.name not in self.taken:
             return entry
-        asked = self.asked[entry.name].asked
-        return msgspec.structs.replace(entry, asked_groups=asked.groups, asked_kept=asked.kept)
+        asked, taken = self.asked[entry.name].asked, self.taken[entry.name]
+        return msgspec.structs.replace(
+            entry,
+            asked_groups=asked.groups if asked.groups != taken.groups else 0,
+            asked_kept=asked.kept if asked.kept != taken.kept else 0,
+        )
 
     def missed(self, graph: Graph) -> list[str]:
         """A sentence if the blocks need more multiply-adds than was asked."""
