@@ -144,7 +144,7 @@ class MethodFlags:
     """Layer that stays dense, or a pattern such as 'layer4.*'; repeatable."""
     align: str = "none"
     """Multiple that channels a group, in and out, and the channels of thinner layers shall be: auto for the channel
-    block of the device profile, none, or a number such as 16. The multiply-adds stay within what is asked."""
+    block of the device profile, none, or a number such as 16."""
     device_profile: OptionalText = ""
     """Device type that the network is for, this machine's by default; `edgeprune list devices` shows all."""
 
