@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgeprune import pipeline
 from edgeprune.bundle import Bundle, open_bundle
 from edgeprune.data import Dataset, load_data
+from edgeprune.device_profile import channel_block_for
 from edgeprune.errors import InputError
 from edgeprune.exporters.to_onnx import ExportOptions
 from edgeprune.exporting import DeployOptions
@@ -46,14 +47,17 @@ def prune(
     include_first: bool = False,
     include_shortcuts: bool = False,
     skip: Sequence[str] = (),
+    align: int | Literal["auto", "none"] = "none",
+    device_profile: str | Path = "",
     seed: int = 0,
 ) -> Pruned:
     """Prune a copy of `model`; `result.model` takes and gives what `model` does and can be fine-tuned like it.
 
     `example_input` has shape (N, C, H, W). `settings` are the method's own, as in `edgeprune list methods`; so are
     groups and rate where they are left out. `budget` is what may be left, such as {"macs": 0.5}; `layer_rates` gives
-    layers, by name or pattern, rates of their own. `tickets` is a folder with checkpoints of earlier epochs. Raises
-    InputError for anything that cannot be pruned as asked.
+    layers, by name or pattern, rates of their own. `tickets` is a folder with checkpoints of earlier epochs. `align` is
+    a multiple that channels a group, and of thinner layers, shall be; "auto" takes the channel block of
+    `device_profile`, by default that of this machine. Raises InputError for anything that cannot be pruned as asked.
     """
     if not isinstance(groups, int | None):
         raise InputError(f"groups={groups!r} is no integer", expected="2 or more")
@@ -71,6 +75,7 @@ def prune(
         tuple(skip),
         limits,
         tuple(rates.items()),
+        channel_block_for(align, device_profile),
     )
     return prune_network(
         network, PruneOptions(method, request, _assignments(settings), Path(tickets) if tickets else None)
@@ -91,6 +96,8 @@ def train(
     include_first: bool = False,
     include_shortcuts: bool = False,
     skip: Sequence[str] = (),
+    align: int | Literal["auto", "none"] = "none",
+    device_profile: str | Path = "",
 ) -> Pruned:
     """Train a copy of `model` with a method at work that ends in a plan (sfp, asfp, fpgm, fpgm-mix, lfpc, csgd).
 
@@ -110,6 +117,7 @@ def train(
         skip=tuple(skip),
         budget=limits,
         layer_rates=tuple((layer_rates or {}).items()),
+        align=channel_block_for(align, device_profile),
     )
     images = load_data(data, split="train", input_shape=network.input_shape) if isinstance(data, str) else data
     return train_network(network, images, training, MethodChoice(method, request, _assignments(settings)))

@@ -7,6 +7,7 @@ figures are. The profiles that come with edgeprune lie in `edgeprune.device_prof
 from __future__ import annotations
 
 import importlib.util
+import operator
 import platform
 import tomllib
 from functools import cache
@@ -150,6 +151,23 @@ def default_profile_name() -> str:
     named = next((profile for text, profile in known.items() if text.lower() in board.lower()), None)
     # Arm cores with FP16 arithmetic are of the Raspberry Pi 5's generation.
     return named or ("raspberry-pi-5" if "asimdhp" in _cpu_flags() else "raspberry-pi-4")
+
+
+def channel_block_for(align: int | str, profile: str | Path = "") -> int:
+    """The multiple that channels shall be: a profile's FP32 block for "auto", 1 for "none", else the number itself.
+
+    `profile` is a name or file as for `load_profile`; by default the one nearest to this machine. InputError for an
+    unknown one whatever is asked, and for anything else that is no integer.
+    """
+    found = load_profile(profile or default_profile_name())
+    if align == "auto":
+        return found.channel_block.fp32
+    if align == "none":
+        return 1
+    try:
+        return int(align) if isinstance(align, str) else operator.index(align)
+    except (TypeError, ValueError):
+        raise InputError(f"--align {align!r} is no block", expected="auto, none, or a number such as 16") from None
 
 
 def machine_has_nvidia_gpu() -> bool:

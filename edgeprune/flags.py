@@ -144,13 +144,14 @@ class MethodFlags:
     skip: Texts = ()
     """Layer that stays dense, or a pattern such as 'layer4.*'; repeatable."""
     align: str = "none"
-    """Multiple that channels a group, in and out, shall be: auto for the channel block of the device profile, none, or
-    a number such as 16."""
+    """Multiple that channels a group, in and out, and the channels of thinner layers shall be: auto for the channel
+    block of the device profile, none, or a number such as 16."""
     device_profile: OptionalText = ""
     """Device type that the network is for, this machine's by default; `edgeprune list devices` shows all."""
 
     def request(self, method: str, seed: int, groups: int | None = None, share_partitions: bool = True) -> PruneRequest:
         """What is asked of a method; InputError for what it does not take, and for what cannot be read."""
+        from edgeprune.device_profile import channel_block_for
         from edgeprune.methods import amounts
         from edgeprune.methods.base import Budget, PruneRequest
 
@@ -167,23 +168,8 @@ class MethodFlags:
             self.skip,
             budget,
             layer_rates,
-            _block(self.align, self.device_profile),
+            channel_block_for(self.align, self.device_profile),
         )
-
-
-def _block(align: str, device_profile: str) -> int:
-    """The multiple that --align asks for; 1 for none."""
-    from edgeprune.device_profile import default_profile_name, load_profile
-
-    profile = load_profile(device_profile or default_profile_name())  # a misspelt name is told whatever is asked
-    if align == "auto":
-        return profile.channel_block.fp32
-    if align == "none":
-        return 1
-    try:
-        return int(align)
-    except ValueError:
-        raise InputError(f"--align {align!r} is no block", expected="auto, none, or a number such as 16") from None
 
 
 def _layer_rate(text: str) -> tuple[str, float]:

@@ -44,7 +44,10 @@ def planned_params(plan: Plan, graph: Graph) -> int:
 
 
 def off_block_note(plan: Plan, block: int) -> str:
-    """A sentence on the grouped layers whose channels a group miss a target's block; empty if none does."""
+    """A sentence on the grouped layers whose channels a group miss a target's block; empty if none does, or the plan
+    was aligned (to this or to another target's block)."""
+    if plan.settings.get("align", 1) > 1:
+        return ""
     grouped = plan.grouped()
     missed = [e.name for e in grouped.values() if e.kept % block or len(e.filters[0]) % block]
     if not missed:
@@ -52,9 +55,9 @@ def off_block_note(plan: Plan, block: int) -> str:
     named = ", ".join(missed[:2]) + (", ..." if len(missed) > 2 else "")
     return (
         f"{len(missed)} of {len(grouped)} grouped layers ({named}) have channels a group that are no multiple of "
-        f"{block}, the block of this machine's fast kernels: they may run slower than dense. Choose --groups and "
-        f"--rate so that filters and kept channels a group are multiples of {block} (often --groups 2 --rate 0.5), or "
-        "leave narrow layers dense with --skip."
+        f"{block}, the block of this machine's fast kernels: they may run slower than dense. --align auto chooses "
+        f"multiples; or choose --groups and --rate so that filters and kept channels a group are multiples of {block} "
+        "(often --groups 2 --rate 0.5), and leave narrow layers dense with --skip."
     )
 
 

@@ -107,8 +107,16 @@ class Pruned:
     def params(self) -> Count:
         return Count(self.graph.params, planned_params(self.plan, self.graph))
 
+    @property
+    def notes(self) -> dict[str, str]:
+        """Layer -> what the plan says of it, or else of the coupled set that it writes."""
+        of_sets = {entry.name: entry.note for entry in self.plan.sets}
+        return {
+            entry.name: entry.note or of_sets.get(self.graph.layer(entry.name).writes, "") for entry in self.plan.layers
+        }
+
     def summary(self) -> PruneSummary:
-        kept = KeptChannels(self.plan, self.graph)
+        kept, notes = KeptChannels(self.plan, self.graph), self.notes
         return PruneSummary(
             macs=self.macs,
             params=self.params,
@@ -122,7 +130,7 @@ class Pruned:
                     e.groups,
                     e.kept,
                     round(self.result.seconds.get(e.name, 0.0), 4),
-                    e.note,
+                    notes[e.name],
                     len(kept.filters(self.graph.layer(e.name)).index),
                     self.result.recovery.get(e.name),
                 )

@@ -53,7 +53,7 @@ def pruned(result: Pruned, bundle: Bundle) -> None:
     from edgeprune.plan_costs import planned_macs
 
     planned, kept = planned_macs(result.plan, result.graph), KeptChannels(result.plan, result.graph)
-    recovery = result.result.recovery
+    recovery, notes = result.result.recovery, result.notes
     rows = []
     for e in result.plan.layers:
         layer = result.graph.layer(e.name)
@@ -68,7 +68,7 @@ def pruned(result: Pruned, bundle: Bundle) -> None:
                 layer.macs,
                 planned[e.name],
                 *((_share(recovery.get(e.name)),) if recovery else ()),
-                e.note,
+                notes[e.name],
             )
         )
     names = (

@@ -174,6 +174,16 @@ def test_settings_of_the_wrong_type(refused: Run, checkpoint: Path) -> None:
     assert "NAME=VALUE" in refused("prune", checkpoint, "--arch", "resnet8", "--set", "alpha")
 
 
+@pytest.mark.parametrize("align", ["0", "-4", "x", "1.5", "4096"])
+def test_alignments_that_make_no_sense(refused: Run, checkpoint: Path, align: str) -> None:
+    assert "--align" in refused("prune", checkpoint, "--arch", "resnet8", f"--align={align}")
+    assert "--align" in refused("prune", checkpoint, "--arch", "resnet8", "--method", "sfp", f"--align={align}")
+
+
+def test_the_masks_of_a_masked_checkpoint_take_no_alignment(refused: Run, checkpoint: Path) -> None:
+    assert "--align 8" in refused("prune", checkpoint, "--arch", "resnet8", "--method", "masked", "--align", "8")
+
+
 # -- tickets -----------------------------------------------------------------------------------------------------------
 def test_tickets_that_are_none(refused: Run, checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tickets"

@@ -148,7 +148,7 @@ def test_a_wider_network_is_squeezed_into_the_widths_of_the_narrower() -> None:
         ("resnet8", "resnet8-w24", REQUEST, "24 filters in conv1, which keeps 16 of 16"),
         ("resnet8-w24", "resnet8", dataclasses.replace(REQUEST, skip=("layer1.0.conv1",)), "skipped by request"),
         ("resnet8", "resnet8", REQUEST, "squeeze_to=resnet8 leaves every layer all"),
-        ("resnet8", "", dataclasses.replace(REQUEST, rate=0.01), "--rate 0.01 leaves every layer all"),
+        ("resnet8", "", dataclasses.replace(REQUEST, rate=0.01), "--rate 0.01 takes no filter of any layer"),
         ("resnet8-w24", "resnet8", dataclasses.replace(REQUEST, budget=Budget(macs=0.5)), "squeeze_to and a budget"),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 from edgeprune import device_profile
 from edgeprune.device_profile import (
     DeviceProfile,
+    channel_block_for,
     default_profile_name,
     list_profiles,
     load_profile,
@@ -133,6 +134,20 @@ def test_this_machine_is_recognised(monkeypatch, flags, machine, board, block, p
     assert this_machine_block() == block
     assert default_profile_name() == profile
     assert isinstance(load_profile(profile), DeviceProfile)
+
+
+def test_a_block_is_asked_for_by_a_profile_or_a_number(monkeypatch):
+    assert channel_block_for("auto", "x86-avx2") == 8
+    assert channel_block_for("auto", "raspberry-pi-5") == 4
+    assert channel_block_for("none", "x86-avx2") == 1
+    assert channel_block_for("12") == channel_block_for(12) == 12
+    monkeypatch.setattr(device_profile, "default_profile_name", lambda: "x86-avx512")
+    assert channel_block_for("auto") == 16
+    with pytest.raises(InputError, match="unknown device profile 'x86-avx3'"):
+        channel_block_for("none", "x86-avx3")
+    for align in ("some", "", 2.5, None):
+        with pytest.raises(InputError, match="is no block; expected auto, none, or a number such as 16"):
+            channel_block_for(align)
 
 
 def test_the_machine_that_runs_the_tests_has_a_profile():

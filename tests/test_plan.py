@@ -105,4 +105,5 @@ def test_layers_that_miss_the_block_are_named_beforehand(graph: Graph) -> None:
     assert off_block_note(plan, 8) == ""
     note = off_block_note(plan, 16)
     assert "grouped layers (a, b, ...)" in note
+    assert "--align auto" in note
     assert "--groups" in note

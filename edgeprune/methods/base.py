@@ -55,8 +55,14 @@ class Budget:
                 )
 
     @property
+    def shares(self) -> dict[str, float]:
+        """Those that are given, by name."""
+        given = {"macs": self.macs, "params": self.params}
+        return {name: share for name, share in given.items() if share is not None}
+
+    @property
     def is_given(self) -> bool:
-        return self.macs is not None or self.params is not None
+        return bool(self.shares)
 
     @staticmethod
     def parse(text: str) -> Budget:

@@ -76,6 +76,10 @@ class Prunable:
     """By their first layer, in forward order."""
     reasons: Mapping[str, str]
     """Layer -> why it keeps all of its filters, for every layer that is in no unit."""
+    asked: Numbers = ()
+    """How many filters of each unit were asked for, where alignment decides how many stay; else empty."""
+    kept: Numbers = ()
+    """How many filters of each unit stay on the request's block; empty where nothing is aligned."""
 
     @property
     def choosing(self) -> tuple[str, ...]:
@@ -133,8 +137,15 @@ def unit_rate(unit: Unit, request: PruneRequest) -> float:
 
 
 def kept_counts(among: Prunable) -> tuple[int, ...]:
-    """How many filters of each unit stay at the rates of the request."""
-    return tuple(kept_count(unit.size, unit_rate(unit, among.request)) for unit in among.units)
+    """How many filters of each unit stay: on the request's block, or at its rates."""
+    return among.kept or tuple(kept_count(unit.size, unit_rate(unit, among.request)) for unit in among.units)
+
+
+def final_rates(among: Prunable) -> tuple[float, ...]:
+    """The rate of each unit at the end: the request's, or what leaves its count on the block."""
+    if not among.kept:
+        return tuple(unit_rate(unit, among.request) for unit in among.units)
+    return tuple((unit.size - count) / unit.size for unit, count in zip(among.units, among.kept, strict=True))
 
 
 def unit_scores(unit: Unit, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -154,17 +165,26 @@ def plan_of(choice: Sequence[Numbers], among: Prunable, method: str, settings: M
     dropped: dict[str, set[int]] = {}
     kept_filters: dict[str, Numbers] = {}
     notes = dict(among.reasons)
+    aligned = _Aligned(among, [len(kept) for kept in choice])
     for unit, kept in zip(among.units, choice, strict=True):
         gone = sorted(set(range(unit.size)) - set(kept))
         for name, channels in unit.sets:
             dropped.setdefault(name, set()).update(channels[place] for place in gone)
         if unit.is_branch_end and gone:
             kept_filters[unit.name] = tuple(unit.layers[0][1][place] for place in kept)
-        for name, _ in () if gone else unit.layers:
-            rate = unit_rate(unit, among.request)
-            notes[name] = f"rate {rate:g} takes none of its {among.graph.layer(name).out_channels} filters"
+            notes[unit.name] = aligned.note(unit.name, unit.size)
+    for unit, kept in zip(among.units, choice, strict=True):
+        for layer in map(among.graph.layer, (name for name, _ in unit.layers) if len(kept) == unit.size else ()):
+            if unit.is_branch_end or not dropped.get(layer.writes):  # else another unit takes some of its filters
+                takes_none = f"rate {unit_rate(unit, among.request):g} takes none of its {layer.out_channels} filters"
+                key = layer.name if unit.is_branch_end else layer.writes
+                notes[layer.name] = aligned.note(key, layer.out_channels) or takes_none
     thinned = [
-        SetPlan(coupled.name, tuple(c for c in range(coupled.channels) if c not in dropped[coupled.name]))
+        SetPlan(
+            coupled.name,
+            tuple(c for c in range(coupled.channels) if c not in dropped[coupled.name]),
+            note=aligned.note(coupled.name, coupled.channels),
+        )
         for coupled in among.graph.coupled_sets
         if dropped.get(coupled.name) and not coupled.parts
     ]
@@ -173,6 +193,27 @@ def plan_of(choice: Sequence[Numbers], among: Prunable, method: str, settings: M
         for layer in among.graph.layers
     )
     return Plan(method, dict(settings), among.request.seed, layers, tuple(thinned))
+
+
+class _Aligned:
+    """What alignment made of each coupled set, and of each layer at the end of a branch."""
+
+    def __init__(self, among: Prunable, counts: Sequence[int]) -> None:
+        self.block = among.request.align
+        self.fewer: dict[str, tuple[int, int]] = {}
+        """Coupled set, or layer at the end of a branch -> filters that go (as was asked, as it is)."""
+        for unit, asked, kept in zip(among.units, among.asked or counts, counts, strict=True):
+            for name in [name for name, _ in unit.sets] or [unit.name]:
+                before, now = self.fewer.get(name, (0, 0))
+                self.fewer[name] = (before + unit.size - asked, now + unit.size - kept)
+
+    def note(self, name: str, channels: int) -> str:
+        """What was asked, in words; empty where it is what is left."""
+        asked, taken = self.fewer[name]
+        if asked == taken:
+            return ""
+        said = f"aligned to blocks of {self.block}: asked were {channels - asked} of {channels} filters"
+        return said if taken else f"{said}, and all stay"
 
 
 def within_budget(among: Prunable) -> Prunable:
@@ -203,13 +244,9 @@ def rate_for_budget(plan_at: Callable[[float], Plan], among: Prunable, budget: B
     graph = among.graph
 
     def costs(rate: float) -> dict[str, float]:
-        plan = plan_at(rate)
-        return {
-            "macs": sum(planned_macs(plan, graph).values()) / graph.macs,
-            "params": planned_params(plan, graph) / graph.params,
-        }
+        return shares_needed(plan_at(rate), graph)
 
-    wanted = {name: share for name, share in vars(budget).items() if share is not None}
+    wanted = budget.shares
 
     def holds(rate: float) -> bool:
         needed = costs(rate)
@@ -225,6 +262,14 @@ def rate_for_budget(plan_at: Callable[[float], Plan], among: Prunable, budget: B
         expected=f"{missed}={math.ceil(least[missed] * 1000) / 1000:g} or more, which rate {rates[-1]:.4g} needs",
         remedy="--include-first, --include-shortcuts, fewer --skip and --set coupling=coupled let more be thinned",
     )
+
+
+def shares_needed(plan: Plan, graph: Graph) -> dict[str, float]:
+    """What the network needs under a plan, as shares of the dense one: "macs" and "params"."""
+    return {
+        "macs": sum(planned_macs(plan, graph).values()) / graph.macs,
+        "params": planned_params(plan, graph) / graph.params,
+    }
 
 
 # -- what may be thinned ---------------------------------------------------------------------------------------------

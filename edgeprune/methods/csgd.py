@@ -38,6 +38,7 @@ from edgeprune.kept_channels import KeptChannels
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
+from edgeprune.methods.channel_alignment import aligned, alignment_notes, no_filter_goes
 from edgeprune.methods.channel_choice import Prunable, Unit, kept_counts, plan_of, prunable, within_budget
 from edgeprune.methods.csgd_clusters import SCHEMES, cluster_units
 from edgeprune.plan import Plan
@@ -83,7 +84,9 @@ class Centripetal:
         """The plan, the deviation's course, and how far from equal the filters were in the end."""
         hooks = self.hooks
         plan = merging_plan(hooks.among, hooks.clusters, _used_settings(hooks, self.settings))
-        return MethodResult(plan, {FILE_NAME: _record(hooks, plan).to_json()}, notes=_notes(hooks))
+        return MethodResult(
+            plan, {FILE_NAME: _record(hooks, plan).to_json()}, notes=(*alignment_notes(hooks.among), *_notes(hooks))
+        )
 
 
 def train(given: MethodInput, settings: Settings, epochs: int) -> Centripetal:
@@ -100,10 +103,12 @@ def train(given: MethodInput, settings: Settings, epochs: int) -> Centripetal:
     if settings.squeeze_to:
         counts = squeezed_counts(among, settings.squeeze_to)
     else:
-        among = within_budget(among)
+        among = aligned(within_budget(among), given.weights)
         counts = kept_counts(among)
     if all(count == unit.size for count, unit in zip(counts, among.units, strict=True)):
-        wanted = f"squeeze_to={settings.squeeze_to}" if settings.squeeze_to else f"--rate {among.request.rate:g}"
+        if not settings.squeeze_to:
+            raise no_filter_goes(among)
+        wanted = f"squeeze_to={settings.squeeze_to}"
         raise InputError(f"{wanted} leaves every layer all of its filters", expected="fewer filters in some layer")
     clusters = cluster_units(among, given.weights, counts, settings.clusters)
     return Centripetal(CentripetalHooks(among, clusters, settings.epsilon, epochs), settings)
@@ -229,3 +234,5 @@ def _check_settings(settings: Settings, request: PruneRequest) -> None:
         raise InputError(
             "squeeze_to and a budget were given", remedy="leave one out: both say how many filters survive"
         )
+    if settings.squeeze_to and request.align > 1:
+        raise InputError("squeeze_to and --align were given", remedy="leave one out: both say how many filters survive")

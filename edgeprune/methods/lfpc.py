@@ -18,6 +18,7 @@ from torch import nn
 
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.methods.base import MethodInput, MethodResult
+from edgeprune.methods.channel_alignment import aligned, alignment_notes
 from edgeprune.methods.channel_choice import Numbers, plan_of, prunable
 from edgeprune.methods.lfpc_search import EpochFigures, LfpcHooks
 from edgeprune.methods.lfpc_settings import Settings
@@ -36,7 +37,10 @@ def train(given: MethodInput, settings: Settings, epochs: int) -> Lfpc:
     """
     given.request.check()
     settings.check()
-    return Lfpc(LfpcHooks(prunable(given.graph, given.request, settings.coupling), settings, epochs))
+    among = prunable(given.graph, given.request, settings.coupling)
+    if not given.request.budget.is_given:  # else the counts are learned
+        among = aligned(among, given.weights)
+    return Lfpc(LfpcHooks(among, settings, epochs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +55,22 @@ class Lfpc:
         if hooks.choice is None:
             raise RuntimeError("training ended before the search did")
         plan = _plan(hooks, hooks.choice)
-        return MethodResult(plan, {FILE_NAME: _record(hooks, hooks.choice).to_json()})
+        record = _record(hooks, hooks.choice)
+        return MethodResult(plan, {FILE_NAME: record.to_json()}, notes=alignment_notes(hooks.among))
 
 
 def _plan(hooks: LfpcHooks, choice: Sequence[Numbers]) -> Plan:
     request, settings = hooks.among.request, hooks.settings
-    names = ("rate", "include_first", "include_shortcuts", "skip", "layer_rates", "budget")
+    names = ("rate", "include_first", "include_shortcuts", "skip", "layer_rates", "budget", "align")
     used = {name: getattr(request, name) for name in names}
     values: dict[str, Any] = msgspec.to_builtins(used | dataclasses.asdict(settings))
-    plan = plan_of(choice, hooks.among, "lfpc", values)
+    among = hooks.among
+    if request.align > 1:
+        among = dataclasses.replace(among, asked=hooks.asked_counts(), kept=tuple(map(len, choice)))
+    plan = plan_of(choice, among, "lfpc", values)
     notes: dict[str, str] = {}
-    for unit, kept in zip(hooks.among.units, choice, strict=True):
-        if len(kept) == unit.size:
+    for unit, kept, asked in zip(among.units, choice, among.asked or map(len, choice), strict=True):
+        if len(kept) == asked == unit.size:
             notes |= {name: "the search leaves none of its filters out" for name, _ in (*unit.layers, *unit.followers)}
     layers = (msgspec.structs.replace(entry, note=notes.get(entry.name, entry.note)) for entry in plan.layers)
     return msgspec.structs.replace(plan, layers=tuple(layers))

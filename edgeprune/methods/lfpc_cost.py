@@ -16,8 +16,8 @@ from torch import Tensor
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Layer
-from edgeprune.methods.channel_choice import Prunable, kept_count, plan_of, unit_rate
-from edgeprune.plan_costs import planned_macs, planned_params
+from edgeprune.methods.alignment import nearest_on_block
+from edgeprune.methods.channel_choice import Prunable, kept_count, kept_counts, plan_of, shares_needed, unit_rate
 
 STEPS = 4096  # of the search for the factor that meets a budget
 
@@ -108,18 +108,19 @@ def computation_loss(among: Prunable, tolerance: float) -> ComputationLoss:
 
 
 def candidate_counts(among: Prunable, rates: Sequence[float]) -> Tensor:
-    """(U, R) filters that each unit keeps at each rate that it may choose.
+    """(U, R) filters that each unit keeps at each rate that it may choose, on the request's block.
 
     Without a budget there is one rate, the request's. A unit whose rate --layer-rate sets has no other.
     """
     request = among.request
     if not request.budget.is_given:
-        return torch.tensor([[kept_count(unit.size, unit_rate(unit, request))] for unit in among.units])
+        return torch.tensor([[count] for count in kept_counts(among)])
     unset = replace(request, rate=1.0)  # which no layer can have
     rows = []
     for unit in among.units:
         choosable = rates if unit_rate(unit, unset) == 1.0 else [unit_rate(unit, request)] * len(rates)
-        rows.append([kept_count(unit.size, rate) for rate in choosable])
+        counts = [kept_count(unit.size, rate) for rate in choosable]
+        rows.append([nearest_on_block(count, unit.size, request.align) for count in counts])
     return torch.tensor(rows)
 
 
@@ -142,28 +143,26 @@ def counts_for_budget(expected: Sequence[float], candidates: Tensor, among: Prun
 
 def check_reachable(among: Prunable, candidates: Tensor) -> None:
     """InputError if the highest rate of every unit does not meet the budget, or takes no filter of any."""
+    block = among.request.align
     if candidates.min(1).values.tolist() == [unit.size for unit in among.units]:
         widest = max(unit.size for unit in among.units)
         raise InputError(
-            "the rates take no filter of any layer",
+            f"the rates take no filter of any layer{f' in blocks of {block}' if block > 1 else ''}",
             expected=f"{1 / widest:.2g} or more: the widest layer that can be thinned has {widest} filters",
+            remedy="a smaller --align, or --align none" if block > 1 else "",
         )
     missed = _missed(candidates.min(1).values.tolist(), among)
     for name, share in missed.items():
         raise InputError(
             f"--budget {name}={getattr(among.request.budget, name):g} cannot be met",
             expected=f"{name}={math.ceil(share * 1000) / 1000:g} or more, which the highest of the rates needs",
-            remedy="higher --set rates=..., --include-first, --include-shortcuts and fewer --skip let more be left out",
+            remedy="higher --set rates=..., --include-first, --include-shortcuts and fewer --skip let more be left out"
+            + (", and so does a smaller --align" if block > 1 else ""),
         )
 
 
 def _missed(counts: Sequence[int], among: Prunable) -> dict[str, float]:
     """The parts of the budget that do not hold if the units keep so many filters, and what is needed instead."""
-    graph = among.graph
     plan = plan_of([tuple(range(count)) for count in counts], among, "lfpc", {})
-    needed = {
-        "macs": sum(planned_macs(plan, graph).values()) / graph.macs,
-        "params": planned_params(plan, graph) / graph.params,
-    }
-    wanted = {name: share for name, share in vars(among.request.budget).items() if share is not None}
-    return {name: needed[name] for name, share in wanted.items() if needed[name] > share}
+    needed = shares_needed(plan, among.graph)
+    return {name: needed[name] for name, share in among.request.budget.shares.items() if needed[name] > share}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from edgeprune.data import Dataset
+from edgeprune.methods.channel_alignment import aligned_counts
 from edgeprune.methods.channel_choice import Numbers, Prunable
 from edgeprune.methods.filter_criteria import Filters, distance_sums, norms
 from edgeprune.methods.lfpc_cost import (
@@ -143,8 +144,18 @@ class LfpcHooks(TrainingHooks):
         budget holds. The expectation is what the computation loss has steered to the budget; the most probable rates
         alone may be far from it as long as the sampler is undecided.
         """
+        return self.sampler.chosen(self.among.kept or self._on_blocks(self.asked_counts()))
+
+    def asked_counts(self) -> tuple[int, ...]:
+        """How many filters each unit would keep now if it had not to be a multiple of a block."""
         expected = self.sampler.expected_counts().tolist()
-        return self.sampler.chosen(counts_for_budget(expected, self.sampler.counts, self.among))
+        return self.among.asked or counts_for_budget(expected, self.sampler.counts, self.among)
+
+    def _on_blocks(self, counts: tuple[int, ...]) -> tuple[int, ...]:
+        if self.among.request.align == 1:
+            return counts
+        weights = {name: _filters(self._model, name) for name in self.among.choosing}
+        return aligned_counts(self.among, counts, weights, self.sampler.counts.min(1).values.tolist())
 
     def _rank(self) -> None:
         """Let every criterion order each unit's filters by the weights as they are; layers of a unit add up."""

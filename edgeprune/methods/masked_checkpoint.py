@@ -57,6 +57,11 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
     InputError if the checkpoint has no zero filters, or none that can go.
     """
     graph = given.graph
+    if given.request.align > 1:
+        raise InputError(
+            f"masked takes no --align {given.request.align}: the masks decide how many filters stay",
+            remedy="leave it out, or --align none",
+        )
     if not (math.isfinite(settings.tolerance) and settings.tolerance >= 0):
         raise InputError(f"setting tolerance is {settings.tolerance:g}", expected="0 or a small positive number")
     # What was masked elsewhere was asked for there, the first convolution and the shortcuts included.

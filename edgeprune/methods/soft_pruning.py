@@ -22,10 +22,12 @@ from edgeprune.errors import InputError
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest, Weights, require_finite
+from edgeprune.methods.channel_alignment import aligned, alignment_notes, no_filter_goes
 from edgeprune.methods.channel_choice import (
     Coupling,
     Numbers,
     Prunable,
+    final_rates,
     kept_count,
     kept_counts,
     plan_of,
@@ -108,26 +110,23 @@ def prune_once(given: MethodInput, method: SoftPruning) -> MethodResult:
 
 
 def units_within_budget(given: MethodInput, method: SoftPruning) -> Prunable:
-    """What may be thinned, with the rate of the request, or where a budget is given, the lowest that holds it.
+    """What may be thinned, with the rate of the request, or where a budget is given, the lowest that holds it; with
+    counts on the request's block.
 
     InputError if nothing can be thinned, the rate takes no filter, the budget cannot be met, or weights are not finite.
     """
     given.request.check()
     among = prunable(given.graph, given.request, method.coupling)
     require_finite(among.choosing, given.weights)
-    among = within_budget(among)
+    among = aligned(within_budget(among), given.weights)
     if all(count == unit.size for count, unit in zip(kept_counts(among), among.units, strict=True)):
-        widest = max(unit.size for unit in among.units)
-        raise InputError(
-            f"--rate {among.request.rate:g} takes no filter of any layer",
-            expected=f"{1 / widest:.2g} or more: the widest layer that can be thinned has {widest} filters",
-        )
+        raise no_filter_goes(among)
     return among
 
 
 def choose_filters(among: Prunable, weights: Weights, choose: Choose, rate: Callable[[float], float]) -> Choice:
     """For every unit the places that stay, where `rate` turns a unit's rate at the end into the rate of now."""
-    counts = [kept_count(unit.size, rate(unit_rate(unit, among.request))) for unit in among.units]
+    counts = [kept_count(unit.size, rate(end)) for unit, end in zip(among.units, final_rates(among), strict=True)]
     return tuple(
         choose([_rows(weights[name], filters) for name, filters in unit.layers], count)
         if count < unit.size
@@ -177,11 +176,12 @@ def _result(among: Prunable, choice: Choice, method: SoftPruning, curves: tuple[
         text="Layers in one row keep the same channels.",
     )  # fmt: skip
     plan = plan_of(choice, among, method.name, _used_settings(among.request, method))
-    return MethodResult(plan, {FILE_NAME: MethodRecord((table,), curves).to_json()})
+    record = MethodRecord((table,), curves)
+    return MethodResult(plan, {FILE_NAME: record.to_json()}, notes=alignment_notes(among))
 
 
 def _used_settings(request: PruneRequest, method: SoftPruning) -> dict[str, Any]:
-    used = ("rate", "include_first", "include_shortcuts")
+    used = ("rate", "include_first", "include_shortcuts", "align")
     return {
         **{name: getattr(request, name) for name in used},
         "skip": list(request.skip),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeprune.clustering import Clusters
@@ -31,6 +31,8 @@ class Choice:
 class Policy:
     """How the clusters of a run are chosen."""
 
+    groups: Mapping[str, int]
+    """Of each layer that is grouped."""
     schemes: tuple[Scheme, ...]
     """Those allowed, in the order of `SCHEMES`."""
     fixed: bool
@@ -147,11 +149,8 @@ class Chooser:
 
     def _cluster(self, layer: Layer, schemes: Sequence[Scheme]) -> tuple[dict[str, Clusters], dict[str, str]]:
         """Clusters and remarks by scheme."""
-        request, weight = self.given.request, self.given.weights[layer.name]
-        found = {
-            scheme: cluster_filters(scheme, weight, request.groups, layer=layer.name, seed=request.seed)
-            for scheme in schemes
-        }
+        weight, groups, seed = self.given.weights[layer.name], self.policy.groups[layer.name], self.given.request.seed
+        found = {scheme: cluster_filters(scheme, weight, groups, layer=layer.name, seed=seed) for scheme in schemes}
         if any(one.is_fallback for one in found.values()):
             self._fallbacks.append(layer.name)
         clusters: dict[str, Clusters] = {scheme: one.clusters for scheme, one in found.items()}

@@ -36,6 +36,7 @@ from edgeprune.methods.base import (
 from edgeprune.methods.grouped_kernels import Selection35, kept_count, select_grouped_kernels, selection_for
 from edgeprune.methods.tmi_choice import Chooser, Policy, allowed_schemes
 from edgeprune.methods.tmi_clusterings import SCHEMES, Scheme
+from edgeprune.methods.tmi_groupings import Groupings
 from edgeprune.methods.tmi_records import FILE_NAME, Clustering, check_fits, load_clustering
 from edgeprune.methods.tmi_votes import check_tickets, tickets_in_window
 from edgeprune.plan import LayerPlan, Plan
@@ -81,9 +82,10 @@ class Settings:
 def prune(given: MethodInput, settings: Settings) -> MethodResult:
     """The plan, `clustering.json`, and each layer's seconds.
 
-    A layer stays dense where `dense_reason` says so, or where the rate leaves it no grouped kernel or removes none;
-    its note gives the reason. InputError if that holds for all layers, if settings or tickets make no sense, or if
-    weights are not finite. The result depends on the input alone, not on the number of cores.
+    A layer stays dense where `dense_reason` says so, where the rate leaves it no grouped kernel or removes none, or
+    where it has no form on the request's blocks (`alignment`); its note gives the reason. InputError if that holds for
+    all layers, if settings or tickets make no sense, or if weights are not finite. The result depends on the input
+    alone, not on the number of cores.
     """
     request, graph = given.request, given.graph
     request.check()
@@ -96,7 +98,13 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
     if not grouped:
         raise _nothing_to_group(graph, request, reasons)
     require_finite((layer.name for layer in grouped), given.weights)
-    chooser, clusters_sha256, notes = _chooser(given, settings, grouped)
+    groupings = Groupings.on_blocks(given, grouped)
+    reasons |= {name: groupings.note(name) for name, taken in groupings.taken.items() if taken.groups == 1}
+    grouped = [layer for layer in grouped if not reasons[layer.name]]
+    if not grouped:
+        remedy = "a smaller --align, or --align none"
+        raise nothing_to_prune(graph, reasons, f"be grouped in blocks of {request.align}", remedy)
+    chooser, clusters_sha256, notes = _chooser(given, settings, grouped, groupings)
     entries: list[LayerPlan] = []
     seconds: dict[str, float] = {}
     # One BLAS and OpenMP thread: sums then add up in one order on every machine, and groups share the cores instead.
@@ -104,22 +112,28 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
         for layer in track(graph.layers, "TMI-GKP", total=len(graph.layers)):
             start = time.perf_counter()
             if reasons[layer.name]:
-                entries.append(LayerPlan(layer.name, note=reasons[layer.name]))
+                entry = LayerPlan(layer.name, note=reasons[layer.name])
             else:
-                entries.append(_grouped_layer(given, settings, layer, chooser, pool))
+                entry = _grouped_layer(given, settings, layer, chooser, groupings, pool)
+            entries.append(groupings.recorded(entry))
             seconds[layer.name] = time.perf_counter() - start
     epochs = [ticket.epoch for ticket in chooser.policy.tickets]
     plan = Plan("tmi-gkp", _used_settings(settings, request, clusters_sha256, epochs), request.seed, tuple(entries))
     record = Clustering(request.groups, request.seed, tuple(epochs), chooser.records())
-    return MethodResult(plan, {FILE_NAME: record.to_json()}, seconds, (*notes, *chooser.notes()))
+    return MethodResult(
+        plan, {FILE_NAME: record.to_json()}, seconds, (*notes, *groupings.missed(graph), *chooser.notes())
+    )
 
 
-def _grouped_layer(given: MethodInput, settings: Settings, layer: Layer, chooser: Chooser, pool: Executor) -> LayerPlan:
+def _grouped_layer(
+    given: MethodInput, settings: Settings, layer: Layer, chooser: Chooser, groupings: Groupings, pool: Executor
+) -> LayerPlan:
     choice = chooser.choice(layer)
-    keep = kept_count(layer.in_channels, given.request.rate_of(layer.name))
+    keep = groupings.taken[layer.name].kept
     selection = selection_for(layer.in_channels, keep, settings.gamma_ratio, settings.beta)
     inputs = _kept_inputs(given, layer, choice.clusters, selection, pool)
-    return LayerPlan(layer.name, choice.clusters, inputs, choice.note)
+    note = "; ".join(filter(None, (choice.note, groupings.note(layer.name))))
+    return LayerPlan(layer.name, choice.clusters, inputs, note)
 
 
 def _kept_inputs(
@@ -191,16 +205,19 @@ def _check_settings(settings: Settings) -> None:
             raise InputError(f"setting {name} is {getattr(settings, name)!r}", expected=expected)
 
 
-def _chooser(given: MethodInput, settings: Settings, layers: list[Layer]) -> tuple[Chooser, str, list[str]]:
+def _chooser(
+    given: MethodInput, settings: Settings, layers: list[Layer], groupings: Groupings
+) -> tuple[Chooser, str, list[str]]:
     """What decides each layer's clusters, the hash of the clustering that is reused (or ""), and notes for the user."""
     tickets = tickets_in_window(given.tickets, settings.ticket_window, settings.ticket_step)
     if settings.ticket_window and not tickets:
         raise InputError("ticket_window is set, but there are no tickets", remedy="give --tickets DIR, or leave it out")
     notes: list[str] = []
     recorded, sha256 = None, ""
+    groups = {layer.name: groupings.taken[layer.name].groups for layer in layers}
     if settings.clusters:
         recorded, sha256 = load_clustering(Path(settings.clusters))
-        check_fits(recorded, given.graph, layers, given.request.groups, settings.clusters)
+        check_fits(recorded, given.graph, layers, given.request.groups, groups, settings.clusters)
     schemes = allowed_schemes(settings.schemes, settings.scheme)
     if recorded is None and len(schemes) > 1:
         tickets, note = check_tickets(tickets, given.weights, layers)
@@ -209,7 +226,8 @@ def _chooser(given: MethodInput, settings: Settings, layers: list[Layer]) -> tup
         why = "a recorded clustering is used" if recorded else f"{schemes[0]} is the only scheme allowed"
         notes.append(f"Tickets were given but have no vote: {why}.")
         tickets = ()
-    policy = Policy(schemes, bool(settings.scheme), tickets, settings.alpha, settings.granularity == "block", recorded)
+    by_block = settings.granularity == "block"
+    policy = Policy(groups, schemes, bool(settings.scheme), tickets, settings.alpha, by_block, recorded)
     return Chooser(given, layers, policy), sha256, notes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,6 +36,7 @@ class Clustering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The clusters of all grouped layers, in forward order."""
 
     groups: int
+    """That were asked for; alignment may give layers fewer."""
     seed: int
     tickets: tuple[int, ...]
     """Epochs of the tickets that voted."""
@@ -70,8 +71,13 @@ def load_clustering(path: Path) -> tuple[Clustering, str]:
     return clustering, hashlib.sha256(content).hexdigest()
 
 
-def check_fits(clustering: Clustering, graph: Graph, layers: Sequence[Layer], groups: int, where: str) -> None:
-    """InputError unless the clustering has clusters of `groups` equal groups for each of the layers of this network."""
+def check_fits(
+    clustering: Clustering, graph: Graph, layers: Sequence[Layer], groups: int, groups_of: Mapping[str, int], where: str
+) -> None:
+    """InputError unless the clustering has clusters of equal groups for each of the layers of this network.
+
+    `groups` were asked for, `groups_of` has those of each layer.
+    """
     if clustering.groups != groups:
         raise InputError(
             f"the clustering has {clustering.groups} groups",
@@ -93,10 +99,10 @@ def check_fits(clustering: Clustering, graph: Graph, layers: Sequence[Layer], gr
                 f"layer {layer.name} chose {entry.chosen!r}, of which there are no clusters", where=where, remedy=again
             )
         for clusters in entry.clusters.values():
-            if len(clusters) != groups or not is_equal_division(clusters, layer.out_channels):
+            if len(clusters) != groups_of[layer.name] or not is_equal_division(clusters, layer.out_channels):
                 raise InputError(
                     f"the clusters of layer {layer.name} are no division of its filters",
                     where=where,
-                    expected=f"{layer.out_channels} filters in {groups} equal groups",
+                    expected=f"{layer.out_channels} filters in {groups_of[layer.name]} equal groups",
                     remedy=again,
                 )
