@@ -7,8 +7,21 @@ from typing import Any
 
 import msgspec
 
-from edgeprune.bundle import is_bundle, open_bundle
+from edgeprune import bundle as bundles
+from edgeprune.bundle import Bundle, is_bundle, open_bundle
 from edgeprune.errors import InputError
+
+_WHAT = {
+    bundles.PLAN: "what was decided",
+    bundles.WEIGHTS: "pruned weights",
+    bundles.DENSE_WEIGHTS: "weights before pruning",
+    bundles.MODEL: "the pruned network, to run",
+    bundles.PLAIN_MODEL: "the same with every layer as planned: what `edgeprune tune` and `split` start from",
+    bundles.DENSE_MODEL: "the network before pruning",
+    bundles.LOWERING: "in which form each grouped layer of model.onnx is written, and why",
+    bundles.PROFILE: "latencies",
+    bundles.PARTITION: "the split over devices",
+}
 
 
 class Inspection(msgspec.Struct, frozen=True):
@@ -57,14 +70,33 @@ def _bundle(folder: Path) -> Inspection:
         facts["parity"] = f"max_rel {manifest.parity.max_rel:.1e} (tolerance {manifest.parity.tolerance:.0e})"
     if manifest.gathers:
         facts["Gathers"] = f"{manifest.gathers.before_fold} before folding, {manifest.gathers.after_fold} after"
-    facts |= {f"setting {name}": str(value) for name, value in sorted(manifest.settings.items())}
     faults = bundle.faults()
+    facts |= _lowering(bundle, faults)
+    facts |= {f"setting {name}": str(value) for name, value in sorted(manifest.settings.items())}
     facts["files"] = f"{len(manifest.files)}, {'all hashes right' if not faults else f'{len(faults)} FAULTS'}"
     rows = tuple(
-        (name, (folder / name).stat().st_size if (folder / name).is_file() else 0, digest[:16])
+        (name, (folder / name).stat().st_size if (folder / name).is_file() else 0, digest[:16], _WHAT.get(name, ""))
         for name, digest in sorted(manifest.files.items())
     )
-    return Inspection(str(folder), "bundle", facts, ("file", "bytes", "sha256"), rows, tuple(faults))
+    return Inspection(str(folder), "bundle", facts, ("file", "bytes", "sha256", "what"), rows, tuple(faults))
+
+
+def _lowering(bundle: Bundle, faults: list[str]) -> dict[str, str]:
+    """The forms of the grouped layers, and by what they were chosen; nothing where a bundle does not say."""
+    if not bundle.has(bundles.LOWERING) or any(fault.startswith(f"{bundles.LOWERING}:") for fault in faults):
+        return {}
+    from edgeprune.lowering.record import load_lowering
+    from edgeprune.report.forms import chosen_words, count_words, executed_macs
+
+    record = load_lowering(bundle.path(bundles.LOWERING))
+    facts = {"forms": count_words(record), "forms chosen by": chosen_words(record)}
+    executed = executed_macs(record, bundle.manifest)
+    if executed is not None:
+        facts["executed MACs"] = f"{executed:,} in these forms, filled-in zeros included"
+    if record.networks:
+        measured = (f"{network.what} {network.p50_ms:.3f} ms" for network in record.networks)
+        facts["networks measured"] = f"{', '.join(measured)}; taken: {record.chosen}"
+    return facts
 
 
 def _onnx(path: Path) -> Inspection:

@@ -96,12 +96,14 @@ def trained(summary: TrainSummary, bundle: Bundle) -> None:
 
 def headline(bundle: Bundle) -> None:
     """The headline table of a bundle, and where it lies."""
-    from edgeprune.bundle import PROFILE
+    from edgeprune.bundle import LOWERING, PROFILE
+    from edgeprune.lowering.record import load_lowering
     from edgeprune.profile_result import load_profile_result
     from edgeprune.report.headline import headline_rows
 
     measured = load_profile_result(bundle.path(PROFILE)) if bundle.has(PROFILE) else None
-    facts(str(bundle.folder), headline_rows(bundle.manifest, measured))
+    lowered = load_lowering(bundle.path(LOWERING)) if bundle.has(LOWERING) else None
+    facts(str(bundle.folder), headline_rows(bundle.manifest, measured, lowered))
     if bundle.has("report.html"):
         _console().print(f"Report: {bundle.folder / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
 

@@ -10,7 +10,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgeprune.bundle import (
     DENSE_MODEL,
+    LOWERING,
     MODEL,
+    PLAIN_MODEL,
     PLAN,
     PROFILE,
     Accuracy,
@@ -21,7 +23,12 @@ from edgeprune.bundle import (
     pretty_json,
     write_manifest,
 )
+from edgeprune.lowering.forms import DENSE, GROUPED, SPLIT, Form
+from edgeprune.lowering.layers import grouped_layers
+from edgeprune.lowering.model import lower_model
+from edgeprune.lowering.record import LoweringRecord, NetworkTime, layer_choices
 from edgeprune.macs import count_macs
+from edgeprune.onnx_model import check_model, load_model
 from edgeprune.plan import LayerPlan, Plan
 from edgeprune.profiling import ProfileOptions, profile_files
 
@@ -102,13 +109,47 @@ def write_models(folder: Path, middle: str = MIDDLE, batch: int | str = "batch")
     return folder / DENSE_MODEL, folder / MODEL
 
 
-def write_bundle(folder: Path, middle: str = MIDDLE, *, profiled: bool = True, partition: bytes = b"") -> Path:
+COSTS = {GROUPED: 0.2, SPLIT: 0.3, DENSE: 0.1}
+"""Milliseconds of the middle layer's forms, where nobody measures."""
+
+
+def lowering(form: Form = DENSE, middle: str = MIDDLE, *, measured: bool = True) -> LoweringRecord:
+    """The middle layer in one form, as measured on a processor, or predicted from a cost table."""
+    layers = layer_choices(grouped_layers(check_model(models(middle)[1])), {middle: form}, {middle: COSTS})
+    predicted = LoweringRecord("predicted", "x86-avx512", 1, 1, "", layers)
+    times = (NetworkTime("dense network", 1.0, 1.0), NetworkTime("as planned", 1.25, 0.8))
+    found = NetworkTime("fastest forms", 0.5, 2.0)
+    if not measured:
+        return predicted
+    networks, notes = (*times, found), ("the machine was busy",)
+    return LoweringRecord("measured", "a processor", 2, 1, "1.31.1", layers, networks, found.what, notes)
+
+
+def write_lowering(folder: Path, record: LoweringRecord) -> None:
+    """Put the record and the model in its forms into a folder that has the model as planned."""
+    planned = load_model(folder / MODEL)
+    (folder / PLAIN_MODEL).write_bytes(planned.SerializeToString())
+    (folder / MODEL).write_bytes(lower_model(planned, record.forms()).SerializeToString())
+    (folder / LOWERING).write_bytes(pretty_json(record))
+
+
+def write_bundle(
+    folder: Path,
+    middle: str = MIDDLE,
+    *,
+    profiled: bool = True,
+    partition: bytes = b"",
+    lowered: LoweringRecord | None = None,
+) -> Path:
     dense, pruned = write_models(folder, middle)
     (folder / PLAN).write_bytes(plan(middle).to_json())
+    if lowered:
+        write_lowering(folder, lowered)
     if profiled:
         options = ProfileOptions(warmup=1, iterations=9, batch_sizes=(1, 4))
         notes = {layer.name: layer.note for layer in plan(middle).layers}
-        (folder / PROFILE).write_bytes(pretty_json(profile_files(dense, pruned, ("cpu",), options, notes=notes)))
+        measured = profile_files(dense, pruned, ("cpu",), options, notes=notes, lowering=lowered)
+        (folder / PROFILE).write_bytes(pretty_json(measured))
     if partition:
         (folder / "partition.json").write_bytes(partition)
     counts = [count_macs(model) for model in models(middle)]

@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 from onnx import ModelProto
 
-from edgeprune.bundle import DENSE_MODEL, PARTITION, PLAN, PROFILE, Bundle, Manifest, open_bundle
+from edgeprune.bundle import DENSE_MODEL, LOWERING, PARTITION, PLAN, PROFILE, Bundle, Manifest, open_bundle
 from edgeprune.errors import InputError, first_line
+from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.method_record import FILE_NAME as METHOD_RECORD
 from edgeprune.method_record import MethodRecord, load_method_record
 from edgeprune.onnx_model import load_model
@@ -69,6 +70,8 @@ class Contents:
     split: SplitPlan | None
     record: MethodRecord | None = None
     """What the method told of its decisions."""
+    lowering: LoweringRecord | None = None
+    """The forms of the grouped layers."""
 
     @property
     def manifest(self) -> Manifest:
@@ -88,6 +91,7 @@ def read_contents(folder: Path) -> Contents:
         load_profile_result(bundle.path(PROFILE)) if bundle.has(PROFILE) else None,
         _load_split(bundle.path(PARTITION)) if bundle.has(PARTITION) else None,
         load_method_record(bundle.path(METHOD_RECORD)) if bundle.has(METHOD_RECORD) else None,
+        load_lowering(bundle.path(LOWERING)) if bundle.has(LOWERING) else None,
     )
 
 

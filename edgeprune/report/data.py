@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 
 import msgspec
 
@@ -13,6 +14,7 @@ from edgeprune.report.formatting import clean
 from edgeprune.report.headline import headline_rows
 
 SCHEMA_VERSION = 1
+_RESULT_FIELDS = ("target", "batch_size", "threads")
 _LAYER_FIELDS = (
     "name",
     "op_type",
@@ -32,6 +34,7 @@ _LAYER_FIELDS = (
     "efficiency",
     "cause",
 )
+_FORM_FIELDS = ("form", "form_chosen_by")
 
 
 def to_json(contents: Contents) -> str:
@@ -45,8 +48,9 @@ def to_json(contents: Contents) -> str:
         {
             "schema_version": SCHEMA_VERSION,
             "manifest": contents.manifest,
-            "headline": dict(headline_rows(contents.manifest, contents.profile)),
+            "headline": dict(headline_rows(contents.manifest, contents.profile, contents.lowering)),
             "plan": {"sha256": plan.sha256(), "layers": layers} if plan else None,
+            "lowering": contents.lowering,
             "profile": contents.profile,
             "partition": contents.split,
             "method": contents.record,
@@ -55,16 +59,28 @@ def to_json(contents: Contents) -> str:
 
 
 def to_csv(contents: Contents) -> str:
-    """One row for every layer of every result, with the result it belongs to in front."""
+    """One row for every layer of every result, with the result it belongs to in front; of a bundle that was not
+    measured, one for every layer whose form was chosen."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("target", "batch_size", "threads", *_LAYER_FIELDS))
-    for result in contents.profile.results if contents.profile else ():
-        for layer in result.layers:
-            fields = msgspec.structs.asdict(layer)
-            row = (result.target, result.batch_size, result.threads, *(fields[name] for name in _LAYER_FIELDS))
-            writer.writerow(_cell(value) for value in row)
+    writer.writerow((*_RESULT_FIELDS, *_LAYER_FIELDS, *_FORM_FIELDS))
+    writer.writerows(map(_cell, row) for row in _rows(contents))
     return text.getvalue()
+
+
+def _rows(contents: Contents) -> Iterator[tuple[object, ...]]:
+    record = contents.lowering
+    chosen = {layer.name: (layer.form, record.chosen_by) for layer in record.layers} if record else {}
+    if contents.profile:
+        for result in contents.profile.results:
+            for layer in result.layers:
+                fields = msgspec.structs.asdict(layer)
+                where = (result.target, result.batch_size, result.threads)
+                yield (*where, *(fields[name] for name in _LAYER_FIELDS), *chosen.get(layer.name, ("", "")))
+    elif record:
+        for choice in record.layers:
+            fields = {**msgspec.structs.asdict(choice), "lowering": choice.kind}
+            yield ("", 1, "", *(fields.get(name, "") for name in _LAYER_FIELDS), *chosen[choice.name])
 
 
 def _cell(value: object) -> object:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from edgeprune.lowering.record import LoweringRecord
 from edgeprune.method_record import RecordCurve
 from edgeprune.profile_result import ProfileResult, Result
 from edgeprune.report.contents import SplitPlan
 from edgeprune.report.kernels import KernelView
 
-Subject = ProfileResult | Result | KernelView | SplitPlan | RecordCurve
-"""What can be drawn: speed-ups, the layers of one result, a layer's kernels, a split, a method's curve."""
+Subject = ProfileResult | Result | LoweringRecord | KernelView | SplitPlan | RecordCurve
+"""What can be drawn: speed-ups, the layers of one result, their forms, a layer's kernels, a split, a method's curve."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from edgeprune.bundle import Count, Manifest
+from edgeprune.lowering.record import LoweringRecord
 from edgeprune.profile_result import ProfileResult, Result
 from edgeprune.report import formatting as f
+from edgeprune.report.forms import forms_row
 
 
-def headline_rows(manifest: Manifest, profile: ProfileResult | None) -> list[tuple[str, str]]:
+def headline_rows(
+    manifest: Manifest, profile: ProfileResult | None, lowering: LoweringRecord | None = None
+) -> list[tuple[str, str]]:
     """Label and value of what a bundle promises and what was measured; what is not known has no row."""
     rows: list[tuple[str, str]] = []
     if manifest.arch:
@@ -23,6 +27,8 @@ def headline_rows(manifest: Manifest, profile: ProfileResult | None) -> list[tup
     for label, counted in (("MACs", manifest.macs), ("Parameters", manifest.params)):
         if counted:
             rows.append((f"{label}, dense to pruned", _change(counted)))
+    if lowering:
+        rows.append(("Forms", forms_row(lowering, manifest)))
     for result in profile.results if profile else ():
         rows.extend(_speed_rows(result, several=len(profile.results) > 1 if profile else False))
     if parity := manifest.parity:
@@ -30,7 +36,8 @@ def headline_rows(manifest: Manifest, profile: ProfileResult | None) -> list[tup
         difference = f"{parity.max_rel:.1e} of the output's range"
         rows.append(("Parity", f"{difference}, {verdict} (tolerance {parity.tolerance:.0e})"))
     if gathers := manifest.gathers:
-        rows.append(("Gathers, before to after folding", f"{gathers.before_fold} to {gathers.after_fold}"))
+        steps = "folding and lowering" if lowering else "folding"
+        rows.append((f"Gathers, before to after {steps}", f"{gathers.before_fold} to {gathers.after_fold}"))
     return rows
 
 

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from edgeprune.lowering.record import LayerChoice, LoweringRecord
 from edgeprune.method_record import RecordCurve
 from edgeprune.profile_result import LayerResult, ProfileResult, Result
 from edgeprune.report import formatting as f
@@ -55,6 +56,8 @@ def draw(picture: Picture) -> str:
                 figure = speedup_bars(profile)
             case Result() as result:
                 figure = layer_bars(result)
+            case LoweringRecord() as record:
+                figure = form_bars(record)
             case KernelView() as view:
                 figure = kernel_maps(view)
             case SplitPlan() as split:
@@ -109,11 +112,28 @@ def layer_bars(result: Result) -> Figure:
             handles.append(Patch(color=colour, label=label))
         left += widths
     for row, layer in enumerate(layers):
-        if layer.lowering != "dense" and layer.realistic_speedup:
+        if layer.theoretical_speedup != 1 and layer.realistic_speedup:
             _beside(axes, layer.pruned_ms or 0.0, row + 0.2, f.times(layer.realistic_speedup))
     more = f" (the {len(layers)} slowest of {len(timed)})" if len(timed) > len(layers) else ""
     axes.set_xlabel(f"milliseconds{more}")
     _legend(figure, axes, handles)
+    return figure
+
+
+def form_bars(record: LoweringRecord) -> Figure:
+    """MACs of every grouped layer: what the plan leaves, and behind it the zeros that its form fills in."""
+    shown = sorted(record.layers, key=_executed, reverse=True)[:MOST_LAYERS]
+    layers = [layer for layer in record.layers if layer in shown]
+    figure, axes = _bar_axes(len(layers), row_inches=0.24, labels=[f.clean(layer.name) for layer in layers])
+    rows, planned = np.arange(len(layers)), np.array([layer.macs for layer in layers]) / 1e6
+    executed = np.array([layer.executed_macs for layer in layers]) / 1e6
+    axes.barh(rows, planned, 0.7, color=PRUNED)
+    axes.barh(rows, np.maximum(executed - planned, 0.0), 0.7, left=planned, color=DENSE)
+    for row, layer in enumerate(layers):
+        _beside(axes, max(planned[row], executed[row]), row, layer.form)
+    more = f" (the {len(layers)} largest of {len(record.layers)})" if len(record.layers) > len(layers) else ""
+    axes.set_xlabel(f"million MACs of one sample{more}")
+    _legend(figure, axes, [Patch(color=PRUNED, label="planned"), Patch(color=DENSE, label="filled-in zeros")])
     return figure
 
 
@@ -211,6 +231,10 @@ def curve_line(curve: RecordCurve) -> Figure:
     axes.margins(x=0.03, y=0.16)
     figure.subplots_adjust(left=0.11, right=0.97, top=0.96, bottom=0.18)
     return figure
+
+
+def _executed(layer: LayerChoice) -> int:
+    return layer.executed_macs
 
 
 def _slowest(layer: LayerResult) -> float:

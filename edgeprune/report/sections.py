@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from edgeprune.lowering.forms import GROUPED
 from edgeprune.profile_result import ProfileResult, Result
 from edgeprune.report import formatting as f
 from edgeprune.report import tables
-from edgeprune.report.contents import Contents, SplitPlan
+from edgeprune.report.contents import Contents
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Tile
+from edgeprune.report.forms import forms_section
 from edgeprune.report.headline import ratio, setting
 from edgeprune.report.kernels import KernelView, kernel_view
 from edgeprune.report.records import record_section
@@ -24,10 +26,11 @@ def build_document(contents: Contents) -> Document:
     sections = (
         _speed(contents),
         _layers(contents),
+        forms_section(contents.lowering, manifest, contents.plan, f.clean(contents.bundle.folder.name)),
         _kernels(contents),
         record_section(contents.record, manifest.method),
         _dense(contents),
-        _split(contents.split),
+        _split(contents),
         _making(contents),
         Section("words", "Words", (tables.words_table(),)),
     )
@@ -98,7 +101,7 @@ def _speed_sentence(result: Result) -> str:
 
 def _speed(contents: Contents) -> Section:
     profile = contents.profile
-    blocks: list[Block] = [tables.headline_table(contents.manifest, profile)]
+    blocks: list[Block] = [tables.headline_table(contents.manifest, profile, contents.lowering)]
     if profile is None:
         blocks.append(UNMEASURED.format(folder=f.clean(contents.bundle.folder.name)))
     else:
@@ -158,6 +161,9 @@ def _kernels(contents: Contents) -> Section:
         f"of {len(entry.filters[0])} filters that read {entry.kept} channels each. The kept kernels hold "
         f"{f.percent(view.recovered)} of the layer's magnitude in {f.percent(_kept_share(view))} of its kernels."
     )
+    form = contents.lowering.forms().get(entry.name) if contents.lowering else None
+    if form not in (None, GROUPED):
+        text += f" To ONNX the layer is written as {form}, which computes the same."
     caption = f"Norms of the kernels of {name}: as trained, and in the order of the groups (dense model's weights)"
     return Section("kernels", title, (text, Picture("kernels", caption, view)))
 
@@ -168,12 +174,12 @@ def _kept_share(view: KernelView) -> float:
 
 def _dense(contents: Contents) -> Section:
     table = tables.dense_table(contents.plan) if contents.plan else None
-    what = "What keeps all filters" if contents.plan and contents.plan.thins else "What stayed dense"
+    what = "What keeps all filters" if contents.plan and contents.plan.thins else "What the plan left dense"
     return Section("dense", f"{what}, and why", (table,) if table and table.rows else ())
 
 
-def _split(split: SplitPlan | None) -> Section:
-    title = "Split over devices"
+def _split(contents: Contents) -> Section:
+    title, split = "Split over devices", contents.split
     if split is None or not split.devices:
         return Section("split", title, ())
     guess = split.predicted
@@ -189,6 +195,8 @@ def _split(split: SplitPlan | None) -> Section:
         )
         if guess.speedup is not None and guess.speedup < 1:
             text += " Over these links, one device alone would be faster."
+    if contents.lowering and set(contents.lowering.forms().values()) != {GROUPED}:
+        text += " The parts hold the network as planned; the forms above are those of the whole model."
     picture = [Picture("split", "Which device works in which stage", split)] if split.stages else []
     return Section("split", title, (text, *picture, *(t for t in tables.split_tables(split) if t.rows)))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from edgeprune.bundle import Manifest
+from edgeprune.lowering.record import LoweringRecord
 from edgeprune.plan import Plan
 from edgeprune.profile_result import LayerResult, ProfileResult, Result
 from edgeprune.report import formatting as f
 from edgeprune.report.contents import SplitPlan
 from edgeprune.report.document import Table, columns
+from edgeprune.report.forms import executed_macs
 from edgeprune.report.headline import ratio, setting
 
 WORDS: Mapping[str, str] = {
@@ -22,7 +24,10 @@ WORDS: Mapping[str, str] = {
     "interval": "the true median of the speed-up lies in it with 95 % confidence.",
     "filter, kernel": "filter f has weights W[f], shaped (input channels, k, k); its kernel for channel c is W[f, c].",
     "group": "part of a grouped convolution: some filters that read some of the input channels, and no others.",
-    "lowering": "the form in which a layer is written to ONNX: grouped or dense.",
+    "lowering": "the form in which a layer is written to ONNX; all of a layer's forms compute the same.",
+    "grouped, merged, split, padded, dense": "forms: as planned; groups joined; one convolution a group; channels "
+    "filled up to the target's block; without groups. What joining and filling adds are zeros.",
+    "executed MACs": "what a form computes, filled-in zeros included; never used for the theoretical speed-up.",
     "form 4 x 32→16": "a grouped convolution of 4 groups, each of 16 filters that read 32 channels.",
     "gather": "an operation that puts channels into another order; folding removes those that weights can absorb.",
     "parity": "largest difference between the exported model and the dense one with zeros at the pruned weights.",
@@ -31,7 +36,7 @@ WORDS: Mapping[str, str] = {
 _MOST_SETTINGS = 60
 
 
-def headline_table(manifest: Manifest, profile: ProfileResult | None) -> Table:
+def headline_table(manifest: Manifest, profile: ProfileResult | None, lowering: LoweringRecord | None = None) -> Table:
     """Dense against pruned, one figure a row."""
     rows: list[tuple[str, ...]] = []
     if accuracy := manifest.accuracy:
@@ -46,6 +51,9 @@ def headline_table(manifest: Manifest, profile: ProfileResult | None) -> Table:
     for label, counted in (("MACs (one sample)", manifest.macs), ("Parameters", manifest.params)):
         if counted:
             rows.append((label, f.count(counted.dense), f.count(counted.pruned), f"{f.times(ratio(counted))} less"))
+    if manifest.macs and lowering and (executed := executed_macs(lowering, manifest)):
+        less = f"{f.times(manifest.macs.dense / executed)} less"
+        rows.append(("MACs executed in the chosen forms", f.count(manifest.macs.dense), f.count(executed), less))
     for result in profile.results if profile else ():
         dense = f.milliseconds(result.dense.p50_ms) if result.dense else f.NONE
         change = f.speed_change(result.realistic_speedup)
@@ -126,7 +134,7 @@ def dense_table(plan: Plan) -> Table:
         if entry.is_dense and not entry.kept_filters and (entry.note or not plan.thins):
             by_reason.setdefault(f.clean(entry.note) or "the plan gives no reason", []).append(f.clean(entry.name))
     rows = tuple((reason, str(len(names)), _some(names)) for reason, names in by_reason.items())
-    title = "Layers that keep all filters" if plan.thins else "Layers that stayed dense"
+    title = "Layers that keep all filters" if plan.thins else "Layers that the plan left dense"
     return Table(title, columns("reason", "layers", "which", numeric=("layers",)), rows)
 
 
