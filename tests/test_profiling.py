@@ -264,7 +264,7 @@ def test_planned_macs_count_for_theory_and_executed_macs_for_the_cause() -> None
     assert batch.dense_macs == batch.pruned_macs + 3 * (executed * 2 - executed // 2)
     row = layer_rows(batch, {"dense": {small.MIDDLE: LayerTime(4.0)}, "pruned": {small.MIDDLE: LayerTime(2.0)}})[1]
     assert (row.macs, row.executed_macs, row.theoretical_speedup) == (3 * executed // 2, 3 * executed, 4.0)
-    assert row.cause == "computes 2.0x the planned MACs: this lowering fills groups up with zeros"
+    assert row.cause == "written as grouped, 2.0x the planned MACs: no form with fewer was faster"
 
 
 def test_a_busy_or_unsteady_machine_is_said_in_words() -> None:
@@ -319,7 +319,7 @@ MACHINE = MachineFacts(16, off_block="the runtime falls back to im2col")
         ),
         ({"gather_ms": 0.5, "pruned_ms": 3.0}, "gather takes 17% of the layer"),
         ({"reorder_ms": 0.5, "pruned_ms": 3.0}, "reordering data between layouts takes 17% of the layer"),
-        ({"executed_macs": 2 * 10**8}, "computes 2.0x the planned MACs: this lowering fills groups up with zeros"),
+        ({"executed_macs": 2 * 10**8}, "written as grouped, 2.0x the planned MACs: no form with fewer was faster"),
         ({"dense_ms": 0.06, "pruned_ms": 0.03}, "too little work (0.03 ms): starting the operation costs as much"),
         ({"bytes_moved": 10**8}, "memory-bound: too little work a byte (2.0 FLOPs)"),
         ({"noise": 0.4}, "too noisy to explain: its times vary by 40%"),
