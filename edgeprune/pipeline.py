@@ -296,6 +296,8 @@ def _evaluate_onnx(path: Path, data: str, batch_size: int, limit: int | None) ->
         shape = tuple(size for size in sizes if isinstance(size, int))
         if len(shape) != 3 or len(sizes) != 3:
             raise InputError(f"takes inputs of shape {(batch, *sizes)}", where=path, expected="(N, C, H, W)")
-        loaded = load_data(data, split="test", input_shape=shape, limit=limit)
+        given = runner.output_specs[0].shape
+        classes = given[1] if len(given) == 2 and isinstance(given[1], int) else None
+        loaded = load_data(data, split="test", input_shape=shape, num_classes=classes, limit=limit)
         size = batch if isinstance(batch, int) else batch_size
         return measure(lambda images: next(iter(runner.run({name: images}).values())), loaded, batch_size=size)

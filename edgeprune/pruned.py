@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgeprune import bundle as bundles
 from edgeprune import progress
 from edgeprune.bundle import Accuracy, Bundle, Count
-from edgeprune.data import Dataset, check_labels, load_data
+from edgeprune.data import Dataset, load_data
 from edgeprune.device_profile import this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.graph import Graph
@@ -252,9 +252,7 @@ def with_accuracy(pruned: Pruned, options: DataOptions, images: Images | None) -
 
 def dataset(spec: str, split: Literal["train", "test"], network: Network, *, limit: int | None = None) -> Dataset:
     """One split of a data source, shaped and checked for this network."""
-    loaded = load_data(spec, split=split, input_shape=network.input_shape, limit=limit)
-    check_labels(loaded, network.num_classes)
-    return loaded
+    return load_data(spec, split=split, input_shape=network.input_shape, num_classes=network.num_classes, limit=limit)
 
 
 def public_data_name(spec: str) -> str:

@@ -104,7 +104,6 @@ def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite:
     _check_place(out, resume=options.resume, overwrite=overwrite)
     subject = _subject(source, options)
     data, test = (dataset(options.data, split, subject.network) for split in ("train", "test"))
-    _note_unused_classes(subject.network, data)
     with _locked(out), _interruptible(out, options.training.epochs):
         _check_place(out, resume=options.resume, overwrite=overwrite)  # again: another process may have ended there
         if overwrite and not options.resume:
@@ -251,15 +250,6 @@ def _graph(network: Network, *, needed: bool) -> Graph | None:
             raise
         progress.note(f"this network can be trained, but not pruned: {error}")
         return None
-
-
-def _note_unused_classes(network: Network, data: Dataset) -> None:
-    present = len(data.classes) or int(data.labels.max()) + 1
-    if 0 < present < network.num_classes:
-        progress.note(
-            f"{data.name} has {present} classes and the network {network.num_classes}: it trains, with outputs that "
-            f"no image asks for (--num-classes {present} leaves them out)"
-        )
 
 
 def _check_place(out: Path, *, resume: bool, overwrite: bool) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 import edgeprune
 from edgeprune.bundle import Bundle, open_bundle
@@ -202,6 +203,25 @@ def test_eval_agrees_between_torch_and_onnx_runtime(exported: Bundle, checkpoint
     assert set(in_torch) >= {"top1", "n", "loss"}
     assert in_torch["n"] == in_onnx["n"] == 40
     assert in_torch["loss"] == pytest.approx(in_onnx["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("verb", ["eval", "eval-onnx", "prune", "train"])
+def test_images_of_some_of_the_classes_come_with_a_note_on_what_their_labels_mean(
+    checkpoint: Path, exported: Bundle, tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("train/cat", "train/emu", "test/cat", "test/emu"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (32, 32)).save(tmp_path / "images" / folder / f"{number}.png")
+    words = {
+        "eval": ["eval", checkpoint, "--arch", "resnet8"],
+        "eval-onnx": ["eval", exported.path("model.onnx")],
+        "prune": ["prune", checkpoint, "--arch", "resnet8", "--groups", 2, "-o", tmp_path / "out"],
+        "train": ["train", "--arch", "resnet8", "--epochs", 1, "-o", tmp_path / "out"],
+    }[verb]
+    assert main([*map(str, words), "--data", f"imagefolder:{tmp_path / 'images'}"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("2 classes and the network 10: labels 0..1 are numbered by the folders present (cat, emu)") == 1
 
 
 def test_inspect_finds_a_damaged_bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
