@@ -104,13 +104,13 @@ def train(
     """
     from edgeprune import pipeline, show
 
-    bundle, summary = pipeline.train(
+    outcome = pipeline.train(
         training.source(network, common.seed),
         training.options(method.choice(common.seed), common.seed),
         out.output(),
     )
-    show.trained(summary, bundle)
-    _write_json(common, summary)
+    show.trained(outcome)
+    _write_json(common, outcome.summary)
 
 
 @app.command

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from edgeprune.exporting import DeployOptions
     from edgeprune.network import NetworkSource
     from edgeprune.pruned import DataOptions, Pruned, PruneOptions
-    from edgeprune.training_run import TrainOptions, TrainSummary
+    from edgeprune.training_run import TrainOptions, TrainOutcome
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SplitOptions:
             load_profile(self.device_profile)
 
 
-def train(source: NetworkSource, options: TrainOptions, out: Output) -> tuple[Bundle, TrainSummary]:
+def train(source: NetworkSource, options: TrainOptions, out: Output) -> TrainOutcome:
     """`edgeprune train`: a bundle with the trained weights, and pruned where a method was at work."""
     from edgeprune import training_run
 
