@@ -17,7 +17,7 @@ from edgeprune.data import Dataset, load_data
 from edgeprune.errors import InputError
 from edgeprune.exporters.to_onnx import ExportOptions
 from edgeprune.exporting import DeployOptions
-from edgeprune.methods import amounts
+from edgeprune.methods import amounts, require_taken
 from edgeprune.methods.base import Budget, PruneRequest
 from edgeprune.network import Network
 from edgeprune.partition_manifest import PartitionManifest
@@ -56,7 +56,9 @@ def prune(
     network = _network(model, example_input)
     rates = layer_rates or {}
     limits = Budget(**(budget or {}))
-    groups, rate = amounts(method, groups, rate, rates, limits)
+    assignments = _assignments(settings)
+    require_taken(method, tickets=tickets is not None, share_partitions=share_partitions)
+    groups, rate = amounts(method, groups, rate, rates, limits, assignments)
     request = PruneRequest(
         groups,
         rate,
@@ -68,9 +70,7 @@ def prune(
         limits,
         tuple(rates.items()),
     )
-    return prune_network(
-        network, PruneOptions(method, request, _assignments(settings), Path(tickets) if tickets else None)
-    )
+    return prune_network(network, PruneOptions(method, request, assignments, Path(tickets) if tickets else None))
 
 
 def train(
@@ -97,7 +97,8 @@ def train(
     network = _network(model, example_input)
     training = training or TrainSettings()
     limits = Budget(**(budget or {}))
-    _, own_rate = amounts(method, None, rate, layer_rates or {}, limits)
+    assignments = _assignments(settings)
+    _, own_rate = amounts(method, None, rate, layer_rates or {}, limits, assignments)
     request = PruneRequest(
         rate=own_rate,
         seed=training.seed,
@@ -108,7 +109,7 @@ def train(
         layer_rates=tuple((layer_rates or {}).items()),
     )
     images = load_data(data, split="train", input_shape=network.input_shape) if isinstance(data, str) else data
-    return train_network(network, images, training, MethodChoice(method, request, _assignments(settings)))
+    return train_network(network, images, training, MethodChoice(method, request, assignments))
 
 
 def export(

@@ -101,6 +101,11 @@ class Manifest(msgspec.Struct, frozen=True):
     environment: dict[str, str] = {}
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a trained network that is not pruned."""
+        return bool(self.training) and not self.method
+
 
 @dataclass(frozen=True)
 class Bundle:

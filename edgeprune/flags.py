@@ -150,7 +150,7 @@ class MethodFlags:
 
         layer_rates = tuple(_layer_rate(text) for text in self.layer_rate)
         budget = Budget.parse(self.budget)
-        own_groups, rate = amounts(method, groups, self.rate, self.layer_rate, budget)
+        own_groups, rate = amounts(method, groups, self.rate, self.layer_rate, budget, self.set)
         return PruneRequest(
             own_groups,
             rate,
@@ -182,13 +182,15 @@ class PruneFlags(MethodFlags):
     groups: OptionalInteger = None
     """Groups of each pruned convolution; by default the method's own."""
     tickets: OptionalPath = None
-    """Folder with checkpoints of earlier epochs of the same training run."""
+    """Folder with checkpoints of earlier epochs of the same training run; for tmi-gkp."""
     share_partitions: bool = True
-    """Layers of a residual stream share their filter clusters, which saves Gathers."""
+    """Layers of a residual stream share their filter clusters, which saves Gathers; for tmi-gkp and gconv."""
 
     def options(self, seed: int) -> PruneOptions:
+        from edgeprune.methods import require_taken
         from edgeprune.pruned import PruneOptions
 
+        require_taken(self.method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
         request = self.request(self.method, seed, self.groups, self.share_partitions)
         return PruneOptions(self.method, request, self.set, self.tickets)
 

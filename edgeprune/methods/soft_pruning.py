@@ -61,7 +61,7 @@ class SoftSettings:
 
     coupling: Literal["separate", "coupled"] = setting(
         "separate",
-        "separate: ends of residual branches leave filters out of the add (4.8); coupled: whole streams get thinner",
+        "separate: ends of residual branches leave filters out of the add; coupled: whole streams get thinner",
         paper="separate",
     )
     interval: int = setting(1, "train: epochs from one zeroing to the next", paper="1")
