@@ -120,13 +120,14 @@ def export_bundle(
     folder: Path, arch: str, data: DataOptions, deploy: DeployOptions, split: SplitOptions, out: Output
 ) -> tuple[Bundle, Pruned]:
     """`edgeprune export DIR`: the same from a bundle that `prune` wrote."""
-    from edgeprune.pruned import load_images, open_pruned, with_accuracy
+    from edgeprune.pruned import load_images, note_off_block, open_pruned, with_accuracy
 
     out.check()
     data.check()
     deploy.check()
     split.check()
     opened = open_pruned(bundles.open_bundle(folder), arch=arch)
+    note_off_block(opened.plan, opened.graph)
     pruned = with_accuracy(opened, data, load_images(data, opened.network))
     return write_export(pruned, deploy, split, out), pruned
 

@@ -108,7 +108,7 @@ def _layer_row(
     theoretical = over(dense.macs, planned) if dense else None
     realistic = over(dense_time.total, pruned_time.total) if dense_time and pruned_time else None
     cause = ""
-    is_pruned = dense is None or (dense.groups, dense.in_per_group) != (layer.groups, layer.in_per_group)
+    is_pruned = dense is None or _channels(dense) != _channels(layer)
     if dense_time and pruned_time and theoretical and realistic:
         facts = LayerFacts(
             groups=layer.groups,
@@ -125,9 +125,10 @@ def _layer_row(
             noise=max(dense_time.noise, pruned_time.noise),
             note=note,
             is_pruned=is_pruned,
+            is_conv=layer.op_type == "Conv",
         )
         cause = cause_of(facts, batch.machine)
-    elif note and layer.groups == 1:
+    elif note and layer.groups == 1 and (dense is None or not is_pruned):
         cause = dense_cause(note)
     return LayerResult(
         name=layer.name,
@@ -149,6 +150,10 @@ def _layer_row(
         cause=cause,
         noise=rounded(max((time.noise for time in (dense_time, pruned_time) if time), default=None)),
     )
+
+
+def _channels(layer: LayerInfo) -> tuple[int, int, int]:
+    return layer.groups, layer.in_per_group, layer.out_per_group
 
 
 @dataclass(frozen=True)

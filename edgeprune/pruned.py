@@ -26,7 +26,7 @@ from edgeprune.healing import Healer, loss_gradients
 from edgeprune.kept_channels import KeptChannels
 from edgeprune.method_inputs import FromImages, method_input
 from edgeprune.method_record import FILE_NAME as METHOD_RECORD
-from edgeprune.methods import load_method, one_shot, parse_settings
+from edgeprune.methods import amount_flags, load_method, one_shot, parse_settings
 from edgeprune.methods.base import MethodResult, PruneRequest
 from edgeprune.network import Network, NetworkSource, bundle_arch, load_network, load_tickets
 from edgeprune.plan import Plan, load_plan
@@ -193,11 +193,15 @@ def carried_out(result: MethodResult, weights: nn.Module, network: Network, grap
     since; `started` is the clock (time.perf_counter) at which the method began."""
     for text in result.notes:
         progress.note(text)
-    slow = off_block_note(result.plan, this_machine_block())
-    if slow:
-        progress.note(slow)
+    note_off_block(result.plan, graph)
     model = rewrite(weights, result.plan, graph).eval()
     return Pruned(network, graph, result.plan, model, result, time.perf_counter() - started)
+
+
+def note_off_block(plan: Plan, graph: Graph) -> None:
+    """Say which layers will not be as fast on this kind of machine as their MACs promise, before they are exported."""
+    if slow := off_block_note(plan, graph, this_machine_block(), amount_flags(plan.method)):
+        progress.note(slow)
 
 
 def _from_images(

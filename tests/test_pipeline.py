@@ -205,6 +205,25 @@ def test_eval_agrees_between_torch_and_onnx_runtime(exported: Bundle, checkpoint
     assert in_torch["loss"] == pytest.approx(in_onnx["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [(("--method", "sfp"), "6 of 6 thinner layers"), (("--method", "gconv", "--groups", "2"), "3 of 6 grouped layers")],
+)
+def test_layers_off_the_block_are_named_when_a_pruned_bundle_is_exported_too(
+    checkpoint: Path,
+    tmp_path: Path,
+    flags: tuple[str, ...],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("edgeprune.pruned.this_machine_block", lambda: 16)
+    run("prune", checkpoint, "--arch", "resnet8", *flags, "-o", tmp_path / "pruned")
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "pruned"), "-o", str(tmp_path / "out")]) == 0
+    assert expected in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("verb", ["eval", "eval-onnx", "prune", "train"])
 def test_images_of_some_of_the_classes_come_with_a_note_on_what_their_labels_mean(
     checkpoint: Path, exported: Bundle, tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]

@@ -74,6 +74,13 @@ class Trained(Protocol):
     def train(self, given: MethodInput, settings: Any, epochs: int) -> TrainedMethod: ...
 
 
+def amount_flags(method: str) -> tuple[str, ...]:
+    """Those of --groups and --rate that a method takes; both for one that is not known here, as in an older plan."""
+    if method not in METHODS:
+        return ("--groups", "--rate")
+    return tuple(f"--{name.lower()}" for name in ("GROUPS", "RATE") if hasattr(load_method(method), name))
+
+
 def amounts(
     method: str,
     groups: int | None,

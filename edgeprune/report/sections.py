@@ -147,7 +147,13 @@ def _layers(contents: Contents) -> Section:
     if first.pruned_other_ms is not None:
         other = f"{f.milliseconds(first.pruned_other_ms)} of the pruned network's time is no layer's"
         dense = "" if first.dense_other_ms is None else f" (dense: {f.milliseconds(first.dense_other_ms)})"
-        blocks.append(f"{other}{dense}: activations, adds, pooling. Pruning leaves it as it is.")
+        thins = contents.plan is not None and contents.plan.thins
+        pruned = (
+            "They work on the channels that are left, or add thinner branches to whole streams"
+            if thins
+            else "Pruning leaves it as it is"
+        )
+        blocks.append(f"{other}{dense}: activations, adds, pooling. {pruned}.")
     return Section("layers", "Layer by layer", tuple(blocks))
 
 

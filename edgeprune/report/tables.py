@@ -108,7 +108,7 @@ def layer_table(result: Result, *, folded: bool) -> Table:
     slow = frozenset(
         number
         for number, layer in enumerate(result.layers)
-        if layer.cause and layer.lowering != "dense" and layer.efficiency is not None
+        if layer.cause and layer.theoretical_speedup != 1 and layer.efficiency is not None
     )
     return Table(f"Layers on {setting(result)}", columns(*names, numeric=names[2:9]), rows, folded, slow)
 
