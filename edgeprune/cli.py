@@ -365,7 +365,8 @@ def evaluate(
     model
         A checkpoint, or an ONNX file (runs in ONNX Runtime), or a bundle (there if it holds an ONNX file).
     data
-        digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory.
+        digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory: factory("test") gives images (N,C,H,W), uint8
+        or normalised floats, and labels (N,).
     batch_size
         Images at a time.
     limit

@@ -94,8 +94,8 @@ class NetworkFlags:
     """Which network, with which weights."""
 
     arch: OptionalText = ""
-    """resnet20 ... resnet110, vgg16-cifar, torchvision:NAME, timm:NAME, or path/to/file.py:factory; by default a
-    bundle's own."""
+    """resnet20 ... resnet110, vgg16-cifar, torchvision:NAME, timm:NAME, or path/to/file.py:factory (gives a
+    torch.nn.Module; INPUT_SHAPE = (C, H, W) in the file); by default a bundle's own."""
     random_init: Switch = False
     """Random weights instead of a checkpoint: enough to measure speed."""
     input_size: OptionalText = ""
@@ -219,7 +219,8 @@ class TrainFlags:
     """How to train: SGD with momentum."""
 
     data: str
-    """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory."""
+    """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory: factory("train" or "test") gives images
+    (N,C,H,W), uint8 or normalised floats, and labels (N,)."""
     epochs: Integer
     """Epochs in all, those of a resumed run included."""
     start: Annotated[OptionalPath, Parameter(name="--from")] = None
@@ -285,7 +286,8 @@ class DataFlags:
     """Real data, for accuracy and fine-tuning."""
 
     data: OptionalText = ""
-    """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory."""
+    """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory: factory("train" or "test") gives images
+    (N,C,H,W), uint8 or normalised floats, and labels (N,)."""
     finetune_epochs: Integer = 0
     """Epochs of fine-tuning after pruning."""
     learning_rate: float = 0.01
