@@ -31,7 +31,7 @@ from edgeprune.graph import Graph
 from edgeprune.method_inputs import method_input
 from edgeprune.methods import Trained, TrainedMethod, load_method, parse_settings
 from edgeprune.methods.base import PruneRequest
-from edgeprune.network import Network, NetworkSource, environment, load_network
+from edgeprune.network import Network, NetworkSource, environment, load_network, public_arch
 from edgeprune.plan import load_plan
 from edgeprune.pruned import Pruned, carried_out, dataset, open_pruned, public_data_name, save_pruned, save_weights
 from edgeprune.trace import trace
@@ -48,7 +48,6 @@ from edgeprune.training_state import (
     read_log,
     require_same_run,
 )
-from edgeprune.user_code import is_file_spec
 
 
 @dataclass(frozen=True)
@@ -125,13 +124,13 @@ def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite:
     if options.method is not None:
         options.method.settings()
     if options.resume and bundles.is_bundle(out):
-        return _finished(out, options)
+        return _finished(out, source, options)
     _check_place(out, resume=options.resume, overwrite=overwrite)
     subject = _subject(source, options)
     data, test = (dataset(options.data, split, subject.network) for split in ("train", "test"))
     with _locked(out), _interruptible(out, options.training.epochs):
         if options.resume and bundles.is_bundle(out):  # another process may have ended there
-            return _finished(out, options)
+            return _finished(out, source, options)
         _check_place(out, resume=options.resume, overwrite=overwrite)
         if overwrite and not options.resume:
             _remove_run(out)
@@ -161,7 +160,7 @@ def _summary(bundle: Bundle, accuracy: Accuracy, history: tuple[EpochRecord, ...
     return TrainSummary(len(history), accuracy, manifest.macs, manifest.params, seconds, plan_hash, history)
 
 
-def _finished(out: Path, options: TrainOptions) -> TrainOutcome:
+def _finished(out: Path, source: NetworkSource, options: TrainOptions) -> TrainOutcome:
     """What a run came to that is to be resumed and has ended; InputError if the bundle is of another run."""
     bundle = bundles.open_bundle(out)
     manifest = bundle.manifest
@@ -170,9 +169,10 @@ def _finished(out: Path, options: TrainOptions) -> TrainOutcome:
             "holds a bundle that `edgeprune train` did not write: there is nothing to resume", where=out,
             remedy="choose another -o/--out; --from DIR trains on from a bundle's weights",
         )  # fmt: skip
-    asked = _training_facts(options)
+    asked = _training_facts(options) | {"architecture": public_arch(source.arch) or manifest.arch}
+    told = {**manifest.training, "architecture": manifest.arch}
     # What an older version did not write down cannot be compared.
-    require_same_run(out, {name: manifest.training.get(name, value) for name, value in asked.items()}, asked)
+    require_same_run(out, {name: told.get(name, value) for name, value in asked.items()}, asked)
     progress.note(f"{out}: finished already, after all of its {options.training.epochs} epochs")
     return TrainOutcome(bundle, _summary(bundle, manifest.accuracy, read_log(bundle.path(LOG))))
 
@@ -291,7 +291,7 @@ def _training_facts(options: TrainOptions) -> dict[str, Any]:
     """What was asked of the run, by flat names and without local paths."""
     method = {} if options.method is None else options.method.described()
     facts = flat({**dataclasses.asdict(options.training), **method, "data": public_data_name(options.data)})
-    return {name: Path(v).name if isinstance(v, str) and is_file_spec(v) else v for name, v in facts.items()}
+    return {name: public_arch(value) if isinstance(value, str) else value for name, value in facts.items()}
 
 
 def _graph(network: Network, *, needed: bool) -> Graph | None:

@@ -273,7 +273,9 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_it_had_not_stopped(
     assert open_bundle(out).manifest.files.keys() == open_bundle(tmp_path / "whole").manifest.files.keys()
 
 
-def test_resuming_a_run_that_has_ended_tells_its_result_again(train: Train, tmp_path: Path) -> None:
+def test_resuming_a_run_that_has_ended_tells_its_result_again(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, again, out = tmp_path / "first.json", tmp_path / "again.json", tmp_path / "out"
     flags = ("--epochs", 2, "--method", "halving", "--resume", "--json")
     assert train(*flags, first)[0] == 0
@@ -287,6 +289,9 @@ def test_resuming_a_run_that_has_ended_tells_its_result_again(train: Train, tmp_
     assert code == 1
     assert "epochs: 2 -> 3" in said
     assert "request rate: 0.5 -> 0.3" in said
+    data = ("--data", f"{tmp_path / 'toy.py'}:load")
+    assert run("train", "--arch", "resnet14", *data, "--epochs", 2, "--resume", "-o", out) == 1
+    assert "architecture: resnet8 -> resnet14" in capsys.readouterr().err
     assert run("prune", "--arch", "resnet8", "--random-init", "--groups", 2, "-o", tmp_path / "pruned") == 0
     code, said = train("--epochs", 1, "--resume", out=tmp_path / "pruned")
     assert code == 1
