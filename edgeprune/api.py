@@ -20,7 +20,7 @@ from edgeprune.exporters.to_onnx import ExportOptions
 from edgeprune.exporting import DeployOptions
 from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.record import LoweringRecord
-from edgeprune.methods import amounts
+from edgeprune.methods import amounts, require_taken
 from edgeprune.methods.base import Budget, PruneRequest
 from edgeprune.network import Network
 from edgeprune.partition_manifest import PartitionManifest
@@ -64,7 +64,9 @@ def prune(
     network = _network(model, example_input)
     rates = layer_rates or {}
     limits = Budget(**(budget or {}))
-    groups, rate = amounts(method, groups, rate, rates, limits)
+    assignments = _assignments(settings)
+    require_taken(method, tickets=tickets is not None, share_partitions=share_partitions)
+    groups, rate = amounts(method, groups, rate, rates, limits, assignments)
     request = PruneRequest(
         groups,
         rate,
@@ -77,9 +79,7 @@ def prune(
         tuple(rates.items()),
         channel_block_for(align, device_profile),
     )
-    return prune_network(
-        network, PruneOptions(method, request, _assignments(settings), Path(tickets) if tickets else None)
-    )
+    return prune_network(network, PruneOptions(method, request, assignments, Path(tickets) if tickets else None))
 
 
 def train(
@@ -108,7 +108,8 @@ def train(
     network = _network(model, example_input)
     training = training or TrainSettings()
     limits = Budget(**(budget or {}))
-    _, own_rate = amounts(method, None, rate, layer_rates or {}, limits)
+    assignments = _assignments(settings)
+    _, own_rate = amounts(method, None, rate, layer_rates or {}, limits, assignments)
     request = PruneRequest(
         rate=own_rate,
         seed=training.seed,
@@ -120,7 +121,7 @@ def train(
         align=channel_block_for(align, device_profile),
     )
     images = load_data(data, split="train", input_shape=network.input_shape) if isinstance(data, str) else data
-    return train_network(network, images, training, MethodChoice(method, request, _assignments(settings)))
+    return train_network(network, images, training, MethodChoice(method, request, assignments))
 
 
 def export(

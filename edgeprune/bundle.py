@@ -36,6 +36,8 @@ DENSE_MODEL = "dense.onnx"
 LOWERING = "lowering.json"
 PROFILE = "profile.json"
 PARTITION = "partition.json"
+CHECKPOINT = "checkpoint.safetensors"
+"""Of a training run that has not ended: its folder is no bundle yet."""
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -73,7 +75,8 @@ class Accuracy(msgspec.Struct, frozen=True):
     n: int = 0
     data: str = ""
     full_shape: float | None = None
-    """Of the network that a method pruned during training, before what it zeroed or merged was cut out."""
+    """Of the network that a method pruned during training: after its last epoch, before what the method zeroed or
+    merged was cut out."""
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -100,6 +103,11 @@ class Manifest(msgspec.Struct, frozen=True):
     """How `edgeprune train` trained it."""
     environment: dict[str, str] = {}
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a trained network that is not pruned."""
+        return bool(self.training) and not self.method
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,11 @@ def open_bundle(folder: Path) -> Bundle:
     try:
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
     except FileNotFoundError:
+        if (folder / CHECKPOINT).is_file():
+            raise InputError(
+                "is an unfinished training run", where=folder, expected="a finished one, or another bundle",
+                remedy="the same `edgeprune train` command with --resume continues it to its end",
+            ) from None  # fmt: skip
         raise InputError(
             f"has no {MANIFEST}",
             where=folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 LOW_EFFICIENCY = 0.85
@@ -37,6 +38,7 @@ class LayerFacts:
     """False where the dense model has the layer in the same form: nothing was pruned."""
     lowering: str = "grouped"
     """The form in which it is written."""
+    is_conv: bool = True
 
     @property
     def efficiency(self) -> float:
@@ -67,9 +69,10 @@ class MachineFacts:
 def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
     """One cause for a layer whose efficiency is below `LOW_EFFICIENCY`; empty if there is nothing to explain.
 
-    A layer that the plan left dense is always explained by the plan's note. Otherwise the first rule that holds, the
-    largest effect first: Gathers and reordering where the layer would be efficient without them; zeros that are
-    computed; channels off the block; few filters a group; Gathers and reordering; too little work; memory; noise.
+    A layer that the plan left as it was is always explained by the plan's note. Otherwise the first rule that holds,
+    the largest effect first: Gathers and reordering where the layer would be efficient without them; zeros that are
+    computed; channels off the block; whole blocks of which a part is nothing; few filters a group; Gathers and
+    reordering; too little work; memory; noise.
     """
     if layer.note and not layer.is_pruned:
         return dense_cause(layer.note)
@@ -80,11 +83,17 @@ def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
         return _moving_words(layer)
     excess = layer.executed_macs / layer.macs if layer.macs else 1.0
     if excess > 1 + NOTABLE_SHARE:
-        return f"written as {layer.lowering}, {excess:.1f}x the planned MACs: no form with fewer was faster"
-    if is_off_block(layer, machine.channel_block):
+        return f"written as {layer.lowering}, {excess:.1f}x the planned MACs: chosen as its fastest form"
+    if layer.lowering != "split" and is_off_block(layer, machine.channel_block):
         return (
             f"{layer.in_per_group} channels a group in, {layer.out_per_group} out: off the block of "
             f"{machine.channel_block}, {machine.off_block}"
+        )
+    whole = block_excess(layer, machine.channel_block)
+    if whole > 1 + NOTABLE_SHARE:
+        return (
+            f"{layer.out_per_group} filters on {layer.in_per_group} channels: the fast kernels work on whole blocks of "
+            f"{machine.channel_block}, which is {whole:.1f}x the work"
         )
     if layer.groups > 1 and 1 < layer.out_per_group < machine.full_filters:
         return (
@@ -104,8 +113,8 @@ def cause_of(layer: LayerFacts, machine: MachineFacts) -> str:
 
 
 def dense_cause(note: str) -> str:
-    """The plan's note on a layer that it left dense, as a cause."""
-    return note if "dense" in note else f"stays dense: {note}"
+    """The plan's note on a layer that it left as it was, as a cause."""
+    return note if "dense" in note else f"not pruned: {note}"
 
 
 def is_off_block(layer: LayerFacts, block: int) -> bool:
@@ -113,6 +122,16 @@ def is_off_block(layer: LayerFacts, block: int) -> bool:
     if block <= 1 or layer.groups == 1 or (layer.in_per_group == 1 and layer.out_per_group == 1):
         return False
     return bool(layer.in_per_group % block or layer.out_per_group % block)
+
+
+def block_excess(layer: LayerFacts, block: int) -> float:
+    """How many times its MACs an ungrouped convolution computes in whole blocks of filters and input channels. Fewer
+    input channels than a block are read as they are."""
+    if block <= 1 or layer.groups > 1 or not layer.is_conv:
+        return 1.0
+    outer, inner = layer.out_per_group, layer.in_per_group
+    read = math.ceil(inner / block) * block if inner > block else inner
+    return math.ceil(outer / block) * block * read / (outer * inner)
 
 
 def _moving_words(layer: LayerFacts) -> str:

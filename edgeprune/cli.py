@@ -104,13 +104,13 @@ def train(
     """
     from edgeprune import pipeline, show
 
-    bundle, summary = pipeline.train(
+    outcome = pipeline.train(
         training.source(network, common.seed),
         training.options(method.choice(common.seed), common.seed),
         out.output(),
     )
-    show.trained(summary, bundle)
-    _write_json(common, summary)
+    show.trained(outcome)
+    _write_json(common, outcome.summary)
 
 
 @app.command
@@ -415,7 +415,8 @@ def evaluate(
     model
         A checkpoint, or an ONNX file (runs in ONNX Runtime), or a bundle (there if it holds an ONNX file).
     data
-        digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory.
+        digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory: factory("test") gives images (N,C,H,W), uint8
+        or normalised floats, and labels (N,).
     batch_size
         Images at a time.
     limit

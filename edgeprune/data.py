@@ -15,6 +15,7 @@ from edgeprune import data_sources
 from edgeprune.cifar10 import cifar10
 from edgeprune.data_sources import Images, balanced
 from edgeprune.errors import InputError, unknown_name
+from edgeprune.progress import note
 from edgeprune.user_code import is_file_spec
 
 Split = Literal["train", "test"]
@@ -58,6 +59,7 @@ def load_data(
     *,
     split: Split,
     input_shape: tuple[int, int, int],
+    num_classes: int | None = None,
     limit: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -66,12 +68,15 @@ def load_data(
 
     - `digits`: scikit-learn's handwritten digits, 1437 to train and 360 to test, enlarged bilinearly.
     - `cifar10:DIR`: CIFAR-10's binary or Python version.
-    - `imagefolder:DIR`: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val), or DIR/CLASS/*.jpg for both splits.
-      Classes are numbered alphabetically. Images of another size are cropped to the shape's aspect, then resized.
+    - `imagefolder:DIR`: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val), or DIR/CLASS/*.jpg, of which every
+      tenth image of each class is held out to test. Classes are numbered alphabetically. Images of another size are
+      cropped to the shape's aspect, then resized.
     - `path/to/file.py:factory`: factory(split) returns (images, labels): uint8 images, or floats already normalised.
 
-    With `limit`, at most so many samples, the classes taken in turn. `mean` and `std`, one value a channel, default to
-    what public CIFAR and ImageNet checkpoints use for RGB, 0.5 else (and for digits), 0 and 1 for float images.
+    With `num_classes`, the network's, the labels must fit it; where the source has fewer classes, a note says what its
+    labels stand for. With `limit`, at most so many samples, the classes taken in turn. `mean` and `std`, one value a
+    channel, default to what public CIFAR and ImageNet checkpoints use for RGB, 0.5 else (and for digits), 0 and 1 for
+    float images.
     Raises InputError if the source is unknown, missing, damaged, or does not give such images.
     """
     if limit is not None and limit < 1:
@@ -90,11 +95,13 @@ def load_data(
         raise unknown_name("data source", spec, SOURCES)
     if not len(loaded.labels):
         raise InputError(f"holds no images in its {split} split", where=spec)
+    if num_classes is not None and split == "test":  # which every verb loads, and once
+        _note_unused_classes(spec, loaded, num_classes)
     if limit is not None and len(loaded.labels) > limit:
         chosen = balanced(loaded.labels, limit)
         loaded = loaded._replace(images=loaded.images[chosen], labels=loaded.labels[chosen])
     default_mean, default_std = _default_normalisation(spec, loaded, input_shape[0])
-    return Dataset(
+    dataset = Dataset(
         name=f"{spec} ({split})",
         images=loaded.images,
         labels=loaded.labels,
@@ -103,6 +110,21 @@ def load_data(
         std=_per_channel("std", std, default_std),
         may_flip=spec != "digits",
     )
+    if num_classes is not None:
+        check_labels(dataset, num_classes)
+    return dataset
+
+
+def _note_unused_classes(spec: str, loaded: Images, num_classes: int) -> None:
+    present = len(loaded.classes) or int(loaded.labels.max()) + 1
+    if 0 < present < num_classes:
+        named = ", ".join(loaded.classes[:3]) + (", ..." if present > 3 else "")
+        numbered = f" are numbered by the folders present ({named}) and" if loaded.classes else ""
+        note(
+            f"{spec} has {present} classes and the network {num_classes}: labels 0..{present - 1}{numbered} must stand "
+            f"for the network's first {present} classes, and no image asks for its other outputs (a network trained "
+            f"anew leaves them out with --num-classes {present})"
+        )
 
 
 def _default_normalisation(spec: str, loaded: Images, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

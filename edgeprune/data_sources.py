@@ -22,6 +22,8 @@ from edgeprune.user_code import load_factory
 Shape = tuple[int, int, int]
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
+HELD_OUT = 10
+"""Of a folder that is not divided, one image of so many of each class tests."""
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What PIL raises for damaged files (a broken PNG is a SyntaxError)."""
 
@@ -65,10 +67,14 @@ def resized(images: Tensor, shape: Shape) -> Tensor:
 
 
 def image_folder(folder: str, split: str, shape: Shape, limit: int | None) -> Images:
-    """One folder a class, decoded once to uint8. Up to 1% of unreadable files are named and left out."""
+    """One folder a class, decoded once to uint8. Up to 1% of unreadable files are named and left out.
+
+    Where there are no folders for the splits, every tenth image of each class, by name, from the first on, is the test
+    split, and all others are the train split.
+    """
     root = Path(folder).expanduser()
     place, classes = _split_folder(root, split)
-    files, labels = _listed(place, classes)
+    files, labels = _listed(place, classes, share=split if place == root else "")
     if limit is not None and limit < len(files):
         chosen = balanced(labels, limit)
         files, labels = [files[int(i)] for i in chosen], labels[chosen]
@@ -102,7 +108,11 @@ def _split_folder(root: Path, split: str) -> tuple[Path, list[str]]:
         )
     splits = [root / name for name in ("train", "test", "val") if (root / name).is_dir()]
     if not splits:
-        note(f"{root} has no train and test folders: all of its images serve as the {split} split")
+        if split == "test":  # which every verb loads, and once
+            note(
+                f"{root} has no train and test folders: every {HELD_OUT}th image of each class, by name, is held out "
+                "to test, and the others train"
+            )
         return root, _class_folders(root)
     wanted = [place for place in splits if place.name in (("train",) if split == "train" else ("test", "val"))]
     if not wanted:
@@ -119,8 +129,11 @@ def _class_folders(place: Path) -> list[str]:
     return names
 
 
-def _listed(place: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
-    """The split's image files in a fixed order, and their labels. A class may be absent here, but not empty."""
+def _listed(place: Path, classes: list[str], *, share: str) -> tuple[list[Path], Tensor]:
+    """The split's image files in a fixed order, and their labels. A class may be absent here, but not empty.
+
+    `share` is the split to take of a folder that holds both, and empty where the folder is a split.
+    """
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -129,6 +142,15 @@ def _listed(place: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
         found = sorted(p for p in (place / name).iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)
         if not found:
             raise InputError("has no images", where=place / name, expected="files such as *.jpg or *.png")
+        if share == "test":
+            found = found[::HELD_OUT]
+        elif share:
+            found = [path for number, path in enumerate(found) if number % HELD_OUT]
+        if not found:
+            raise InputError(
+                "has one image, which is held out to test", where=place / name, expected="two or more to train with",
+                remedy="add images, or divide them into train/CLASS and test/CLASS folders",
+            )  # fmt: skip
         files += found
         labels += [label] * len(found)
     return files, torch.tensor(labels)

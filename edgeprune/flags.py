@@ -95,8 +95,8 @@ class NetworkFlags:
     """Which network, with which weights."""
 
     arch: OptionalText = ""
-    """resnet20 ... resnet110, vgg16-cifar, torchvision:NAME, timm:NAME, or path/to/file.py:factory; by default a
-    bundle's own."""
+    """resnet20 ... resnet110, vgg16-cifar, torchvision:NAME, timm:NAME, or path/to/file.py:factory (gives a
+    torch.nn.Module; INPUT_SHAPE = (C, H, W) in the file); by default a bundle's own."""
     random_init: Switch = False
     """Random weights instead of a checkpoint: enough to measure speed."""
     input_size: OptionalText = ""
@@ -157,7 +157,7 @@ class MethodFlags:
 
         layer_rates = tuple(_layer_rate(text) for text in self.layer_rate)
         budget = Budget.parse(self.budget)
-        own_groups, rate = amounts(method, groups, self.rate, self.layer_rate, budget)
+        own_groups, rate = amounts(method, groups, self.rate, self.layer_rate, budget, self.set)
         return PruneRequest(
             own_groups,
             rate,
@@ -190,13 +190,15 @@ class PruneFlags(MethodFlags):
     groups: OptionalInteger = None
     """Groups of each pruned convolution; by default the method's own."""
     tickets: OptionalPath = None
-    """Folder with checkpoints of earlier epochs of the same training run."""
+    """Folder with checkpoints of earlier epochs of the same training run; for tmi-gkp."""
     share_partitions: bool = True
-    """Layers of a residual stream share their filter clusters, which saves Gathers."""
+    """Layers of a residual stream share their filter clusters, which saves Gathers; for tmi-gkp and gconv."""
 
     def options(self, seed: int) -> PruneOptions:
+        from edgeprune.methods import require_taken
         from edgeprune.pruned import PruneOptions
 
+        require_taken(self.method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
         request = self.request(self.method, seed, self.groups, self.share_partitions)
         return PruneOptions(self.method, request, self.set, self.tickets)
 
@@ -225,7 +227,8 @@ class TrainFlags:
     """How to train: SGD with momentum."""
 
     data: str
-    """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory."""
+    """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory: factory("train" or "test") gives images
+    (N,C,H,W), uint8 or normalised floats, and labels (N,)."""
     epochs: Integer
     """Epochs in all, those of a resumed run included."""
     start: Annotated[OptionalPath, Parameter(name="--from")] = None
@@ -291,7 +294,8 @@ class DataFlags:
     """Real data, for accuracy and fine-tuning."""
 
     data: OptionalText = ""
-    """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory."""
+    """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory: factory("train" or "test") gives images
+    (N,C,H,W), uint8 or normalised floats, and labels (N,)."""
     finetune_epochs: Integer = 0
     """Epochs of fine-tuning after pruning."""
     learning_rate: float = 0.01

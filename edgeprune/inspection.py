@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from edgeprune import bundle as bundles
-from edgeprune.bundle import Bundle, is_bundle, open_bundle
+from edgeprune.bundle import Bundle, open_bundle
 from edgeprune.errors import InputError
 
 _WHAT = {
@@ -39,8 +39,6 @@ class Inspection(msgspec.Struct, frozen=True):
 def inspect(path: Path) -> Inspection:
     """Look at a file or folder; InputError if it is none of the three kinds."""
     if path.is_dir():
-        if not is_bundle(path):
-            raise InputError("is a folder but no bundle", where=path, expected="a bundle, an ONNX file or a checkpoint")
         return _bundle(path)
     return _onnx(path) if path.suffix == ".onnx" else _checkpoint(path)
 

@@ -66,10 +66,15 @@ class Network:
     @property
     def public_arch(self) -> str:
         """The architecture's name without the local path of a user's own file."""
-        if not is_file_spec(self.arch):
-            return self.arch
-        file, _, factory = self.arch.rpartition(":")
-        return f"{Path(file).name}:{factory}"
+        return public_arch(self.arch)
+
+
+def public_arch(arch: str) -> str:
+    """An architecture's name without the local path of a user's own file."""
+    if not is_file_spec(arch):
+        return arch
+    file, _, factory = arch.rpartition(":")
+    return f"{Path(file).name}:{factory}"
 
 
 def load_network(source: NetworkSource) -> Network:

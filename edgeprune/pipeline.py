@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from edgeprune.exporting import DeployOptions
     from edgeprune.network import NetworkSource
     from edgeprune.pruned import DataOptions, Pruned, PruneOptions
-    from edgeprune.training_run import TrainOptions, TrainSummary
+    from edgeprune.training_run import TrainOptions, TrainOutcome
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class SplitOptions:
             load_profile(self.device_profile)
 
 
-def train(source: NetworkSource, options: TrainOptions, out: Output) -> tuple[Bundle, TrainSummary]:
+def train(source: NetworkSource, options: TrainOptions, out: Output) -> TrainOutcome:
     """`edgeprune train`: a bundle with the trained weights, and pruned where a method was at work."""
     from edgeprune import training_run
 
@@ -133,7 +133,7 @@ def export_bundle(
     out: Output,
 ) -> tuple[Bundle, Pruned]:
     """`edgeprune export DIR`: the same from a bundle that `prune` wrote."""
-    from edgeprune.pruned import load_images, open_pruned, with_accuracy
+    from edgeprune.pruned import load_images, note_off_block, open_pruned, with_accuracy
 
     out.check()
     data.check()
@@ -141,6 +141,7 @@ def export_bundle(
     lowering.check()
     split.check()
     opened = open_pruned(bundles.open_bundle(folder), arch=arch)
+    note_off_block(opened.plan, opened.graph)
     pruned = with_accuracy(opened, data, load_images(data, opened.network))
     return write_export(pruned, deploy, lowering, split, out), pruned
 
@@ -354,6 +355,8 @@ def _evaluate_onnx(path: Path, data: str, batch_size: int, limit: int | None) ->
         shape = tuple(size for size in sizes if isinstance(size, int))
         if len(shape) != 3 or len(sizes) != 3:
             raise InputError(f"takes inputs of shape {(batch, *sizes)}", where=path, expected="(N, C, H, W)")
-        loaded = load_data(data, split="test", input_shape=shape, limit=limit)
+        given = runner.output_specs[0].shape
+        classes = given[1] if len(given) == 2 and isinstance(given[1], int) else None
+        loaded = load_data(data, split="test", input_shape=shape, num_classes=classes, limit=limit)
         size = batch if isinstance(batch, int) else batch_size
         return measure(lambda images: next(iter(runner.run({name: images}).values())), loaded, batch_size=size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from edgeprune.graph import Graph, Layer
 from edgeprune.kept_channels import KeptChannels
@@ -43,22 +44,46 @@ def planned_params(plan: Plan, graph: Graph) -> int:
     return sum(planned_weights(plan, graph).values()) + graph.other_params - fewer
 
 
-def off_block_note(plan: Plan, block: int) -> str:
-    """A sentence on the grouped layers whose channels a group miss a target's block; empty if none does, or the plan
-    was aligned (to this or to another target's block)."""
+def off_block_note(plan: Plan, graph: Graph, block: int, flags: Collection[str]) -> str:
+    """A sentence or two on convolutions whose channels miss a target's block: a group's, and those that are left of
+    thinner layers; empty if none does, or the plan was aligned (to this or to another target's block).
+
+    `flags`: those of --groups and --rate that choose these channels.
+    """
     if plan.settings.get("align", 1) > 1:
         return ""
-    grouped = plan.grouped()
+    grouped, kept = plan.grouped(), KeptChannels(plan, graph)
     missed = [e.name for e in grouped.values() if e.kept % block or len(e.filters[0]) % block]
-    if not missed:
-        return ""
-    named = ", ".join(missed[:2]) + (", ..." if len(missed) > 2 else "")
-    return (
-        f"{len(missed)} of {len(grouped)} grouped layers ({named}) have channels a group that are no multiple of "
-        f"{block}, the block of this machine's fast kernels: they may run slower than dense. --align auto chooses "
-        f"multiples; or choose --groups and --rate so that filters and kept channels a group are multiples of {block} "
-        "(often --groups 2 --rate 0.5), and leave narrow layers dense with --skip."
-    )
+    left = {
+        layer.name: len(kept.filters(layer).index)
+        for layer in graph.layers
+        if layer.kind == "conv" and not layer.is_depthwise and layer.name not in grouped
+        if not kept.filters(layer).is_all
+    }
+    uneven = [name for name, filters in left.items() if filters % block]
+    sentences = []
+    if missed:
+        sentences.append(
+            f"{len(missed)} of {len(grouped)} grouped layers ({_some(missed)}) have channels a group that are no "
+            f"multiple of {block}, the block of this machine's fast kernels: they may run slower than dense."
+        )
+    if uneven:
+        sentences.append(
+            f"{len(uneven)} of {len(left)} thinner layers ({_some(uneven)}) keep filters that are no multiple of "
+            f"{block}, the block of this machine's fast kernels: they gain less than their MACs say, or nothing."
+        )
+    if sentences and flags:
+        often = " (often --groups 2 --rate 0.5)" if missed and len(flags) > 1 else ""
+        which = "filters and kept channels a group" if missed else "the filters that are kept"
+        sentences.append(
+            f"--align auto chooses multiples; or choose {' and '.join(flags)} so that {which} are multiples of "
+            f"{block}{often}, or leave narrow layers as they are with --skip."
+        )
+    return " ".join(sentences)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
 
 
 def _kernels(layer: Layer, entry: LayerPlan | None, kept: KeptChannels) -> int:

@@ -109,8 +109,7 @@ def _layer_row(
     realistic = over(dense_time.total, pruned_time.total) if dense_time and pruned_time else None
     cause = ""
     kind = batch.pair.lowerings.get(layer.name, "grouped" if layer.groups > 1 else "dense")
-    differs = dense is None or (dense.groups, dense.in_per_group) != (layer.groups, layer.in_per_group)
-    is_pruned = differs or layer.name in batch.pair.lowerings
+    is_pruned = dense is None or _channels(dense) != _channels(layer) or layer.name in batch.pair.lowerings
     if dense_time and pruned_time and theoretical and realistic:
         facts = LayerFacts(
             groups=layer.groups,
@@ -128,9 +127,10 @@ def _layer_row(
             note=note,
             is_pruned=is_pruned,
             lowering=kind,
+            is_conv=layer.op_type == "Conv",
         )
         cause = cause_of(facts, batch.machine)
-    elif note and layer.groups == 1:
+    elif note and layer.groups == 1 and (dense is None or not is_pruned):
         cause = dense_cause(note)
     return LayerResult(
         name=layer.name,
@@ -152,6 +152,10 @@ def _layer_row(
         cause=cause,
         noise=rounded(max((time.noise for time in (dense_time, pruned_time) if time), default=None)),
     )
+
+
+def _channels(layer: LayerInfo) -> tuple[int, int, int]:
+    return layer.groups, layer.in_per_group, layer.out_per_group
 
 
 @dataclass(frozen=True)

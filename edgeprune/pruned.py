@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgeprune import bundle as bundles
 from edgeprune import progress
 from edgeprune.bundle import Accuracy, Bundle, Count
-from edgeprune.data import Dataset, check_labels, load_data
+from edgeprune.data import Dataset, load_data
 from edgeprune.device_profile import this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.graph import Graph
@@ -26,7 +26,7 @@ from edgeprune.healing import Healer, loss_gradients
 from edgeprune.kept_channels import KeptChannels
 from edgeprune.method_inputs import FromImages, method_input
 from edgeprune.method_record import FILE_NAME as METHOD_RECORD
-from edgeprune.methods import load_method, one_shot, parse_settings
+from edgeprune.methods import amount_flags, load_method, one_shot, parse_settings
 from edgeprune.methods.base import MethodResult, PruneRequest
 from edgeprune.network import Network, NetworkSource, bundle_arch, load_network, load_tickets
 from edgeprune.plan import Plan, load_plan
@@ -201,11 +201,15 @@ def carried_out(result: MethodResult, weights: nn.Module, network: Network, grap
     since; `started` is the clock (time.perf_counter) at which the method began."""
     for text in result.notes:
         progress.note(text)
-    slow = off_block_note(result.plan, this_machine_block())
-    if slow:
-        progress.note(slow)
+    note_off_block(result.plan, graph)
     model = rewrite(weights, result.plan, graph).eval()
     return Pruned(network, graph, result.plan, model, result, time.perf_counter() - started)
+
+
+def note_off_block(plan: Plan, graph: Graph) -> None:
+    """Say which layers will not be as fast on this kind of machine as their MACs promise, before they are exported."""
+    if slow := off_block_note(plan, graph, this_machine_block(), amount_flags(plan.method)):
+        progress.note(slow)
 
 
 def _from_images(
@@ -260,9 +264,7 @@ def with_accuracy(pruned: Pruned, options: DataOptions, images: Images | None) -
 
 def dataset(spec: str, split: Literal["train", "test"], network: Network, *, limit: int | None = None) -> Dataset:
     """One split of a data source, shaped and checked for this network."""
-    loaded = load_data(spec, split=split, input_shape=network.input_shape, limit=limit)
-    check_labels(loaded, network.num_classes)
-    return loaded
+    return load_data(spec, split=split, input_shape=network.input_shape, num_classes=network.num_classes, limit=limit)
 
 
 def public_data_name(spec: str) -> str:

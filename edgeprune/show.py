@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgeprune.profile_result import ProfileResult
     from edgeprune.pruned import Pruned
     from edgeprune.training import EvalResult
-    from edgeprune.training_run import TrainSummary
+    from edgeprune.training_run import TrainOutcome
 
 PIPE_WIDTH = 180
 NUMERIC = frozenset("0123456789")
@@ -81,8 +81,12 @@ def pruned(result: Pruned, bundle: Bundle) -> None:
     headline(bundle)
 
 
-def trained(summary: TrainSummary, bundle: Bundle) -> None:
-    """What training came to: the headline where a method was at work, else accuracy and size."""
+def trained(outcome: TrainOutcome) -> None:
+    """What training came to: as `prune` shows it where the network is pruned, else accuracy and size."""
+    summary, bundle = outcome.summary, outcome.bundle
+    if outcome.pruned is not None:
+        pruned(outcome.pruned, bundle)
+        return
     if summary.plan_sha256:
         headline(bundle)
         return

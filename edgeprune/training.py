@@ -45,6 +45,8 @@ class TrainResult:
     model: nn.Module
     history: tuple[EpochRecord, ...]
     tickets: tuple[Path, ...] = ()
+    resumed_after: int = 0
+    """Epochs that earlier parts of the run had done."""
 
 
 def fit(
@@ -78,9 +80,10 @@ def fit(
         if files is not None and files.resume and files.checkpoint.is_file():
             history += loop.restore(files, described)
             note(f"resumed after epoch {len(history)} of {settings.epochs}")
+        done = len(history)
         what = f"training on {len(data)} images in {loop.precision}, {settings.epochs} epochs"
-        with bar(what, settings.epochs * loop.steps, done=len(history) * loop.steps) as advance:
-            for epoch in range(len(history) + 1, settings.epochs + 1):
+        with bar(what, settings.epochs * loop.steps, done=done * loop.steps) as advance:
+            for epoch in range(done + 1, settings.epochs + 1):
                 record = loop.run_epoch(epoch, test, advance)
                 history.append(record)
                 note(_log_line(record, settings.epochs))
@@ -91,7 +94,7 @@ def fit(
         hooks.end()
     trained = loop.model.to(device="cpu", memory_format=torch.contiguous_format).eval()
     tickets = tuple(files.ticket(epoch) for epoch in sorted(settings.save_tickets)) if files is not None else ()
-    return TrainResult(trained, tuple(history), tickets)
+    return TrainResult(trained, tuple(history), tickets, done)
 
 
 class _Loop:

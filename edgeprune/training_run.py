@@ -22,7 +22,7 @@ from torch import nn
 
 from edgeprune import bundle as bundles
 from edgeprune import progress
-from edgeprune.bundle import Accuracy, Bundle, Count, Manifest
+from edgeprune.bundle import CHECKPOINT, Accuracy, Bundle, Count, Manifest
 from edgeprune.data import Dataset
 from edgeprune.errors import InputError, Interrupted
 from edgeprune.evaluation import evaluate
@@ -31,13 +31,23 @@ from edgeprune.graph import Graph
 from edgeprune.method_inputs import method_input
 from edgeprune.methods import Trained, TrainedMethod, load_method, parse_settings
 from edgeprune.methods.base import PruneRequest
-from edgeprune.network import Network, NetworkSource, environment, load_network
+from edgeprune.network import Network, NetworkSource, environment, load_network, public_arch
+from edgeprune.plan import load_plan
 from edgeprune.pruned import Pruned, carried_out, dataset, open_pruned, public_data_name, save_pruned, save_weights
 from edgeprune.trace import trace
 from edgeprune.training import TrainResult, fit
 from edgeprune.training_hooks import TrainingHooks
 from edgeprune.training_settings import TrainSettings
-from edgeprune.training_state import CHECKPOINT, LOG, TICKETS, EpochRecord, RunFiles, epochs_done
+from edgeprune.training_state import (
+    LOG,
+    TICKETS,
+    EpochRecord,
+    RunFiles,
+    epochs_done,
+    flat,
+    read_log,
+    require_same_run,
+)
 
 
 @dataclass(frozen=True)
@@ -87,33 +97,51 @@ class TrainSummary(msgspec.Struct, frozen=True):
     macs: Count | None
     params: Count | None
     seconds: float
+    """Of the whole run: the epochs of earlier parts, and all of this one."""
     plan_sha256: str
     """Empty without a method."""
     history: tuple[EpochRecord, ...]
 
 
-def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite: bool) -> tuple[Bundle, TrainSummary]:
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What `train` wrote."""
+
+    bundle: Bundle
+    summary: TrainSummary
+    pruned: Pruned | None = None
+    """The pruned network, where it is one; None, too, where a run that is to be resumed had ended before."""
+
+
+def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite: bool) -> TrainOutcome:
     """Train, and write the bundle `out`; InputError before any long work for what cannot be done.
 
-    A stopped run leaves its last epoch's checkpoint in `out`, and `Interrupted` says how to go on.
+    A stopped run leaves its last epoch's checkpoint in `out`, and `Interrupted` says how to go on. Of a run that is to
+    be resumed and has ended, what it wrote is given again.
     """
     started = time.perf_counter()
     options.training.check()
     if options.method is not None:
         options.method.settings()
+    if options.resume and bundles.is_bundle(out):
+        return _finished(out, source, options)
     _check_place(out, resume=options.resume, overwrite=overwrite)
     subject = _subject(source, options)
     data, test = (dataset(options.data, split, subject.network) for split in ("train", "test"))
-    _note_unused_classes(subject.network, data)
     with _locked(out), _interruptible(out, options.training.epochs):
-        _check_place(out, resume=options.resume, overwrite=overwrite)  # again: another process may have ended there
+        if options.resume and bundles.is_bundle(out):  # another process may have ended there
+            return _finished(out, source, options)
+        _check_place(out, resume=options.resume, overwrite=overwrite)
         if overwrite and not options.resume:
             _remove_run(out)
         files = RunFiles(out, options.resume, subject.described(options))
         result = fit(subject.model, data, options.training, hooks=subject.hooks, test=test, files=files)
         pruned, accuracy = _outcome(subject, result, test, options.data)
         manifest = _manifest(subject, pruned, options)
-        manifest = msgspec.structs.replace(manifest, accuracy=accuracy, training=_training_facts(options))
+        earlier = sum(record.seconds for record in result.history[: result.resumed_after])
+        seconds = round(earlier + time.perf_counter() - started, 3)
+        facts = _training_facts(options) | {"seconds": seconds}
+        manifest = msgspec.structs.replace(manifest, accuracy=accuracy, training=facts)
         kept = [LOG, *(path.relative_to(out).as_posix() for path in result.tickets)]
         with bundles.finished_bundle(out, kept) as stage:
             if pruned is None:
@@ -121,12 +149,32 @@ def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite:
             else:
                 save_pruned(pruned, stage)
             manifest = bundles.write_manifest(stage, manifest)
-    plan_hash = "" if pruned is None else pruned.plan.sha256()
-    seconds = round(time.perf_counter() - started, 3)
-    summary = TrainSummary(
-        options.training.epochs, accuracy, manifest.macs, manifest.params, seconds, plan_hash, result.history
-    )
-    return bundles.open_bundle(out), summary
+    bundle = bundles.open_bundle(out)
+    return TrainOutcome(bundle, _summary(bundle, accuracy, result.history), pruned)
+
+
+def _summary(bundle: Bundle, accuracy: Accuracy, history: tuple[EpochRecord, ...]) -> TrainSummary:
+    manifest = bundle.manifest
+    seconds = manifest.training.get("seconds", sum(record.seconds for record in history))
+    plan_hash = load_plan(bundle.path(bundles.PLAN)).sha256() if bundle.has(bundles.PLAN) else ""
+    return TrainSummary(len(history), accuracy, manifest.macs, manifest.params, seconds, plan_hash, history)
+
+
+def _finished(out: Path, source: NetworkSource, options: TrainOptions) -> TrainOutcome:
+    """What a run came to that is to be resumed and has ended; InputError if the bundle is of another run."""
+    bundle = bundles.open_bundle(out)
+    manifest = bundle.manifest
+    if not manifest.training or manifest.accuracy is None:
+        raise InputError(
+            "holds a bundle that `edgeprune train` did not write: there is nothing to resume", where=out,
+            remedy="choose another -o/--out; --from DIR trains on from a bundle's weights",
+        )  # fmt: skip
+    asked = _training_facts(options) | {"architecture": public_arch(source.arch) or manifest.arch}
+    told = {**manifest.training, "architecture": manifest.arch}
+    # What an older version did not write down cannot be compared.
+    require_same_run(out, {name: told.get(name, value) for name, value in asked.items()}, asked)
+    progress.note(f"{out}: finished already, after all of its {options.training.epochs} epochs")
+    return TrainOutcome(bundle, _summary(bundle, manifest.accuracy, read_log(bundle.path(LOG))))
 
 
 def train_network(network: Network, data: Dataset, training: TrainSettings, choice: MethodChoice) -> Pruned:
@@ -205,13 +253,14 @@ def _outcome(subject: _Subject, result: TrainResult, test: Dataset, data: str) -
 def _cut(
     method: TrainedMethod, result: TrainResult, network: Network, graph: Graph, test: Dataset, data: str
 ) -> tuple[Pruned, Accuracy]:
-    """Cut out what the method decided; top-1 of the start (or the trained network), in full shape, and cut."""
+    """Cut out what the method decided; top-1 of the start (or the trained network), as trained in full shape, and
+    cut."""
     started = time.perf_counter()
     pruned = carried_out(method.result(result.model), result.model, network, graph, started)
-    full, small = evaluate(result.model, test), evaluate(pruned.model, test)
-    dense = full if network.model is result.model else evaluate(network.model, test)
-    progress.note(f"top-1 {full.top1:.2f}% in full shape, {small.top1:.2f}% with the pruned channels cut out")
-    accuracy = Accuracy(dense.top1, small.top1, None, small.n, public_data_name(data), full_shape=full.top1)
+    # After its last epoch: at the end, C-SGD makes filters equal, which may cost accuracy if they were not.
+    full, dense, small = _last_top1(result), evaluate(network.model, test), evaluate(pruned.model, test)
+    progress.note(f"top-1 {full:.2f}% as trained in full shape, {small.top1:.2f}% with the pruned channels cut out")
+    accuracy = Accuracy(dense.top1, small.top1, None, small.n, public_data_name(data), full_shape=full)
     return dataclasses.replace(pruned, accuracy=accuracy), accuracy
 
 
@@ -239,7 +288,10 @@ def _manifest(subject: _Subject, pruned: Pruned | None, options: TrainOptions) -
 
 
 def _training_facts(options: TrainOptions) -> dict[str, Any]:
-    return {**dataclasses.asdict(options.training), "data": public_data_name(options.data)}
+    """What was asked of the run, by flat names and without local paths."""
+    method = {} if options.method is None else options.method.described()
+    facts = flat({**dataclasses.asdict(options.training), **method, "data": public_data_name(options.data)})
+    return {name: public_arch(value) if isinstance(value, str) else value for name, value in facts.items()}
 
 
 def _graph(network: Network, *, needed: bool) -> Graph | None:
@@ -253,22 +305,8 @@ def _graph(network: Network, *, needed: bool) -> Graph | None:
         return None
 
 
-def _note_unused_classes(network: Network, data: Dataset) -> None:
-    present = len(data.classes) or int(data.labels.max()) + 1
-    if 0 < present < network.num_classes:
-        progress.note(
-            f"{data.name} has {present} classes and the network {network.num_classes}: it trains, with outputs that "
-            f"no image asks for (--num-classes {present} leaves them out)"
-        )
-
-
 def _check_place(out: Path, *, resume: bool, overwrite: bool) -> None:
     """InputError if the run cannot be kept in `out`."""
-    if bundles.is_bundle(out) and resume:
-        raise InputError(
-            "holds a finished bundle: there is nothing to resume", where=out,
-            remedy="choose another -o/--out; --from DIR trains on from a bundle's weights",
-        )  # fmt: skip
     if _is_unfinished(out):
         if not (resume or overwrite):
             raise InputError(

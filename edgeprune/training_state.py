@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from edgeprune.bundle import write_atomically
+from edgeprune.bundle import CHECKPOINT, write_atomically
 from edgeprune.data import Dataset
 from edgeprune.errors import InputError, first_line
+from edgeprune.progress import note
 
-CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 TICKETS = "tickets"
 _SCHEMA_VERSION = 1
@@ -70,13 +71,16 @@ class _Meta(msgspec.Struct, frozen=True):
     schema_version: int
     described: dict[str, Any]
     history: tuple[EpochRecord, ...]
+    threads: int = 0
+    """That computed the last epoch; 0 where an older version did not say."""
 
 
 def save_run(
     files: RunFiles, tensors: Mapping[str, Tensor], described: Mapping[str, Any], history: tuple[EpochRecord, ...]
 ) -> None:
     """Write the checkpoint, then the log: each whole or not at all, the log always as the checkpoint has it."""
-    meta = msgspec.json.encode(_Meta(_SCHEMA_VERSION, dict(described), history), order="sorted").decode()
+    told = _Meta(_SCHEMA_VERSION, dict(described), history, torch.get_num_threads())
+    meta = msgspec.json.encode(told, order="sorted").decode()
     # Shared tensors (tied layers) are stored once each: safetensors refuses aliases.
     whole = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     write_atomically(files.checkpoint, safetensors.torch.save(whole, {"edgeprune": meta}))
@@ -86,23 +90,55 @@ def save_run(
 def load_run(files: RunFiles, described: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[EpochRecord, ...]]:
     """The tensors and the history of a checkpoint.
 
-    InputError if it is damaged, or lists all that differs if it is of another run than `described`.
+    InputError if it is damaged, or as `require_same_run` says; another number of threads is noted.
     """
     meta = _read_meta(files.checkpoint)
-    now = msgspec.json.decode(msgspec.json.encode(dict(described)), type=dict[str, Any])
-    before = {name: meta.described.get(name) for name in now | meta.described}
+    require_same_run(files.checkpoint, meta.described, described)
+    threads = torch.get_num_threads()
+    if meta.threads not in (0, threads):
+        note(
+            f"the run went on {meta.threads} threads so far and goes on with {threads}: it will not end with the same "
+            f"bits as in one go (OMP_NUM_THREADS={meta.threads} would do that)"
+        )
+    return safetensors.torch.load_file(files.checkpoint), meta.history
+
+
+def require_same_run(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """InputError that lists all that differs between what described a run at its start and what describes it now."""
+    was, is_ = (flat(msgspec.json.decode(msgspec.json.encode(dict(d)))) for d in (before, now))
     differences = [
-        f"{name.replace('_', ' ')} was {value}, is {now.get(name)}"
-        for name, value in before.items()
-        if value != now.get(name)
+        f"{re.sub('[._]', ' ', name)}: {_shown(was.get(name))} -> {_shown(is_.get(name))}"
+        for name in is_ | was
+        if was.get(name) != is_.get(name)
     ]
     if differences:
         raise InputError(
-            f"is of another run: {', '.join(differences)}", where=files.checkpoint,
+            f"is of another run (was -> is): {', '.join(differences)}", where=where,
             expected="the settings, network and data that the run began with",
             remedy="resume with these, or start a new run in another folder",
         )  # fmt: skip
-    return safetensors.torch.load_file(files.checkpoint), meta.history
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_shown, value)) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def read_log(path: Path) -> tuple[EpochRecord, ...]:
+    """The epochs of a finished run; InputError if the file is no log."""
+    try:
+        return tuple(msgspec.json.decode(line, type=EpochRecord) for line in path.read_bytes().splitlines())
+    except msgspec.DecodeError as error:
+        raise InputError(f"is no log of a training run ({first_line(error)})", where=path) from error
 
 
 def epochs_done(folder: Path) -> int:

@@ -14,7 +14,9 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+import edgeprune
 from edgeprune.cli import main
+from edgeprune.errors import InputError
 from edgeprune.zoo import build
 
 Run = Callable[..., str]
@@ -153,6 +155,32 @@ def test_groups_that_divide_some_layers_leave_the_others_dense(checkpoint: Path,
 @pytest.mark.parametrize("rate", ["0", "1", "-0.5", "1.5", "nan"])
 def test_rates_out_of_range(refused: Run, checkpoint: Path, rate: str) -> None:
     assert "--rate" in refused("prune", checkpoint, "--arch", "resnet8", f"--rate={rate}")
+
+
+@pytest.mark.parametrize(
+    ("method", "flag", "remedy"),
+    [
+        ("sfp", "--tickets", "it is for tmi-gkp"),
+        ("gconv", "--tickets", "it is for tmi-gkp"),
+        ("fpgm", "--no-share-partitions", "it is for tmi-gkp and gconv"),
+    ],
+)
+def test_flags_that_a_method_does_not_look_at(
+    refused: Run, checkpoint: Path, tmp_path: Path, method: str, flag: str, remedy: str
+) -> None:
+    given = (flag, tmp_path) if flag == "--tickets" else (flag,)
+    said = refused("prune", checkpoint, "--arch", "resnet8", "--method", method, *given)
+    assert f"{method} takes no {flag}; leave it out; {remedy}" in said
+    options = {"tickets": tmp_path} if flag == "--tickets" else {"share_partitions": False}
+    with pytest.raises(InputError, match=f"{method} takes no {flag}"):
+        edgeprune.prune(build("resnet8").model, torch.zeros(1, 3, 32, 32), method=method, **options)
+
+
+@pytest.mark.parametrize("flags", [("--rate", "0.5"), ("--layer-rate", "layer1.*=0.5")])
+def test_a_rate_beside_the_network_to_squeeze_into(refused: Run, flags: tuple[str, str]) -> None:
+    words = ("train", "--arch", "resnet8-w24", "--data", "digits", "--epochs", "1", "--method", "csgd")
+    said = refused(*words, "--set", "squeeze_to=resnet8", *flags)
+    assert f"both {flags[0]} and --set squeeze_to say how much to prune" in said
 
 
 def test_a_rate_that_leaves_no_kernel(refused: Run, checkpoint: Path) -> None:

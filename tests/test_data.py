@@ -151,20 +151,29 @@ def test_an_image_folder_with_splits(tmp_path: Path) -> None:
     assert (train.mean, train.std, train.may_flip) == (RGB_MEAN, RGB_STD, True)
 
 
-def test_class_folders_without_splits_serve_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_images(tmp_path, {"a": [1], "b": [2, 3]})
+def test_of_class_folders_without_splits_every_tenth_image_tests_and_the_others_train(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path, {"a": list(range(21)), "b": [90, 91]}, size=(4, 4))
     with shown():
-        test = load_data(f"imagefolder:{tmp_path}", split="test", input_shape=RGB)
-    assert test.labels.tolist() == [0, 1, 1]
-    assert "serve as the test split" in capsys.readouterr().err.replace("\n", " ")
+        test = load_data(f"imagefolder:{tmp_path}", split="test", input_shape=(3, 4, 4))
+        train = load_data(f"imagefolder:{tmp_path}", split="train", input_shape=(3, 4, 4))
+    assert test.images[:, 0, 0, 0].tolist() == [0, 10, 20, 90]
+    assert train.images[:, 0, 0, 0].tolist() == [*range(1, 10), *range(11, 20), 91]
+    assert (test.labels.tolist(), train.labels.tolist()) == ([0, 0, 0, 1], [0] * 18 + [1])
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert said.count("every 10th image of each class, by name, is held out to test") == 1
+    (tmp_path / "b" / "001.png").unlink()
+    assert "b: has one image, which is held out to test" in refusal(f"imagefolder:{tmp_path}", input_shape=(3, 4, 4))
 
 
 def test_images_of_other_sizes_are_cropped_to_the_aspect_and_resized(tmp_path: Path) -> None:
     wide = np.zeros((10, 30, 3), dtype=np.uint8)
     wide[:, 10:20] = 200  # the middle third is what is left of it
-    (tmp_path / "a").mkdir()
-    Image.fromarray(wide).save(tmp_path / "a" / "wide.png")
-    Image.fromarray(np.full((64, 64), 90, dtype=np.uint8)).save(tmp_path / "a" / "zgrey.png")
+    folder = tmp_path / "test" / "a"
+    folder.mkdir(parents=True)
+    Image.fromarray(wide).save(folder / "wide.png")
+    Image.fromarray(np.full((64, 64), 90, dtype=np.uint8)).save(folder / "zgrey.png")
     data = load_data(f"imagefolder:{tmp_path}", split="test", input_shape=(3, 16, 16))
     assert data.images.shape == (2, 3, 16, 16)
     assert (data.images[0, :, :, 1:-1] == 200).all()  # the outermost columns blend with what was cut off
@@ -185,16 +194,17 @@ def test_16_bit_grey_images_are_scaled_to_8_bits(tmp_path: Path, suffix: str, ch
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_images_of_an_unknown_range_are_not_read(tmp_path: Path, kind: type) -> None:
-    (tmp_path / "a").mkdir()
-    Image.fromarray(np.full((4, 4), 1000, dtype=kind)).save(tmp_path / "a" / "x.tif")
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    Image.fromarray(np.full((4, 4), 1000, dtype=kind)).save(tmp_path / "train" / "a" / "x.tif")
     assert "1 of 1 images cannot be read: a/x.tif" in refusal(f"imagefolder:{tmp_path}")
 
 
 def test_up_to_a_hundredth_of_unreadable_images_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_images(tmp_path, {"a": list(range(100)), "b": list(range(100))}, size=(4, 4))
-    (tmp_path / "a" / "007.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    short = (tmp_path / "b" / "003.png").read_bytes()
-    (tmp_path / "b" / "003.png").write_bytes(short[: len(short) // 2])
+    train = tmp_path / "train"
+    write_images(train, {"a": list(range(100)), "b": list(range(100))}, size=(4, 4))
+    (train / "a" / "007.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    short = (train / "b" / "003.png").read_bytes()
+    (train / "b" / "003.png").write_bytes(short[: len(short) // 2])
     with shown():
         data = load_data(f"imagefolder:{tmp_path}", split="train", input_shape=(3, 4, 4))
     assert len(data) == 198
@@ -202,15 +212,15 @@ def test_up_to_a_hundredth_of_unreadable_images_is_left_out(tmp_path: Path, caps
     said = capsys.readouterr().err
     assert "007.png" in said
     assert "left out 2 of 200" in said
-    (tmp_path / "a" / "050.png").write_text("")
+    (train / "a" / "050.png").write_text("")
     text = refusal(f"imagefolder:{tmp_path}", input_shape=(3, 4, 4))
     assert "3 of 200 images cannot be read" in text
     assert "050.png" in text
 
 
 def test_a_limit_reads_only_what_it_keeps(tmp_path: Path) -> None:
-    write_images(tmp_path, {"a": [0, 0, 0], "b": [0, 0, 0]}, size=(4, 4))
-    (tmp_path / "b" / "002.png").write_text("unreadable, but not among the first two")
+    write_images(tmp_path / "train", {"a": [0, 0, 0], "b": [0, 0, 0]}, size=(4, 4))
+    (tmp_path / "train" / "b" / "002.png").write_text("unreadable, but not among the first two")
     data = load_data(f"imagefolder:{tmp_path}", split="train", input_shape=(3, 4, 4), limit=4)
     assert data.labels.tolist() == [0, 0, 1, 1]
 

@@ -365,6 +365,7 @@ def test_from_random_weights_to_a_verified_file(how: tuple[str, str], tmp_path: 
         (("--budget", "macs=2"), "out of range"),
         (("--budget", "macs=0.5,macs=0.6"), "twice"),
         (("--groups", "4", "--budget", "macs=0.5"), "leave one of them out"),
+        (("--groups", "4", "--set", "max-group-channels=8"), "--groups and --set max_group_channels say how much"),
         (("--rate", "0.5"), "gconv takes no --rate"),
         (("--layer-rate", "layer1.*=0.5"), "gconv takes no --layer-rate"),
         (("--set", "importance=taylor"), "pass --data"),

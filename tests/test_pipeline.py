@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 import edgeprune
 from edgeprune.bundle import Bundle, open_bundle
@@ -202,6 +203,44 @@ def test_eval_agrees_between_torch_and_onnx_runtime(exported: Bundle, checkpoint
     assert set(in_torch) >= {"top1", "n", "loss"}
     assert in_torch["n"] == in_onnx["n"] == 40
     assert in_torch["loss"] == pytest.approx(in_onnx["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [(("--method", "sfp"), "6 of 6 thinner layers"), (("--method", "gconv", "--groups", "2"), "3 of 6 grouped layers")],
+)
+def test_layers_off_the_block_are_named_when_a_pruned_bundle_is_exported_too(
+    checkpoint: Path,
+    tmp_path: Path,
+    flags: tuple[str, ...],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("edgeprune.pruned.this_machine_block", lambda: 16)
+    run("prune", checkpoint, "--arch", "resnet8", *flags, "-o", tmp_path / "pruned")
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "pruned"), "-o", str(tmp_path / "out")]) == 0
+    assert expected in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("verb", ["eval", "eval-onnx", "prune", "train"])
+def test_images_of_some_of_the_classes_come_with_a_note_on_what_their_labels_mean(
+    checkpoint: Path, exported: Bundle, tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("train/cat", "train/emu", "test/cat", "test/emu"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (32, 32)).save(tmp_path / "images" / folder / f"{number}.png")
+    words = {
+        "eval": ["eval", checkpoint, "--arch", "resnet8"],
+        "eval-onnx": ["eval", exported.path("model.onnx")],
+        "prune": ["prune", checkpoint, "--arch", "resnet8", "--groups", 2, "-o", tmp_path / "out"],
+        "train": ["train", "--arch", "resnet8", "--epochs", 1, "-o", tmp_path / "out"],
+    }[verb]
+    assert main([*map(str, words), "--data", f"imagefolder:{tmp_path / 'images'}"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("2 classes and the network 10: labels 0..1 are numbered by the folders present (cat, emu)") == 1
 
 
 def test_inspect_finds_a_damaged_bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

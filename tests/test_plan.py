@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
-from edgeprune.plan import LayerPlan, Plan, load_plan
+from edgeprune.methods import amount_flags
+from edgeprune.plan import LayerPlan, Plan, SetPlan, load_plan
 from edgeprune.plan_check import check_plan
 from edgeprune.plan_costs import off_block_note, planned_macs, planned_params
 from edgeprune.rewrite import rewrite
@@ -102,8 +103,23 @@ def test_files_that_are_no_plan_are_refused(tmp_path: Path) -> None:
 
 def test_layers_that_miss_the_block_are_named_beforehand(graph: Graph) -> None:
     plan = random_plan(graph, 2, overlap=False, share=True)  # 8 and 16 channels a group
-    assert off_block_note(plan, 8) == ""
-    note = off_block_note(plan, 16)
+    assert off_block_note(plan, graph, 8, ("--groups", "--rate")) == ""
+    note = off_block_note(plan, graph, 16, ("--groups", "--rate"))
     assert "grouped layers (a, b, ...)" in note
-    assert "--align auto" in note
-    assert "--groups" in note
+    assert (
+        "--align auto chooses multiples; or choose --groups and --rate so that filters and kept channels a group are multiples of 16"
+        in note
+    )
+    assert "--rate" not in off_block_note(plan, graph, 16, amount_flags("gconv"))
+
+
+def test_thinner_layers_that_miss_the_block_are_named_beforehand(graph: Graph) -> None:
+    layer = next(layer for layer in graph.layers if layer.name == "a")
+    sets = (SetPlan(layer.writes, tuple(range(layer.out_channels - 3))),)
+    plan = Plan("sfp", {}, 0, tuple(LayerPlan(layer.name) for layer in graph.layers), sets)
+    writers = [other.name for other in graph.layers if other.writes == layer.writes]
+    note = off_block_note(plan, graph, 4, amount_flags("sfp"))
+    assert f"{len(writers)} of {len(writers)} thinner layers ({', '.join(writers[:2])}" in note
+    assert "or choose --rate so that the filters that are kept are multiples of 4, or leave" in note
+    assert "choose" not in off_block_note(plan, graph, 4, amount_flags("masked"))
+    assert off_block_note(plan, graph, 1, amount_flags("sfp")) == ""

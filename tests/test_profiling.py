@@ -18,7 +18,8 @@ from onnx import helper
 from edgeprune.causes import LayerFacts, MachineFacts, cause_of
 from edgeprune.environment import current_environment
 from edgeprune.errors import InputError
-from edgeprune.layer_times import LayerTime, ModelLayers, attribute_times, match_layers
+from edgeprune.layer_times import LayerInfo, LayerTime, ModelLayers, attribute_times, match_layers
+from edgeprune.macs import count_macs
 from edgeprune.measurement import Measurement
 from edgeprune.onnx_model import TensorSpec
 from edgeprune.profile_batch import layer_rows, noise_warnings
@@ -93,7 +94,7 @@ def test_a_layer_is_charged_with_its_gather_and_its_reordering() -> None:
     assert middle.efficiency == pytest.approx(4 / 3.75 / 2)
     assert middle.cause == "gather takes 27% of the layer, the reordering of data around it 20%"
     assert rows[small.LAST].pruned_ms == 4.125
-    assert rows[small.LAST].cause == "stays dense: skipped by request"
+    assert rows[small.LAST].cause == "not pruned: skipped by request"
     assert (rows[small.HEAD].pruned_ms, rows[small.HEAD].efficiency) == (None, None)
     assert result.pruned_other_ms == 0.125
     assert runners["dense"].closed
@@ -264,7 +265,7 @@ def test_planned_macs_count_for_theory_and_executed_macs_for_the_cause() -> None
     assert batch.dense_macs == batch.pruned_macs + 3 * (executed * 2 - executed // 2)
     row = layer_rows(batch, {"dense": {small.MIDDLE: LayerTime(4.0)}, "pruned": {small.MIDDLE: LayerTime(2.0)}})[1]
     assert (row.macs, row.executed_macs, row.theoretical_speedup) == (3 * executed // 2, 3 * executed, 4.0)
-    assert row.cause == "computes 2.0x the planned MACs: this lowering fills groups up with zeros"
+    assert row.cause == "written as grouped, 2.0x the planned MACs: chosen as its fastest form"
 
 
 def test_a_busy_or_unsteady_machine_is_said_in_words() -> None:
@@ -300,7 +301,7 @@ MACHINE = MachineFacts(16, off_block="the runtime falls back to im2col")
     ("changes", "cause"),
     [
         ({"pruned_ms": 1.1}, ""),
-        ({"is_pruned": False, "theoretical": 1.0, "note": "first"}, "stays dense: first"),
+        ({"is_pruned": False, "theoretical": 1.0, "note": "first"}, "not pruned: first"),
         ({"is_pruned": False, "theoretical": 1.0, "dense_ms": 1.0}, ""),
         ({"gather_ms": 1.0}, "gather takes 50% of the layer"),
         ({"gather_ms": 0.4, "reorder_ms": 0.6}, "gather takes 20% of the layer, the reordering of data around it 30%"),
@@ -319,15 +320,44 @@ MACHINE = MachineFacts(16, off_block="the runtime falls back to im2col")
         ),
         ({"gather_ms": 0.5, "pruned_ms": 3.0}, "gather takes 17% of the layer"),
         ({"reorder_ms": 0.5, "pruned_ms": 3.0}, "reordering data between layouts takes 17% of the layer"),
-        ({"executed_macs": 2 * 10**8}, "computes 2.0x the planned MACs: this lowering fills groups up with zeros"),
+        ({"executed_macs": 2 * 10**8}, "written as grouped, 2.0x the planned MACs: chosen as its fastest form"),
         ({"dense_ms": 0.06, "pruned_ms": 0.03}, "too little work (0.03 ms): starting the operation costs as much"),
         ({"bytes_moved": 10**8}, "memory-bound: too little work a byte (2.0 FLOPs)"),
+        (
+            {"groups": 1, "out_per_group": 12},
+            "12 filters on 16 channels: the fast kernels work on whole blocks of 16, which is 1.3x the work",
+        ),
+        (
+            {"groups": 1, "in_per_group": 23, "out_per_group": 23},
+            "23 filters on 23 channels: the fast kernels work on whole blocks of 16, which is 1.9x the work",
+        ),
+        (
+            {"groups": 1, "in_per_group": 3, "out_per_group": 60},
+            "not explained by its shape, its gathers or memory",
+        ),
+        (
+            {"groups": 1, "out_per_group": 10, "is_conv": False},
+            "not explained by its shape, its gathers or memory",
+        ),
         ({"noise": 0.4}, "too noisy to explain: its times vary by 40%"),
         ({}, "not explained by its shape, its gathers or memory"),
     ],
 )
 def test_every_cause_has_its_words(changes: dict[str, Any], cause: str) -> None:
     assert cause_of(replace(FACTS, **changes), MACHINE) == cause
+
+
+def test_a_layer_that_lost_nothing_but_filters_is_pruned_and_explained() -> None:
+    models = [
+        ModelLayers((LayerInfo("a", "Conv", 1, 16, filters, 9000 * filters, 10**5),), count_macs(small.models()[0]), {})
+        for filters in (16, 12)
+    ]
+    batch = Batch(Pair(None, small.models()[1], {"a": "a note"}), models[0], models[1], "cpu", 1, MACHINE)
+    time = {"a": LayerTime(1.0)}
+    (row,) = layer_rows(batch, {"dense": time, "pruned": time})
+    assert row.cause.startswith("12 filters on 16 channels: the fast kernels work on whole blocks")
+    (row,) = layer_rows(batch, {})
+    assert row.cause == "", "its note is on layers that are not pruned"
 
 
 def test_few_filters_a_group_leave_wide_kernels_idle() -> None:

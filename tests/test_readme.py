@@ -61,6 +61,19 @@ def test_the_python_snippet_works(repository: Path, workplace: Path) -> None:
     assert (workplace / "from_python" / "model.onnx").is_file()
 
 
+def test_the_example_of_own_images_and_an_own_network_works(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = (repository / "docs" / "training.md").read_text().partition("## Your own images and network")[2]
+    (tmp_path / "mine.py").write_text(re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0])
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[0].splitlines()
+    assert len(commands) == 2
+    for command in commands:
+        assert main([*shlex.split(command)[1:], "--quiet"]) == 0, command
+    assert (tmp_path / "mine-pruned" / "weights.safetensors").is_file()
+
+
 def test_the_example_script_works(repository: Path, tmp_path: Path) -> None:
     script = repository / "examples" / "prune_and_measure.py"
     result = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=True)

@@ -20,7 +20,16 @@ import small_bundle as small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.bundle import PROFILE, Manifest, ParityRecord, open_bundle, pretty_json, write_manifest
+from edgeprune.bundle import (
+    PROFILE,
+    Accuracy,
+    Count,
+    Manifest,
+    ParityRecord,
+    open_bundle,
+    pretty_json,
+    write_manifest,
+)
 from edgeprune.errors import InputError
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.plan import LayerPlan, Plan
@@ -322,6 +331,30 @@ def test_a_bundle_that_holds_next_to_nothing_still_has_a_report(tmp_path: Path) 
     for path in write_report(folder, ["html", "md", "json", "csv"], into=tmp_path):
         assert path.stat().st_size > 50
     assert (tmp_path / "report.md").read_text().startswith("# bare\n")
+
+
+def test_a_trained_network_that_is_not_pruned_has_a_report_without_words_on_pruning(tmp_path: Path) -> None:
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    accuracy, training = Accuracy(96.5, 96.5, None, 360, "digits"), {"epochs": 8, "schedule": "cosine", "seed": 3}
+    count = Count(3_060_352, 3_060_352)
+    manifest = Manifest(
+        1, "0.1.0", arch="resnet8", seed=3, accuracy=accuracy, macs=count, params=count, training=training
+    )
+    write_manifest(folder, manifest)
+    write_report(folder, ["md", "json"], into=tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    for part in ("| Top-1 (360 images of digits) | 96.50 % |", "| MACs (one sample) | 3.06 M |", "| epochs | 8 |"):
+        assert part in text
+    told = text.replace("nothing is pruned.", "").replace("Nothing is pruned yet.", "")
+    told = told.replace("Prune it with: edgeprune prune trained -o pruned", "").replace("edgeprune", "")
+    assert not re.search("prun|dense|less|speed-up|points", told), told
+    assert json.loads((tmp_path / "report.json").read_text())["headline"] == {
+        "Network": "resnet8",
+        "Top-1 (360 images of digits)": "96.50 %",
+        "MACs (one sample)": "3.06 M",
+        "Parameters": "3.06 M",
+    }
 
 
 def test_a_profile_without_a_baseline_is_reported(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from edgeprune import progress
 from edgeprune.data import Dataset
 from edgeprune.errors import InputError
 from edgeprune.method_inputs import method_input
@@ -397,6 +398,31 @@ def test_asfp_reaches_its_rate_when_the_network_settles(settle: float) -> None:
     assert run.hooks.soft_epochs == soft
     assert run.hooks.schedule(0.4, soft) == pytest.approx(0.4)
     assert run.hooks.schedule(0.4, 1) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("epochs", "chosen", "advised"),
+    [
+        (1, {}, 8),
+        (7, {}, 8),
+        (8, {}, None),
+        (3, {"settle": 0.5}, 4),
+        (9, {"settle": 0.0}, 10),
+        (10, {"settle": 0.0}, None),
+        (10, {"settle": 0.0, "interval": 2}, 19),
+    ],
+)
+def test_a_run_too_short_to_recover_from_its_zeroing_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], epochs: int, chosen: dict[str, Any], advised: int | None
+) -> None:
+    with progress.shown():
+        train("fpgm", given_of(networks.Residual()), epochs, **chosen)
+    said = capsys.readouterr().err
+    if advised is None:
+        assert said == ""
+    else:
+        assert f"Use --epochs {advised} or more, or prune at once" in said
+        assert "`edgeprune prune --method fpgm --finetune-epochs N`" in said
 
 
 def test_a_resumed_run_ends_with_the_same_plan() -> None:

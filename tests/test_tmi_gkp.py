@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from edgeprune.clustering import is_equal_division
 from edgeprune.errors import InputError
 from edgeprune.graph import CoupledSet, Graph, Layer
-from edgeprune.methods import describe_type, load_method, parse_settings, tmi_gkp
+from edgeprune.methods import METHODS, describe_type, load_method, parse_settings, tmi_gkp
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest, Ticket
 from edgeprune.methods.tmi_gkp import Settings, prune
 from edgeprune.plan import LayerPlan, Plan
@@ -380,6 +381,12 @@ def test_every_setting_has_help_and_the_papers_value() -> None:
         assert field.metadata["help"]
         assert field.metadata["paper"]
     assert describe_type(bool) == "true or false"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_setting_is_explained_by_the_number_of_an_equation(method: str) -> None:
+    for field in dataclasses.fields(load_method(method).Settings):
+        assert not re.search(r"\(\d+(\.\d+)?\)", field.metadata["help"]), field.name
 
 
 def real_resnet20(folder: Path) -> tuple[Graph, list[dict[str, np.ndarray]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import subprocess
@@ -136,7 +137,7 @@ def test_training_says_what_it_does_unless_it_is_to_be_quiet(train: Train, tmp_p
 def test_data_with_fewer_classes_than_the_network_trains_with_a_note(train: Train, tmp_path: Path) -> None:
     code, said = train("--epochs", 1, "--num-classes", 5)
     assert code == 0
-    assert "has 3 classes and the network 5" in said
+    assert said.count("has 3 classes and the network 5") == 1
     code, said = train("--epochs", 1, "--num-classes", 2, out=tmp_path / "other")
     assert code == 1
     assert "labels 0..2, and the network has 2 classes" in said
@@ -163,7 +164,9 @@ def test_a_method_at_work_ends_in_a_small_network_that_exports(train: Train, tmp
     assert macs is not None
     assert accuracy.pruned == accuracy.full_shape, "zero filters change nothing when they are cut out"
     assert macs.pruned < 0.7 * macs.dense
-    assert "in full shape" in said
+    assert "as trained in full shape" in said
+    assert "layer1.0.conv1" in said
+    assert "8 of 16" in said
     summary = json.loads(result.read_text())
     assert len(summary["plan_sha256"]) == 64
     dense = load_file(out / "dense.safetensors")
@@ -177,6 +180,22 @@ def test_a_method_at_work_ends_in_a_small_network_that_exports(train: Train, tmp
     assert run("export", out, "-o", tmp_path / "exported") == 0
     assert run("eval", out, "--data", f"{tmp_path / 'toy.py'}:load", "--json", result) == 0
     assert json.loads(result.read_text())["top1"] == pytest.approx(accuracy.pruned)
+
+
+def test_top_1_in_full_shape_is_that_of_the_last_epoch_before_the_method_makes_ready_to_cut(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def always_class_3(hooks: Any) -> None:
+        with torch.no_grad():
+            hooks.model.get_parameter("linear.bias")[3] = 1e6
+
+    monkeypatch.setattr("halving_method.Hooks.end", always_class_3, raising=False)
+    code, said = train("--epochs", 2, "--method", "halving", "--num-classes", 4)
+    assert code == 0, said
+    accuracy = open_bundle(tmp_path / "out").manifest.accuracy
+    assert accuracy is not None
+    assert accuracy.full_shape == log(tmp_path / "out")[-1]["test_accuracy"] > 0
+    assert (accuracy.dense, accuracy.pruned) == (0, 0), "no image is of class 3"
 
 
 def test_a_network_is_trained_and_cut_as_a_function_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +240,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
 
 # -- stopped and resumed -----------------------------------------------------------------------------------------------
 def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_it_had_not_stopped(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--epochs", 4, "--method", "halving", "--tickets", "1,2")
     assert train(*flags, out=tmp_path / "whole")[0] == 0
@@ -237,9 +256,14 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_it_had_not_stopped(
     code, said = train(*flags)
     assert code == 1
     assert "stopped after epoch 2; --resume continues it" in said
+    for verb in (("prune", "-o", tmp_path / "x"), ("export", "-o", tmp_path / "x"), ("inspect",), ("eval",)):
+        assert run(verb[0], out, *(("--data", "digits") if verb[0] == "eval" else ()), *verb[1:]) == 1
+        said = capsys.readouterr().err
+        assert "is an unfinished training run" in said
+        assert "the same `edgeprune train` command with --resume" in said
     code, said = train(*flags, "--learning-rate", 0.05, "--resume")
     assert code == 1
-    assert "learning rate was 0.1, is 0.05" in said
+    assert "learning rate: 0.1 -> 0.05" in said
     code, said = train(*flags, "--resume")
     assert code == 0, said
     assert "resumed after epoch 2 of 4" in said
@@ -247,7 +271,45 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_as_if_it_had_not_stopped(
         whole, resumed = load_file(tmp_path / "whole" / name), load_file(out / name)
         assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert open_bundle(out).manifest.files.keys() == open_bundle(tmp_path / "whole").manifest.files.keys()
-    assert "nothing to resume" in train(*flags, "--resume")[1]
+
+
+def test_resuming_a_run_that_has_ended_tells_its_result_again(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, again, out = tmp_path / "first.json", tmp_path / "again.json", tmp_path / "out"
+    flags = ("--epochs", 2, "--method", "halving", "--resume", "--json")
+    assert train(*flags, first)[0] == 0
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    code, said = train(*flags, again)
+    assert code == 0, said
+    assert "finished already, after all of its 2 epochs" in " ".join(said.split())
+    assert again.read_bytes() == first.read_bytes()
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
+    code, said = train("--epochs", 3, "--method", "halving", "--rate", 0.3, "--resume")
+    assert code == 1
+    assert "epochs: 2 -> 3" in said
+    assert "request rate: 0.5 -> 0.3" in said
+    data = ("--data", f"{tmp_path / 'toy.py'}:load")
+    assert run("train", "--arch", "resnet14", *data, "--epochs", 2, "--resume", "-o", out) == 1
+    assert "architecture: resnet8 -> resnet14" in capsys.readouterr().err
+    assert run("prune", "--arch", "resnet8", "--random-init", "--groups", 2, "-o", tmp_path / "pruned") == 0
+    code, said = train("--epochs", 1, "--resume", out=tmp_path / "pruned")
+    assert code == 1
+    assert "`edgeprune train` did not write" in said
+
+
+def test_the_seconds_of_a_resumed_run_hold_those_of_its_earlier_parts(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = tmp_path / "result.json"
+    with monkeypatch.context() as patch:
+        patch.setattr("halving_method.Hooks.after_epoch", stopping_in(2))
+        patch.setattr("edgeprune.training.time.perf_counter", itertools.count(step=500).__next__)
+        assert train("--epochs", 2, "--method", "halving")[0] == 130
+    earlier = log(tmp_path / "out")[0]["seconds"]
+    assert earlier >= 500
+    assert train("--epochs", 2, "--method", "halving", "--resume", "--json", result)[0] == 0
+    assert earlier < json.loads(result.read_text())["seconds"] < earlier + 200
 
 
 def stopping_in(epoch: int) -> Callable[[Any, int], None]:

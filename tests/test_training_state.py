@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from edgeprune.data import Dataset
 from edgeprune.errors import InputError
+from edgeprune.progress import shown
 from edgeprune.training import RunFiles, TrainResult, TrainSettings, fit
 from edgeprune.training_hooks import Step, TrainingHooks
-from edgeprune.training_state import epochs_done
+from edgeprune.training_state import epochs_done, require_same_run
 
 SETTINGS = TrainSettings(
     epochs=4, batch_size=16, learning_rate=0.05, warmup_epochs=1, label_smoothing=0.1, precision="fp32", device="cpu"
@@ -143,12 +144,37 @@ def test_all_that_differs_from_the_run_that_is_resumed_is_listed(tmp_path: Path)
     with pytest.raises(InputError) as error:
         fit(other, images(seed=5), settings, files=RunFiles(tmp_path, True, {"method": "other"}))
     text = str(error.value)
-    for part in ("learning rate was 0.05, is 0.07", "epochs was 4, is 9", "method was drift, is other"):
+    for part in ("learning rate: 0.05 -> 0.07", "epochs: 4 -> 9", "method: drift -> other"):
         assert part in text
-    assert "starting weights was" in text
-    assert "data was toy, 40 images" in text
-    assert "test data was" in text
+    assert "starting weights: " in text
+    assert ", data: toy, 40 images" in text
+    assert "test data: " in text
     assert "batch size" not in text
+
+
+def test_differences_in_what_a_method_is_told_are_listed_one_by_one(tmp_path: Path) -> None:
+    told = {"method_settings": {"settle": 0.25, "norm": "l2"}, "request": {"budget": {"macs": None}, "skip": ["a"]}}
+    asked = {"method_settings": {"settle": 0.5, "norm": "l2"}, "request": {"budget": {"macs": 0.5}, "skip": []}}
+    with pytest.raises(InputError) as error:
+        require_same_run(tmp_path, told, asked)
+    listed = "method settings settle: 0.25 -> 0.5, request budget macs: none -> 0.5, request skip: a -> none;"
+    assert f"(was -> is): {listed}" in str(error.value)
+
+
+def test_going_on_with_another_number_of_threads_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped(tmp_path, 2)
+    threads = torch.get_num_threads()
+    with shown(), pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Drift(3), resume=True)
+    assert "same bits" not in capsys.readouterr().err
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    with shown():
+        run(tmp_path, Drift(), resume=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"the run went on {threads} threads so far and goes on with {threads + 1}" in said
+    assert f"OMP_NUM_THREADS={threads} would" in said
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x08\0\0\0\0\0\0\0{}      "])

@@ -9,7 +9,8 @@ It decides
 
 To add a method, write the module and add its line to `METHODS`. Optional names: `RATE`, the default of --rate;
 `GROUPS`, that of --groups; `NEEDS_CONSTANTS` and a function `needs_gradients(settings) -> bool`, for what `MethodInput`
-says. A method without `RATE` or `GROUPS` takes no such flag.
+says. A method without `RATE` or `GROUPS` takes no such flag; nor does it take --tickets or --no-share-partitions unless
+they are in `TAKES`. `AMOUNT_SETTINGS` names its settings that say how much to prune, in place of --rate or --groups.
 """
 
 from __future__ import annotations
@@ -73,14 +74,29 @@ class Trained(Protocol):
     def train(self, given: MethodInput, settings: Any, epochs: int) -> TrainedMethod: ...
 
 
-def amounts(
-    method: str, groups: int | None, rate: float | None, layer_rates: Collection[str], budget: Budget
-) -> tuple[int, float]:
-    """Groups and rate for a request: those given, else the method's own.
+def amount_flags(method: str) -> tuple[str, ...]:
+    """Those of --groups and --rate that a method takes; both for one that is not known here, as in an older plan."""
+    if method not in METHODS:
+        return ("--groups", "--rate")
+    return tuple(f"--{name.lower()}" for name in ("GROUPS", "RATE") if hasattr(load_method(method), name))
 
-    InputError for one that the method does not take, or that says how much to prune beside a budget.
+
+def amounts(
+    method: str,
+    groups: int | None,
+    rate: float | None,
+    layer_rates: Collection[str],
+    budget: Budget,
+    assignments: Iterable[str] = (),
+) -> tuple[int, float]:
+    """Groups and rate for a request: those given, else the method's own. `assignments` are its settings, NAME=VALUE.
+
+    InputError for one that the method does not take, or that says how much to prune beside a budget or a setting.
     """
     module = load_method(method)
+    pairs = (text.partition("=")[::2] for text in assignments)
+    chosen = {name.strip().replace("-", "_") for name, value in pairs if value.strip() not in ("", "0")}
+    setting_given = next((name for name in getattr(module, "AMOUNT_SETTINGS", ()) if name in chosen), "")
     own_groups, own_rate = getattr(module, "GROUPS", None), getattr(module, "RATE", None)
     for flag, is_given, own, other in (
         ("--groups", groups is not None, own_groups, "--rate"),
@@ -93,10 +109,23 @@ def amounts(
             )
         if is_given and flag != "--layer-rate" and budget.is_given:
             raise InputError(f"both {flag} and --budget say how much to prune", remedy="leave one of them out")
+        if is_given and setting_given:
+            raise InputError(
+                f"both {flag} and --set {setting_given} say how much to prune", remedy="leave one of them out"
+            )
     return (
         next(value for value in (groups, own_groups, PruneRequest.groups) if value is not None),
         next(value for value in (rate, own_rate, PruneRequest.rate) if value is not None),
     )
+
+
+def require_taken(method: str, *, tickets: bool, share_partitions: bool) -> None:
+    """InputError for tickets, or partitions that are not to be shared, where the method does not look at them."""
+    takes = getattr(load_method(method), "TAKES", ())
+    for flag, is_given in (("--tickets", tickets), ("--no-share-partitions", not share_partitions)):
+        if is_given and flag not in takes:
+            taking = [name for name in METHODS if flag in getattr(load_method(name), "TAKES", ())]
+            raise InputError(f"{method} takes no {flag}", remedy=f"leave it out; it is for {' and '.join(taking)}")
 
 
 def wants_gradients(method: Method, settings: Any) -> bool:

@@ -21,10 +21,8 @@ class Settings(SoftSettings):
     """The settings of ASFP."""
 
     norm: Literal["l2", "l1"] = setting("l2", "norm that a filter's importance is", paper="l2")
-    first_rate: float = setting(0.0, "train: P_min, the rate at epoch 0, below 3/4 of the goal", paper="0")
-    knee: float = setting(
-        0.125, "train: D, the share of the epochs after which 3/4 of the rate is reached", paper="1/8"
-    )
+    first_rate: float = setting(0.0, "train: the rate at epoch 0, below 3/4 of the goal", paper="0")
+    knee: float = setting(0.125, "train: share of the epochs after which 3/4 of the rate is reached", paper="1/8")
 
 
 def prune(given: MethodInput, settings: Settings) -> MethodResult:

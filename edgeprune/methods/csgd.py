@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "Trains the filters of each cluster to become equal, then keeps one of each without loss."
 RATE = 0.375  # ResNets of 16-32-64 channels become 10-20-40
+AMOUNT_SETTINGS = ("squeeze_to",)
 
 FAR = 0.01
 """Share of the weights' norm that the last projection may move before the user is advised to do something."""
@@ -66,7 +67,7 @@ class Settings:
         "kmeans", "how filters are divided: kmeans (by their kernels), even (neighbours), imbalanced", paper="kmeans"
     )
     epsilon: float | Literal["auto"] = setting(
-        "auto", "centripetal strength (6); auto: 0.003, or more where the run has too few steps for it", paper="0.003"
+        "auto", "centripetal strength; auto: 0.003, or more where the run has too few steps for it", paper="0.003"
     )
     squeeze_to: str = setting(
         "", "a narrower architecture whose widths are taken instead of a rate, such as resnet20", paper="none"
@@ -208,14 +209,14 @@ def _record(hooks: CentripetalHooks, plan: Plan) -> MethodRecord:
         "Clusters of filters",
         ("layer", "filters", "clusters", "largest cluster", "deviation at the start", "at the end", "moved"),
         tuple(rows),
-        "The deviation is the sum of squared distances of the kernels to the mean of their cluster (7). At the end the "
+        "The deviation is the sum of squared distances of the kernels to the mean of their cluster. At the end the "
         "filters were set to these means: `moved` is how far, as a share of the layer's norm.",
     )
     chi = [sum(epoch.values()) for epoch in hooks.deviations]
     curve = RecordCurve(
         "Deviation of the filters from the mean of their cluster",
         "epoch",
-        "log10 of the deviation (7)",
+        "log10 of the deviation",
         tuple(float(epoch) for epoch in range(len(chi))),
         tuple(math.log10(max(value, SMALLEST)) for value in chi),
         text="Over all layers; a straight line while the learning rate is constant.",

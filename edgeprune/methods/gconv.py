@@ -42,6 +42,8 @@ from edgeprune.plan import LayerPlan, Plan
 
 SUMMARY = "Divides filters and input channels so that dense groups hold the most important kernels; searches budgets."
 GROUPS = 8
+TAKES = ("--no-share-partitions",)
+AMOUNT_SETTINGS = ("max_group_channels",)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Settings:
         "alternating: exact assignments of filters and channels in turn from annealed starts; paper: sorting rounds",
         paper="paper",
     )
-    rounds: int = setting(10, "N_S, sorting rounds a group of solver=paper; 0 does not sort", paper="10")
+    rounds: int = setting(10, "sorting rounds a group of solver=paper; 0 does not sort", paper="10")
     effort: int = setting(1, "of solver=alternating: 4 tries four times as many starts", paper="none")
     max_group_channels: int = setting(
         0,

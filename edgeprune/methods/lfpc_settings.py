@@ -34,16 +34,18 @@ class Settings:
         0.5, "share of the epochs that search; the others train what was chosen", paper="600 epochs, then retraining"
     )
     weights: Literal["trained", "fixed"] = setting(
-        "trained", "whether the weights are trained during the search, too (6.13)", paper="fixed"
+        "trained", "whether the weights are trained during the search, too", paper="fixed"
     )
     validation_share: float = setting(0.2, "share of the training images held out for the sampler", paper="0.5")
     validation_batch: int = setting(256, "held-out images a step", paper="256")
     every: int = setting(1, "one step of the sampler for so many training batches", paper="1")
     learning_rate: float = setting(0.02, "of the sampler's Adam; short searches need more", paper="0.001")
     weight_decay: float = setting(0.001, "of the sampler's Adam", paper="0.001")
-    first_temperature: float = setting(5.0, "tau of (6.9) when the search begins; it falls linearly", paper="5")
-    last_temperature: float = setting(0.1, "tau of (6.9) when the search ends", paper="0.1")
-    computation_weight: float = setting(2.0, "weight of the computation loss (6.14)", paper="2")
+    first_temperature: float = setting(
+        5.0, "Gumbel-softmax temperature when the search begins; falls linearly", paper="5"
+    )
+    last_temperature: float = setting(0.1, "Gumbel-softmax temperature when the search ends", paper="0.1")
+    computation_weight: float = setting(2.0, "weight of the computation loss", paper="2")
     tolerance: float = setting(0.05, "distance from the budget, as a share of it, that costs nothing")
 
     def check(self) -> None:

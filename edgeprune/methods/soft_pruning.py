@@ -11,6 +11,7 @@ SFP, ASFP, FPGM and FPGM-mix differ in how they choose, and in how the rate rise
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from edgeprune import progress
 from edgeprune.errors import InputError
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.methods import setting
@@ -47,6 +49,13 @@ Schedule = Callable[[float, int], float]
 Choice = tuple[Numbers, ...]
 """For every unit, the places that stay."""
 
+# ResNet-8 on digits (fpgm, 0.6 of the MACs, from 96.4 %): 12.5 % with no epoch after the last zeroing, 67 to 81 % with
+# one, 94.7 % with two.
+SETTLING_EPOCHS = 2
+"""Epochs after the last zeroing with which a short run recovers."""
+MANY_ZEROINGS = 10
+"""After so many, what is zeroed last has been small for long: the papers' way, without settling."""
+
 
 @dataclass(frozen=True)
 class SoftSettings:
@@ -54,7 +63,7 @@ class SoftSettings:
 
     coupling: Literal["separate", "coupled"] = setting(
         "separate",
-        "separate: ends of residual branches leave filters out of the add (4.8); coupled: whole streams get thinner",
+        "separate: ends of residual branches leave filters out of the add; coupled: whole streams get thinner",
         paper="separate",
     )
     interval: int = setting(1, "train: epochs from one zeroing to the next", paper="1")
@@ -88,6 +97,11 @@ class SoftPruning:
     def soft_epochs(self, epochs: int) -> int:
         """After so many epochs filters are chosen for the last time."""
         return epochs - math.floor(self.settle * epochs)
+
+    def settles(self, epochs: int) -> bool:
+        """Whether a run of so many epochs has the time to recover: after the last zeroing, or from many before it."""
+        soft = self.soft_epochs(epochs)
+        return epochs - soft >= SETTLING_EPOCHS or math.ceil(soft / self.interval) >= MANY_ZEROINGS
 
 
 def soft_pruning(name: str, settings: SoftSettings, choose: Choose) -> SoftPruning:
@@ -145,6 +159,8 @@ class SoftPruningRun:
 
         self.method = method
         self.hooks = SoftPruningHooks(units_within_budget(given, method), method, schedule, epochs)
+        if not method.settles(epochs):
+            progress.note(_too_short(method, epochs))
 
     def result(self, model: nn.Module) -> MethodResult:
         """The plan of the last zeroing; `model` holds zeros wherever it cuts."""
@@ -154,6 +170,18 @@ class SoftPruningRun:
             text="Share of the filters in the layers that can be thinned which was set to zero after each epoch.",
         )  # fmt: skip
         return _result(hooks.among, hooks.choice, self.method, (curve,))
+
+
+def _too_short(method: SoftPruning, epochs: int) -> str:
+    """What to do about a run that ends before the network has recovered."""
+    left = epochs - method.soft_epochs(epochs)
+    trained = f"only {left} epoch trains" if left else "nothing trains"
+    enough = next(more for more in itertools.count(epochs) if method.settles(more))
+    return (
+        f"{method.name} in {epochs} epoch{'s' if epochs > 1 else ''}: {trained} the network after its filters are "
+        f"zeroed for the last time, so that accuracy will be lost. Use --epochs {enough} or more, or prune at once and "
+        f"fine-tune: `edgeprune prune --method {method.name} --finetune-epochs N`."
+    )
 
 
 # -- the result --------------------------------------------------------------------------------------------------------

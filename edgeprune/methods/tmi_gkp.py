@@ -44,6 +44,7 @@ from edgeprune.progress import track
 
 SUMMARY = "Clusters filters by a scheme that earlier checkpoints vote for and keeps the most distinct grouped kernels."
 GROUPS, RATE = 8, 0.4375
+TAKES = ("--tickets", "--no-share-partitions")
 
 MAX_THREADS = 4  # each holds a few C_in x C_in matrices: 170 MB where C_in is 2048
 
@@ -58,14 +59,14 @@ class Settings:
     scheme: Literal["", "spectral", "kpca", "tsne"] = setting(
         "", "use this clustering scheme for every layer, without a vote", paper="none: tickets vote"
     )
-    alpha: float = setting(0.5, "weight of the variance's rank in a clustering's score (3.4)", paper="0.5")
+    alpha: float = setting(0.5, "weight of the variance's rank in a clustering's score", paper="0.5")
     beta: float | Literal["auto"] = setting(
         "auto",
-        "weight of the distance from pruned to kept grouped kernels (3.5); auto counts as many pairs in both terms",
+        "weight of the distance from pruned to kept grouped kernels; auto counts as many pairs in both terms",
         paper="auto; ResNet-56 2; ResNet-32 1",
     )
     gamma_ratio: float = setting(
-        0.2, "share of C_in: so many nearest kept grouped kernels count for each pruned one (3.5)", paper="0.2"
+        0.2, "share of C_in: so many nearest kept grouped kernels count for each pruned one", paper="0.2"
     )
     ticket_window: str = setting(
         "", 'use only tickets of epochs "FIRST:LAST", both included; empty: all', paper="about 35 early epochs"

@@ -59,10 +59,10 @@ def _blocks(record: LoweringRecord, manifest: Manifest, plan: Plan | None, folde
     yield _how(record, folder)
     executed = executed_macs(record, manifest)
     if manifest.macs and executed is not None:
+        planned, dense = f.count(manifest.macs.pruned), f.count(manifest.macs.dense)
         yield (
-            f"Under the plan one sample takes {f.count(manifest.macs.pruned)} MACs: these alone count for the theoretical "
-            f"speed-up. In its forms the network executes {f.count(executed)}, filled-in zeros included (dense network: "
-            f"{f.count(manifest.macs.dense)})."
+            f"Under the plan one sample takes {planned} MACs: these alone count for the theoretical speed-up. In its "
+            f"forms the network executes {f.count(executed)}, filled-in zeros included (dense network: {dense})."
         )
     if any(layer.executed_macs != layer.macs for layer in record.layers):
         yield Picture("forms", "MACs of each grouped layer: planned, and filled-in zeros", record)

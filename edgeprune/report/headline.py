@@ -17,6 +17,8 @@ def headline_rows(
     if manifest.arch:
         method = f", pruned with {f.clean(manifest.method)}" if manifest.method else ""
         rows.append(("Network", f"{f.clean(manifest.arch)}{method}"))
+    if manifest.is_plain:
+        return rows + plain_rows(manifest)
     if accuracy := manifest.accuracy:
         change = f.points(accuracy.pruned - accuracy.dense)
         rows.append(("Top-1, dense to pruned", f"{f.top1(accuracy.dense)} to {f.top1(accuracy.pruned)} ({change})"))
@@ -39,6 +41,18 @@ def headline_rows(
         steps = "folding and lowering" if lowering else "folding"
         rows.append((f"Gathers, before to after {steps}", f"{gathers.before_fold} to {gathers.after_fold}"))
     return rows
+
+
+def plain_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """Accuracy and size of a trained network that is not pruned."""
+    accuracy, macs, params = manifest.accuracy, manifest.macs, manifest.params
+    where = f" ({accuracy.n} images of {f.clean(accuracy.data)})" if accuracy and accuracy.n else ""
+    found = (
+        (f"Top-1{where}", accuracy and f.top1(accuracy.dense)),
+        ("MACs (one sample)", macs and f.count(macs.dense)),
+        ("Parameters", params and f.count(params.dense)),
+    )
+    return [(label, value) for label, value in found if value]
 
 
 def setting(result: Result) -> str:

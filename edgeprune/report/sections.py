@@ -9,11 +9,12 @@ from edgeprune.report import tables
 from edgeprune.report.contents import Contents
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Tile
 from edgeprune.report.forms import forms_section
-from edgeprune.report.headline import ratio, setting
+from edgeprune.report.headline import plain_rows, ratio, setting
 from edgeprune.report.kernels import KernelView, kernel_view
 from edgeprune.report.records import record_section
 
 GOOD_EFFICIENCY = 0.85
+UNPRUNED = "Nothing is pruned yet. Prune it with: edgeprune prune {folder} -o pruned"
 UNMEASURED = "Nothing was measured yet. Measure with: edgeprune profile {folder}"
 
 
@@ -32,7 +33,7 @@ def build_document(contents: Contents) -> Document:
         _dense(contents),
         _split(contents),
         _making(contents),
-        Section("words", "Words", (tables.words_table(),)),
+        Section("words", "Words", (tables.words_table(plain=manifest.is_plain),)),
     )
     return Document(
         title=f"{name}{method}",
@@ -46,6 +47,8 @@ def build_document(contents: Contents) -> Document:
 def summary(contents: Contents) -> str:
     """The result in a sentence or two."""
     profile, accuracy = contents.profile, contents.manifest.accuracy
+    if contents.manifest.is_plain:
+        return "A trained network; nothing is pruned." + (f" Top-1 is {f.top1(accuracy.dense)}." if accuracy else "")
     sentences = []
     if profile is None or not profile.results:
         if macs := contents.manifest.macs:
@@ -63,6 +66,8 @@ def tiles(contents: Contents) -> tuple[Tile, ...]:
     """The figures at the top."""
     found = []
     profile, manifest = contents.profile, contents.manifest
+    if manifest.is_plain:
+        return tuple(Tile(value, label) for label, value in plain_rows(manifest))
     if profile and profile.results and profile.results[0].realistic_speedup is not None:
         result = profile.results[0]
         realistic, efficiency = result.realistic_speedup or 0.0, result.efficiency or 0.0
@@ -102,6 +107,9 @@ def _speed_sentence(result: Result) -> str:
 def _speed(contents: Contents) -> Section:
     profile = contents.profile
     blocks: list[Block] = [tables.headline_table(contents.manifest, profile, contents.lowering)]
+    if contents.manifest.is_plain:
+        blocks.append(UNPRUNED.format(folder=f.clean(contents.bundle.folder.name)))
+        return Section("speed", "What was trained", tuple(blocks))
     if profile is None:
         blocks.append(UNMEASURED.format(folder=f.clean(contents.bundle.folder.name)))
     else:
@@ -142,7 +150,13 @@ def _layers(contents: Contents) -> Section:
     if first.pruned_other_ms is not None:
         other = f"{f.milliseconds(first.pruned_other_ms)} of the pruned network's time is no layer's"
         dense = "" if first.dense_other_ms is None else f" (dense: {f.milliseconds(first.dense_other_ms)})"
-        blocks.append(f"{other}{dense}: activations, adds, pooling. Pruning leaves it as it is.")
+        thins = contents.plan is not None and contents.plan.thins
+        pruned = (
+            "They work on the channels that are left, or add thinner branches to whole streams"
+            if thins
+            else "Pruning leaves it as it is"
+        )
+        blocks.append(f"{other}{dense}: activations, adds, pooling. {pruned}.")
     return Section("layers", "Layer by layer", tuple(blocks))
 
 

@@ -12,7 +12,7 @@ from edgeprune.report import formatting as f
 from edgeprune.report.contents import SplitPlan
 from edgeprune.report.document import Table, columns
 from edgeprune.report.forms import executed_macs
-from edgeprune.report.headline import ratio, setting
+from edgeprune.report.headline import plain_rows, ratio, setting
 
 WORDS: Mapping[str, str] = {
     "MAC": "one multiply-add. FLOPs = 2 x MACs; this report shows MACs everywhere.",
@@ -36,8 +36,10 @@ WORDS: Mapping[str, str] = {
 _MOST_SETTINGS = 60
 
 
-def headline_table(manifest: Manifest, profile: ProfileResult | None, lowering: LoweringRecord | None = None) -> Table:
-    """Dense against pruned, one figure a row."""
+def headline_table(manifest: Manifest, profile: ProfileResult | None, lowering: LoweringRecord | None) -> Table:
+    """Dense against pruned, one figure a row; the trained network's alone where nothing is pruned."""
+    if manifest.is_plain:
+        return Table("Trained network", columns("figure", "value", numeric=("value",)), tuple(plain_rows(manifest)))
     rows: list[tuple[str, ...]] = []
     if accuracy := manifest.accuracy:
         where = f", {accuracy.n} images of {f.clean(accuracy.data)}" if accuracy.n else ""
@@ -114,7 +116,7 @@ def layer_table(result: Result, *, folded: bool) -> Table:
     slow = frozenset(
         number
         for number, layer in enumerate(result.layers)
-        if layer.cause and layer.lowering != "dense" and layer.efficiency is not None
+        if layer.cause and layer.theoretical_speedup != 1 and layer.efficiency is not None
     )
     return Table(f"Layers on {setting(result)}", columns(*names, numeric=names[2:9]), rows, folded, slow)
 
@@ -187,7 +189,8 @@ def checks_table(manifest: Manifest) -> Table:
 
 def settings_table(manifest: Manifest, plan: Plan | None) -> Table:
     """How the bundle was made."""
-    settings = manifest.settings or (plan.settings if plan else {})
+    training = {name: value for name, value in manifest.training.items() if name != "seed"} if manifest.is_plain else {}
+    settings = manifest.settings or (plan.settings if plan else training)
     pairs: list[tuple[str, object]] = [
         ("architecture", manifest.arch),
         ("method", manifest.method or (plan.method if plan else "")),
@@ -226,8 +229,10 @@ def environment_table(profile: ProfileResult | None, manifest: Manifest) -> Tabl
     return Table("Measured on", columns("what", "value"), _pairs(pairs))
 
 
-def words_table() -> Table:
-    return Table("Words of this report", columns("word", "meaning"), tuple(WORDS.items()))
+def words_table(*, plain: bool) -> Table:
+    """The words that the report uses; that of a network that is not pruned uses few."""
+    words = tuple((word, meaning) for word, meaning in WORDS.items() if word == "MAC" or not plain)
+    return Table("Words of this report", columns("word", "meaning"), words)
 
 
 def _pairs(pairs: Iterable[tuple[str, object]]) -> tuple[tuple[str, str], ...]:

@@ -125,7 +125,8 @@ class OrtRunner:
         self._names, self._session = self._open(self.options)
         self._inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.input_names = tuple(spec.name for spec in self._inputs)
-        self.output_names = tuple(value.name for value in self._session.get_outputs())
+        self.output_specs = tuple(_spec(value) for value in self._session.get_outputs())
+        self.output_names = tuple(spec.name for spec in self.output_specs)
 
     def __enter__(self) -> OrtRunner:
         return self
