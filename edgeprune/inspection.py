@@ -16,7 +16,7 @@ _WHAT = {
     bundles.WEIGHTS: "pruned weights",
     bundles.DENSE_WEIGHTS: "weights before pruning",
     bundles.MODEL: "the pruned network, to run",
-    bundles.PLAIN_MODEL: "the same with every layer as planned: what `edgeprune tune` and `split` start from",
+    bundles.PLAIN_MODEL: "the same with each layer as planned: `tune` and `split` start from it",
     bundles.DENSE_MODEL: "the network before pruning",
     bundles.LOWERING: "in which form each grouped layer of model.onnx is written, and why",
     bundles.PROFILE: "latencies",

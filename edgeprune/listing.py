@@ -61,6 +61,7 @@ def devices() -> list[Row]:
                 "channel_block": profile.channel_block.fp32,
                 "gflops_fp32": f"{peak.value:g} ({peak.certainty})",
                 "memory_gb_per_s": f"{memory.value:g} ({memory.certainty})",
+                "cost_table": profile.convolution.certainty if profile.convolution else "",
                 "what": profile.description,
             }
         )

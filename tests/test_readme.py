@@ -35,6 +35,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_shell_commands_work_in_order(repository: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
     commands = [line for block in blocks(repository, "sh") for line in block.splitlines() if line.strip()]
     assert len(commands) >= 10
     for command in commands:
@@ -45,7 +46,7 @@ def test_shell_commands_work_in_order(repository: Path, workplace: Path, monkeyp
     assert np.load(workplace / "y.npy").shape == (1, 10)
 
 
-@pytest.mark.parametrize("page", ["training.md", "methods.md"])
+@pytest.mark.parametrize("page", ["training.md", "methods.md", "lowering.md"])
 def test_the_commands_of_the_other_pages_are_ones_that_the_command_line_takes(repository: Path, page: str) -> None:
     text = (repository / "docs" / page).read_text().replace("\\\n", " ")
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]

@@ -30,13 +30,17 @@ from edgeprune.bundle import (
     pretty_json,
     write_manifest,
 )
+from edgeprune.environment import current_environment
 from edgeprune.errors import InputError
+from edgeprune.lowering.forms import DENSE, GROUPED, SPLIT, Form
+from edgeprune.lowering.record import LoweringRecord
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.plan import LayerPlan, Plan
 from edgeprune.profile_result import load_profile_result
 from edgeprune.report import formatting, write_report
 from edgeprune.report.contents import read_contents
-from edgeprune.report.document import Picture, Table
+from edgeprune.report.document import Notes, Picture, Table
+from edgeprune.report.forms import forms_section
 from edgeprune.report.headline import headline_rows
 from edgeprune.report.kernels import block_diagonal, kernel_norms, kernel_view, reduced
 from edgeprune.report.markdown import escaped
@@ -288,6 +292,134 @@ def test_a_record_that_is_none_is_named(bundle: Path, tmp_path: Path, record: by
         write_report(folder, ["md"], into=tmp_path)
 
 
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose grouped layer is written dense, as measured."""
+    folder = tmp_path_factory.mktemp("lowered") / "bundle"
+    return small.write_bundle(folder, partition=PARTITION, lowered=small.lowering())
+
+
+def test_the_forms_of_the_layers_are_shown_in_every_format(lowered: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    html, markdown, data, table = (
+        path.read_text() for path in write_report(lowered, ["html", "md", "json", "csv"], into=tmp_path)
+    )
+    for text in (html, markdown):
+        for words in (
+            "on a processor, ONNX Runtime 1.31.1, 2 threads, batch 1. Taken: fastest forms, 2.00 times as fast as dense.",
+            "Under the plan one sample takes 2.12 M MACs: these alone count for the theoretical speed-up. In its forms "
+            "the network executes 2.78 M, filled-in zeros included (dense network: 2.78 M).",
+            "1 of 1 grouped layers are written dense, zeros filled in, since that was measured to be fastest",
+            "As it is, dense.onnx is about as fast on this target",
+            "the machine was busy",
+            "The parts hold the network as planned; the forms above are those of the whole model.",
+            "To ONNX the layer is written as dense, which computes the same.",
+        ):
+            assert words in text, words
+    assert "| layer1.0.conv1 | dense | 664 k | 1.33 M | 0.200 | 0.300 | 0.100 |" in markdown
+    assert "| fastest forms | 0.500 | 2.00x | taken |" in markdown
+    assert "| MACs executed in the chosen forms | 2.78 M | 2.78 M | 1.00x less |" in markdown
+    assert Outline(html).tags.count("svg") == 5
+    assert "filled-in zeros" in html
+    read = json.loads(data)
+    assert read["lowering"]["layers"][0]["executed_macs"] == 2 * read["lowering"]["layers"][0]["macs"]
+    assert read["headline"]["Forms"].startswith("1 dense (measured on a processor, 2 threads, batch 1)")
+    middle = next(row for row in csv.DictReader(io.StringIO(table)) if row["name"] == small.MIDDLE)
+    assert (middle["lowering"], middle["form"], middle["form_chosen_by"]) == ("dense", "dense", "measured")
+    assert int(middle["executed_macs"]) == 2 * int(middle["macs"])
+
+
+def test_forms_are_told_before_anything_is_profiled(tmp_path: Path) -> None:
+    folder = small.write_bundle(tmp_path / "fresh", profiled=False, lowered=small.lowering(SPLIT, measured=False))
+    markdown, table = (path.read_text() for path in write_report(folder, ["md", "csv"], into=tmp_path))
+    assert "the cost table of the device profile x86-avx512: predicted, not measured" in markdown
+    assert "edgeprune tune fresh" in markdown
+    assert "with the predicted times of all its forms" in markdown
+    assert "Whole networks" not in markdown
+    (row,) = csv.DictReader(io.StringIO(table))
+    assert (row["name"], row["lowering"], row["form"], row["form_chosen_by"]) == (
+        small.MIDDLE, "split", "split", "predicted",
+    )  # fmt: skip
+
+
+def test_a_device_without_a_cost_table_is_told_to_tune(tmp_path: Path) -> None:
+    record = without_costs(small.lowering(GROUPED, measured=False), "raspberry-pi-5")
+    folder = small.write_bundle(tmp_path / "pi", profiled=False, lowered=record)
+    (path,) = write_report(folder, ["md"], into=tmp_path)
+    assert "written as planned: nothing was measured or predicted." in path.read_text()
+    assert "edgeprune tune pi" in path.read_text()
+
+
+def without_costs(record: LoweringRecord, device: str) -> LoweringRecord:
+    layers = tuple(msgspec.structs.replace(layer, costs={}) for layer in record.layers)
+    return msgspec.structs.replace(record, device=device, layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("record", "row"),
+    [
+        (small.lowering(), "1 dense (measured on a processor, 2 threads, batch 1), executed MACs 2.78 M"),
+        (small.lowering(SPLIT, measured=False), "1 split (predicted for x86-avx512), executed MACs 2.12 M"),
+        (small.lowering(Form("padded", block=32)), "1 padded (measured on a processor, 2 threads, batch 1), executed MACs 4.11 M"),
+        (
+            without_costs(small.lowering(GROUPED, measured=False), "rk3588"),
+            "1 grouped (as planned: no cost table for rk3588), executed MACs 2.12 M",
+        ),
+    ],
+)  # fmt: skip
+def test_the_headline_tells_the_forms(bundle: Path, record: LoweringRecord, row: str) -> None:
+    rows = dict(headline_rows(open_bundle(bundle).manifest, None, record))
+    assert rows["Forms"] == row
+    assert "Gathers, before to after folding and lowering" in rows
+    assert rows["MACs, dense to pruned"] == "2.78 M to 2.12 M (1.31x less)", "never what a form computes in excess"
+
+
+def advice(record: LoweringRecord, plan: Plan) -> str:
+    blocks = forms_section(record, Manifest(1, "0.1.0"), plan, "out").blocks
+    return " ".join(item for block in blocks if isinstance(block, Notes) for item in block.items)
+
+
+def test_advice_fits_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted = small.lowering(measured=False)
+    aligned = small.plan()
+    halves = (tuple(range(24)), tuple(range(8, 32)))
+    off_block = replace_inputs(aligned, halves)
+    assert "is predicted to be fastest" in advice(predicted, aligned)
+    assert "--align auto" not in advice(predicted, aligned)
+    assert "1 of 1 grouped layers have channels a group that are no multiple of 16" in advice(predicted, off_block)
+    elsewhere, here = small.lowering(), current_environment(1).cpu
+    assert "--align auto" not in advice(elsewhere, off_block), "the block of another machine is not known"
+    monkeypatch.setattr("edgeprune.report.forms.this_machine_block", lambda: 16)
+    assert "--align auto" in advice(msgspec.structs.replace(elsewhere, device=here), off_block)
+    assert advice(small.lowering(GROUPED, measured=False), aligned) == ""
+    slow = msgspec.structs.replace(small.lowering(GROUPED), chosen="as planned")
+    assert "dense.onnx is about as fast" in advice(slow, aligned)
+
+
+def test_many_forms_stay_on_the_picture() -> None:
+    pytest.importorskip("matplotlib")
+    from edgeprune.report.pictures import MOST_LAYERS, draw
+
+    record = small.lowering(DENSE)
+    layers = tuple(msgspec.structs.replace(record.layers[0], name=f"block{n}.conv", macs=1000 + n) for n in range(50))
+    svg = draw(Picture("forms", "x", msgspec.structs.replace(record, layers=layers)))
+    assert svg.count(">block") == MOST_LAYERS
+    assert f"the {MOST_LAYERS} largest of 50" in svg
+
+
+def test_what_a_lowering_names_is_shown_and_never_run(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    record = small.lowering(middle=EVIL)
+    layers = tuple(msgspec.structs.replace(layer, costs={EVIL: 1.0, "dense": 2.0}) for layer in record.layers)
+    evil = msgspec.structs.replace(record, device=EVIL, runtime=EVIL, notes=(EVIL,), layers=layers)
+    folder = small.write_bundle(tmp_path / "evil", EVIL, profiled=False, lowered=evil)
+    page, markdown = (path.read_text() for path in write_report(folder, ["html", "md"], into=tmp_path))
+    assert "script" not in Outline(page).tags
+    assert "<script>" not in markdown
+
+
 @given(st.text(max_size=80))
 def test_markdown_cells_never_break_their_table(text: str) -> None:
     cell = escaped(formatting.clean(text))
@@ -389,9 +521,9 @@ def test_wrong_wishes_are_refused_before_anything_is_written(bundle: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["plan.json", PROFILE, "partition.json"])
-def test_changed_files_are_refused(bundle: Path, tmp_path: Path, name: str) -> None:
-    folder = shutil.copytree(bundle, tmp_path / "changed")
+@pytest.mark.parametrize("name", ["plan.json", PROFILE, "partition.json", "lowering.json"])
+def test_changed_files_are_refused(lowered: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(lowered, tmp_path / "changed")
     (folder / name).write_bytes(b'{"devices": 3')
     with pytest.raises(InputError, match=f"{name}: its SHA-256 is not the manifest's"):
         write_report(folder, ["md"], into=tmp_path)
@@ -399,10 +531,15 @@ def test_changed_files_are_refused(bundle: Path, tmp_path: Path, name: str) -> N
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("plan.json", "is not a plan"), (PROFILE, "is no profile"), ("partition.json", "is no partition")],
+    [
+        ("plan.json", "is not a plan"),
+        (PROFILE, "is no profile"),
+        ("partition.json", "is no partition"),
+        ("lowering.json", "is no lowering"),
+    ],
 )
-def test_damaged_files_are_named(bundle: Path, tmp_path: Path, name: str, words: str) -> None:
-    folder = shutil.copytree(bundle, tmp_path / "damaged")
+def test_damaged_files_are_named(lowered: Path, tmp_path: Path, name: str, words: str) -> None:
+    folder = shutil.copytree(lowered, tmp_path / "damaged")
     (folder / name).write_bytes(b'{"devices": 3')
     write_manifest(folder, open_bundle(folder).manifest)
     with pytest.raises(InputError, match=f"{name}: {words}"):

@@ -84,10 +84,12 @@ def _how(record: LoweringRecord, folder: str) -> str:
             f"the network, then whole networks beside the dense one: on {where}, batch {record.batch_size}."
         )
         taken = _taken(record)
-        return text if taken is None else f"{text} Taken: {taken.what}, {f.speed_change(taken.speedup)} as dense."
+        return (
+            text if taken is None else f"{text} Taken: {f.clean(taken.what)}, {f.speed_change(taken.speedup)} as dense."
+        )
     tune = f"To let measurements choose, run on the device: edgeprune tune {folder}"
     if not _is_predicted(record):
-        return f"{device} has no table of what convolutions cost, so every layer is written as planned. {tune}"
+        return f"Every grouped layer is written as planned: nothing was measured or predicted. {tune}"
     return (
         "A grouped layer can be written in several forms that compute the same. These are the cheapest by the cost "
         f"table of the device profile {device}: predicted, not measured. {tune}"
@@ -142,7 +144,7 @@ def _advice(record: LoweringRecord, plan: Plan | None) -> Iterator[str]:
             f"{dense} of {len(record.layers)} grouped layers are written dense, zeros filled in, since that {found} to "
             "be fastest: what was pruned there saves no time on this target."
         )
-    if dense == len(record.layers) or (taken is not None and taken.speedup <= 1):
+    if (dense and dense == len(record.layers)) or (taken is not None and taken.speedup <= 1):
         yield "As it is, dense.onnx is about as fast on this target, and nothing is pruned from it."
     block = _block(record)
     missed = [e for e in plan.grouped().values() if e.kept % block or len(e.filters[0]) % block] if plan else []
