@@ -45,6 +45,7 @@ WARMUP, RUNS = 2, 12
 SECONDS_A_NETWORK = 2.0
 REPEATS = 3
 """A noisy measurement is taken so many times at most; the steadiest counts."""
+_ALONG = frozenset({"Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
 WORTH = 0.99
 """Another form than the plan's own is taken if it needs at most so much of its time."""
 
@@ -137,8 +138,7 @@ class _Timer:
             for form, model in models.items():
                 nodes = recorders[form].finish(warmup=WARMUP)
                 original = {node.name: runners[form].original_node(node.name) for node in nodes}
-                owners = ModelLayers.of(model, self.options.batch_size).owners
-                found[form] = attribute_times(nodes, original, owners)[0]
+                found[form] = attribute_times(nodes, original, _owners(model, self.options.batch_size))[0]
         return found
 
     def _feeds(self, runner: TimedOrtRunner, model: ModelProto) -> Feeds:
@@ -236,6 +236,18 @@ def _whole(
 def _fastest(costs: Mapping[Form, float]) -> Form:
     best = min(costs, key=lambda form: costs[form])
     return best if costs[best] <= WORTH * costs[GROUPED] else GROUPED
+
+
+def _owners(model: ModelProto, batch: int) -> dict[str, str]:
+    """Node -> its layer, for the layers, the Gathers around them, and the elementwise operations behind them: a form
+    with which the runtime cannot compute these along costs their time."""
+    owners = dict(ModelLayers.of(model, batch).owners)
+    makers = {value: node.name for node in model.graph.node for value in node.output}
+    for node in model.graph.node:  # in order, so that a chain of them belongs to the layer in front
+        if node.op_type in _ALONG:
+            found = [owners[makers[value]] for value in node.input if owners.get(makers.get(value, ""))]
+            owners |= {node.name: found[0]} if found else {}
+    return owners
 
 
 def structure_key(model: ModelProto) -> str:

@@ -186,6 +186,16 @@ def test_a_lowered_network_computes_the_same_and_keeps_its_names(form: Form) -> 
     assert any(layer_of_node(node.name) == small.MIDDLE for node in lowered.graph.node)
 
 
+def test_an_activation_behind_a_split_layer_goes_to_its_parts() -> None:
+    lowered = lower_model(check_model(small.models()[1]), {small.MIDDLE: SPLIT})
+    ops = [node.op_type for node in lowered.graph.node]
+    assert ops.count("Relu") == 1 + small.GROUPS
+    assert ops[ops.index("Concat") + 1] == "Conv"
+    made = {value: node.op_type for node in lowered.graph.node for value in node.output}
+    joined = next(node for node in lowered.graph.node if node.op_type == "Concat")
+    assert [made[part] for part in joined.input] == ["Relu"] * small.GROUPS
+
+
 def test_the_dense_form_leaves_no_gather() -> None:
     model = check_model(small.models()[1])
     assert count_gathers(model) == 1

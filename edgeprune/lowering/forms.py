@@ -92,6 +92,8 @@ class Lowered:
     initializers: tuple[TensorProto, ...]
 
 
+JOINED = "@joined"
+"""Ends the name of the Concat of a split layer."""
 _PARTS = re.compile(r"(?:\.(?:input|output)_gather|@\w+)$")  # no module of torch has an @ in its name
 
 
@@ -225,7 +227,7 @@ def _split(layer: GroupedLayer) -> Lowered:
         parts.append(names.value(f"group{group}"))
         names.conv(f"@group{group}", source, parts[-1], layer.weight[part], bias, 1)
     joined = layer.output if layer.writes.is_identity else names.value("joined")
-    names.nodes.append(helper.make_node("Concat", parts, [joined], name=f"{layer.name}@joined", axis=1))
+    names.nodes.append(helper.make_node("Concat", parts, [joined], name=f"{layer.name}{JOINED}", axis=1))
     if not layer.writes.is_identity:
         names.gather(".output_gather", joined, layer.writes, layer.output)
     return Lowered(tuple(names.nodes), tuple(names.initializers))

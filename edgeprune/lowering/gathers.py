@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from edgeprune.lowering.forms import JOINED
 from edgeprune.lowering.layers import GraphView
 from edgeprune.onnx_graph import array, attributes, fresh_name
 from edgeprune.permutation import Selection
@@ -34,6 +35,29 @@ def absorb_gathers(model: ModelProto) -> int:
     while any(_absorb(model, view, node) for view in [GraphView(model)] for node in model.graph.node):
         gone += 1
     return gone
+
+
+def activate_parts(model: ModelProto) -> None:
+    """Put an activation behind the Concat of a split layer onto each of its parts, in place: the runtime then computes
+    it with the convolution, as it does for a layer that is not split."""
+    view = GraphView(model)
+    for node in list(model.graph.node):
+        if node.op_type != "Concat" or not node.name.endswith(JOINED):
+            continue
+        activation = view.only_user(node.output[0])
+        if activation is None or activation.op_type not in _ELEMENTWISE:
+            continue
+        place = list(model.graph.node).index(node)
+        for number, part in enumerate(list(node.input)):
+            own = NodeProto()
+            own.CopyFrom(activation)
+            own.input[0], own.output[0] = part, f"{part}_active"
+            own.name = f"{node.name}_active{number}"
+            node.input[number] = own.output[0]
+            model.graph.node.insert(place, own)
+            place += 1
+        node.output[0] = activation.output[0]
+        model.graph.node.remove(activation)
 
 
 def drop_unused(model: ModelProto) -> None:

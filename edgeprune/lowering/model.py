@@ -8,7 +8,7 @@ from onnx import ModelProto
 
 from edgeprune.errors import unknown_name
 from edgeprune.lowering.forms import GROUPED, Form, lower
-from edgeprune.lowering.gathers import absorb_gathers, drop_unused
+from edgeprune.lowering.gathers import absorb_gathers, activate_parts, drop_unused
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.onnx_model import name_nodes
 
@@ -37,6 +37,7 @@ def lower_model(model: ModelProto, forms: Mapping[str, Form]) -> ModelProto:
         elif node.name not in owner:
             graph.node.append(node)
     absorb_gathers(lowered)
+    activate_parts(lowered)
     drop_unused(lowered)
     del graph.value_info[:]  # shapes of values that may be gone
     name_nodes(graph)

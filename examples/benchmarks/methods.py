@@ -8,8 +8,8 @@ checkpoint and the same epochs. Both are asked for the same share of the MACs. T
 measured beside the dense network (one thread, batch 1).
 
 Each command is printed before it is run, in a process of its own, and each result is kept in the output folder: run the
-same line again after an interruption, or with more methods or networks, and only what is missing is done. The table
-(results.md) is written anew after each result.
+same line again after an interruption, or with more methods or networks, and only what is missing is done. With
+--measure-again what was trained is exported and measured again. The table (results.md) is written anew after each result.
 """
 
 from __future__ import annotations
@@ -67,19 +67,21 @@ class Bench:
     data: str
     epochs: int
     learning_rate: float
+    measure_again: bool
 
     def result(self, network: str, checkpoint: Path, row: Row) -> dict[str, Any]:
         """The figures of one row on one network: read if they are there, else made."""
         folder = self.out / network / "".join(c if c.isalnum() else "-" for c in row.name)
         done = folder / "result.json"
         if not done.is_file():
-            figures = self.run(network, checkpoint, row, folder)
-            staged = folder / "result.part"
-            staged.write_text(json.dumps(figures, indent=1))
-            staged.replace(done)
+            seconds = self.train(network, checkpoint, row, folder)
+            write_whole(done, {"seconds": seconds, "epochs": self.epochs, **measure(folder)})
+        elif self.measure_again:
+            write_whole(done, {**json.loads(done.read_text()), **measure(folder)})
         return json.loads(done.read_text())  # type: ignore[no-any-return]
 
-    def run(self, network: str, checkpoint: Path, row: Row, folder: Path) -> dict[str, Any]:
+    def train(self, network: str, checkpoint: Path, row: Row, folder: Path) -> float:
+        """Prune and train into the folder's `pruned`; returns the seconds that it took."""
         folder.mkdir(parents=True, exist_ok=True)
         start, pruned = folder / "start", folder / "pruned"
         started = time.perf_counter()
@@ -93,23 +95,31 @@ class Bench:
             edgeprune("train", "--from", str(start), *end)
         else:
             edgeprune("train", "--from", str(checkpoint), "--arch", network, *row.flags, *end)
-        seconds = time.perf_counter() - started
-        exported, profile = folder / "exported", folder / "profile.json"
-        edgeprune("export", str(pruned), "-o", str(exported), "--overwrite")
-        edgeprune("profile", str(exported), "--json", str(profile), "--iterations", "50")
-        measured = json.loads(profile.read_text())["results"][0]
-        manifest = json.loads((pruned / "manifest.json").read_text())
-        shutil.rmtree(exported)  # the figures are kept, not two networks a row
-        return {
-            "accuracy": manifest["accuracy"],
-            "macs": manifest["macs"],
-            "params": manifest["params"],
-            "seconds": seconds,
-            "theoretical": measured["theoretical_speedup"],
-            "realistic": measured["realistic_speedup"],
-            "epochs": self.epochs,
-            "environment": environment(),
-        }
+        return time.perf_counter() - started
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """The figures of the folder's trained network, exported and tuned on this machine."""
+    pruned, exported, profile = folder / "pruned", folder / "exported", folder / "profile.json"
+    edgeprune("export", str(pruned), "-o", str(exported), "--tune", "--overwrite")
+    edgeprune("profile", str(exported), "--json", str(profile), "--iterations", "50")
+    measured = json.loads(profile.read_text())["results"][0]
+    manifest = json.loads((pruned / "manifest.json").read_text())
+    shutil.rmtree(exported)  # the figures are kept, not two networks a row
+    return {
+        "accuracy": manifest["accuracy"],
+        "macs": manifest["macs"],
+        "params": manifest["params"],
+        "theoretical": measured["theoretical_speedup"],
+        "realistic": measured["realistic_speedup"],
+        "environment": environment(),
+    }
+
+
+def write_whole(path: Path, figures: dict[str, Any]) -> None:
+    staged = path.with_suffix(".part")
+    staged.write_text(json.dumps(figures, indent=1))
+    staged.replace(path)
 
 
 def edgeprune(*arguments: str) -> None:
@@ -158,9 +168,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--macs", type=float, default=0.55, help="share of the dense MACs to keep")
     parser.add_argument("--learning-rate", type=float, default=0.02)
+    parser.add_argument("--measure-again", action="store_true", help="export and measure what is trained already, too")
     asked = parser.parse_args()
     wanted = tuple(name.strip() for name in asked.methods.split(",") if name.strip()) or ("",)
-    bench = Bench(asked.out, asked.data, asked.epochs, asked.learning_rate)
+    bench = Bench(asked.out, asked.data, asked.epochs, asked.learning_rate, asked.measure_again)
     baselines = dict(text.split("=", 1) for text in asked.baseline)
     lines: dict[str, list[str]] = {}
     for network, checkpoint in baselines.items():
