@@ -64,8 +64,8 @@ def partition_model(model: ModelProto, devices: Sequence[Device]) -> Partition:
             "holds no grouped convolution with constant weights",
             where=where,
             expected="a convolution with group > 1",
-            remedy="prune it into groups first (`edgeprune export --groups 8`); if it comes from a bundle, whose layers may "
-            "be written dense, split the bundle",
+            remedy="prune it into groups first (`edgeprune export --groups 8`), or split the bundle that it comes "
+            "from: in its model.onnx, layers may be written dense",
         )
     for name in network.outputs:
         if name in network.constants:

@@ -286,7 +286,8 @@ def profile(
     lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
     if lowering is not None and lowering.chosen_by == "measured":
         _note_other_machine(lowering, options.threads)
-    result = profile_files(dense, bundle.path(bundles.MODEL), targets, options, modules, notes, lowering)
+    planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
+    result = profile_files(dense, bundle.path(bundles.MODEL), targets, options, modules, notes, lowering, planned)
     with bundles.updated_bundle(model) as stage:
         (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
         bundles.write_manifest(stage, bundle.manifest)

@@ -60,22 +60,29 @@ def profile_files(
     torch_modules: Mapping[Which, nn.Module] | None = None,
     notes: Mapping[str, str] | None = None,
     lowering: LoweringRecord | None = None,
+    planned: Path | None = None,
 ) -> ProfileResult:
     """Measure two ONNX files (or one, without a baseline) on every target, with every batch size.
 
     The torch targets run `torch_modules`, which must be the same networks. `notes` are the plan's, by layer; `lowering`
-    tells the forms of grouped layers. InputError if a target cannot be used, the two
-    models take different inputs, or a batch size does not fit them: all before anything is measured.
+    tells the forms of grouped layers in `pruned`, and `planned` is the network without them, as torch runs it.
+    InputError if a target cannot be used, the two models take different inputs, or a batch size does not fit them: all
+    before anything is measured.
     """
     options.check()
-    planned = lowering.planned_macs() if lowering else {}
+    macs = lowering.planned_macs() if lowering else {}
     kinds = {layer.name: layer.kind for layer in lowering.layers} if lowering else {}
-    pair = Pair(None if dense is None else load_model(dense), load_model(pruned), notes or {}, planned, kinds)
+    pair = Pair(None if dense is None else load_model(dense), load_model(pruned), notes or {}, macs, kinds)
+    as_planned = pair if planned is None else Pair(pair.dense, load_model(planned), pair.notes)
     makers = {target: _maker(target, dense, pruned, pair, options, torch_modules) for target in targets}
     if pair.dense is not None:
         check_same_inputs(input_specs(pair.dense), input_specs(pair.pruned), where=dense)
     environment = current_environment(options.threads)
-    results = [result for target, make in makers.items() for result in profile_runners(make, pair, target, options)]
+    results = [
+        result
+        for target, make in makers.items()
+        for result in profile_runners(make, as_planned if target in TORCH_TARGETS else pair, target, options)
+    ]
     settings = Settings(
         options.warmup, options.iterations, options.seed, options.pin, options.spinning, options.time_limit_s
     )

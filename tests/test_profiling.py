@@ -416,6 +416,17 @@ class TestTorch:
         assert result.realistic_speedup > 0
         assert (modules["dense"].training, __import__("torch").get_num_threads()) == threads
 
+    def test_torch_runs_the_network_as_planned(self, tmp_path: Path, modules: dict[str, Any]) -> None:
+        dense, pruned = small.write_models(tmp_path)
+        record = small.lowering()
+        small.write_lowering(tmp_path, record)
+        plain = tmp_path / "plain.onnx"
+        results = profile_files(dense, pruned, ("cpu", "torch-cpu"), QUICK, modules, None, record, plain).results
+        forms = [next(layer for layer in result.layers if layer.name == small.MIDDLE) for result in results]
+        assert [form.lowering for form in forms] == ["dense", "grouped"]
+        assert [form.executed_macs // form.macs for form in forms] == [2, 1]
+        assert results[0].theoretical_speedup == results[1].theoretical_speedup
+
     def test_the_runner_gives_outputs_and_times_of_modules(self, modules: dict[str, Any]) -> None:
         import torch
 

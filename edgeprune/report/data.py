@@ -70,17 +70,21 @@ def to_csv(contents: Contents) -> str:
 
 def _rows(contents: Contents) -> Iterator[tuple[object, ...]]:
     record = contents.lowering
-    chosen = {layer.name: (layer.form, record.chosen_by) for layer in record.layers} if record else {}
+    chosen = {(x.name, x.kind): (x.form, record.chosen_by) for x in record.layers} if record else {}
     if contents.profile:
         for result in contents.profile.results:
             for layer in result.layers:
                 fields = msgspec.structs.asdict(layer)
                 where = (result.target, result.batch_size, result.threads)
-                yield (*where, *(fields[name] for name in _LAYER_FIELDS), *chosen.get(layer.name, ("", "")))
+                yield (
+                    *where,
+                    *(fields[name] for name in _LAYER_FIELDS),
+                    *chosen.get((layer.name, layer.lowering), ("", "")),
+                )
     elif record:
         for choice in record.layers:
             fields = {**msgspec.structs.asdict(choice), "lowering": choice.kind}
-            yield ("", 1, "", *(fields.get(name, "") for name in _LAYER_FIELDS), *chosen[choice.name])
+            yield ("", 1, "", *(fields.get(name, "") for name in _LAYER_FIELDS), choice.form, record.chosen_by)
 
 
 def _cell(value: object) -> object:
