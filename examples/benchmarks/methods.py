@@ -9,7 +9,7 @@ measured beside the dense network (one thread, batch 1).
 
 Each command is printed before it is run, in a process of its own, and each result is kept in the output folder: run the
 same line again after an interruption, or with more methods or networks, and only what is missing is done. With
---measure-again what was trained is exported and measured again. The table (results.md) is written anew after each result.
+--measure-again, what was trained is exported and measured again. The table (results.md) is written anew each time.
 """
 
 from __future__ import annotations
