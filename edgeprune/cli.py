@@ -163,6 +163,7 @@ def export(
 
     - `edgeprune export model.pt --arch resnet56 --groups 8 -o out`
     - `edgeprune export --arch torchvision:resnet50 --random-init --groups 4 -o out`
+    - `edgeprune export model.pt --arch resnet56 --groups 4 --align auto --tune -o out`
     - `edgeprune export pruned/ -o out --devices 2`
 
     Parameters

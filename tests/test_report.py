@@ -310,6 +310,7 @@ def test_the_forms_of_the_layers_are_shown_in_every_format(lowered: Path, tmp_pa
             "on a processor, ONNX Runtime 1.31.1, 2 threads, batch 1. Taken: fastest forms, 2.00 times as fast as dense.",
             "Under the plan one sample takes 2.12 M MACs: these alone count for the theoretical speed-up. In its forms "
             "the network executes 2.78 M, filled-in zeros included (dense network: 2.78 M).",
+            "As its layers are written it executes 2.78 M MACs (dense: 2.78 M).",
             "1 of 1 grouped layers are written dense, zeros filled in, since that was measured to be fastest",
             "As it is, dense.onnx is about as fast on this target",
             "the machine was busy",
@@ -337,6 +338,7 @@ def test_forms_are_told_before_anything_is_profiled(tmp_path: Path) -> None:
     assert "edgeprune tune fresh" in markdown
     assert "with the predicted times of all its forms" in markdown
     assert "Whole networks" not in markdown
+    assert "it executes" not in markdown.partition("##")[0], "nothing is filled in"
     (row,) = csv.DictReader(io.StringIO(table))
     assert (row["name"], row["lowering"], row["form"], row["form_chosen_by"]) == (
         small.MIDDLE, "split", "split", "predicted",

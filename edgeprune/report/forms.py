@@ -18,6 +18,8 @@ from edgeprune.report.document import Block, Notes, Picture, Section, Table, col
 MOST_ROWS_OPEN = 12
 MANY = 0.25
 """Share of the grouped layers from which on it is worth a word that they are off the channel block."""
+NOTABLE = 1.15
+"""Executed MACs over planned ones from which on the summary tells them."""
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -47,6 +49,14 @@ def executed_macs(record: LoweringRecord, manifest: Manifest) -> int | None:
     if manifest.macs is None:
         return None
     return manifest.macs.pruned + sum(layer.executed_macs - layer.macs for layer in record.layers)
+
+
+def excess_sentence(record: LoweringRecord, manifest: Manifest) -> str:
+    """What the network executes, where that is notably more than its plan says; else nothing."""
+    executed = executed_macs(record, manifest)
+    if manifest.macs is None or executed is None or executed <= NOTABLE * manifest.macs.pruned:
+        return ""
+    return f"As its layers are written it executes {f.count(executed)} MACs (dense: {f.count(manifest.macs.dense)})."
 
 
 def forms_section(record: LoweringRecord | None, manifest: Manifest, plan: Plan | None, folder: str) -> Section:

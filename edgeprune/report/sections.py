@@ -8,7 +8,7 @@ from edgeprune.report import formatting as f
 from edgeprune.report import tables
 from edgeprune.report.contents import Contents
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Tile
-from edgeprune.report.forms import forms_section
+from edgeprune.report.forms import excess_sentence, forms_section
 from edgeprune.report.headline import plain_rows, ratio, setting
 from edgeprune.report.kernels import KernelView, kernel_view
 from edgeprune.report.records import record_section
@@ -56,6 +56,8 @@ def summary(contents: Contents) -> str:
             sentences.append(f"The pruned network needs {less} fewer MACs; its latency was not measured.")
     else:
         sentences.append(_speed_sentence(profile.results[0]))
+    if contents.lowering and (excess := excess_sentence(contents.lowering, contents.manifest)):
+        sentences.append(excess)
     if accuracy:
         change = f.points(accuracy.pruned - accuracy.dense)
         sentences.append(f"Top-1 goes from {f.top1(accuracy.dense)} to {f.top1(accuracy.pruned)} ({change}).")
