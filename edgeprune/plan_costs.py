@@ -65,7 +65,7 @@ def off_block_note(plan: Plan, graph: Graph, block: int, flags: Collection[str])
     if missed:
         sentences.append(
             f"{len(missed)} of {len(grouped)} grouped layers ({_some(missed)}) have channels a group that are no "
-            f"multiple of {block}, the block of this machine's fast kernels: they may run slower than dense."
+            f"multiple of {block}, the block of this machine's fast kernels: they may run no faster than dense."
         )
     if uneven:
         sentences.append(

@@ -29,7 +29,7 @@ from edgeprune.lowering.forms import DENSE, GROUPED, Form, candidate_forms, shap
 from edgeprune.lowering.layers import GroupedLayer, grouped_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import LoweringRecord, NetworkTime, layer_choices
-from edgeprune.measurement import Measurement, interleave
+from edgeprune.measurement import NOISY, Measurement, interleave
 from edgeprune.onnx_graph import constants
 from edgeprune.onnx_model import input_specs
 from edgeprune.profile_setup import random_feeds
@@ -112,7 +112,7 @@ class _Timer:
 
     def __init__(self, options: TuneOptions, cache: TuningCache) -> None:
         self.options, self.cache = options, cache
-        self.measured = self.noisy = 0
+        self.used: dict[str, CachedTime] = {}
 
     def times(self, keys: Mapping[str, str], models: Mapping[str, ModelProto], seconds: float) -> dict[str, float]:
         """Milliseconds of each model by name; `keys` says under what each is remembered."""
@@ -120,6 +120,7 @@ class _Timer:
         if missing:  # all of them again: only times of one run can be compared
             for name, time in self._measure(models, seconds).items():
                 self.cache.times[keys[name]] = time
+        self.used |= {key: self.cache.times[key] for key in keys.values()}
         return {name: self.cache.times[key].ms for name, key in keys.items()}
 
     def layer_times(self, models: Mapping[Form, ModelProto]) -> dict[Form, dict[str, LayerTime]]:
@@ -149,11 +150,12 @@ class _Timer:
         return all(key in self.cache.times for key in keys.values())
 
     def notes(self) -> tuple[str, ...]:
-        if not self.noisy:
+        noisy = sum(time.noise > NOISY for time in self.used.values())
+        if not noisy:
             return ()
         return (
-            f"{self.noisy} of {self.measured} measurements spread by more than 10% however often they were repeated: "
-            "the machine was busy. Close other programs and tune again with --no-cache.",
+            f"{noisy} of {len(self.used)} networks' times spread by more than {NOISY:.0%} however often they were "
+            "repeated: the machine was busy. Close other programs and tune again with --no-cache.",
         )
 
     def _measure(self, models: Mapping[str, ModelProto], seconds: float) -> dict[str, CachedTime]:
@@ -170,8 +172,6 @@ class _Timer:
                     best = taken
                 if not any(measured.is_noisy for measured in best.values()):
                     break
-        self.measured += len(best)
-        self.noisy += sum(measured.is_noisy for measured in best.values())
         return {name: CachedTime(measured.p50_ms, round(measured.noise, 4)) for name, measured in best.items()}
 
 

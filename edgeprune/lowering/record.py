@@ -27,7 +27,7 @@ class LayerChoice(msgspec.Struct, frozen=True):
     executed_macs: int
     """Those that the form computes, zeros filled in included."""
     costs: dict[str, float] = {}
-    """Form -> milliseconds measured alone, or (chosen by a cost table) predicted ones."""
+    """Form -> milliseconds measured in place, or (chosen by a cost table) predicted ones."""
 
     @property
     def kind(self) -> str:
@@ -40,7 +40,7 @@ class NetworkTime(msgspec.Struct, frozen=True):
     what: str
     p50_ms: float
     speedup: float
-    """Over the dense network: median of the ratios of runs side by side."""
+    """Over the dense network: ratio of the medians of one run in turn."""
 
 
 class LoweringRecord(msgspec.Struct, frozen=True):
