@@ -135,7 +135,9 @@ def test_the_fastest_network_is_taken_and_the_dense_form_where_none_beats_the_de
     assert record.layers[0].form == ("dense" if chosen == ALL_DENSE else "grouped")
 
 
-def test_a_busy_machine_is_measured_again_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_measured_again_and_told_of_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = 0
 
     def noisy(runs: Mapping[str, Any], **_: Any) -> dict[str, Any]:
@@ -146,9 +148,11 @@ def test_a_busy_machine_is_measured_again_and_told(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tuning, "interleave", noisy)
     monkeypatch.setattr(tuning, "RUNS", 1)
     dense, pruned = networks()
-    record = tune(pruned, dense, PROFILE, TuneOptions())
+    options = TuneOptions(cache=tmp_path / "cache.json")
+    record = tune(pruned, dense, PROFILE, options)
     assert calls == tuning.REPEATS
     assert "the machine was busy" in record.notes[0]
+    assert tune(pruned, dense, PROFILE, options).notes == record.notes
 
 
 def test_a_structure_is_told_by_operations_and_shapes_not_by_names_or_weights() -> None:
