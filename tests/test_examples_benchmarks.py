@@ -139,3 +139,30 @@ def test_the_bound_of_a_layer_is_its_arithmetic_or_its_memory() -> None:
     assert roofline.Roofline(1, macs_per_s=1e6, bytes_per_s=1e15).bound_ms(model, 1) == pytest.approx(macs / 1e3)
     moved = roofline.CHAIN * 4 * (2 * 32 * roofline.SIZE**2 + 9 * 32 * 32)
     assert roofline.Roofline(1, macs_per_s=1e15, bytes_per_s=1e6).bound_ms(model, 1) == pytest.approx(moved / 1e3)
+
+
+@pytest.mark.parametrize("block", [1, 16])
+def test_torch_pruning_is_asked_until_the_multiply_adds_are_equal(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Torch-Pruning itself is replaced by what it does to multiply-adds: each of two channel counts scales them."""
+    rival, realistic = load("torch_pruning_baseline"), load("realistic")
+    network = realistic.load_network(realistic.NetworkSource("resnet8", random_init=True))
+    dense = rival.trace(network.model, network.example_input(1)).graph.macs
+    rates: list[float] = []
+
+    def pruned(network: Any, rate: float, round_to: int | None) -> Any:
+        rates.append(rate)
+        return rival.Thinned(network.model, round(dense * (int(256 * (1 - rate)) // block * block / 256) ** 2))
+
+    monkeypatch.setattr(rival, "_pruned", pruned)
+    found = rival.thinned(network, dense // 3, block)
+    assert found.macs / (dense // 3) == pytest.approx(1, abs=0.02 if block == 1 else 0.12)
+    assert len(rates) <= rival.ATTEMPTS
+
+
+def test_a_case_that_breaks_does_not_end_the_others(
+    realistic: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(realistic, "CaseModels", None)
+    with pytest.raises(SystemExit, match="failed: resnet8-gconv-2"):
+        run(realistic, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["rows"] == []

@@ -22,7 +22,9 @@ import argparse
 import importlib
 import shutil
 import statistics
+import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -66,7 +68,6 @@ from edgeprune.macs import count_macs
 from edgeprune.measurement import interleave, median_interval, paired_ratios
 from edgeprune.network import Network, NetworkSource, load_network
 from edgeprune.onnx_model import input_specs, load_model, save_onnx
-from edgeprune.profile_result import Environment
 from edgeprune.profile_setup import random_feeds
 from edgeprune.profiling import TimedOrtRunner
 from edgeprune.pruned import Pruned
@@ -251,7 +252,7 @@ class Bench:
     def run(self, case: Case) -> None:
         """Measure what the case's file lacks of the settings."""
         folder = self.out / "cases"
-        result = CaseResult.load(folder, case.name) or CaseResult(case.name, _environment())
+        result = CaseResult.load(folder, case.name) or CaseResult(case.name, _machine())
         missing = [setting for setting in self.settings if setting not in result.settings()]
         if not missing or case.name in result.left_out:
             print(f"{case.name}: is there already", flush=True)
@@ -363,12 +364,13 @@ def _inputs(path: Path, setting: Setting) -> Sequence[Array]:
     return random_feeds(input_specs(load_model(path)), setting.batch_size, seed=0)
 
 
-def _environment() -> Environment:
-    environment = current_environment(threads=0)
-    versions = environment.runtime_versions
+def _machine() -> str:
+    environment = current_environment(threads=1)
+    versions = {**environment.runtime_versions}
     if rival.is_installed():
-        versions = {**versions, "torch-pruning": metadata.version("torch-pruning")}
-    return msgspec.structs.replace(environment, runtime_versions=versions)
+        versions["torch-pruning"] = metadata.version("torch-pruning")
+    listed = (f"{name} {version}" for name, version in versions.items())
+    return ", ".join((environment.cpu, f"{environment.cores} cores", environment.platform, *listed))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -406,10 +408,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("openvino left out: not installed: pip install openvino", flush=True)
         settings = tuple(setting for setting in settings if setting.runtime != "openvino")
     bench = Bench(asked.out, settings, asked.rounds, asked.seconds)
+    failed = []
     for case in chosen:
-        bench.run(case)
+        try:
+            bench.run(case)
+        except Exception:  # of hours of work, only this case is lost; the next run tries it again
+            traceback.print_exc()
+            failed.append(case.name)
         rows = write_results(asked.out / "cases", asked.out)
     print(*summary(rows), sep="\n")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ import msgspec
 from matplotlib.figure import Figure
 
 from edgeprune.bundle import pretty_json, write_atomically
-from edgeprune.profile_result import Environment
 
 PLAIN, PREDICTED, TUNED = "plain", "predicted", "tuned"
 THINNED, THINNED_ALIGNED = "torch-pruning", "torch-pruning aligned"
@@ -75,7 +74,8 @@ class CaseResult(msgspec.Struct, frozen=True):
     """One case's file."""
 
     case: str
-    environment: Environment
+    machine: str
+    """Processor, cores, system, and versions of what made and ran the models."""
     notes: tuple[str, ...] = ()
     """The method's own words."""
     left_out: dict[str, str] = {}
@@ -172,12 +172,7 @@ def _markdown(results: Sequence[CaseResult], rows: Sequence[Row]) -> Iterator[st
     for result in results:
         yield from (f"- {result.case}: {what} left out: {why}" for what, why in result.left_out.items())
     yield ""
-    yield from sorted({_machine(result.environment) for result in results})
-
-
-def _machine(environment: Environment) -> str:
-    versions = (f"{name} {version}" for name, version in environment.runtime_versions.items())
-    return ", ".join((environment.cpu, f"{environment.cores} cores", environment.platform, *versions))
+    yield from sorted({result.machine for result in results})
 
 
 def _cells(row: Row) -> tuple[str, ...]:
