@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -430,4 +431,5 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the large files of a case are deleted
     main()
