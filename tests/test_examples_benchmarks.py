@@ -1,0 +1,168 @@
+"""The benchmark of theoretical beside realistic speed-up, on a network of milliseconds."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeprune import tuning
+from edgeprune.onnx_model import check_model
+
+BENCHMARKS = Path(__file__).parent.parent / "examples" / "benchmarks"
+SETTING = {"runtime": "ort", "threads": 1, "batch_size": 1}
+KEYS = {
+    "network", "method", "groups", "setting", "variant", "theoretical", "realistic", "interval", "efficiency",
+    "bound_speedup", "realistic_over_bound", "dense_ms", "p50_ms", "rounds", "noise", "load", "macs",
+    "executed_macs", "gathers", "parity", "forms", "same_as",
+}  # fmt: skip
+
+
+def load(name: str) -> Any:
+    """A module of the benchmarks' folder, which is on the path only while they are imported."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture
+def realistic(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark with measurements as short as they can be, without packages that may be installed or not."""
+    return shortened(monkeypatch)
+
+
+def shortened(monkeypatch: pytest.MonkeyPatch) -> Any:
+    module, roofline = load("realistic"), load("roofline")
+    monkeypatch.setattr(tuning, "RUNS", 3)
+    monkeypatch.setattr(tuning, "SECONDS_A_NETWORK", 0.05)
+    monkeypatch.setattr(roofline, "ELEMENTS", 2**16)
+    monkeypatch.setattr(roofline, "SIZE", 7)
+    monkeypatch.setattr(module.rival, "is_installed", lambda: False)
+    return module
+
+
+def run(module: Any, out: Path, *more: str) -> dict[str, Any]:
+    asked = ("--networks", "resnet8", "--methods", "gconv", "--groups", "2", "--runtimes", "ort", "--rounds", "4")
+    module.main([*asked, "--threads", "1", "--batch-sizes", "1", "-o", str(out), *more])
+    results: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return results
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """The folder of a run, its results, and what it printed."""
+    out, printed = tmp_path_factory.mktemp("realistic"), io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, contextlib.redirect_stdout(printed):
+        results = run(shortened(monkeypatch), out)
+    return out, results, printed.getvalue()
+
+
+def test_rows_are_complete_and_agree_with_each_other(finished: tuple[Path, dict[str, Any], str]) -> None:
+    _, results, _ = finished
+    assert {row["variant"] for row in results["rows"]} == {"plain", "predicted", "tuned"}
+    for row in results["rows"]:
+        assert set(row) == KEYS
+        assert row["setting"] == SETTING
+        assert row["efficiency"] == pytest.approx(row["realistic"] / row["theoretical"])
+        assert row["realistic_over_bound"] == pytest.approx(row["realistic"] / row["bound_speedup"])
+        assert row["interval"][0] <= row["realistic"] <= row["interval"][1]
+        assert row["theoretical"] > 1
+        assert row["executed_macs"] >= row["macs"]
+        assert 0 <= row["parity"] < 1e-4
+        assert row["rounds"] == 4
+    plain, *_ = results["rows"]
+    assert plain["executed_macs"] == plain["macs"]
+    assert set(plain["forms"]) == {"grouped"}
+
+
+def test_the_same_is_shown_printed_and_drawn(finished: tuple[Path, dict[str, Any], str]) -> None:
+    out, results, printed = finished
+    assert set(results["left_out"]["resnet8-gconv-2"]) == {"torch-pruning", "torch-pruning aligned"}
+    assert "pip install --no-deps torch-pruning" in printed
+    table = (out / "results.md").read_text()
+    assert len([line for line in table.splitlines() if line.startswith("| resnet8")]) == len(results["rows"])
+    assert results["summary"]
+    assert all(line in printed and line in table for line in results["summary"])
+    assert (out / "results.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_only_what_is_missing_is_measured(
+    finished: tuple[Path, dict[str, Any], str], realistic: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, first, _ = finished
+    folder = shutil.copytree(out, tmp_path / "copy")
+    with monkeypatch.context() as nothing:
+        nothing.setattr(realistic, "CaseModels", None)  # no case may be worked on
+        assert run(realistic, folder) == first
+    more = run(realistic, folder, "--batch-sizes", "1,2")
+    assert more["rows"][: len(first["rows"])] == first["rows"]
+    assert {row["setting"]["batch_size"] for row in more["rows"]} == {1, 2}
+
+
+def test_a_network_that_cannot_be_pruned_is_left_out_with_the_reason(realistic: Any, tmp_path: Path) -> None:
+    results = run(realistic, tmp_path, "--networks", "resnet8-w3")
+    assert results["rows"] == []
+    assert "groups" in results["left_out"]["resnet8-w3-gconv-2"]["resnet8-w3-gconv-2"]
+
+
+def test_cases_of_the_command_line(realistic: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = [case.name for case in realistic.cases(realistic.NETWORKS, ["gconv-3x3", "tmi-gkp-paper"], [2, 4])]
+    assert len(set(found)) == len(found) == 2 * 2 + len(realistic.NETWORKS)
+    assert "torchvision-resnet50-gconv-3x3-4" in found
+    assert "resnet56-tmi-gkp-paper-8" in found
+    with pytest.raises(SystemExit, match="2"):
+        realistic.main(["--methods", "gconf", "-o", str(tmp_path)])
+    assert "known are gconv" in capsys.readouterr().err
+
+
+def test_layers_other_than_3x3_can_stay_dense(realistic: Any) -> None:
+    (case,) = realistic.cases(["torchvision:resnet18"], ["gconv-3x3"], [2])
+    network = realistic.load_network(realistic.NetworkSource("resnet8-b", random_init=True))
+    grouped = case.prune(network).plan.grouped()
+    assert grouped
+    assert not any("shortcut" in name or "downsample" in name for name in grouped)
+
+
+def test_the_bound_of_a_layer_is_its_arithmetic_or_its_memory() -> None:
+    roofline = load("roofline")
+    model = check_model(roofline._convolutions(32))
+    macs = roofline.CHAIN * 9 * 32 * 32 * roofline.SIZE**2
+    assert roofline.Roofline(1, macs_per_s=1e6, bytes_per_s=1e15).bound_ms(model, 1) == pytest.approx(macs / 1e3)
+    moved = roofline.CHAIN * 4 * (2 * 32 * roofline.SIZE**2 + 9 * 32 * 32)
+    assert roofline.Roofline(1, macs_per_s=1e15, bytes_per_s=1e6).bound_ms(model, 1) == pytest.approx(moved / 1e3)
+
+
+@pytest.mark.parametrize("block", [1, 16])
+def test_torch_pruning_is_asked_until_the_multiply_adds_are_equal(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Torch-Pruning itself is replaced by what it does to multiply-adds: each of two channel counts scales them."""
+    rival, realistic = load("torch_pruning_baseline"), load("realistic")
+    network = realistic.load_network(realistic.NetworkSource("resnet8", random_init=True))
+    dense = rival.trace(network.model, network.example_input(1)).graph.macs
+    rates: list[float] = []
+
+    def pruned(network: Any, rate: float, round_to: int | None) -> Any:
+        rates.append(rate)
+        return rival.Thinned(network.model, round(dense * (int(256 * (1 - rate)) // block * block / 256) ** 2))
+
+    monkeypatch.setattr(rival, "_pruned", pruned)
+    found = rival.thinned(network, dense // 3, block)
+    assert found.macs / (dense // 3) == pytest.approx(1, abs=0.02 if block == 1 else 0.12)
+    assert len(rates) <= rival.ATTEMPTS
+
+
+def test_a_case_that_breaks_does_not_end_the_others(
+    realistic: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(realistic, "CaseModels", None)
+    with pytest.raises(SystemExit, match="failed: resnet8-gconv-2"):
+        run(realistic, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["rows"] == []
