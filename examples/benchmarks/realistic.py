@@ -39,6 +39,7 @@ import numpy as np
 import roofline
 import torch
 import torch_pruning_baseline as rival
+from edgeprune.exporters.to_onnx import to_onnx
 from realistic_results import (
     PLAIN,
     PREDICTED,
@@ -60,7 +61,6 @@ from edgeprune.bundle import Bundle, pretty_json, write_atomically
 from edgeprune.device_profile import is_importable, this_machine_block
 from edgeprune.environment import current_environment, load_average
 from edgeprune.errors import EdgepruneError
-from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.fold import fold
 from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.gathers import count_gathers
