@@ -40,6 +40,8 @@ from edgeprune.tuning_cache import CachedTime, TuningCache
 
 AS_PLANNED, PREDICTED, FASTEST, ALL_DENSE = "as planned", "predicted forms", "fastest forms", "all dense"
 DENSE_NETWORK = "dense network"
+CLOCK_TICK_MS = 1e-3
+"""The runtime tells the times of nodes in microseconds."""
 WARMUP, RUNS = 2, 12
 """Runs of a network in which the times of its layers are taken, in turn with those of the others."""
 SECONDS_A_NETWORK = 2.0
@@ -193,7 +195,7 @@ def _in_place(
                 if form in forms[name] and name in times:
                     taken.setdefault(keys[name][form], []).append(times[name].total)
             for key, values in taken.items():
-                timer.cache.times[key] = CachedTime(median(values))
+                timer.cache.times[key] = CachedTime(max(median(values), CLOCK_TICK_MS))
     known = timer.cache.times
     return {name: {form: known[key].ms for form, key in own.items() if key in known} for name, own in keys.items()}
 
@@ -234,6 +236,8 @@ def _whole(
 
 
 def _fastest(costs: Mapping[Form, float]) -> Form:
+    if GROUPED not in costs:  # the runtime did not tell: its optimised model has no such node
+        return GROUPED
     best = min(costs, key=lambda form: costs[form])
     return best if costs[best] <= WORTH * costs[GROUPED] else GROUPED
 

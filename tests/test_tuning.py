@@ -155,6 +155,13 @@ def test_a_busy_machine_is_measured_again_and_told_of_each_time(
     assert tune(pruned, dense, PROFILE, options).notes == record.notes
 
 
+def test_a_layer_that_the_runtime_does_not_tell_of_stays_as_planned() -> None:
+    assert tuning._fastest({}) == GROUPED
+    assert tuning._fastest({tuning.DENSE: 1.0}) == GROUPED
+    assert tuning._fastest({GROUPED: 1.0, tuning.DENSE: 0.999}) == GROUPED
+    assert tuning._fastest({GROUPED: 1.0, tuning.DENSE: 0.9}) == tuning.DENSE
+
+
 def test_a_structure_is_told_by_operations_and_shapes_not_by_names_or_weights() -> None:
     dense, pruned = networks()
     renamed = ModelProto()
