@@ -10,7 +10,7 @@ import networks
 import numpy as np
 import pytest
 import torch
-from edgeprune.exporters.to_onnx import save_onnx, to_onnx
+from edgeprune.exporters.to_onnx import to_onnx
 from torch import nn
 
 import edgeprune
@@ -22,6 +22,7 @@ from edgeprune.method_inputs import method_input
 from edgeprune.methods import OneShot, Trained, load_method
 from edgeprune.methods.base import Budget, MethodInput, MethodResult, PruneRequest
 from edgeprune.network import layer_weights
+from edgeprune.onnx_model import save_onnx
 from edgeprune.plan import Plan, load_plan
 from edgeprune.plan_check import check_plan
 from edgeprune.plan_costs import off_block_note, planned_macs, planned_params
