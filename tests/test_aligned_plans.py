@@ -73,7 +73,7 @@ def test_groups_and_kept_kernels_of_tmi_gkp_are_multiples_of_the_block(block: in
     assert check_plan(plan, inputs.graph) == []
     assert plan.grouped()
     assert plan.settings["align"] == block
-    assert off_block_note(plan, block) == ""
+    assert off_block_note(plan, inputs.graph, block, ("--groups", "--rate")) == ""
     for entry in plan.layers:
         layer = inputs.graph.layer(entry.name)
         if not entry.is_dense:
