@@ -137,7 +137,8 @@ def environment() -> str:
 def table(network: str, results: dict[str, dict[str, Any]]) -> Iterator[str]:
     """One network's table, in Markdown."""
     first = next(iter(results.values()))
-    yield f"### {network}, {first['epochs']} epochs, dense {first['accuracy']['dense']:.2f}%"
+    epochs = f"{first['epochs']} epoch{'s' if first['epochs'] > 1 else ''}"
+    yield f"### {network}, {epochs}, dense {first['accuracy']['dense']:.2f}%"
     yield ""
     yield "| method | before training | after | MACs kept | parameters kept | theoretical | realistic | seconds |"
     yield "|---|---|---|---|---|---|---|---|"
