@@ -339,8 +339,8 @@ class ExportFlags:
     split, padded or dense) that the device profile's cost table makes fastest."""
     tune: Switch = False
     """Measure on this machine which form of each layer is fastest, as `edgeprune tune` does."""
-    threads: Integer = 1
-    """Of --tune: threads inside one operation."""
+    threads: OptionalInteger = None
+    """Of --tune: threads inside one operation, 1 by default."""
     devices: OptionalText = ""
     """Split the groups over N devices, or those in a TOML file."""
 
@@ -358,7 +358,10 @@ class ExportFlags:
 
         if self.tune and self.as_planned:
             raise InputError("both --tune and --as-planned say how to write the layers", remedy="leave one of them out")
-        tuning = TuneOptions(threads=self.threads, cache=default_path()) if self.tune else None
+        if self.threads is not None and not self.tune:
+            raise InputError("--threads says for how many threads to tune", remedy="pass --tune, or leave it out")
+        threads = 1 if self.threads is None else self.threads
+        tuning = TuneOptions(threads=threads, cache=default_path()) if self.tune else None
         return LowerOptions(device_profile, tuning, self.as_planned)
 
     def split(self, device_profile: str) -> SplitOptions:

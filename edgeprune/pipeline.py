@@ -257,7 +257,10 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
     bundle = bundles.open_bundle(folder)
     if bundle.has(bundles.PARTITION):
         raise InputError("is split already", where=folder, remedy="tune the bundle that it was made from")
-    bundle.path(bundles.MODEL)
+    if not bundle.has(bundles.MODEL):
+        raise InputError(
+            "holds no ONNX model yet", where=folder, remedy=f"edgeprune export {folder} --tune -o OUT exports and tunes"
+        )
     with bundles.updated_bundle(folder) as stage:
         for name in bundle.manifest.files:
             if name == bundles.PROFILE or name.startswith("report."):

@@ -328,3 +328,9 @@ def test_a_missing_or_wrong_config_file(refused: Run, checkpoint: Path, tmp_path
     assert "no such file" in refused(*given)
     (tmp_path / "edgeprune.toml").write_text("groups = [")
     assert "edgeprune.toml" in refused(*given)
+
+
+def test_exporting_in_forms_takes_no_contradicting_flags(refused: Run) -> None:
+    network = ("export", "--arch", "resnet8", "--random-init", "--groups", "2")
+    assert "--as-planned" in refused(*network, "--tune", "--as-planned")
+    assert "--threads" in refused(*network, "--threads", "2")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
+import example_modules
 import pytest
 
 from edgeprune import tuning
@@ -26,12 +25,7 @@ KEYS = {
 
 
 def load(name: str) -> Any:
-    """A module of the benchmarks' folder, which is on the path only while they are imported."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    return example_modules.load(BENCHMARKS, name)
 
 
 @pytest.fixture

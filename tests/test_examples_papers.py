@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import example_modules
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,12 +27,7 @@ TABLES = {"tmi_gkp": "PUBLISHED", "gconv": "RECIPES", "csgd": "SLIMMED", "filter
 
 
 def load(name: str) -> Any:
-    """A module of the examples' folder, which is on the path only while they are imported."""
-    sys.path.insert(0, str(PAPERS))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(PAPERS))
+    return example_modules.load(PAPERS, name)
 
 
 @pytest.fixture

@@ -272,6 +272,15 @@ def test_a_split_bundle_is_not_tuned(tmp_path: Path) -> None:
         pipeline.tune(split.folder, LowerOptions(tune=TuneOptions()))
 
 
+def test_a_bundle_without_a_model_is_sent_to_export(tmp_path: Path) -> None:
+    folder = bundle(tmp_path)
+    manifest = bundles.open_bundle(folder).manifest
+    (folder / bundles.MODEL).unlink()
+    bundles.write_manifest(folder, manifest)
+    with pytest.raises(InputError, match=r"holds no ONNX model yet.*edgeprune export .* --tune"):
+        pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

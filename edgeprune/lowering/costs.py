@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from edgeprune.channel_block import round_up
 from edgeprune.device_profile import ConvolutionCosts, DeviceProfile
 from edgeprune.lowering.forms import GROUPED, Form, Shape, candidate_forms, executed_macs, shape_of
 from edgeprune.lowering.layers import GroupedLayer
@@ -63,10 +64,6 @@ def _rate(shape: Shape, costs: ConvolutionCosts, block: int) -> float:
     if not is_dense and (shape.inputs % block or shape.filters % block):
         return costs.off_block_rate
     # A dense convolution may have any width: it is filled up to the block, zeros included.
-    filled = _up(shape.filters, block)
+    filled = round_up(shape.filters, block)
     rate = max((rate for filters, rate in costs.rates.items() if filters <= filled), default=min(costs.rates.values()))
-    return rate * (shape.filters / filled) * (shape.inputs / _up(shape.inputs, block))
-
-
-def _up(value: int, block: int) -> int:
-    return -(-value // block) * block
+    return rate * (shape.filters / filled) * (shape.inputs / round_up(shape.inputs, block))

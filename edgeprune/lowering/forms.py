@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from edgeprune.channel_block import round_up
 from edgeprune.lowering.layers import GroupedLayer, Reads
 from edgeprune.permutation import Selection
 
@@ -131,7 +132,7 @@ def shape_of(layer: GroupedLayer, form: Form) -> Shape:
         filters = layer.filters // form.groups
     elif form.kind == "padded":
         moves |= bool(filters % form.block)
-        filters = _up(filters, form.block)
+        filters = round_up(filters, form.block)
     alone = reads if form.kind == "split" else (tuple(channel for own in reads for channel in own),)
     gathered = sum(len(own) for own in alone if not Selection(own, layer.channels).is_identity)
     dropped = len(layer.writes) if moves else 0
@@ -190,7 +191,7 @@ class _Block:
     def taller(self, block: int) -> _Block:
         """The same with zero filters behind each group's own, up to a multiple of the block."""
         groups, rows = len(self.reads), self.weight.shape[0] // len(self.reads)
-        wanted = _up(rows, block)
+        wanted = round_up(rows, block)
         if wanted == rows:
             return self
         shape = (groups, wanted - rows, *self.weight.shape[1:])
@@ -283,7 +284,7 @@ def _reads(layer: GroupedLayer, form: Form) -> Reads:
     if form.kind == "dense":
         return (tuple(range(layer.channels)),)
     if form.kind == "padded" and form.block > 0:
-        wanted = _up(len(layer.reads[0]), form.block)
+        wanted = round_up(len(layer.reads[0]), form.block)
         return tuple(_filled(reads, wanted, layer.channels) for reads in layer.reads)
     if form.kind == "merged" and form.groups > 0 and not layer.groups % form.groups:
         joined = layer.groups // form.groups
@@ -305,7 +306,3 @@ def _others(own: set[int], channels: int) -> Iterator[int]:
     yield from (channel for channel in range(channels) if channel not in own)
     while True:
         yield from range(channels)
-
-
-def _up(value: int, block: int) -> int:
-    return -(-value // block) * block

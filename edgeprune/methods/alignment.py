@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeprune.channel_block import round_up
+
 FLOOR = 4
 """At least one in so many of the channels that were asked for stays."""
 
@@ -115,15 +117,11 @@ def _choices(part: Part, block: int) -> tuple[int, ...]:
     down = _down(part, block)
     if down == part.size:
         return (down,)
-    least = part.least or min(_up(-(-part.asked // FLOOR), block), down)
-    up = max(min(_up(part.asked, block), part.size), down)
+    least = part.least or min(round_up(-(-part.asked // FLOOR), block), down)
+    up = max(min(round_up(part.asked, block), part.size), down)
     if up == part.size and part.whole_if_nearer and part.asked - down <= up - part.asked:
         up = down
     return (*range(least, down, block), down, *((up,) if up > down else ()))
-
-
-def _up(count: int, block: int) -> int:
-    return -(-count // block) * block
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------
