@@ -95,6 +95,20 @@ class Looping(nn.Module):
         return self.head(self.c(x).mean((2, 3)))
 
 
+class Thirds(nn.Module):
+    """Widths that want 3, 6 and 4 groups on the channels that one layer writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 3, padding=1)
+        self.b, self.c, self.d = nn.Conv2d(12, 24, 1), nn.Conv2d(12, 16, 1), nn.Conv2d(12, 12, 1)
+        self.head = nn.Linear(52, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(F.relu(self.stem(x))))
+        return self.head(torch.cat([self.b(x), self.c(x), self.d(x)], 1).mean((2, 3)))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "basic blocks": lambda: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5),
     "bottlenecks": Bottlenecks,
@@ -107,14 +121,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "pinned": Shuffled,
     "branching": Branching,
 }
-AVOIDABLE = ("basic blocks", "bottlenecks", "projections", "loops")
-"""Networks of which no layer needs a Gather when all are tied."""
+PADDED = {"zero-channel shortcuts": 2, "every shortcut": 1}
+"""Networks with shortcuts that pad by zero channels, which Gathers may have to put in their places."""
 
 
 @functools.cache
 def network(name: str) -> tuple[nn.Module, Graph]:
     torch.manual_seed(0)
-    model = settled(NETWORKS[name]())
+    model = settled({**NETWORKS, "thirds": Thirds}[name]())
     return model, trace(model, X[:1]).graph
 
 
@@ -140,14 +154,20 @@ def mixing(result: MethodResult) -> RecordTable:
     return next(table for table in record.tables if table.title == TITLE)
 
 
-@pytest.mark.parametrize("name", AVOIDABLE)
-def test_layers_that_are_all_tied_need_no_gather(name: str) -> None:
-    free, tied = pruned(name, 1.0), pruned(name, 0.0)
-    assert gathers(name, free.plan) > 0
-    assert gathers(name, tied.plan) == 0
+@pytest.mark.parametrize("request_", [{"groups": 2}, {"groups": 4}, {"groups": 8, "align": 4}])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers_that_are_all_tied_need_no_gather(name: str, request_: dict[str, object]) -> None:
+    """Not where they read a concatenation or channels in a fixed order, nor where layers have fewer groups (align)."""
+    free, tied = pruned(name, 1.0, **request_), pruned(name, 0.0, **request_)
+    assert {n: e.groups for n, e in free.plan.grouped().items()} == {
+        n: e.groups for n, e in tied.plan.grouped().items()
+    }
+    assert gathers(name, free.plan) > PADDED.get(name, 0)
+    assert gathers(name, tied.plan) == PADDED.get(name, 0)
     assert {row[-1] for row in mixing(tied).rows} == {"no"}
     assert sum(tied.recovery.values()) <= sum(free.recovery.values())
-    assert np.mean(list(tied.recovery.values())) > 0.25  # what unsorted groups keep
+    kernels = np.mean([1 / entry.groups for entry in tied.plan.grouped().values()])
+    assert np.mean(list(tied.recovery.values())) > kernels * 0.98  # what unsorted groups keep, by and large
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -161,7 +181,7 @@ def test_plans_are_sound_and_their_gathers_are_told(name: str, share: float) -> 
     told = planned_gathers(result.plan.grouped(), graph)
     assert gathers(name, result.plan) == told.count
     assert {row[0]: row[3] for row in mixing(result).rows if row[-1] == "yes"} == told.inputs
-    assert f"{told.count} Gathers are left" in result.notes[0]
+    assert f"{told.count} of " in result.notes[0]
     assert result.plan.settings["gather_share"] == share
 
 
@@ -190,16 +210,20 @@ def test_a_share_that_all_gathers_keep_leaves_every_layer_free() -> None:
     assert TITLE in same.records[FILE_NAME].decode()
 
 
-@pytest.mark.parametrize("request_", [{"budget": Budget(0.5)}, {"groups": 8, "align": 4}])
-def test_partitions_are_shared_whatever_says_how_many_groups(request_: dict[str, object]) -> None:
-    _, graph = network("bottlenecks")
-    free, tied = pruned("bottlenecks", 1.0, **request_), pruned("bottlenecks", 0.0, **request_)
-    assert check_plan(tied.plan, graph) == []
+def test_partitions_are_shared_after_a_search() -> None:
+    free, tied = (pruned("bottlenecks", share, budget=Budget(0.5)) for share in (1.0, 0.0))
     before, after = free.plan.grouped(), tied.plan.grouped()
     assert {name: entry.groups for name, entry in before.items()} == {n: entry.groups for n, entry in after.items()}
-    assert gathers("bottlenecks", tied.plan) < gathers("bottlenecks", free.plan)
-    reasons = {str(row[1]) for row in mixing(tied).rows if row[-1] == "yes"}
-    assert all("groups elsewhere" in reason for reason in reasons)  # where two numbers of groups meet
+    assert gathers("bottlenecks", tied.plan) == 0 < gathers("bottlenecks", free.plan)
+
+
+def test_numbers_of_groups_that_do_not_divide_each_other_cannot_agree() -> None:
+    model, graph = network("thirds")
+    asked = PruneRequest(include_shortcuts=True)
+    result = prune(MethodInput(graph, layer_weights(model), asked), Settings(gather_share=0.0, max_group_channels=4))
+    assert {name: entry.groups for name, entry in result.plan.grouped().items()} == {"a": 3, "b": 6, "c": 4, "d": 3}
+    assert gathers("thirds", result.plan) == 1
+    assert {row[0]: row[1] for row in mixing(result).rows if row[-1] == "yes"} == {"c": "6 groups elsewhere"}
 
 
 def test_input_positions_are_those_before_the_stride() -> None:
@@ -233,7 +257,8 @@ def chained(widths: list[int], groups: int, seed: int, *, loop: bool) -> Links:
     ends = [(n, n + 1) for n in range(len(widths) - 1)] + ([(1, 1), (0, len(widths) - 1)] if loop else [])
     importance = {f"l{n}": rng.random((widths[b], widths[a])) for n, (a, b) in enumerate(ends)}
     writes = {f"l{n}": keys[b] for n, (_, b) in enumerate(ends)}
-    return Links(importance, writes, {f"l{n}": keys[a] for n, (a, _) in enumerate(ends)})
+    reads = {f"l{n}": keys[a] for n, (a, _) in enumerate(ends)}
+    return Links(importance, writes, reads, dict.fromkeys(writes, groups))
 
 
 @settings(max_examples=40, deadline=None)

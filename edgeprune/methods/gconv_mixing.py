@@ -10,15 +10,18 @@ be done in its time.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from edgeprune.clustering import Labels
 from edgeprune.graph import Graph, Layer
 from edgeprune.method_record import RecordTable
 from edgeprune.methods.gconv_divider import Divider, Divisions, LayerDivision
 from edgeprune.methods.gconv_partitions import Key, Links, Partitions, annealed, ascended, numbered
 from edgeprune.methods.gconv_solver import Matrix
 from edgeprune.plan import LayerPlan
-from edgeprune.planned_gathers import PlannedGathers, planned_gathers
+from edgeprune.planned_gathers import PlannedGathers, planned_gathers, planned_layouts
 
 MACS_PER_ELEMENT = 28
 """Multiply-adds of a fast convolution in the time in which one element goes through a Gather and the reordering of data
@@ -26,6 +29,10 @@ around it, as measured with ONNX Runtime on a CPU with AVX-512."""
 STARTS = 1
 """Annealed starts, times the solver's effort."""
 TITLE = "Where channels mix"
+
+
+ROUNDS = 4
+"""How often ascent goes on where layouts that it changed decide how a concatenation or fixed channels are read."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,10 @@ def mix(graph: Graph, divider: Divider, divisions: Divisions, share: float) -> M
     channels for each number of groups; they are what comes back where their Gathers are within the share. The result is
     the same on every run.
     """
-    importance = {name: divider.importance[name] for name in divisions}
     limit = Limit(share, macs_left(graph, divisions))
     cannot = untieable(graph, divisions)
-    all_tied = linked(graph, divisions, importance, free=cannot)
-    tied = _best(all_tied, divisions, divider)
-    if_tied, if_free = divider.recovery(divided(all_tied, tied)), divider.recovery(divisions)
+    tied = tie(graph, divisions, divider, free=cannot)
+    if_tied, if_free = divider.recovery(tied.divisions()), divider.recovery(divisions)
     choices = {
         name: Choice(if_tied[name], if_free[name], _input_elements(graph.layer(name)))
         for name in divisions
@@ -71,16 +76,14 @@ def mix(graph: Graph, divider: Divider, divisions: Divisions, share: float) -> M
     if limit.allows(wanted.elements):
         found = dict(divisions)
     else:
-        found = divided(all_tied, tied)
-        freed = _freed(all_tied, choices, limit, gathers_of(found, graph).elements)
+        found = tied.divisions()
+        freed = _freed(tied.links, choices, limit, gathers_of(found, graph).elements)
         if freed:
-            links = linked(graph, divisions, importance, free={*cannot, *freed})
-            own = {links.reads[name]: tied[all_tied.reads[name]] for name in freed}
-            found = divided(links, _best(links, divisions, divider, {**tied, **own}))
+            found = tie(graph, divisions, divider, free={*cannot, *freed}, known=tied).divisions()
     gathers = gathers_of(found, graph)
     shares = f"{limit.taken(gathers.elements):.1%} of the network's time where {limit.taken(wanted.elements):.1%}"
     note = (
-        f"{gathers.count} Gathers are left of {wanted.count}: an estimated {shares} would go to a free division of "
+        f"{gathers.count} of {wanted.count} Gathers remain: an estimated {shares} would go to a free division of "
         "every layer's inputs"
     )
     return Mixed(found, _table(choices, cannot, found, gathers, note), note)
@@ -103,11 +106,33 @@ class Limit:
         return self.taken(elements) <= self.share
 
 
-def untieable(graph: Graph, divisions: Divisions) -> dict[str, str]:
-    """The layers that need a Gather however they divide their inputs, and why.
+@dataclass(frozen=True)
+class Tied:
+    """Partitions of a network in which all layers but some read those that are there already."""
 
-    Only one number of groups can do without in each coupled set: that whose layers would move most.
-    """
+    links: Links
+    partitions: Partitions
+
+    def divisions(self) -> dict[str, LayerDivision]:
+        """Each layer's division."""
+        return {
+            name: LayerDivision(groups, *self.links.sides(name, self.partitions), in_order=True)
+            for name, groups in self.links.groups.items()
+        }
+
+
+def untieable(graph: Graph, divisions: Divisions) -> dict[str, str]:
+    """The layers that need a Gather however they divide their inputs, and why."""
+    finest = finest_groups(graph, divisions)
+    return {
+        name: f"{finest[coupled]} groups elsewhere"
+        for name, division in divisions.items()
+        if (coupled := graph.layer(name).reads) not in held_sets(graph) and finest[coupled] % division.groups
+    }
+
+
+def finest_groups(graph: Graph, divisions: Divisions) -> dict[str, int]:
+    """Coupled set -> the number of groups of its partition: that whose divisors' layers would move most."""
     moved: dict[str, dict[int, int]] = {}
     for name, division in divisions.items():
         layer = graph.layer(name)
@@ -117,42 +142,80 @@ def untieable(graph: Graph, divisions: Divisions) -> dict[str, str]:
         ):
             by_groups = moved.setdefault(coupled, {})
             by_groups[division.groups] = by_groups.get(division.groups, 0) + elements
-    cannot = {}
-    for name, division in divisions.items():
-        coupled_set = graph.coupled_set(graph.layer(name).reads)
-        by_groups = moved[coupled_set.name]
-        main = max(by_groups, key=lambda groups: by_groups[groups])  # of equals the first layer's
-        if coupled_set.pinned:
-            cannot[name] = "the order of these channels is fixed"
-        elif coupled_set.parts:
-            cannot[name] = "a concatenation"
-        elif division.groups != main:
-            cannot[name] = f"{main} groups elsewhere"
-    return cannot
+
+    def agreeing(by_groups: Mapping[int, int], finest: int) -> int:
+        return sum(elements for groups, elements in by_groups.items() if finest % groups == 0)
+
+    return {
+        coupled: max(by_groups, key=lambda groups: agreeing(by_groups, groups))  # of equals the first layer's
+        for coupled, by_groups in moved.items()
+    }
+
+
+def held_sets(graph: Graph) -> frozenset[str]:
+    """The coupled sets whose layout something else decides: a concatenation, or an order that is fixed.
+
+    Groups of neighbouring channels need no Gather there, whatever their number.
+    """
+    return frozenset(coupled.name for coupled in graph.coupled_sets if coupled.pinned or coupled.parts)
 
 
 def linked(graph: Graph, divisions: Divisions, importance: Mapping[str, Matrix], free: Collection[str]) -> Links:
     """The partitions by which the layers write and read, where these layers read by one of their own."""
+    finest = finest_groups(graph, divisions)
+
+    def shared(coupled: str, groups: int) -> Key:
+        return ("set", coupled, groups if finest[coupled] % groups else finest[coupled])
+
     writes: dict[str, Key] = {}
     reads: dict[str, Key] = {}
     for name, division in divisions.items():
-        layer = graph.layer(name)
-        writes[name] = ("set", layer.writes, division.groups)
-        reads[name] = ("layer", name, division.groups) if name in free else ("set", layer.reads, division.groups)
-    return Links(importance, writes, reads)
+        layer, groups = graph.layer(name), division.groups
+        writes[name] = shared(layer.writes, groups)
+        reads[name] = ("layer", name, groups) if name in free else shared(layer.reads, groups)
+    links = Links(importance, writes, reads, {name: division.groups for name, division in divisions.items()})
+    return _holding(links, graph, {})
 
 
-def divided(links: Links, partitions: Partitions) -> dict[str, LayerDivision]:
-    """Each layer's division."""
-    return {
-        name: LayerDivision(key[2], partitions[key], partitions[links.reads[name]], in_order=True)
-        for name, key in links.writes.items()
-    }
+def tie(graph: Graph, divisions: Divisions, divider: Divider, free: Collection[str], known: Tied | None = None) -> Tied:
+    """The best partitions that are found where only these layers read by one of their own; `known` are without them."""
+    importance = {name: divider.importance[name] for name in divisions}
+    links = linked(graph, divisions, importance, free)
+    start: Partitions | None = None
+    if known:
+        own = {key: known.links.sides(name, known.partitions)[1] for name, key in links.reads.items() if name in free}
+        start = {**known.partitions, **own, **links.held}
+    found: Partitions = _best(links, divisions, divider, start)
+    for _ in range(ROUNDS if links.held else 0):
+        found = ascended(links, found)
+        links = _holding(links, graph, Tied(links, found).divisions())
+        found = {**found, **links.held}
+    return Tied(links, found)
+
+
+def _holding(links: Links, graph: Graph, divisions: Divisions) -> Links:
+    """The same where concatenations and channels in a fixed order are divided as they lie under these divisions."""
+    held = held_sets(graph)
+    keys = {key for keys in (links.writes, links.reads) for key in keys.values() if key[0] == "set" and key[1] in held}
+    if not keys:
+        return links
+    layouts = planned_layouts(_entries(divisions), graph)
+    found: dict[Key, Labels] = {}
+    for key in sorted(keys):
+        order = layouts[key[1]].array()
+        labels = np.empty(len(order), dtype=np.int64)
+        labels[order] = np.arange(len(order)) * key[2] // len(order)
+        found[key] = labels
+    return replace(links, held=found)
+
+
+def _entries(divisions: Divisions) -> dict[str, LayerPlan]:
+    return {name: LayerPlan(name, *own.clusters()) for name, own in divisions.items()}
 
 
 def gathers_of(divisions: Divisions, graph: Graph) -> PlannedGathers:
     """The Gathers that are left under these divisions."""
-    return planned_gathers({name: LayerPlan(name, *own.clusters()) for name, own in divisions.items()}, graph)
+    return planned_gathers(_entries(divisions), graph)
 
 
 def macs_left(graph: Graph, divisions: Divisions) -> int:
@@ -164,7 +227,7 @@ def macs_left(graph: Graph, divisions: Divisions) -> int:
 def _best(links: Links, divisions: Divisions, divider: Divider, known: Partitions | None = None) -> Partitions:
     """The best that ascent finds from all starts; of equals the first start's."""
     seeds = range(divider.solver.seed, divider.solver.seed + STARTS * divider.solver.effort)
-    starts = [known] if known else []
+    starts: list[Partitions] = [known] if known else []
     starts += [numbered(links, divisions), *(annealed(links, seed) for seed in seeds)]
     return max((ascended(links, start) for start in starts), key=links.objective)
 

@@ -3,7 +3,8 @@
 A partition divides the channels of a coupled set, or those that one layer reads, into numbered groups. A grouped layer
 writes by one partition and reads by another: its group j holds the filters that are in group j of the one, and reads
 the channels that are in group j of the other. Where a layer reads by the partition by which those in front of it write,
-its groups read what one group each has written, and no Gather stands between.
+its groups read what one group each has written, and no Gather stands between. A layer of fewer groups than its
+partition has joins neighbouring ones: of eight, 0 and 1 are its first, so that layers of 2, 4 and 8 groups can agree.
 
 The importance that all layers keep is, for one partition with all others given, the sum over its channels of a score of
 (channel, group): an assignment problem, solved exactly. Ascent solves one partition after the other until none gains.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -28,6 +29,8 @@ from edgeprune.methods.gconv_solver import Matrix, best_columns, kept_importance
 
 Key = tuple[str, str, int]
 """A partition: (`set`, a coupled set, groups), or (`layer`, a layer that reads by one of its own, groups)."""
+Sides = tuple[Labels, Labels]
+"""The group of each filter and of each input channel of a layer."""
 Partitions = Mapping[Key, Labels]
 TEMPERATURES = np.geomspace(0.8, 6.0, 30)  # as in gconv_solver; layers of less importance follow later
 SCALINGS = 2  # how often shares are scaled towards their sums
@@ -40,6 +43,10 @@ class Links:
     importance: Mapping[str, Matrix]
     writes: Mapping[str, Key]
     reads: Mapping[str, Key]
+    groups: Mapping[str, int]
+    """Each layer's own number, which divides that of its partitions."""
+    held: Partitions = field(default_factory=dict)
+    """Partitions that are given, not chosen."""
 
     @cached_property
     def layers(self) -> Mapping[Key, tuple[str, ...]]:
@@ -54,9 +61,29 @@ class Links:
         """Whether a layer writes and reads by this partition."""
         return any(self.writes[layer] == self.reads[layer] for layer in self.layers[key])
 
+    def sides(self, layer: str, partitions: Partitions) -> Sides:
+        """The layer's own division under these partitions."""
+        return self._joined(layer, self.writes, partitions), self._joined(layer, self.reads, partitions)
+
+    def _joined(self, layer: str, ends: Mapping[str, Key], partitions: Partitions) -> Labels:
+        key = ends[layer]
+        return partitions[key] // (key[2] // self.groups[layer])
+
     def kept(self, layer: str, partitions: Partitions) -> float:
         """The importance that the layer's kept kernels hold."""
-        return kept_importance(self.importance[layer], partitions[self.writes[layer]], partitions[self.reads[layer]])
+        return kept_importance(self.importance[layer], *self.sides(layer, partitions))
+
+    def scores(self, layer: str, key: Key, partitions: Partitions) -> list[Matrix]:
+        """(channels, groups of the partition) for each side of the layer that is divided by it: what the layer keeps
+        of a channel that is in a group, its other side as given."""
+        found, groups = [], self.groups[layer]
+        if self.writes[layer] == key:
+            columns = self._joined(layer, self.reads, partitions)
+            found.append(_times(self.importance[layer], columns, groups))
+        if self.reads[layer] == key:
+            rows = self._joined(layer, self.writes, partitions)
+            found.append(_times(self.importance[layer].T, rows, groups))
+        return [np.repeat(score, key[2] // groups, axis=1) for score in found]
 
     def objective(self, partitions: Partitions) -> float:
         """The importance that all layers keep."""
@@ -64,18 +91,14 @@ class Links:
 
 
 def improved(links: Links, key: Key, partitions: Partitions) -> Labels | None:
-    """The best division by this partition with all others given; None if the one that is there is as good.
+    """The best division by this partition with all others given; None if the one that is there is as good, or held.
 
     Where a layer writes what it reads (one partition on both sides), each side is looked at with the other as it is:
     then the division is not always the best, but better than the one that is there.
     """
-    scores = []
-    for layer in links.layers[key]:
-        if links.writes[layer] == key:
-            scores.append(_times(links.importance[layer], partitions[links.reads[layer]], key[2]))
-        if links.reads[layer] == key:
-            scores.append(_times(links.importance[layer].T, partitions[links.writes[layer]], key[2]))
-    score = np.add.reduce(scores)  # (channels, groups)
+    if key in links.held:
+        return None
+    score = np.add.reduce([s for layer in links.layers[key] for s in links.scores(layer, key, partitions)])
     candidate, channels = balanced_assignment(-score), np.arange(len(score))
     before, after = score[channels, partitions[key]].sum(), score[channels, candidate].sum()
     if links.loops(key):
@@ -102,14 +125,16 @@ def ascended(links: Links, partitions: Partitions) -> dict[Key, Labels]:
 
 def numbered(links: Links, divisions: Divisions) -> dict[Key, Labels]:
     """A start from divisions that layers found for themselves, each partition numbered to fit those before it."""
-    found: dict[Key, Labels] = {}
-    for layer, (rows, columns) in {name: (d.rows, d.columns) for name, d in divisions.items()}.items():
-        write, read = links.writes[layer], links.reads[layer]
+    found: dict[Key, Labels] = dict(links.held)
+    for layer, division in divisions.items():
+        write, read, groups = links.writes[layer], links.reads[layer], division.groups
         if read not in found:  # nothing before this layer writes by it
-            groups = read[2]
-            found[read] = best_columns(links.importance[layer], found[write], groups) if write in found else columns
+            columns = division.columns
+            if write in found:
+                columns = best_columns(links.importance[layer], found[write] // (write[2] // groups), groups)
+            found[read] = _refined(columns, read[2])
         if write not in found:
-            found[write] = _renumbered(links, write, rows, found)
+            found[write] = _renumbered(links, write, _refined(division.rows, write[2]), found)
     return found
 
 
@@ -123,17 +148,21 @@ def annealed(links: Links, seed: int) -> dict[Key, Labels]:
         first = links.importance[layers[0]]
         channels = first.shape[0] if links.writes[layers[0]] == key else first.shape[1]
         shares[key] = (1 + rng.standard_normal((channels, key[2]))) / key[2]
+    shares |= {key: np.eye(key[2])[labels] for key, labels in links.held.items()}
     scales = {key: np.sqrt(sum(sizes[layer] ** 2 for layer in layers)) or 1.0 for key, layers in links.layers.items()}
     for temperature in TEMPERATURES:
         for key, layers in links.layers.items():
+            if key in links.held:
+                continue
             pull = np.zeros_like(shares[key])
             for layer in layers:
+                groups = links.groups[layer]
                 if links.writes[layer] == key:
-                    pull += centred[layer] @ shares[links.reads[layer]]
+                    pull += _shares(centred[layer] @ _shares(shares[links.reads[layer]], groups), key[2])
                 if links.reads[layer] == key:
-                    pull += centred[layer].T @ shares[links.writes[layer]]
+                    pull += _shares(centred[layer].T @ _shares(shares[links.writes[layer]], groups), key[2])
             shares[key] = _balanced(temperature * key[2] / scales[key] * pull)
-    return {key: balanced_assignment(-share) for key, share in shares.items()}
+    return {**{key: balanced_assignment(-share) for key, share in shares.items()}, **links.held}
 
 
 def _renumbered(links: Links, key: Key, labels: Labels, known: Partitions) -> Labels:
@@ -141,12 +170,28 @@ def _renumbered(links: Links, key: Key, labels: Labels, known: Partitions) -> La
     groups = key[2]
     gain = np.zeros((groups, groups))  # (group now, number)
     for layer in links.layers[key]:
-        if links.writes[layer] == key and links.reads[layer] in known:
-            gain += np.eye(groups)[labels].T @ _times(links.importance[layer], known[links.reads[layer]], groups)
-        elif links.reads[layer] == key and links.writes[layer] in known:
-            gain += np.eye(groups)[labels].T @ _times(links.importance[layer].T, known[links.writes[layer]], groups)
+        ends = links.writes[layer], links.reads[layer]
+        if ends[0] != ends[1] and any(end in known for end in ends):
+            (score,) = links.scores(layer, key, known)
+            gain += np.eye(groups)[labels].T @ score
     _, numbers = linear_sum_assignment(-gain)
     return np.asarray(numbers[labels], dtype=np.int64)
+
+
+def _refined(labels: Labels, wanted: int) -> Labels:
+    """Each of these groups cut into equal ones, `wanted` in all, its channels in ascending order."""
+    size = len(labels) // wanted
+    found = np.empty_like(labels)
+    found[np.argsort(labels, kind="stable")] = np.arange(len(labels)) // size
+    return found
+
+
+def _shares(values: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
+    """(channels, any number of groups) as so many: neighbouring ones summed, or each repeated."""
+    channels, now = values.shape
+    if now >= groups:
+        return np.asarray(values.reshape(channels, groups, now // groups).sum(axis=2))
+    return np.repeat(values, groups // now, axis=1)
 
 
 def _times(matrix: Matrix, labels: Labels, groups: int) -> Matrix:
