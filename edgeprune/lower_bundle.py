@@ -67,13 +67,14 @@ def lower_into(stage: Path, manifest: Manifest, options: LowerOptions, tolerance
     for text in record.notes:
         progress.note(text)
     forms = {name: form for name, form in record.forms().items() if form != GROUPED}
-    lowered = lower_model(plain, forms) if forms else plain
+    changes = bool(forms or record.pointwise)
+    lowered = lower_model(plain, forms, record.pointwise) if changes else plain
     before = _planned_parity(stage, manifest)
     _remove(stage, bundles.PLAIN_MODEL)
     _remove(stage, bundles.MODEL)
     save_onnx(lowered, stage / bundles.MODEL)
     parity = before
-    if forms:
+    if changes:
         save_onnx(plain, stage / bundles.PLAIN_MODEL)
         parity = _parity(stage, before, tolerance)
         require_parity(parity)

@@ -288,7 +288,7 @@ def profile(
     notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
     lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
     if lowering is not None and lowering.chosen_by == "measured":
-        _note_other_machine(lowering, options.threads)
+        _note_tuned_for_other(lowering, options)
     planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
     result = profile_files(dense, bundle.path(bundles.MODEL), targets, options, modules, notes, lowering, planned)
     with bundles.updated_bundle(model) as stage:
@@ -297,16 +297,16 @@ def profile(
     return result
 
 
-def _note_other_machine(lowering: LoweringRecord, threads: int) -> None:
-    """A word to the user if the forms were measured on another machine, runtime, or number of threads."""
-    here = current_environment(threads)
+def _note_tuned_for_other(lowering: LoweringRecord, options: ProfileOptions) -> None:
+    """A word to the user if the forms were measured on another machine or runtime, or for other threads or batches."""
+    here = current_environment(options.threads)
     runtime = here.runtime_versions.get("onnxruntime", lowering.runtime)
-    then, now = (lowering.device, lowering.runtime, lowering.threads), (here.cpu, runtime, threads)
-    if then != now:
+    then, now = (lowering.device, lowering.runtime, lowering.threads), (here.cpu, runtime, options.threads)
+    if then != now or lowering.batch_size not in options.batch_sizes:
         device, version, count = then
         progress.note(
-            f"this bundle was tuned on {device}, ONNX Runtime {version}, threads {count}: run `edgeprune tune` to "
-            "choose its layers' forms for here"
+            f"this bundle was tuned on {device}, ONNX Runtime {version}, threads {count}, batch {lowering.batch_size}: "
+            "run `edgeprune tune` to choose its layers' forms for what is measured here"
         )
 
 

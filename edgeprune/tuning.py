@@ -27,6 +27,7 @@ from edgeprune.layer_times import LayerTime, ModelLayers, attribute_times
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.forms import DENSE, GROUPED, Form, candidate_forms, shape_of
 from edgeprune.lowering.layers import GroupedLayer, grouped_layers
+from edgeprune.lowering.linear import linear_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import LoweringRecord, NetworkTime, layer_choices
 from edgeprune.measurement import NOISY, Measurement, interleave
@@ -39,6 +40,7 @@ from edgeprune.runners.ort import NodeRecorder
 from edgeprune.tuning_cache import CachedTime, TuningCache
 
 AS_PLANNED, PREDICTED, FASTEST, ALL_DENSE = "as planned", "predicted forms", "fastest forms", "all dense"
+POINTWISE = "linear layers as convolutions"
 DENSE_NETWORK = "dense network"
 CLOCK_TICK_MS = 1e-3
 """The runtime tells the times of nodes in microseconds."""
@@ -49,7 +51,7 @@ REPEATS = 3
 """A noisy measurement is taken so many times at most; the steadiest counts."""
 _ALONG = frozenset({"Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
 WORTH = 0.99
-"""Another form than the plan's own is taken if it needs at most so much of its time."""
+"""Another form than the plan's own is taken if it needs at most so much of its time; so with linear layers."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,10 @@ def tune(model: ModelProto, dense: ModelProto | None, profile: DeviceProfile, op
     """
     options.check()
     environment = current_environment(options.threads)
-    machine = f"onnxruntime {onnxruntime.__version__} | {environment.cpu} | {options.threads} threads"
+    ours = environment.runtime_versions.get("edgeprune", "")  # it decides how a form is written
+    machine = (
+        f"edgeprune {ours} | onnxruntime {onnxruntime.__version__} | {environment.cpu} | {options.threads} threads"
+    )
     cache = TuningCache.load(options.cache, machine)
     layers = grouped_layers(model)
     timer = _Timer(options, cache)
@@ -99,6 +104,7 @@ def tune(model: ModelProto, dense: ModelProto | None, profile: DeviceProfile, op
         layers=layer_choices(layers, chosen.forms, costs),
         networks=networks,
         chosen=chosen.what,
+        pointwise=chosen.pointwise,
         notes=timer.notes(),
     )
 
@@ -107,6 +113,15 @@ def tune(model: ModelProto, dense: ModelProto | None, profile: DeviceProfile, op
 class _Network:
     what: str
     forms: Mapping[str, Form]
+    pointwise: tuple[str, ...] = ()
+
+    def lowered(self, model: ModelProto) -> ModelProto:
+        return lower_model(model, self.forms, self.pointwise)
+
+    def __str__(self) -> str:
+        """What sets it apart from other networks of the same layers."""
+        forms = ",".join(f"{name}={form}" for name, form in self.forms.items())
+        return f"{forms} pointwise {','.join(self.pointwise)}" if self.pointwise else forms
 
 
 class _Timer:
@@ -214,21 +229,22 @@ def _whole(
     for what, chosen_forms in named.items():
         if all(chosen_forms != network.forms for network in candidates):
             candidates.append(_Network(what, chosen_forms))
+    if linear := linear_layers(model):
+        candidates.append(_Network(f"{FASTEST}, {POINTWISE}", proposed[FASTEST], linear))
     plain = structure_key(model)
     batch = timer.options.batch_size
-    forms = {network.what: ",".join(f"{name}={form}" for name, form in network.forms.items()) for network in candidates}
-    keys = {what: _digest(f"{plain} {text} batch {batch}") for what, text in forms.items()}
+    keys = {network.what: _digest(f"{plain} {network} batch {batch}") for network in candidates}
     if dense is not None:
         keys = {DENSE_NETWORK: _digest(f"{structure_key(dense)} beside {plain} batch {batch}"), **keys}
     models: dict[str, ModelProto] = {}
     if not timer.knows(keys):
         progress.note("timing whole networks")
-        models = {network.what: lower_model(model, network.forms) for network in candidates}
+        models = {network.what: network.lowered(model) for network in candidates}
         if dense is not None:
             models = {DENSE_NETWORK: dense, **models}
     times = timer.times(keys, models, SECONDS_A_NETWORK)
     base = times.get(DENSE_NETWORK, times[AS_PLANNED])
-    chosen = min(candidates, key=lambda network: times[network.what])
+    chosen = min(candidates, key=lambda network: times[network.what] * (1 / WORTH if network.pointwise else 1))
     if times[chosen.what] > base:
         chosen = next(network for network in candidates if set(network.forms.values()) <= {DENSE})
     shown = tuple(NetworkTime(what, round(ms, 6), round(base / ms, 4)) for what, ms in times.items())

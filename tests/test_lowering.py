@@ -28,6 +28,7 @@ from edgeprune.lowering.forms import (
 )
 from edgeprune.lowering.gathers import absorb_gathers, count_gathers, drop_unused
 from edgeprune.lowering.layers import GroupedLayer, grouped_layers
+from edgeprune.lowering.linear import as_convolutions, linear_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import load_lowering
 from edgeprune.macs import count_macs
@@ -260,6 +261,43 @@ def test_weights_that_two_nodes_share_are_not_changed_for_the_other() -> None:
     wanted = ReferenceEvaluator(model).run(None, {"x": x})[0]
     assert absorb_gathers(model) == 1
     np.testing.assert_allclose(ReferenceEvaluator(model).run(None, {"x": x})[0], wanted, rtol=0, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    batch=st.integers(1, 3), inputs=st.integers(1, 9), outputs=st.integers(1, 9), bias=st.booleans(),
+    transposed=st.booleans(),
+)  # fmt: skip
+def test_a_linear_layer_computes_the_same_as_a_convolution(
+    batch: int, inputs: int, outputs: int, bias: bool, transposed: bool
+) -> None:
+    rng = np.random.default_rng(inputs)
+    weight = rng.standard_normal((outputs, inputs) if transposed else (inputs, outputs))
+    constants = {"w": weight, **({"b": rng.standard_normal(outputs)} if bias else {})}
+    model = _network(
+        [("Gemm", ["x", *constants], "y", {"transB": int(transposed)})],
+        {name: numpy_helper.from_array(v, name) for name, v in constants.items()}, inputs, outputs,
+    )  # fmt: skip
+    model.graph.node[0].name = "fc"
+    x = rng.standard_normal((batch, inputs))
+    wanted, macs = ReferenceEvaluator(model).run(None, {"x": x})[0], inputs * outputs
+    assert linear_layers(model) == ("fc",)
+    as_convolutions(model, ["fc"])
+    assert linear_layers(model) == ()
+    assert [node.op_type for node in model.graph.node] == ["Unsqueeze", "Conv", "Flatten"]
+    assert {layer_of_node(node.name) for node in model.graph.node} == {"fc"}
+    np.testing.assert_allclose(ReferenceEvaluator(model).run(None, {"x": x})[0], wanted, rtol=0, atol=1e-12)
+    assert numpy_helper.to_array(model.graph.initializer[-1]).size == macs
+
+
+@pytest.mark.parametrize(
+    ("inputs", "given_"), [(["x", "w"], {"alpha": 2.0}), (["x", "w"], {"transA": 1}), (["w", "x"], {})]
+)
+def test_a_matrix_product_that_is_no_linear_layer_is_left_alone(inputs: list[str], given_: dict[str, Any]) -> None:
+    model = _network([("Gemm", inputs, "y", given_)], {"w": numpy_helper.from_array(np.ones((3, 3)), "w")}, 3, 3)
+    assert linear_layers(model) == ()
+    with pytest.raises(InputError, match="unknown linear layer"):
+        as_convolutions(model, ["fc"])
 
 
 def _layer(groups: int, inner: int, outer: int, channels: int, size: int, reads: Any = None) -> GroupedLayer:

@@ -20,7 +20,7 @@ from edgeprune.lowering.record import load_lowering
 from edgeprune.onnx_model import check_model, load_model
 from edgeprune.profiling import ProfileOptions
 from edgeprune.runners.ort import OrtRunner
-from edgeprune.tuning import ALL_DENSE, AS_PLANNED, DENSE_NETWORK, TuneOptions, structure_key, tune
+from edgeprune.tuning import ALL_DENSE, AS_PLANNED, DENSE_NETWORK, POINTWISE, TuneOptions, structure_key, tune
 from edgeprune.tuning_cache import CachedTime, TuningCache, default_path
 
 PROFILE = load_profile("x86-avx512")
@@ -123,7 +123,7 @@ def test_the_fastest_network_is_taken_and_the_dense_form_where_none_beats_the_de
     monkeypatch: pytest.MonkeyPatch, times: Mapping[str, float], chosen: str
 ) -> None:
     def measured(self: Any, models: Mapping[str, ModelProto], seconds: float) -> dict[str, CachedTime]:
-        return {name: CachedTime(times[name]) for name in models}
+        return {name: CachedTime(times.get(name, 99.0)) for name in models}
 
     monkeypatch.setattr(tuning._Timer, "_measure", measured)
     monkeypatch.setattr(tuning, "_fastest", lambda costs: GROUPED)
@@ -133,6 +133,27 @@ def test_the_fastest_network_is_taken_and_the_dense_form_where_none_beats_the_de
     record = tune(pruned, dense, profile, TuneOptions())
     assert record.chosen == chosen
     assert record.layers[0].form == ("dense" if chosen == ALL_DENSE else "grouped")
+
+
+@pytest.mark.parametrize(("pointwise_ms", "taken"), [(4.0, True), (4.97, False)])
+def test_linear_layers_become_convolutions_where_that_is_clearly_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None, pointwise_ms: float, taken: bool
+) -> None:
+    def measured(self: Any, models: Mapping[str, ModelProto], seconds: float) -> dict[str, CachedTime]:
+        slow = {DENSE_NETWORK: 10.0, ALL_DENSE: 10.0}
+        return {name: CachedTime(pointwise_ms if POINTWISE in name else slow.get(name, 5.0)) for name in models}
+
+    monkeypatch.setattr(tuning._Timer, "_measure", measured)
+    path = bundle(tmp_path)
+    tuned, record = pipeline.tune(path, LowerOptions(tune=TuneOptions()))
+    assert record.pointwise == ((small.HEAD,) if taken else ())
+    ops = {node.name: node.op_type for node in load_model(tuned.path(bundles.MODEL)).graph.node}
+    assert ops[small.HEAD] == ("Conv" if taken else "Gemm")
+    assert tuned.manifest.parity is not None
+    assert tuned.manifest.parity.passed
+    result = pipeline.profile(path, None, ("cpu",), QUICK).results[0]
+    (head,) = (layer for layer in result.layers if layer.name == small.HEAD)
+    assert (head.macs, head.theoretical_speedup) == (small.CHANNELS * small.CLASSES, 1.0)
 
 
 def test_a_busy_machine_is_measured_again_and_told_of_each_time(
@@ -222,7 +243,7 @@ def test_a_lowered_model_outside_the_tolerance_is_refused_and_the_bundle_stays(
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr(tuning._Timer, "times", _times_that_prefer(ALL_DENSE))
 
-    def wrong(model: ModelProto, forms: Any) -> ModelProto:
+    def wrong(model: ModelProto, *forms: Any) -> ModelProto:
         changed = ModelProto()
         changed.CopyFrom(model)
         for tensor in changed.graph.initializer:
@@ -257,6 +278,8 @@ def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(pipeline.progress, "note", said.append)
     pipeline.profile(folder, None, ("cpu",), QUICK)
     assert not [text for text in said if "was tuned on" in text]
+    pipeline.profile(folder, None, ("cpu",), ProfileOptions(warmup=1, iterations=3, batch_sizes=(2,)))
+    assert "batch 1: run `edgeprune tune`" in said.pop()
     record = json.loads((folder / "lowering.json").read_bytes()) | {"device": "another processor"}
     manifest = bundles.open_bundle(folder).manifest
     (folder / "lowering.json").write_text(json.dumps(record))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from onnx import ModelProto
 
@@ -10,14 +10,16 @@ from edgeprune.errors import unknown_name
 from edgeprune.lowering.forms import GROUPED, Form, lower
 from edgeprune.lowering.gathers import absorb_gathers, activate_parts, drop_unused
 from edgeprune.lowering.layers import grouped_layers
+from edgeprune.lowering.linear import as_convolutions
 from edgeprune.onnx_model import name_nodes
 
 
-def lower_model(model: ModelProto, forms: Mapping[str, Form]) -> ModelProto:
+def lower_model(model: ModelProto, forms: Mapping[str, Form], pointwise: Collection[str] = ()) -> ModelProto:
     """A copy of `model` (named nodes) in which these layers have these forms; other layers stay as they are.
 
-    Gathers that a dense neighbour can take into its weights are gone as well. InputError for a name that is no grouped
-    layer, ValueError for a form that its layer cannot have.
+    The linear layers `pointwise` become 1x1 convolutions. Gathers that a dense neighbour can take into its weights are
+    gone as well. InputError for a name that is no grouped layer, or no linear one; ValueError for a form that its layer
+    cannot have.
     """
     layers = grouped_layers(model)
     for name in forms:
@@ -38,6 +40,7 @@ def lower_model(model: ModelProto, forms: Mapping[str, Form]) -> ModelProto:
             graph.node.append(node)
     absorb_gathers(lowered)
     activate_parts(lowered)
+    as_convolutions(lowered, pointwise)
     drop_unused(lowered)
     del graph.value_info[:]  # shapes of values that may be gone
     name_nodes(graph)

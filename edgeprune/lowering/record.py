@@ -58,6 +58,8 @@ class LoweringRecord(msgspec.Struct, frozen=True):
     """What was measured whole, the dense network first."""
     chosen: str = ""
     """Which of `networks` was taken."""
+    pointwise: tuple[str, ...] = ()
+    """Linear layers that are written as 1x1 convolutions."""
     notes: tuple[str, ...] = ()
     planned_parity: ParityRecord | None = None
     """Of the model with every layer as planned."""

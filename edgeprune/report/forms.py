@@ -76,6 +76,9 @@ def _blocks(record: LoweringRecord, manifest: Manifest, plan: Plan | None, folde
         )
     if any(layer.executed_macs != layer.macs for layer in record.layers):
         yield Picture("forms", "MACs of each grouped layer: planned, and filled-in zeros", record)
+    if record.pointwise:
+        names = f.clean(", ".join(record.pointwise))
+        yield f"Written as 1x1 convolutions, which read their weights faster for a single sample: {names}."
     if record.networks:
         yield _network_table(record)
     yield _form_table(record)
