@@ -11,8 +11,11 @@ from typing import Any
 
 import example_modules
 import pytest
+import small_bundle
 
-from edgeprune import tuning
+from edgeprune import pipeline, tuning
+from edgeprune.errors import InputError
+from edgeprune.lower_bundle import LowerOptions
 from edgeprune.onnx_model import check_model
 
 BENCHMARKS = Path(__file__).parent.parent / "examples" / "benchmarks"
@@ -160,3 +163,22 @@ def test_a_case_that_breaks_does_not_end_the_others(
     with pytest.raises(SystemExit, match="failed: resnet8-gconv-2"):
         run(realistic, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["rows"] == []
+
+
+def test_forms_of_a_layer_are_timed_alone_beside_their_times_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shortened(monkeypatch)
+    bundle = small_bundle.write_bundle(tmp_path / "bundle")
+    pipeline.tune(bundle, LowerOptions(tune=tuning.TuneOptions()))
+    module = load("layer_forms")
+    module.main([str(bundle)])
+    heads, _, row, *_ = capsys.readouterr().out.splitlines()
+    cells = dict(enumerate(cell.strip() for cell in row.strip("|").split("|")))
+    assert len(cells) == len(heads.strip("|").split("|"))
+    assert cells[0] == small_bundle.MIDDLE
+    assert {cells[4], cells[8]} <= {"grouped", "split", "dense"}
+    assert all(float(cells[number]) > 0 for number in (1, 2, 3, 5, 6, 7, 9))
+    assert float(cells[3]) <= float(cells[2])
+    with pytest.raises(InputError, match="unknown grouped layer 'nothing'"):
+        module.main([str(bundle), "nothing"])
