@@ -263,6 +263,30 @@ def test_weights_that_two_nodes_share_are_not_changed_for_the_other() -> None:
     np.testing.assert_allclose(ReferenceEvaluator(model).run(None, {"x": x})[0], wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("readers", [1, 2])
+@pytest.mark.parametrize("first", [GROUPED, SPLIT, DENSE, Form("merged", groups=2), Form("padded", block=3)])
+@pytest.mark.parametrize("second", [GROUPED, SPLIT, DENSE])
+def test_a_gather_between_two_grouped_layers_belongs_to_one_of_them(first: Form, second: Form, readers: int) -> None:
+    rng = np.random.default_rng(0)
+    index = rng.permutation(8)
+    nodes = [
+        ("Conv", ["x", "w0"], "a", {"group": 4}),
+        ("Gather", ["a", "index"], "b", {"axis": 1}),
+        ("Conv", ["b", "w1"], "y1", {"group": 4}),
+        ("Conv", ["b", "w2"], "y2", {"group": 4}),
+        ("Add", ["y1", "y2"], "y", {}),
+    ]
+    if readers == 1:
+        nodes = [*nodes[:2], ("Conv", ["b", "w1"], "y", {"group": 4})]
+    constants = {f"w{n}": numpy_helper.from_array(rng.standard_normal((8, 2, 1, 1)), f"w{n}") for n in range(3)}
+    model = _network(nodes, {**constants, "index": numpy_helper.from_array(index, "index")}, 8, 8)
+    x = rng.standard_normal((1, 8, SIZE, SIZE))
+    wanted = ReferenceEvaluator(model).run(None, {"x": x})[0]
+    a, b, *rest = grouped_layers(model)
+    lowered = lower_model(model, {a: first, b: second, **dict.fromkeys(rest, DENSE)})
+    np.testing.assert_allclose(ReferenceEvaluator(lowered).run(None, {"x": x})[0], wanted, rtol=0, atol=1e-11)
+
+
 @settings(deadline=None, max_examples=20)
 @given(
     batch=st.integers(1, 3), inputs=st.integers(1, 9), outputs=st.integers(1, 9), bias=st.booleans(),

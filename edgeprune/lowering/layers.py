@@ -67,7 +67,7 @@ def grouped_layers(model: ModelProto) -> dict[str, GroupedLayer]:
     (`onnx_model.load_model` gives them).
     """
     view = GraphView(model)
-    found = (_layer(node, view) for node in model.graph.node if node.op_type == "Conv" and is_standard(node))
+    found = (_layer(node, view) for node in model.graph.node if _is_grouped(node, view))
     return {layer.name: layer for layer in found if layer is not None}
 
 
@@ -119,27 +119,18 @@ class GraphView:
 
 
 def _layer(node: NodeProto, view: GraphView) -> GroupedLayer | None:
-    given = attributes(node)
-    groups = given.get("group", 1)
-    weight = view.constants.get(node.input[1])
-    bias = view.constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    if not isinstance(groups, int) or groups < 2 or weight is None or weight.dims[1] == 1 or weight.dims[0] % groups:
-        return None
-    if len(node.input) > 2 and node.input[2] and bias is None:
-        return None
-    before = view.makers.get(node.input[0])
-    taken = view.channel_gather(before)
-    source, width = node.input[0], groups * int(weight.dims[1])
-    flat, names = tuple(range(width)), [node.name]
-    if before is not None and taken is not None:
+    """None where shapes are not known."""
+    weight = view.constants[node.input[1]]
+    bias = view.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
+    groups, inner = _groups(node), int(weight.dims[1])
+    source, flat, names = node.input[0], tuple(range(groups * inner)), [node.name]
+    before, after = _gather_before(node, view), _gather_behind(node, view)
+    if before is not None and (taken := view.channel_gather(before)) is not None:
         source, flat = before.input[0], taken.index
         if view.only_user(node.input[0]) is not None:
             names.insert(0, before.name)
-    inner = int(weight.dims[1])
-    after = view.only_user(node.output[0])
-    put = view.channel_gather(after)
     output, writes = node.output[0], Selection.identity(int(weight.dims[0]))
-    if after is not None and put is not None:
+    if after is not None and (put := view.channel_gather(after)) is not None:
         output, writes = after.output[0], Selection(put.index, int(weight.dims[0]))
         names.append(after.name)
     if source not in view.shapes or output not in view.shapes:
@@ -150,10 +141,45 @@ def _layer(node: NodeProto, view: GraphView) -> GroupedLayer | None:
         source_shape=view.shapes[source][1:],
         output=output,
         output_shape=view.shapes[output][1:],
-        reads=tuple(flat[start : start + inner] for start in range(0, width, inner)),
+        reads=tuple(flat[start : start + inner] for start in range(0, groups * inner, inner)),
         weight=array(weight),
         bias=None if bias is None else array(bias),
         writes=writes,
         attributes=tuple(attribute for attribute in node.attribute if attribute.name != "group"),
         nodes=tuple(names),
     )
+
+
+def _groups(node: NodeProto) -> int:
+    groups = attributes(node).get("group", 1)
+    return groups if isinstance(groups, int) else 1
+
+
+def _is_grouped(node: NodeProto | None, view: GraphView) -> bool:
+    """Whether this is a grouped convolution, not a depthwise one, whose weights are constants."""
+    if node is None or node.op_type != "Conv" or not is_standard(node):
+        return False
+    groups, weight = _groups(node), view.constants.get(node.input[1])
+    bias = len(node.input) > 2 and node.input[2]
+    if groups < 2 or weight is None or (bias and bias not in view.constants):
+        return False
+    return bool(weight.dims[1] > 1 and weight.dims[0] % groups == 0)
+
+
+def _gather_behind(node: NodeProto, view: GraphView) -> NodeProto | None:
+    """The Gather that belongs to what this grouped convolution writes: not one that only a grouped one reads."""
+    after = view.only_user(node.output[0])
+    if after is None or view.channel_gather(after) is None or _is_grouped(view.only_user(after.output[0]), view):
+        return None
+    return after
+
+
+def _gather_before(node: NodeProto, view: GraphView) -> NodeProto | None:
+    """The Gather in front of this grouped convolution, unless it belongs to the grouped one that writes for it."""
+    before = view.makers.get(node.input[0])
+    if before is None or view.channel_gather(before) is None:
+        return None
+    writer = view.makers.get(before.input[0])
+    if writer is not None and _is_grouped(writer, view) and _gather_behind(writer, view) is before:
+        return None
+    return before
