@@ -37,10 +37,11 @@ from edgeprune.onnx_model import load_model
 from edgeprune.partition import partition_model
 from edgeprune.partition_manifest import PartitionManifest, write_partition
 from edgeprune.plan import load_plan
-from edgeprune.profiling import TORCH_TARGETS, ProfileOptions, ProfileResult, Which, profile_files
+from edgeprune.profiling import ProfileOptions, ProfileResult, Which, profile_files
 from edgeprune.report import write_report
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
+from edgeprune.runners.registry import target_named
 from edgeprune.verify import TOLERANCE
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ def profile(
     if baseline is not None:
         raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
     bundle = bundles.open_bundle(model)
-    modules = _torch_modules(bundle, arch) if any(name in TORCH_TARGETS for name in targets) else None
+    modules = _torch_modules(bundle, arch) if any(target_named(name).runs == "module" for name in targets) else None
     dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
     notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
     lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None

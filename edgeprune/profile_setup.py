@@ -15,6 +15,7 @@ from edgeprune.errors import InputError
 from edgeprune.layer_times import LayerInfo, ModelLayers, TimedNode
 from edgeprune.measurement import check_counts
 from edgeprune.onnx_model import TensorSpec
+from edgeprune.precision import Precision
 from edgeprune.runners.base import Feeds, Runner, RunOptions
 
 Which = Literal["dense", "pruned"]
@@ -51,6 +52,8 @@ class ProfileOptions:
     that runs: on two cores with two threads, both measured nearly three times as slow."""
     time_limit_s: float = 300.0
     """For the measured runs of one target and batch size."""
+    precision: Precision = "fp32"
+    """The number format that both models are run in."""
 
     def check(self) -> None:
         """InputError for values that make no sense on any machine."""

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 
 from edgeprune import progress
 from edgeprune.causes import MachineFacts
-from edgeprune.device_profile import is_importable, this_machine_block
+from edgeprune.device_profile import this_machine_block
 from edgeprune.environment import current_environment
-from edgeprune.errors import InputError, unknown_name
+from edgeprune.errors import InputError
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.onnx_model import TensorSpec, input_specs, load_model
 from edgeprune.profile_batch import measure_batch
 from edgeprune.profile_result import ProfileResult, Result, Settings, load_profile_result
 from edgeprune.profile_setup import Batch, Pair, ProfiledRunner, ProfileOptions, Which
-from edgeprune.runners.base import Feeds
-from edgeprune.runners.ort import TARGETS, OrtRunner, pinned
+from edgeprune.runners import registry
+from edgeprune.runners.ort import TimedOrtRunner, pinned
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,24 +32,14 @@ __all__ = [
     "Pair",
     "ProfileOptions",
     "ProfileResult",
+    "TimedOrtRunner",
     "Which",
     "load_profile_result",
     "profile_files",
     "profile_runners",
 ]
 
-TORCH_TARGETS = ("torch-cpu", "torch-cuda")
 MakeRunner = Callable[[Which], ProfiledRunner]
-
-
-class TimedOrtRunner(OrtRunner):
-    """An `OrtRunner` whose checks stay out of the timed region: they take a fifth of a small network's time."""
-
-    def prepared(self, feeds: Feeds) -> Callable[[], object]:
-        """See `ProfiledRunner`; the calling thread must be pinned by the caller."""
-        self.run(feeds)  # what is wrong with the inputs is said here
-        session, names, held = self._session, list(self.output_names), dict(feeds)
-        return lambda: session.run(names, held)
 
 
 def profile_files(
@@ -81,7 +71,9 @@ def profile_files(
     results = [
         result
         for target, make in makers.items()
-        for result in profile_runners(make, as_planned if target in TORCH_TARGETS else pair, target, options)
+        for result in profile_runners(
+            make, as_planned if registry.TARGETS[target].runs == "module" else pair, target, options
+        )
     ]
     settings = Settings(
         options.warmup, options.iterations, options.seed, options.pin, options.spinning, options.time_limit_s
@@ -140,21 +132,12 @@ def _maker(
     torch_modules: Mapping[Which, nn.Module] | None,
 ) -> MakeRunner:
     """The factory of a target's runners; InputError if the target is unknown or cannot be used."""
-    if target not in (*TARGETS, *TORCH_TARGETS):
-        raise unknown_name("target", target, (*TARGETS, *TORCH_TARGETS), remedy="`edgeprune list targets` shows all")
-    if target in TARGETS:
-        paths: dict[Which, Path | None] = {"dense": dense, "pruned": pruned}
-        return lambda which: TimedOrtRunner(paths[which] or pruned, options.run_options(), target=target)
-    if not is_importable("torch"):
-        raise InputError("torch is not installed", where=f"target {target}", remedy="pip install 'edgeprune[prune]'")
-    if torch_modules is None:
-        raise InputError(
-            "ONNX files do not run in torch",
-            where=f"target {target}",
-            expected="a bundle with weights",
-            remedy="profile the bundle, or choose --target cpu",
-        )
-    from edgeprune.runners.torch_modules import TorchRunner  # torch is not installed where models only run
-
-    modules, names = torch_modules, tuple(spec.name for spec in input_specs(pair.pruned))
-    return lambda which: TorchRunner(modules[which], names, options.run_options(), target=target)
+    registry.require(target, options.precision)
+    modules, names = torch_modules or {}, tuple(spec.name for spec in input_specs(pair.pruned))
+    sources: dict[Which, registry.Source] = {
+        "pruned": registry.Source(pruned, modules.get("pruned"), names),
+        "dense": registry.Source(dense or pruned, modules.get("dense"), names),
+    }
+    registry.require_source(target, sources["pruned"])
+    how = registry.OpenOptions(options.run_options(), options.precision)
+    return lambda which: registry.open_runner(target, sources[which], how)
