@@ -28,6 +28,7 @@ from edgeprune.flags import (
     ExportFlags,
     Integer,
     NetworkFlags,
+    NumberFormatFlags,
     OptionalPath,
     OptionalText,
     OutFlags,
@@ -314,6 +315,7 @@ def profile(
     pin: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     per_layer: Annotated[bool, Parameter(group=MEASURING)] = True,
     arch: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
+    numbers: NumberFormatFlags = NumberFormatFlags(),
     common: Seeded = Seeded(),
 ) -> None:
     """Measure dense and pruned in turn, and put the realistic speed-up beside the theoretical one.
@@ -322,6 +324,7 @@ def profile(
 
     - `edgeprune profile out/ --threads 2 --batch-size 1,8`
     - `edgeprune profile pruned.onnx --baseline dense.onnx --target cpu`
+    - `edgeprune profile out/ --target cpu,openvino-native --precision int8 --data imagefolder:DIR`
 
     Parameters
     ----------
@@ -330,7 +333,7 @@ def profile(
     baseline
         Dense ONNX file to compare an ONNX file with; a bundle has its own.
     target
-        cpu, torch-cpu, ... separated by commas; `edgeprune list targets` shows all.
+        cpu, openvino-native, ... separated by commas; `edgeprune list targets` shows all.
     threads
         Threads inside one operation.
     batch_size
@@ -344,9 +347,10 @@ def profile(
     per_layer
         Time every layer, too.
     arch
-        For torch-cpu, where the bundle's architecture is your own file: path/to/file.py:factory.
+        For torch's targets, where the bundle's architecture is your own file: path/to/file.py:factory.
     """
     from edgeprune import pipeline, show
+    from edgeprune.precision import require_precise
     from edgeprune.profiling import ProfileOptions
 
     options = ProfileOptions(
@@ -357,11 +361,13 @@ def profile(
         per_layer=per_layer,
         pin=_integers("--pin", pin) if pin else (),
         seed=common.seed,
+        precision=numbers.precision,
     )
     targets = tuple(name.strip() for name in target.split(","))
-    result = pipeline.profile(model, baseline, targets, options, arch=arch)
+    result = pipeline.profile(model, baseline, targets, options, arch=arch, data=numbers.data)
     show.profile(result)
     _write_json(common, result)
+    require_precise(result.precisions)
 
 
 @app.command

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +38,7 @@ from edgeprune.onnx_model import load_model
 from edgeprune.partition import partition_model
 from edgeprune.partition_manifest import PartitionManifest, write_partition
 from edgeprune.plan import load_plan
+from edgeprune.precise_models import PreciseModels, is_converted, load_samples, precise_models
 from edgeprune.profiling import ProfileOptions, ProfileResult, Which, profile_files
 from edgeprune.report import write_report
 from edgeprune.runners.base import RunOptions
@@ -264,7 +266,7 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
         )
     with bundles.updated_bundle(folder) as stage:
         for name in bundle.manifest.files:
-            if name == bundles.PROFILE or name.startswith("report."):
+            if name == bundles.PROFILE or name.startswith("report.") or is_converted(name):
                 (stage / name).unlink()
         tolerance = bundle.manifest.parity.tolerance if bundle.manifest.parity else TOLERANCE
         manifest = lower_into(stage, bundle.manifest, options, tolerance)
@@ -276,26 +278,73 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
 
 
 def profile(
-    model: Path, baseline: Path | None, targets: Sequence[str], options: ProfileOptions, *, arch: str = ""
+    model: Path,
+    baseline: Path | None,
+    targets: Sequence[str],
+    options: ProfileOptions,
+    *,
+    arch: str = "",
+    data: str = "",
 ) -> ProfileResult:
-    """`edgeprune profile`: every target in turn; the result is kept in a bundle, if it is one."""
-    if not model.is_dir():
-        return profile_files(baseline, model, targets, options)
-    if baseline is not None:
-        raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
-    bundle = bundles.open_bundle(model)
-    modules = _torch_modules(bundle, arch) if any(target_named(name).runs == "module" for name in targets) else None
-    dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
-    notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
-    lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
-    if lowering is not None and lowering.chosen_by == "measured":
-        _note_tuned_for_other(lowering, options)
-    planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
-    result = profile_files(dense, bundle.path(bundles.MODEL), targets, options, modules, notes, lowering, planned)
-    with bundles.updated_bundle(model) as stage:
-        (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
-        bundles.write_manifest(stage, bundle.manifest)
+    """`edgeprune profile`: every target in turn; the result is kept in a bundle, if it is one.
+
+    In another precision than FP32 the networks are converted first, with `data` to calibrate and to compare on; a
+    bundle keeps the files.
+    """
+    if data and options.precision == "fp32":
+        raise InputError("--data is for other precisions", where="profile", remedy="pass --precision int8, or leave it")
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        if not model.is_dir():
+            networks: dict[Which, Path] = (
+                {"pruned": model} if baseline is None else {"dense": baseline, "pruned": model}
+            )
+            precise, warnings = _precise(networks, {}, targets, options, data, Path(folder))
+            result = profile_files(baseline, model, targets, options, files=precise.files)
+            return _with_precisions(result, precise, warnings)
+        if baseline is not None:
+            raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
+        bundle = bundles.open_bundle(model)
+        runs_modules = any(target_named(name).runs == "module" for name in targets)
+        modules = _torch_modules(bundle, arch) if runs_modules else {}
+        pruned = bundle.path(bundles.MODEL)
+        dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
+        has_plan = bundle.has(bundles.PLAN)
+        notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if has_plan else {}
+        lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
+        if lowering is not None and lowering.chosen_by == "measured":
+            _note_tuned_for_other(lowering, options)
+        planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
+        networks = {"pruned": pruned} if dense is None else {"dense": dense, "pruned": pruned}
+        precise, warnings = _precise(networks, modules, targets, options, data, Path(folder))
+        result = profile_files(dense, pruned, targets, options, modules, notes, lowering, planned, precise.files)
+        result = _with_precisions(result, precise, warnings)
+        with bundles.updated_bundle(model) as stage:
+            for path in Path(folder).iterdir():
+                shutil.copyfile(path, stage / path.name)
+            (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
+            bundles.write_manifest(stage, bundle.manifest)
     return result
+
+
+def _precise(
+    networks: Mapping[Which, Path],
+    modules: Mapping[Which, nn.Module],
+    targets: Sequence[str],
+    options: ProfileOptions,
+    data: str,
+    folder: Path,
+) -> tuple[PreciseModels, tuple[str, ...]]:
+    """The networks in the options' precision, and what is doubtful about them."""
+    if options.precision == "fp32":
+        return PreciseModels(), ()
+    samples = load_samples(load_model(networks["pruned"]), data, options.seed)
+    warnings = samples.warnings(options.precision)
+    return precise_models(networks, modules, targets, options, samples, folder), warnings
+
+
+def _with_precisions(result: ProfileResult, precise: PreciseModels, warnings: tuple[str, ...]) -> ProfileResult:
+    results = tuple(msgspec.structs.replace(each, warnings=(*warnings, *each.warnings)) for each in result.results)
+    return msgspec.structs.replace(result, results=results, precisions=precise.records)
 
 
 def _note_tuned_for_other(lowering: LoweringRecord, options: ProfileOptions) -> None:

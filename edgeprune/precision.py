@@ -48,7 +48,7 @@ class PrecisionRecord(msgspec.Struct, frozen=True):
     n: int
     """Inputs that were compared."""
     data: str
-    """What they were, and what calibrated the model."""
+    """Where they are from, and those that calibrated the model in INT8."""
     top1: float | None = None
     """Per cent, where the data has labels."""
     top1_fp32: float | None = None
@@ -61,7 +61,7 @@ def require_precise(records: Iterable[PrecisionRecord]) -> None:
     """GateError for networks that are outside their precision's tolerance."""
     failed = [
         f"{record.network} in {record.precision} on {record.target} differs by {record.max_rel:.2e} of the output's "
-        f"range (tolerance {record.tolerance:.0e})"
+        f"range (tolerance {record.tolerance:g})"
         for record in records
         if not record.passed
     ]

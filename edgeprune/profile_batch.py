@@ -15,9 +15,10 @@ from edgeprune.onnx_model import input_specs
 from edgeprune.profile_result import Latency, LayerResult, Result
 from edgeprune.profile_setup import Batch, ProfiledRunner, ProfileOptions, Which, random_feeds
 from edgeprune.runners.base import Feeds
+from edgeprune.runners.registry import TARGETS
 
 # Elsewhere one node holds the whole network, or times are those of starting kernels.
-PER_LAYER_TARGETS = ("cpu", "torch-cpu", "torch-cuda")
+PER_LAYER_TARGETS = tuple(name for name, target in TARGETS.items() if target.tells_layers)
 LAYER_BLOCKS = 5
 """Times of layers are taken in so many turns, dense and pruned alternating; the median of the turns counts."""
 LAYER_ITERATIONS = 20
@@ -52,6 +53,8 @@ def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options
     return Result(
         target=batch.target,
         provider=pruned.provider,
+        precision=options.precision,
+        providers=pruned.providers(),
         threads=options.threads,
         batch_size=batch.size,
         dense=Latency.of(measured["dense"]) if "dense" in measured else None,

@@ -11,6 +11,7 @@ import msgspec
 
 from edgeprune.errors import InputError, first_line
 from edgeprune.measurement import Measurement, median_interval
+from edgeprune.precision import PrecisionRecord
 
 SCHEMA_VERSION = 1
 _DIGITS = 6  # of a millisecond: nanoseconds
@@ -178,6 +179,8 @@ class ProfileResult(msgspec.Struct, frozen=True):
     environment: Environment
     settings: Settings
     results: tuple[Result, ...]
+    precisions: tuple[PrecisionRecord, ...] = ()
+    """How the networks in another precision than FP32 compare with it."""
     schema_version: int = SCHEMA_VERSION
 
 

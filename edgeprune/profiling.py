@@ -51,11 +51,13 @@ def profile_files(
     notes: Mapping[str, str] | None = None,
     lowering: LoweringRecord | None = None,
     planned: Path | None = None,
+    files: Mapping[str, Mapping[Which, Path]] | None = None,
 ) -> ProfileResult:
     """Measure two ONNX files (or one, without a baseline) on every target, with every batch size.
 
     The torch targets run `torch_modules`, which must be the same networks. `notes` are the plan's, by layer; `lowering`
-    tells the forms of grouped layers in `pruned`, and `planned` is the network without them, as torch runs it.
+    tells the forms of grouped layers in `pruned`, and `planned` is the network without them, as torch runs it. `files`
+    are the same networks in the options' precision, by target, where it does not run the others.
     InputError if a target cannot be used, the two models take different inputs, or a batch size does not fit them: all
     before anything is measured.
     """
@@ -64,7 +66,10 @@ def profile_files(
     kinds = {layer.name: layer.kind for layer in lowering.layers} if lowering else {}
     pair = Pair(None if dense is None else load_model(dense), load_model(pruned), notes or {}, macs, kinds)
     as_planned = pair if planned is None else Pair(pair.dense, load_model(planned), pair.notes)
-    makers = {target: _maker(target, dense, pruned, pair, options, torch_modules) for target in targets}
+    given: dict[Which, Path] = {"dense": dense or pruned, "pruned": pruned}
+    makers = {
+        target: _maker(target, (files or {}).get(target, given), pair, options, torch_modules) for target in targets
+    }
     if pair.dense is not None:
         check_same_inputs(input_specs(pair.dense), input_specs(pair.pruned), where=dense)
     environment = current_environment(options.threads)
@@ -125,8 +130,7 @@ def check_same_inputs(dense: Sequence[TensorSpec], pruned: Sequence[TensorSpec],
 
 def _maker(
     target: str,
-    dense: Path | None,
-    pruned: Path,
+    files: Mapping[Which, Path],
     pair: Pair,
     options: ProfileOptions,
     torch_modules: Mapping[Which, nn.Module] | None,
@@ -135,8 +139,7 @@ def _maker(
     registry.require(target, options.precision)
     modules, names = torch_modules or {}, tuple(spec.name for spec in input_specs(pair.pruned))
     sources: dict[Which, registry.Source] = {
-        "pruned": registry.Source(pruned, modules.get("pruned"), names),
-        "dense": registry.Source(dense or pruned, modules.get("dense"), names),
+        which: registry.Source(path, modules.get(which), names) for which, path in files.items()
     }
     registry.require_source(target, sources["pruned"])
     how = registry.OpenOptions(options.run_options(), options.precision)

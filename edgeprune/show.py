@@ -182,9 +182,31 @@ def profile(result: ProfileResult) -> None:
         if layers:
             names = ("layer", "lowering", "MACs", "dense ms", "pruned ms", "efficiency", "likely cause")
             table(f"layers on {r.target}, batch {r.batch_size}", names, layers)
+    _precisions(result)
     for r in result.results:
         for warning in r.warnings:
             _console().print(f"note ({r.target}, batch {r.batch_size}): {warning}", markup=False, soft_wrap=True)
+
+
+def _precisions(result: ProfileResult) -> None:
+    """How far other precisions are from FP32."""
+    rows = [
+        (
+            p.target,
+            p.network,
+            p.precision,
+            f"{p.max_rel:.1e}",
+            f"{p.tolerance:g}",
+            "" if p.agreement is None else f"{p.agreement:.1f}%",
+            "" if p.top1 is None else f"{p.top1:.2f}%",
+            "" if p.top1_fp32 is None else f"{p.top1_fp32:.2f}%",
+            f"{p.n} of {p.data}",
+        )
+        for p in result.precisions
+    ]
+    names = ("target", "network", "precision", "max rel", "tolerance", "same class", "top-1", "top-1 in fp32", "inputs")
+    if rows:
+        table("compared with FP32", names, rows)
 
 
 def _share(value: float | None) -> str:

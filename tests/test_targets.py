@@ -19,7 +19,7 @@ from edgeprune.errors import InputError
 from edgeprune.onnx_model import constants
 from edgeprune.runners import ort, registry
 from edgeprune.runners.base import RunOptions
-from edgeprune.runners.registry import TARGETS, OpenOptions, Source, open_runner
+from edgeprune.runners.registry import TARGETS, Source, open_runner
 
 AS_CLOSE = 1e-4
 """Of the output's range."""
@@ -52,9 +52,10 @@ def module(which: int) -> Any:
     return Small().eval()
 
 
-def source(target: str, which: int = 1) -> Source:
-    held = module(which) if TARGETS[target].runs == "module" else None
-    return Source(small.models()[which], held, ("input",))
+@pytest.fixture(scope="module")
+def onnx_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Dense and grouped."""
+    return small.write_models(tmp_path_factory.mktemp("small"))
 
 
 def images(count: int, seed: int = 0) -> dict[str, Any]:
@@ -62,19 +63,19 @@ def images(count: int, seed: int = 0) -> dict[str, Any]:
     return {"input": np.random.default_rng(seed).standard_normal(shape).astype(np.float32)}
 
 
-def reference(feeds: dict[str, Any], which: int = 1) -> Any:
-    with ort.OrtRunner(small.models()[which]) as runner:
+def reference(feeds: dict[str, Any]) -> Any:
+    with ort.OrtRunner(small.models()[1]) as runner:
         return runner.run(feeds)["output"]
 
 
 @pytest.fixture(scope="module", params=TARGETS)
-def present(request: pytest.FixtureRequest) -> str:
+def present(request: pytest.FixtureRequest, onnx_files: tuple[Path, Path]) -> str:
     """A target of this machine; where there is none, the error must say so before the test is skipped."""
     target = request.param
     state = TARGETS[target].state()
     if not state.available:
         with pytest.raises(InputError) as error:
-            open_runner(target, Source(small.models()[1]))
+            open_runner(target, Source(onnx_files[1]))
         assert state.reason in str(error.value)
         assert f"target {target}" in str(error.value)
         pytest.skip(f"{target} {state.reason}")
@@ -82,9 +83,10 @@ def present(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def runner(present: str) -> Iterator[Any]:
+def runner(present: str, onnx_files: tuple[Path, Path]) -> Iterator[Any]:
     """The grouped network on the target; compiling it takes seconds, so that the tests share it."""
-    opened = open_runner(present, source(present))
+    held = module(1) if TARGETS[present].runs == "module" else None
+    opened = open_runner(present, Source(onnx_files[1], held, ("input",)))
     yield opened
     opened.close()
     opened.close()
@@ -139,7 +141,7 @@ def test_wrong_inputs_are_refused(runner: Any) -> None:
 def test_a_source_without_modules_does_not_run_in_torch() -> None:
     pytest.importorskip("torch")
     with pytest.raises(InputError, match="ONNX files do not run in torch"):
-        open_runner("torch-cpu", Source(small.models()[0]))
+        open_runner("torch-cpu", Source(Path("model.onnx")))
 
 
 def test_an_unknown_target_and_an_impossible_precision_are_refused() -> None:
@@ -167,7 +169,7 @@ def test_a_package_that_is_missing_is_named(
     monkeypatch.setattr(registry, "is_importable", lambda name: name != taken)
     monkeypatch.setattr(registry, "machine_has_nvidia_gpu", lambda: True)
     with pytest.raises(InputError) as error:
-        open_runner(target, Source(small.models()[0]))
+        open_runner(target, Source(Path("model.onnx")))
     assert words in str(error.value)
 
 
@@ -177,7 +179,7 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     for variable in ("CC", "CXX"):
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(InputError, match=r"needs a C\+\+ compiler: g\+\+ is not found"):
-        open_runner("torch-compile-cpu", Source(small.models()[0]))
+        open_runner("torch-compile-cpu", Source(Path("model.onnx")))
 
 
 def test_a_provider_without_its_device_or_libraries_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:

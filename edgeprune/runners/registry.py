@@ -14,8 +14,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onnx import ModelProto
-
 from edgeprune.device_profile import is_importable, machine_has_half_arithmetic, machine_has_nvidia_gpu
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.precision import Precision
@@ -32,8 +30,8 @@ if TYPE_CHECKING:
 class Source:
     """One network in the forms that targets take it."""
 
-    model: Path | bytes | ModelProto
-    """ONNX; converted to the precision, unless the target converts itself."""
+    model: Path
+    """ONNX file, in the precision where `Target.is_given` says so, else in FP32."""
     module: nn.Module | None = None
     """The same network for the targets that run modules."""
     input_names: tuple[str, ...] = ()
@@ -62,10 +60,14 @@ class Target:
     """What it takes: an ONNX file, or torch's modules."""
     tells_layers: bool = True
     """Whether it tells the times of single layers under names of the ONNX file."""
-    converts: bool = False
-    """Whether it is given the FP32 network in every precision but INT8, and converts it itself."""
+    halves_itself: bool = False
+    """Whether it is given the FP32 network for FP16, too."""
     symmetric: bool = False
     """Whether its INT8 kernels want activations with 0 in the middle."""
+
+    def is_given(self, precision: Precision) -> bool:
+        """Whether it takes a network that was converted to the precision beforehand."""
+        return precision == "int8" or (precision == "fp16" and not self.halves_itself)
 
 
 def target_named(name: str) -> Target:
@@ -150,7 +152,7 @@ def _torch(name: str, *, compiled: bool, cuda: bool) -> Target:
         return TorchRunner(source.module, source.input_names, options.run, target=name, precision=options.precision)
 
     precisions: tuple[Precision, ...] = ("fp32", "fp16") if cuda else ("fp32",)
-    return Target(name, state, open_here, precisions, runs="module", tells_layers=not compiled, converts=True)
+    return Target(name, state, open_here, precisions, runs="module", tells_layers=not compiled, halves_itself=True)
 
 
 def _torch_lacks(*, cuda: bool) -> str:
@@ -198,11 +200,11 @@ def _tensorrt_native() -> Target:
     def open_here(source: Source, options: OpenOptions) -> ProfiledRunner:
         from edgeprune.runners import tensorrt_native
 
-        return tensorrt_native.open_runner(
-            source.model, options.run, precision=options.precision, engines=options.engines
-        )
+        # Quantised networks carry their number formats in the file.
+        precision = "fp32" if options.precision == "int8" else options.precision
+        return tensorrt_native.open_runner(source.model, options.run, precision=precision, engines=options.engines)
 
-    return Target("tensorrt-native", state, open_here, ("fp32", "fp16", "int8"), converts=True, symmetric=True)
+    return Target("tensorrt-native", state, open_here, ("fp32", "fp16", "int8"), halves_itself=True, symmetric=True)
 
 
 def _on_processor() -> tuple[Precision, ...]:
