@@ -37,7 +37,8 @@ from edgeprune.onnx_model import load_model
 from edgeprune.partition import partition_model
 from edgeprune.partition_manifest import PartitionManifest, write_partition
 from edgeprune.plan import load_plan
-from edgeprune.profiling import TORCH_TARGETS, ProfileOptions, ProfileResult, Which, profile_files
+from edgeprune.profile_process import ProfileJob, run_apart
+from edgeprune.profiling import TORCH_TARGETS, ProfileOptions, ProfileResult, Which, check_targets, profile_files
 from edgeprune.report import write_report
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
@@ -275,37 +276,83 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
 
 
 def profile(
-    model: Path, baseline: Path | None, targets: Sequence[str], options: ProfileOptions, *, arch: str = ""
+    model: Path,
+    baseline: Path | None,
+    targets: Sequence[str],
+    options: ProfileOptions,
+    *,
+    arch: str = "",
+    thread_counts: Sequence[int] = (),
 ) -> ProfileResult:
-    """`edgeprune profile`: every target in turn; the result is kept in a bundle, if it is one."""
+    """`edgeprune profile`: every target in turn with each number of threads (by default that of `options`); the result
+    is kept in a bundle, if it is one."""
+    sweep = tuple(dict.fromkeys(thread_counts)) or (options.threads,)
+    RunOptions(min(sweep)).check()
+    replace(options, threads=max(sweep)).check()
+    check_targets(targets)
     if not model.is_dir():
-        return profile_files(baseline, model, targets, options)
+        return _measure_each(model, baseline, targets, options, arch, sweep)
     if baseline is not None:
         raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
     bundle = bundles.open_bundle(model)
-    modules = _torch_modules(bundle, arch) if any(name in TORCH_TARGETS for name in targets) else None
-    dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
-    notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
-    lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
-    if lowering is not None and lowering.chosen_by == "measured":
-        _note_tuned_for_other(lowering, options)
-    planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
-    result = profile_files(dense, bundle.path(bundles.MODEL), targets, options, modules, notes, lowering, planned)
+    if bundle.has(bundles.LOWERING):
+        _note_tuned_for_other(load_lowering(bundle.path(bundles.LOWERING)), options, sweep)
+    result = _measure_each(model, None, targets, options, arch, sweep)
     with bundles.updated_bundle(model) as stage:
         (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
         bundles.write_manifest(stage, bundle.manifest)
     return result
 
 
-def _note_tuned_for_other(lowering: LoweringRecord, options: ProfileOptions) -> None:
+def measure(job: ProfileJob) -> ProfileResult:
+    """One target with one number of threads, in this process; nothing is written."""
+    model, targets = Path(job.model), (job.target,)
+    if not model.is_dir():
+        return profile_files(Path(job.baseline) if job.baseline else None, model, targets, job.options)
+    bundle = bundles.open_bundle(model)
+    modules = _torch_modules(bundle, job.arch) if job.target in TORCH_TARGETS else None
+    dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
+    notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
+    lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
+    planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
+    return profile_files(dense, bundle.path(bundles.MODEL), targets, job.options, modules, notes, lowering, planned)
+
+
+def _measure_each(
+    model: Path,
+    baseline: Path | None,
+    targets: Sequence[str],
+    options: ProfileOptions,
+    arch: str,
+    sweep: Sequence[int],
+) -> ProfileResult:
+    """The results of all targets and thread counts, one process for each of them if that is asked."""
+    taken = []
+    for target in dict.fromkeys(targets):
+        for count in sweep:
+            job = ProfileJob(str(model), str(baseline or ""), target, options.with_threads(count), arch)
+            taken.append(run_apart(job) if options.fresh_process else measure(job))
+    first = taken[0]
+    return msgspec.structs.replace(
+        first,
+        environment=msgspec.structs.replace(first.environment, threads=max(sweep)),
+        settings=msgspec.structs.replace(first.settings, pin=options.pin, fresh_process=options.fresh_process),
+        results=tuple(result for each in taken for result in each.results),
+    )
+
+
+def _note_tuned_for_other(lowering: LoweringRecord, options: ProfileOptions, sweep: Sequence[int]) -> None:
     """A word to the user if the forms were measured on another machine or runtime, or for other threads or batches."""
+    if lowering.chosen_by != "measured":
+        return
     here = current_environment(options.threads)
     runtime = here.runtime_versions.get("onnxruntime", lowering.runtime)
-    then, now = (lowering.device, lowering.runtime, lowering.threads), (here.cpu, runtime, options.threads)
-    if then != now or lowering.batch_size not in options.batch_sizes:
-        device, version, count = then
+    then, now = (lowering.device, lowering.runtime), (here.cpu, runtime)
+    if then != now or lowering.threads not in sweep or lowering.batch_size not in options.batch_sizes:
+        device, version = then
         progress.note(
-            f"this bundle was tuned on {device}, ONNX Runtime {version}, threads {count}, batch {lowering.batch_size}: "
+            f"this bundle was tuned on {device}, ONNX Runtime {version}, threads {lowering.threads}, "
+            f"batch {lowering.batch_size}: "
             "run `edgeprune tune` to choose its layers' forms for what is measured here"
         )
 
