@@ -17,10 +17,8 @@ from edgeprune.roofline import Roofline
 
 LOW_EFFICIENCY = 0.85
 """Below this share of a layer's theoretical speed-up, a cause is looked for."""
-LOW_SHARE = 0.5
-"""Without a baseline: below this share of the device's bound."""
-AT_BOUND = 0.6
-"""From this share of the device's bound on, a layer is as fast as the device."""
+AT_BOUND = 0.5
+"""From this share of the device's bound on, a layer is as fast as the device: few kernels reach more of its peaks."""
 NOTABLE_SHARE = 0.15
 """Share of a layer's time from which on one of its parts is worth naming, where half of what is missing is more."""
 NEAR_MEMORY = 0.2
@@ -131,18 +129,20 @@ def explain(layer: LayerFacts, machine: MachineFacts) -> Cause | None:
     """The one cause of a layer that is slower than promised; None if there is nothing to explain.
 
     A layer that the plan left as it was is always explained by the plan's note. Otherwise there is something to explain
-    below `LOW_EFFICIENCY` (without a baseline: below `LOW_SHARE` of the device's bound), and the cause without which
-    most time would go is named. If none of them counts, the layer is at the device's bound, or its times vary too much,
-    or its kernel does not use the device well.
+    below `LOW_EFFICIENCY`, and the cause without which most time would go is named. If none of them counts, the layer
+    is at the device's bound, or its times vary too much, or its kernel does not use the device well. Without a baseline
+    nothing was promised: it is told what bounds the layer, or what keeps it from the device's bound.
     """
     if layer.provider and layer.wanted_provider and layer.provider != layer.wanted_provider:
         return Cause("fallback", f"fallback: {layer.provider} ran it, not {layer.wanted_provider}", 1.0)
     if layer.note and not layer.is_pruned:
         return Cause("kept", dense_words(layer.note))
     missing = _missing(layer, machine)
-    if missing <= 0:
+    if missing is None:
         return None
     largest = max(_candidates(layer, machine), key=lambda cause: cause.share, default=None)
+    if layer.efficiency is None and missing <= 1 - AT_BOUND:
+        return _at_bound(layer, machine)
     if largest and largest.share >= min(NOTABLE_SHARE, missing / 2):
         return largest
     return _of_the_rest(layer, machine)
@@ -182,12 +182,12 @@ def bound_share(layer: LayerFacts, roofline: Roofline | None) -> float | None:
     return roofline.bound_ms(layer.executed_macs, layer.bytes_moved) / layer.pruned_ms if roofline else None
 
 
-def _missing(layer: LayerFacts, machine: MachineFacts) -> float:
-    """Share of the layer's time that should not be there; 0 if that is too little to speak of."""
+def _missing(layer: LayerFacts, machine: MachineFacts) -> float | None:
+    """Share of the layer's time that should not be there; None where there is nothing to explain."""
     if layer.efficiency is not None:
-        return 1 - layer.efficiency if layer.efficiency < LOW_EFFICIENCY and layer.is_pruned else 0.0
+        return 1 - layer.efficiency if layer.efficiency < LOW_EFFICIENCY and layer.is_pruned else None
     share = bound_share(layer, machine.roofline)
-    return 1 - share if share is not None and share < LOW_SHARE else 0.0
+    return None if share is None else max(1 - share, 0.0)
 
 
 def _candidates(layer: LayerFacts, machine: MachineFacts) -> Iterator[Cause]:
@@ -241,12 +241,22 @@ def _of_the_rest(layer: LayerFacts, machine: MachineFacts) -> Cause:
     if layer.efficiency is not None and layer.efficiency * (1 + layer.noise) >= LOW_EFFICIENCY:
         return Cause("noise", f"within its noise: its times vary by {layer.noise:.0%}")
     if share is not None and share >= AT_BOUND:
-        return Cause("compute-bound", f"compute-bound: at {share:.0%} of the device's peak, as its dense form was")
+        return _at_bound(layer, machine)
     if layer.noise > NOTABLE_SHARE:
         return Cause("noise", f"too noisy to explain: its times vary by {layer.noise:.0%}")
     reached = f"at {share:.0%} of the device's bound" if share is not None else "slower than in the dense layer"
     sums = f"{layer.in_per_group} channels{' a group' if layer.groups > 1 else ''}"
     return Cause("kernel", f"its kernel works {reached}: sums over {sums} are short for it, with little to reuse")
+
+
+def _at_bound(layer: LayerFacts, machine: MachineFacts) -> Cause:
+    """A layer as fast as the device can be expected to be."""
+    assert machine.roofline is not None
+    compute = machine.roofline.compute_ms(layer.executed_macs) / layer.pruned_ms
+    memory = machine.roofline.memory_ms(layer.bytes_moved) / layer.pruned_ms
+    if memory > compute:
+        return Cause("memory-bound", f"memory-bound: at {memory:.0%} of the device's bandwidth")
+    return Cause("compute-bound", f"compute-bound: at {compute:.0%} of the device's peak")
 
 
 def _moving(layer: LayerFacts) -> Cause:

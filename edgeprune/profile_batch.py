@@ -33,7 +33,7 @@ from edgeprune.sensors import MachineState, energy_meter, energy_per_run_mj, mac
 # Elsewhere one node holds the whole network, or times are those of starting kernels.
 PER_LAYER_TARGETS = ("cpu", "torch-cpu", "torch-cuda")
 DRIFT = 0.05
-"""Difference between the two ways to state the realistic speed-up, or fall of the clock, above which the machine was
+"""Difference between two ways to state the realistic speed-up, or fall of the clock, above which the machine was
 not steady."""
 COPIES = 50
 """Copies of the inputs, and of the outputs, that are timed."""
@@ -82,7 +82,7 @@ def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options
         pruned_macs=batch.pruned_macs,
         theoretical_speedup=rounded(speed.theoretical),
         realistic_speedup=rounded(speed.realistic),
-        paired_speedup=rounded(speed.paired),
+        paired_speedup=rounded(speed.realistic),
         paired_interval=speed.interval,
         efficiency=rounded(over(speed.realistic, speed.theoretical)),
         warnings=(*taken.warnings(options), *batch.unsupported(), *unknown, *speed.warnings()),
@@ -194,7 +194,9 @@ class _Speed:
 
     theoretical: float | None
     realistic: float | None = None
-    paired: float | None = None
+    """Median of the ratios of every round's two runs: what the machine does in a round meets both."""
+    of_medians: float | None = None
+    """Ratio of the two medians: the same on a steady machine."""
     interval: tuple[float, float] | None = None
 
     @staticmethod
@@ -205,14 +207,14 @@ class _Speed:
         dense, pruned = measured["dense"], measured["pruned"]
         ratios = paired_ratios(dense, pruned)
         low, high = median_interval(ratios)
-        return _Speed(theoretical, over(dense.p50_ms, pruned.p50_ms), median(ratios), (round(low, 6), round(high, 6)))
+        return _Speed(theoretical, median(ratios), over(dense.p50_ms, pruned.p50_ms), (round(low, 6), round(high, 6)))
 
     def warnings(self) -> list[str]:
         sentences = []
-        if self.realistic and self.paired and abs(self.realistic / self.paired - 1) > DRIFT:
+        if self.realistic and self.of_medians and abs(self.of_medians / self.realistic - 1) > DRIFT:
             sentences.append(
-                f"the machine was not steady: {self.realistic:.2f}x from the medians, "
-                f"{self.paired:.2f}x from runs side by side"
+                f"the machine was not steady: {self.of_medians:.2f}x from the medians, "
+                f"{self.realistic:.2f}x from runs side by side"
             )
         if self.interval and self.interval[1] < 1:
             sentences.append("the pruned model is slower than the dense one")

@@ -164,11 +164,12 @@ class Result(msgspec.Struct, frozen=True):
     """Both for the whole batch."""
     theoretical_speedup: float | None
     realistic_speedup: float | None
-    """Ratio of the medians."""
+    """dense / pruned: the median of the ratios of every round's two runs, which on a steady machine is that of the
+    medians. Where other programs come and go, it is the one that repeats."""
     paired_speedup: float | None
-    """Median of the ratios of every round's two runs."""
+    """The same; profiles of former versions have the ratio of the medians in `realistic_speedup`."""
     paired_interval: tuple[float, float] | None
-    """95% interval of `paired_speedup`."""
+    """95% interval of the realistic speed-up."""
     efficiency: float | None
     """realistic / theoretical speed-up."""
     warnings: tuple[str, ...] = ()
