@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +39,8 @@ from edgeprune.partition import partition_model
 from edgeprune.partition_manifest import PartitionManifest, write_partition
 from edgeprune.plan import load_plan
 from edgeprune.precise_models import PreciseModels, is_converted, load_samples, precise_models
-from edgeprune.profiling import ProfileOptions, ProfileResult, Which, profile_files
+from edgeprune.profile_process import ProfileJob, run_apart
+from edgeprune.profiling import ProfileOptions, ProfileResult, Which, check_targets, profile_files
 from edgeprune.report import write_report
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
@@ -284,78 +285,121 @@ def profile(
     options: ProfileOptions,
     *,
     arch: str = "",
+    thread_counts: Sequence[int] = (),
     data: str = "",
 ) -> ProfileResult:
-    """`edgeprune profile`: every target in turn; the result is kept in a bundle, if it is one.
+    """`edgeprune profile`: every target in turn with each number of threads (by default that of `options`); the result
+    is kept in a bundle, if it is one.
 
     In another precision than FP32 the networks are converted first, with `data` to calibrate and to compare on; a
-    bundle keeps the files.
+    bundle keeps these files, too.
     """
+    sweep = tuple(dict.fromkeys(thread_counts)) or (options.threads,)
+    RunOptions(min(sweep)).check()
+    replace(options, threads=max(sweep)).check()
+    check_targets(targets, options.precision)
     if data and options.precision == "fp32":
         raise InputError("--data is for other precisions", where="profile", remedy="pass --precision int8, or leave it")
+    bundle = bundles.open_bundle(model) if model.is_dir() else None
+    if bundle is not None and baseline is not None:
+        raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
+    if bundle is not None and bundle.has(bundles.LOWERING):
+        _note_tuned_for_other(load_lowering(bundle.path(bundles.LOWERING)), options, sweep)
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-        if not model.is_dir():
-            networks: dict[Which, Path] = (
-                {"pruned": model} if baseline is None else {"dense": baseline, "pruned": model}
-            )
-            precise, warnings = _precise(networks, {}, targets, options, data, Path(folder))
-            result = profile_files(baseline, model, targets, options, files=precise.files)
-            return _with_precisions(result, precise, warnings)
-        if baseline is not None:
-            raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
-        bundle = bundles.open_bundle(model)
-        runs_modules = any(target_named(name).runs == "module" for name in targets)
-        modules = _torch_modules(bundle, arch) if runs_modules else {}
-        pruned = bundle.path(bundles.MODEL)
-        dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
-        has_plan = bundle.has(bundles.PLAN)
-        notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if has_plan else {}
-        lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
-        if lowering is not None and lowering.chosen_by == "measured":
-            _note_tuned_for_other(lowering, options)
-        planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
-        networks = {"pruned": pruned} if dense is None else {"dense": dense, "pruned": pruned}
-        precise, warnings = _precise(networks, modules, targets, options, data, Path(folder))
-        result = profile_files(dense, pruned, targets, options, modules, notes, lowering, planned, precise.files)
-        result = _with_precisions(result, precise, warnings)
-        with bundles.updated_bundle(model) as stage:
-            for path in Path(folder).iterdir():
-                shutil.copyfile(path, stage / path.name)
-            (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
-            bundles.write_manifest(stage, bundle.manifest)
+        precise = _precise(model, baseline, targets, options, arch, data, Path(folder))
+        result = _measure_each(model, baseline, targets, options, arch, sweep, precise)
+        if bundle is not None:
+            with bundles.updated_bundle(model) as stage:
+                for path in Path(folder).iterdir():
+                    shutil.copyfile(path, stage / path.name)
+                (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
+                bundles.write_manifest(stage, bundle.manifest)
     return result
 
 
+def measure(job: ProfileJob) -> ProfileResult:
+    """One target with one number of threads, in this process; nothing is written."""
+    model, targets = Path(job.model), (job.target,)
+    files = {job.target: {which: Path(path) for which, path in job.files.items()}} if job.files else None
+    if not model.is_dir():
+        return profile_files(Path(job.baseline) if job.baseline else None, model, targets, job.options, files=files)
+    bundle = bundles.open_bundle(model)
+    modules = _torch_modules(bundle, job.arch) if target_named(job.target).runs == "module" else None
+    dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
+    notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
+    lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
+    planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
+    return profile_files(
+        dense, bundle.path(bundles.MODEL), targets, job.options, modules, notes, lowering, planned, files
+    )
+
+
 def _precise(
-    networks: Mapping[Which, Path],
-    modules: Mapping[Which, nn.Module],
+    model: Path,
+    baseline: Path | None,
     targets: Sequence[str],
     options: ProfileOptions,
+    arch: str,
     data: str,
     folder: Path,
-) -> tuple[PreciseModels, tuple[str, ...]]:
-    """The networks in the options' precision, and what is doubtful about them."""
+) -> PreciseModels:
+    """The networks in the options' precision, in `folder`."""
     if options.precision == "fp32":
-        return PreciseModels(), ()
+        return PreciseModels()
+    networks: dict[Which, Path] = {"pruned": model} if baseline is None else {"dense": baseline, "pruned": model}
+    modules: dict[Which, nn.Module] = {}
+    if model.is_dir():
+        bundle = bundles.open_bundle(model)
+        networks = {"dense": bundle.path(bundles.DENSE_MODEL)} if bundle.has(bundles.DENSE_MODEL) else {}
+        networks["pruned"] = bundle.path(bundles.MODEL)
+        if any(target_named(name).runs == "module" for name in targets):
+            modules = _torch_modules(bundle, arch)
     samples = load_samples(load_model(networks["pruned"]), data, options.seed)
-    warnings = samples.warnings(options.precision)
-    return precise_models(networks, modules, targets, options, samples, folder), warnings
+    return precise_models(networks, modules, targets, options, samples, folder)
 
 
-def _with_precisions(result: ProfileResult, precise: PreciseModels, warnings: tuple[str, ...]) -> ProfileResult:
-    results = tuple(msgspec.structs.replace(each, warnings=(*warnings, *each.warnings)) for each in result.results)
-    return msgspec.structs.replace(result, results=results, precisions=precise.records)
+def _measure_each(
+    model: Path,
+    baseline: Path | None,
+    targets: Sequence[str],
+    options: ProfileOptions,
+    arch: str,
+    sweep: Sequence[int],
+    precise: PreciseModels,
+) -> ProfileResult:
+    """The results of all targets and thread counts, one process for each of them if that is asked."""
+    taken = []
+    for target in dict.fromkeys(targets):
+        files: dict[Which, str] = {which: str(path) for which, path in precise.files.get(target, {}).items()}
+        for count in sweep:
+            job = ProfileJob(str(model), str(baseline or ""), target, options.with_threads(count), arch, files)
+            taken.append(run_apart(job) if options.fresh_process else measure(job))
+    first = taken[0]
+    return msgspec.structs.replace(
+        first,
+        environment=msgspec.structs.replace(first.environment, threads=max(sweep)),
+        settings=msgspec.structs.replace(first.settings, pin=options.pin, fresh_process=options.fresh_process),
+        results=tuple(
+            msgspec.structs.replace(result, warnings=(*precise.warnings, *result.warnings))
+            for each in taken
+            for result in each.results
+        ),
+        precisions=precise.records,
+    )
 
 
-def _note_tuned_for_other(lowering: LoweringRecord, options: ProfileOptions) -> None:
+def _note_tuned_for_other(lowering: LoweringRecord, options: ProfileOptions, sweep: Sequence[int]) -> None:
     """A word to the user if the forms were measured on another machine or runtime, or for other threads or batches."""
+    if lowering.chosen_by != "measured":
+        return
     here = current_environment(options.threads)
     runtime = here.runtime_versions.get("onnxruntime", lowering.runtime)
-    then, now = (lowering.device, lowering.runtime, lowering.threads), (here.cpu, runtime, options.threads)
-    if then != now or lowering.batch_size not in options.batch_sizes:
-        device, version, count = then
+    then, now = (lowering.device, lowering.runtime), (here.cpu, runtime)
+    if then != now or lowering.threads not in sweep or lowering.batch_size not in options.batch_sizes:
+        device, version = then
         progress.note(
-            f"this bundle was tuned on {device}, ONNX Runtime {version}, threads {count}, batch {lowering.batch_size}: "
+            f"this bundle was tuned on {device}, ONNX Runtime {version}, threads {lowering.threads}, "
+            f"batch {lowering.batch_size}: "
             "run `edgeprune tune` to choose its layers' forms for what is measured here"
         )
 

@@ -46,6 +46,7 @@ class PreciseModels:
     files: Mapping[str, Mapping[Which, Path]] = field(default_factory=dict)
     """Target -> its converted files; targets that convert for themselves are left out."""
     records: tuple[PrecisionRecord, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def precise_models(
                     **compared._asdict(),
                 )
             )
-    return PreciseModels(files, tuple(records))
+    return PreciseModels(files, tuple(records), samples.warnings(precision))
 
 
 class Compared(NamedTuple):

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class OpenVinoRunner:
         return lambda: request.infer(share_outputs=True)
 
     def profile_nodes(self, feeds: Feeds, iterations: int, *, warmup: int = 5) -> list[NodeTime]:
-        """Mean time a run of every node that OpenVINO ran, in order of execution, warm-up runs left out.
+        """Median time of every node that OpenVINO ran, in order of execution, warm-up runs left out.
 
         Measured in a compilation of its own, so that measuring does not slow `run` down.
         """
@@ -99,15 +100,16 @@ class OpenVinoRunner:
             raise InputError(f"--iterations {iterations} is out of range", expected="1 or more")
         with pinned(self.options.pin):
             compiled = self._compile(_shapes(feeds, self.input_names), counting=True)
-            seconds: dict[tuple[str, str, str], float] = defaultdict(float)
+            seconds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
             for number in range(warmup + iterations):
                 self._infer(compiled.request, feeds)
                 if number < warmup:
                     continue
                 for entry in compiled.request.profiling_info:
                     if entry.status == openvino.ProfilingInfo.Status.EXECUTED:
-                        seconds[entry.node_name, entry.node_type, self.provider] += entry.real_time.total_seconds()
-        return [NodeTime(*key, total / iterations * 1e3) for key, total in seconds.items()]
+                        key = (entry.node_name, entry.node_type, self.provider)
+                        seconds[key].append(entry.real_time.total_seconds())
+        return [NodeTime(*key, median(times) * 1e3) for key, times in seconds.items()]
 
     def original_node(self, name: str) -> str:
         """The ONNX model's node that a node of OpenVINO's stands for; empty for a reordering of data."""

@@ -105,7 +105,7 @@ class NodeTime(NamedTuple):
     op_type: str
     provider: str
     mean_ms: float
-    """Of one run; the median of all where a `NodeRecorder` took it."""
+    """Of one run: the median of all where ONNX Runtime tells them, elsewhere the mean."""
 
 
 class NodeRecorder:
@@ -189,9 +189,9 @@ class OrtRunner:
         return self._names.original(name)
 
     def profile_nodes(self, feeds: Feeds, iterations: int, *, warmup: int = 5) -> list[NodeTime]:
-        """Mean time a run of every node of the optimised model, in order of execution, warm-up runs left out.
+        """Median time of every node of the optimised model, in order of execution, warm-up runs left out.
 
-        Runs in a session of its own, so that measuring does not slow this one down. On GPU targets the times are
+        The mean would be that of the few runs in which another program had the core. Runs in a session of its own, so that measuring does not slow this one down. On GPU targets the times are
         those of starting the kernels.
         """
         check_feeds(feeds, self._inputs)
@@ -203,7 +203,7 @@ class OrtRunner:
                 for _ in range(warmup + iterations):
                     self._run_session(session, feeds)
             events = json.loads(Path(session.end_profiling()).read_text())
-        return _mean_times(events, warmup)
+        return _median_times(events, warmup)
 
     def recording_session(self, prefix: Path) -> Any:
         """A session of its own in which the runtime records the times of nodes, to a file with this prefix."""
@@ -396,22 +396,13 @@ def _shape_text(shape: Sequence[int | str | None]) -> str:
     return "(" + ", ".join("?" if dim is None else str(dim) for dim in shape) + ")"
 
 
-def _mean_times(events: Sequence[Mapping[str, Any]], warmup: int) -> list[NodeTime]:
-    """Mean milliseconds a run of each node, out of ONNX Runtime's trace."""
-    runs, durations = _node_durations(events, warmup)
-    return [NodeTime(*key, sum(times) / 1e3 / runs) for key, times in durations.items()]
-
-
 def _median_times(events: Sequence[Mapping[str, Any]], warmup: int) -> list[NodeTime]:
-    """The same, each node's median over the runs."""
-    _, durations = _node_durations(events, warmup)
-    return [NodeTime(*key, median(times) / 1e3) for key, times in durations.items()]
+    """Each node's median milliseconds over the runs behind the warm-up, out of ONNX Runtime's trace."""
+    return [NodeTime(*key, median(times) / 1e3) for key, times in _node_durations(events, warmup).items()]
 
 
-def _node_durations(
-    events: Sequence[Mapping[str, Any]], warmup: int
-) -> tuple[int, dict[tuple[str, str, str], list[float]]]:
-    """Number of runs behind the warm-up, and (node, operation, provider) -> its durations in microseconds."""
+def _node_durations(events: Sequence[Mapping[str, Any]], warmup: int) -> dict[tuple[str, str, str], list[float]]:
+    """(node, operation, provider) -> its durations in microseconds, in the runs behind the warm-up."""
     starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")[warmup:]
     found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     suffix = "_kernel_time"
@@ -420,4 +411,4 @@ def _node_durations(
             args = event["args"]
             key = (event["name"].removesuffix(suffix), args["op_name"], args.get("provider", ""))
             found[key].append(event["dur"])
-    return len(starts), found
+    return found
