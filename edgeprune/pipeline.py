@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -197,9 +197,7 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
         manifest = Manifest(bundles.SCHEMA_VERSION, metadata.version("edgeprune"))
     loaded = load_model(path)
     with bundles.new_bundle(out.folder, overwrite=out.overwrite) as stage:
-        for name in names:
-            (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(model / name, stage / name)
+        _copy_files(names, model, stage)
         if not names:
             (stage / bundles.MODEL).write_bytes(loaded.SerializeToString(deterministic=True))
         partition = _split_into(stage, loaded, options)
@@ -267,7 +265,8 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
         )
     with bundles.updated_bundle(folder) as stage:
         for name in bundle.manifest.files:
-            if name == bundles.PROFILE or name.startswith("report.") or is_converted(name):
+            stale = name.startswith(("report.", f"{bundles.ENGINES}/")) or is_converted(name)
+            if name == bundles.PROFILE or stale:
                 (stage / name).unlink()
         tolerance = bundle.manifest.parity.tolerance if bundle.manifest.parity else TOLERANCE
         manifest = lower_into(stage, bundle.manifest, options, tolerance)
@@ -305,16 +304,24 @@ def profile(
         raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
     if bundle is not None and bundle.has(bundles.LOWERING):
         _note_tuned_for_other(load_lowering(bundle.path(bundles.LOWERING)), options, sweep)
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-        precise = _precise(model, baseline, targets, options, arch, data, Path(folder))
-        result = _measure_each(model, baseline, targets, options, arch, sweep, precise)
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as temporary:
+        folder = Path(temporary)
+        kept = bundle.manifest.files if bundle is not None else ()
+        _copy_files((n for n in kept if n.startswith(f"{bundles.ENGINES}/")), model, folder)
+        precise = _precise(model, baseline, targets, options, arch, data, folder)
+        result = _measure_each(model, baseline, targets, options, arch, sweep, precise, folder / bundles.ENGINES)
         if bundle is not None:
             with bundles.updated_bundle(model) as stage:
-                for path in Path(folder).iterdir():
-                    shutil.copyfile(path, stage / path.name)
+                _copy_files((p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()), folder, stage)
                 (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
                 bundles.write_manifest(stage, bundle.manifest)
     return result
+
+
+def _copy_files(names: Iterable[str], source: Path, destination: Path) -> None:
+    for name in names:
+        (destination / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, destination / name)
 
 
 def measure(job: ProfileJob) -> ProfileResult:
@@ -329,8 +336,9 @@ def measure(job: ProfileJob) -> ProfileResult:
     notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
     lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
     planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
+    engines = Path(job.engines) if job.engines else None
     return profile_files(
-        dense, bundle.path(bundles.MODEL), targets, job.options, modules, notes, lowering, planned, files
+        dense, bundle.path(bundles.MODEL), targets, job.options, modules, notes, lowering, planned, files, engines
     )
 
 
@@ -355,7 +363,7 @@ def _precise(
         if any(target_named(name).runs == "module" for name in targets):
             modules = _torch_modules(bundle, arch)
     samples = load_samples(load_model(networks["pruned"]), data, options.seed)
-    return precise_models(networks, modules, targets, options, samples, folder)
+    return precise_models(networks, modules, targets, options, samples, folder, folder / bundles.ENGINES)
 
 
 def _measure_each(
@@ -366,13 +374,15 @@ def _measure_each(
     arch: str,
     sweep: Sequence[int],
     precise: PreciseModels,
+    engines: Path,
 ) -> ProfileResult:
     """The results of all targets and thread counts, one process for each of them if that is asked."""
     taken = []
     for target in dict.fromkeys(targets):
         files: dict[Which, str] = {which: str(path) for which, path in precise.files.get(target, {}).items()}
         for count in sweep:
-            job = ProfileJob(str(model), str(baseline or ""), target, options.with_threads(count), arch, files)
+            own = options.with_threads(count)
+            job = ProfileJob(str(model), str(baseline or ""), target, own, arch, files, str(engines))
             taken.append(run_apart(job) if options.fresh_process else measure(job))
     first = taken[0]
     return msgspec.structs.replace(

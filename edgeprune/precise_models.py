@@ -19,11 +19,12 @@ from onnx import ModelProto
 from edgeprune import progress
 from edgeprune.arrays import load_array
 from edgeprune.errors import InputError
+from edgeprune.half_precision import to_half
 from edgeprune.onnx_graph import input_specs, output_specs, static_batch
 from edgeprune.onnx_model import load_model, save_onnx
 from edgeprune.precision import Precision, PrecisionRecord, tolerance
 from edgeprune.profile_setup import ProfiledRunner, ProfileOptions, Which, random_feeds
-from edgeprune.quantization import to_fp16, to_int8
+from edgeprune.quantization import to_int8
 from edgeprune.runners import registry
 from edgeprune.runners.base import Feeds
 from edgeprune.runners.registry import OpenOptions, Source, Target
@@ -102,6 +103,7 @@ def precise_models(
     options: ProfileOptions,
     samples: Samples,
     folder: Path,
+    engines: Path | None = None,
 ) -> PreciseModels:
     """Convert the networks into `folder` as the targets need it, run them there, and compare them with FP32.
 
@@ -121,7 +123,9 @@ def precise_models(
             names, expected = reference.input_names, _outputs(reference, samples)
         for name in wanted:
             file = files.get(name, networks)[which]
-            opened = registry.open_runner(name, Source(file, modules.get(which), names), OpenOptions(run, precision))
+            opened = registry.open_runner(
+                name, Source(file, modules.get(which), names), OpenOptions(run, precision, engines)
+            )
             with closing(opened) as runner:
                 compared = compare(expected, _outputs(runner, samples), samples.labels)
             limit = tolerance(precision)
@@ -183,7 +187,7 @@ def _converted(path: Path, target: Target, precision: Precision, samples: Sample
     if not place.exists():
         model = load_model(path)
         progress.note(f"converting {path.name} to {precision}")
-        converted = to_fp16(model) if precision == "fp16" else to_int8(model, samples.calibrate, symmetric=symmetric)
+        converted = to_half(model) if precision == "fp16" else to_int8(model, samples.calibrate, symmetric=symmetric)
         save_onnx(converted, place)
     return place
 

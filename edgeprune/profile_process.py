@@ -41,6 +41,8 @@ class ProfileJob(msgspec.Struct, frozen=True):
     """For a bundle whose architecture is the user's own file."""
     files: dict[Which, str] = {}
     """The networks in the options' precision, where the target does not run those of the bundle."""
+    engines: str = ""
+    """Folder of what runtimes built for this device, which they use again."""
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -59,12 +59,14 @@ def profile_files(
     lowering: LoweringRecord | None = None,
     planned: Path | None = None,
     files: Mapping[str, Mapping[Which, Path]] | None = None,
+    engines: Path | None = None,
 ) -> ProfileResult:
     """Measure two ONNX files (or one, without a baseline) on every target, with every batch size.
 
     The torch targets run `torch_modules`, which must be the same networks. `notes` are the plan's, by layer; `lowering`
     tells the forms of grouped layers in `pruned`, and `planned` is the network without them, as torch runs it. `files`
-    are the same networks in the options' precision, by target, where it does not run the others.
+    are the same networks in the options' precision, by target, where it does not run the others. In `engines` a runtime
+    may keep what it builds for this device.
     InputError if a target cannot be used, the two models take different inputs, or a batch size does not fit them: all
     before anything is measured.
     """
@@ -75,7 +77,8 @@ def profile_files(
     as_planned = pair if planned is None else Pair(pair.dense, load_model(planned), pair.notes)
     given: dict[Which, Path] = {"dense": dense or pruned, "pruned": pruned}
     makers = {
-        target: _maker(target, (files or {}).get(target, given), pair, options, torch_modules) for target in targets
+        target: _maker(target, (files or {}).get(target, given), pair, options, torch_modules, engines)
+        for target in targets
     }
     if pair.dense is not None:
         check_same_shapes(pair.dense, pair.pruned, where=dense)
@@ -170,6 +173,7 @@ def _maker(
     pair: Pair,
     options: ProfileOptions,
     torch_modules: Mapping[Which, nn.Module] | None,
+    engines: Path | None,
 ) -> MakeRunner:
     """The factory of a target's runners; InputError if the target is unknown or cannot be used."""
     registry.require(target, options.precision)
@@ -178,5 +182,5 @@ def _maker(
         which: registry.Source(path, modules.get(which), names) for which, path in files.items()
     }
     registry.require_source(target, sources["pruned"])
-    how = registry.OpenOptions(options.run_options(), options.precision)
+    how = registry.OpenOptions(options.run_options(), options.precision, engines)
     return lambda which: registry.open_runner(target, sources[which], how)

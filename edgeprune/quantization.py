@@ -1,19 +1,22 @@
-"""ONNX models in FP16 and INT8, as functions of models that leave what they are given as it was.
+"""ONNX models in INT8, by ONNX Runtime's static quantisation; what is given stays as it was.
 
-INT8 is ONNX Runtime's static quantisation: the weights of convolutions and linear layers in 8 bits with a scale for
-each filter, activations with one scale each, from the ranges that calibration saw. The model says so with pairs of
-QuantizeLinear and DequantizeLinear, which runtimes fuse into integer kernels; groups stay groups.
+Weights of convolutions and linear layers have 8 bits and a scale for each filter, activations one scale each, from the
+ranges that calibration saw. The model says so with pairs of QuantizeLinear and DequantizeLinear, which runtimes fuse
+into integer kernels; groups stay groups.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import onnx
+import onnxruntime
 from onnx import ModelProto
 
 from edgeprune.device_profile import machine_may_saturate
@@ -28,23 +31,6 @@ _LAYERS = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
 _RESHAPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
 
 
-def to_fp16(model: ModelProto) -> ModelProto:
-    """The model with weights and activations in float16; inputs and outputs stay float32.
-
-    InputError if ONNX Runtime's converter cannot convert it.
-    """
-    from onnxruntime.quantization.onnx_model import ONNXModel
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    try:
-        with _quiet():
-            converted = ONNXModel(convert_float_to_float16(_copy(model), keep_io_types=True))
-            converted.topological_sort()  # the converter puts what it adds at the end
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise _cannot("FP16", model, error) from error
-    return check_model(converted.model, where="the model in FP16")
-
-
 def to_int8(model: ModelProto, batches: Sequence[Feeds], *, symmetric: bool = False) -> ModelProto:
     """The model with 8-bit convolutions and linear layers, calibrated on `batches`; inputs and outputs stay float32.
 
@@ -52,32 +38,35 @@ def to_int8(model: ModelProto, batches: Sequence[Feeds], *, symmetric: bool = Fa
     layers, as TensorRT wants it; else activations are unsigned, which loses nothing behind a ReLU and is what
     processors multiply fastest. InputError if there is nothing to calibrate with, or the model cannot be quantised.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
     if not batches:
         raise InputError("no inputs to calibrate with", where="INT8", expected="one batch or more")
     if opset(model) < OLDEST_OPSET:
         what = f"uses opset {opset(model)}"
         raise InputError(what, where="INT8", expected=f"{OLDEST_OPSET} or later", remedy="export it again")
+    quantiser = _quantiser()
     options = {"ActivationSymmetric": True, "QuantizeBias": False, "OpTypesToExcludeOutputQuantization": _LAYERS}
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder, _quiet():
         path = Path(folder) / "quantized.onnx"
         try:
-            quantize_static(
+            quantiser.quantize_static(
                 _copy(model),
                 path,
                 _Batches(batches),
-                quant_format=QuantFormat.QDQ,
+                quant_format=quantiser.QuantFormat.QDQ,
                 op_types_to_quantize=_LAYERS if symmetric else None,
                 per_channel=True,
                 # Sums of two products of 8 bits overflow 16.
                 reduce_range=not symmetric and machine_may_saturate(),
-                activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
+                activation_type=quantiser.QuantType.QInt8 if symmetric else quantiser.QuantType.QUInt8,
+                weight_type=quantiser.QuantType.QInt8,
                 extra_options=options if symmetric else None,
             )
         except (ValueError, RuntimeError, KeyError) as error:
-            raise _cannot("INT8", model, error) from error
+            raise InputError(
+                f"cannot be quantised: {first_line(error)}",
+                where=model.graph.name or "ONNX model",
+                remedy="pass --precision fp32",
+            ) from error
         return check_model(_with_float_outputs(onnx.load(path)), where="the model in INT8")
 
 
@@ -137,23 +126,28 @@ class _Batches:
         return None if feeds is None else dict(feeds)
 
 
+def _quantiser() -> ModuleType:
+    """ONNX Runtime's static quantisation. It loads modules of another of its packages by their bare names: that folder
+    is on the path meanwhile, and only then."""
+    before = list(sys.path)
+    sys.path.append(str(Path(onnxruntime.__file__).parent / "transformers"))
+    try:
+        from onnxruntime import quantization  # slow to import, and seldom needed
+    finally:
+        sys.path[:] = before
+    module: ModuleType = quantization
+    return module
+
+
 def _copy(model: ModelProto) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(model)
     return copy
 
 
-def _cannot(precision: str, model: ModelProto, error: Exception) -> InputError:
-    return InputError(
-        f"cannot be converted to {precision}: {first_line(error)}",
-        where=model.graph.name or "ONNX model",
-        remedy="pass --precision fp32",
-    )
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the converters' advice to optimise the model beforehand, which `edgeprune export` has done."""
+    """Without the quantiser's advice to optimise the model beforehand, which `edgeprune export` has done."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -16,11 +16,12 @@ from edgeprune import precision as precisions
 from edgeprune.bundle import MODEL, PROFILE, open_bundle, sha256_of
 from edgeprune.cli import main
 from edgeprune.errors import GateError, InputError
+from edgeprune.half_precision import to_half
 from edgeprune.onnx_model import attributes, load_model, save_onnx
 from edgeprune.precise_models import compare, is_converted, load_samples, precise_models
 from edgeprune.precision import PrecisionRecord, require_precise, tolerance
 from edgeprune.profile_setup import ProfileOptions
-from edgeprune.quantization import quantized_layers, to_fp16, to_int8
+from edgeprune.quantization import quantized_layers, to_int8
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
 from edgeprune.runners.registry import TARGETS
@@ -76,7 +77,7 @@ def symmetric(model: ModelProto) -> ModelProto:
     return to_int8(model, [images(16, seed) for seed in (1, 2)], symmetric=True)
 
 
-CONVERSIONS: dict[str, Callable[[ModelProto], ModelProto]] = {"fp16": to_fp16, "int8": int8, "symmetric": symmetric}
+CONVERSIONS: dict[str, Callable[[ModelProto], ModelProto]] = {"fp16": to_half, "int8": int8, "symmetric": symmetric}
 
 
 @pytest.mark.parametrize("head", [True, False], ids=["1x1 head", "linear head"])
@@ -98,7 +99,7 @@ def test_groups_names_and_outputs_survive(kind: str, groups: int, head: bool) ->
 
 
 def test_weights_in_fp16_take_half_the_room_and_the_ends_stay_float32() -> None:
-    converted = to_fp16(convolution(2))
+    converted = to_half(convolution(2))
     assert {tensor.data_type for tensor in converted.graph.initializer} == {TensorProto.FLOAT16}
     for value in (*converted.graph.input, *converted.graph.output):
         assert value.type.tensor_type.elem_type == TensorProto.FLOAT
@@ -236,7 +237,7 @@ def test_fp16_costs_no_accuracy(trained: Path) -> None:
     model = load_model(trained)
     samples = load_samples(model, "digits", 0)
     found = []
-    for one in (model, to_fp16(model)):
+    for one in (model, to_half(model)):
         with OrtRunner(one, RunOptions(graph_optimization="disabled")) as runner:
             found.append(np.concatenate([runner.run(feeds)["output"] for feeds in samples.compare]))
     compared = compare([found[0]], [found[1]], samples.labels)

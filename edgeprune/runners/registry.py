@@ -200,9 +200,9 @@ def _tensorrt_native() -> Target:
     def open_here(source: Source, options: OpenOptions) -> ProfiledRunner:
         from edgeprune.runners import tensorrt_native
 
-        # Quantised networks carry their number formats in the file.
-        precision = "fp32" if options.precision == "int8" else options.precision
-        return tensorrt_native.open_runner(source.model, options.run, precision=precision, engines=options.engines)
+        return tensorrt_native.open_runner(
+            source.model, options.run, precision=options.precision, engines=options.engines
+        )
 
     return Target("tensorrt-native", state, open_here, ("fp32", "fp16", "int8"), halves_itself=True, symmetric=True)
 
