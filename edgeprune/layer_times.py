@@ -54,8 +54,11 @@ class ModelLayers:
     """Node -> the layer that it belongs to, for the layers themselves and what moves data for them."""
 
     @staticmethod
-    def of(model: ModelProto, batch: int) -> ModelLayers:
-        """InputError if the batch does not fit the model, or shapes cannot be inferred."""
+    def of(model: ModelProto, batch: int, share_of_bytes: float = 1.0) -> ModelLayers:
+        """The layers as they are in the file, or with that share of its bytes where they run in another precision.
+
+        InputError if the batch does not fit the model, or shapes cannot be inferred.
+        """
         counted = count_macs(model, batch=batch)
         types = concrete_types(model, batch)
         sizes = {
@@ -68,7 +71,7 @@ class ModelLayers:
             if entry.macs and entry.weight_name in weights and entry.name in nodes:
                 node = nodes[entry.name]
                 groups, inner, outer = _channels(node, weights[entry.weight_name])
-                moved = sum(sizes.get(value, 0) for value in (*node.input, *node.output))
+                moved = sum(sizes.get(value, 0) for value in (*node.input, *node.output)) * share_of_bytes
                 layers.append(LayerInfo(entry.name, entry.op_type, groups, inner, outer, entry.macs, int(moved)))
         joined = _joined(layers)
         return ModelLayers(joined, counted, _owners(model, {layer.name for layer in joined}))

@@ -15,7 +15,7 @@ from edgeprune.errors import InputError
 from edgeprune.layer_times import LayerInfo, ModelLayers, TimedNode
 from edgeprune.measurement import check_counts
 from edgeprune.onnx_model import TensorSpec
-from edgeprune.precision import Precision
+from edgeprune.precision import Precision, share_of_bytes
 from edgeprune.runners.base import Feeds, Runner, RunOptions
 
 Which = Literal["dense", "pruned"]
@@ -114,10 +114,11 @@ class Batch:
     machine: MachineFacts
 
     @staticmethod
-    def of(pair: Pair, target: str, size: int, machine: MachineFacts) -> Batch:
+    def of(pair: Pair, target: str, size: int, machine: MachineFacts, precision: Precision = "fp32") -> Batch:
         """InputError if the batch size does not fit the models."""
-        dense = None if pair.dense is None else ModelLayers.of(pair.dense, size)
-        return Batch(pair, dense, ModelLayers.of(pair.pruned, size), target, size, machine)
+        share = share_of_bytes(precision)
+        dense = None if pair.dense is None else ModelLayers.of(pair.dense, size, share)
+        return Batch(pair, dense, ModelLayers.of(pair.pruned, size, share), target, size, machine)
 
     def planned(self, layer: LayerInfo) -> int:
         """MACs that the plan leaves of a pruned layer, for the whole batch."""

@@ -107,7 +107,7 @@ def profile_runners(make: MakeRunner, pair: Pair, target: str, options: ProfileO
     machine = machine_facts(target, options.threads, options.device_profile)
     if options.precision != "fp32":  # blocks, rates and peaks are those of FP32
         machine = MachineFacts(0, options.threads, dispatch_ms=machine.dispatch_ms)
-    batches = [Batch.of(pair, target, size, machine) for size in options.batch_sizes]
+    batches = [Batch.of(pair, target, size, machine, options.precision) for size in options.batch_sizes]
     which: tuple[Which, ...] = ("pruned",) if pair.dense is None else ("dense", "pruned")
     with ExitStack() as stack:
         runners: dict[Which, ProfiledRunner] = {}

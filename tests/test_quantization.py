@@ -266,6 +266,8 @@ class TestProfile:
         assert result["theoretical_speedup"] > 1
         assert [layer["name"] for layer in result["layers"]] == [small.STEM, small.MIDDLE, small.LAST, small.HEAD]
         assert all(layer["pruned_ms"] > 0 for layer in result["layers"])
+        weights, values = 10 * small.CHANNELS, small.CHANNELS + 10
+        assert result["layers"][-1]["bytes_moved"] == weights + values  # a byte each
         assert {(record["network"], record["file"]) for record in read["precisions"]} == {
             ("dense", "dense.int8.onnx"),
             ("pruned", "model.int8.onnx"),
