@@ -21,8 +21,9 @@ AT_BOUND = 0.5
 """From this share of the device's bound on, a layer is as fast as the device: few kernels reach more of its peaks."""
 NOTABLE_SHARE = 0.15
 """Share of a layer's time from which on one of its parts is worth naming, where half of what is missing is more."""
-NEAR_MEMORY = 0.2
-"""Share of a layer's time that its memory traffic takes at least, at the device's bandwidth, if it waits for memory."""
+NEAR_MEMORY = 0.1
+"""Share of a layer's time that its memory traffic takes at least, at the device's bandwidth, if it waits for memory:
+one core alone reaches but a part of that."""
 
 Kind = Literal[
     "kept",
