@@ -33,6 +33,8 @@ class FakeState:
         self.builds: list[dict[str, Any]] = []
         self.unsupported: set[str] = set()
         """Operations that the parser refuses."""
+        self.refused = False
+        """Whether the next saved engine is not taken."""
         self.build_error = ""
         self.run_error = ""
         self.engine_bytes = 1000
@@ -191,6 +193,8 @@ def tensorrt_module(gpu: FakeGpu, version: str) -> ModuleType:
             return self._cache
 
         def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+            if not profile._shapes:
+                return -1
             self._profiles.append(profile)
             return len(self._profiles) - 1
 
@@ -212,7 +216,7 @@ def tensorrt_module(gpu: FakeGpu, version: str) -> ModuleType:
             assert network._typed, "weakly typed: FP32 layers may become FP16 in version 10, and version 11 has none"
             assert network._model is not None
             assert config._cache is not None
-            shapes = config._profiles[0]._shapes
+            shapes = config._profiles[0]._shapes if config._profiles else {}
             dynamic = [spec for spec in input_specs(network._model) if not isinstance(spec.shape[0], int)]
             if state.build_error or any(spec.name not in shapes for spec in dynamic):
                 self._logger.log(ILogger.Severity.WARNING, "something of no interest")
@@ -348,7 +352,8 @@ def tensorrt_module(gpu: FakeGpu, version: str) -> ModuleType:
                 plan = json.loads(serialized_engine)
             except ValueError:
                 plan = {}
-            if [plan.get("gpu"), plan.get("version")] != [gpu.name, version]:
+            refused, state.refused = state.refused, False
+            if refused or [plan.get("gpu"), plan.get("version")] != [gpu.name, version]:
                 self._logger.log(ILogger.Severity.ERROR, "Serialization assertion plan->header failed")
                 return None
             return ICudaEngine(plan, self._logger)

@@ -123,7 +123,8 @@ def fetch(version: str) -> bool:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary", ":all:", "--dest", folder, f"{PACKAGE}=={version}"]
+        command += ["--retries", "1", "--timeout", "20", "--only-binary", ":all:", "--dest", folder]
+        command += [f"{PACKAGE}=={version}"]
         if subprocess.run(command, capture_output=True, check=False).returncode:
             return False
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:

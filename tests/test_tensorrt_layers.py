@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from edgeprune.errors import InputError
 from edgeprune.runners.tensorrt_layers import EngineLayers
 
 OPS = {"a": "Conv", "b": "Relu", "c": "Conv", "g": "Gather", "t": "Transpose", "n/[1]": "Add"}
@@ -26,6 +27,7 @@ OPS = {"a": "Conv", "b": "Relu", "c": "Conv", "g": "Gather", "t": "Transpose", "
         ({"Name": "Reformatting CopyNode for Input Tensor 0 to a + b", "LayerType": "Reformat"}, "", "Reformat"),
         ({"Name": "{ForeignNode[a...c]}", "LayerType": "Myelin"}, "{ForeignNode[a...c]}", ""),
         ("a + b", "a", "Conv"),
+        ({"Name": "k", "LayerType": "x", "Metadata": "[ONNX Layer: a]", "Alpha": float("nan")}, "a", "Conv"),
         ("Reformatting CopyNode for Output Tensor 0 to a", "", "Reformat"),
     ],
 )
@@ -42,3 +44,10 @@ def test_parts_of_one_split_layer_are_one_layer_and_unknown_layers_keep_their_na
     layers = EngineLayers.of(split, json.dumps({"Layers": [{"Name": "k", "LayerType": "x", "Metadata": metadata}]}))
     assert layers.original("k") in split
     assert (layers.original("elsewhere"), layers.op_type("elsewhere")) == ("elsewhere", "")
+    assert layers.original("conv@0 + relu") == "conv@0"  # not listed: by its name
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"Layers": 3}', '{"Layers": [{"Name": 1}]}'])
+def test_what_no_version_writes_is_an_error(text: str) -> None:
+    with pytest.raises(InputError, match="tells of its layers in an unknown way"):
+        EngineLayers.of(OPS, text)

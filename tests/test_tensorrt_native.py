@@ -70,6 +70,13 @@ def fake_machine(patch: pytest.MonkeyPatch, version: str, gpu: fake_cuda.FakeGpu
     return machine
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache folder, in which edgeprune keeps a key and what builds have measured."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "edgeprune"
+
+
 @contextmanager
 def pretended(version: str) -> Iterator[FakeMachine]:
     with pytest.MonkeyPatch.context() as patch:
@@ -234,11 +241,24 @@ def test_an_engine_is_saved_with_what_it_is_for_and_used_again(
     assert sorted(path.name for path in engines.iterdir()) == [
         "model-fp16-batch-2.plan",
         "model-fp16-batch-2.plan.json",
-        "timing.cache",
     ]
     assert len([text for text in heard if text.startswith("building an engine of model")]) == 1
     if machine is not None:
         assert (record["gpu"], record["compute_capability"]) == ("Fake GPU", "9.0")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_int8_is_for_models_that_were_quantised(version: str, models: tuple[Path, Path], tmp_path: Path) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 20]> g (float[b,3,12,12] input) => (float[b,3,12,12] y)
+        <float scale = {0.05}, int8 zero = {0}>
+        { q = QuantizeLinear(input, scale, zero) d = DequantizeLinear(q, scale, zero) y = Relu(d) }"""
+    quantised = tmp_path / "quantised.onnx"
+    save_onnx(parser.parse_model(text), quantised)
+    with pretended(version):
+        with opened(quantised, precision="int8") as runner:
+            assert np.array_equal(runner.run(feeds())["y"], by_onnx_runtime(quantised))
+        with pytest.raises(InputError, match="is not quantised; expected QuantizeLinear"):
+            opened(models[0], precision="int8")
 
 
 # On the pretended machine, which can be broken.
@@ -289,7 +309,7 @@ def test_an_engine_for_another_gpu_version_or_model_is_built_again_and_says_so(
 
     assert run() == ""
     fake = fake.become(version, fake_cuda.FakeGpu("Fake L4", (8, 9)))
-    assert "is for GPU Fake GPU, not Fake L4; for compute capability 9.0, not 8.9" in run()
+    assert "is for GPU Fake GPU, not Fake L4; is for compute capability 9.0, not 8.9" in run()
     fake.become("11.9.0.1", fake.gpu)
     assert f"is for TensorRT {version}, not 11.9.0.1" in run()
     assert run() == ""
@@ -299,40 +319,55 @@ def test_an_engine_for_another_gpu_version_or_model_is_built_again_and_says_so(
     assert "is for another ONNX model" in run()
     plan = engines / "model-fp32-batch-2.plan"
     plan.write_bytes(plan.read_bytes()[:-1])
-    assert "is for another file than the one beside it" in run()
+    assert "is not as this user wrote it" in run()
     plan.with_name(plan.name + ".json").write_text("{")
     assert "cannot be read" in run()
     assert run() == ""
+
+
+def test_an_engine_of_another_user_is_never_loaded(
+    fake: FakeMachine, models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> int:
+        with opened(models[0], engines=tmp_path / "engines", batches=BatchRange.only(2)):
+            return len(fake.state.builds)
+
+    heard = notes(monkeypatch)
+    assert [run(), run()] == [1, 1]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    assert [run(), run()] == [2, 2]
+    assert any("the saved engine is not as this user wrote it: building it again" in text for text in heard)
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
+    assert [run(), run()] == [3, 4]  # without a key there is nothing to know it by
+
+
+def test_the_key_is_for_the_user_alone(fake: FakeMachine, models: tuple[Path, Path], own_cache: Path) -> None:
+    with opened(models[0], engines=own_cache.parent, batches=BatchRange.only(2)):
+        assert (own_cache / "engines.key").stat().st_mode & 0o777 == 0o600
 
 
 def test_an_engine_that_tensorrt_refuses_all_the_same_is_built_again(
     fake: FakeMachine, models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard = notes(monkeypatch)
-    with opened(models[0], engines=tmp_path, batches=BatchRange.only(2)) as runner:
-        runner.run(feeds())
-    builds = len(fake.state.builds)
-    monkeypatch.setattr("hashlib.sha256", lambda data=b"": type("Same", (), {"hexdigest": lambda self: "0"})())
-    record = tmp_path / "dense-fp32-batch-2.plan.json"
-    changed = json.loads(record.read_text())
-    changed["plan_sha256"] = changed["built_for"]["model_sha256"] = "0"
-    record.write_text(json.dumps(changed))
-    record.with_suffix("").write_bytes(b"damaged")
-    with opened(models[0], engines=tmp_path, batches=BatchRange.only(2)):
-        assert len(fake.state.builds) == builds + 1
+    for builds in (1, 2):
+        with opened(models[0], engines=tmp_path / "engines", batches=BatchRange.only(2)):
+            assert len(fake.state.builds) == builds
+        fake.state.refused = True
     assert any("Serialization assertion plan->header failed: building it again" in text for text in heard)
 
 
 def test_later_builds_know_what_earlier_ones_timed(
-    fake: FakeMachine, models: tuple[Path, Path], tmp_path: Path
+    fake: FakeMachine, models: tuple[Path, Path], own_cache: Path
 ) -> None:
     def build(size: int) -> int:
-        with opened(models[0], engines=tmp_path, batches=BatchRange.only(size)):
+        with opened(models[0], batches=BatchRange.only(size)):
             return int(fake.state.builds[-1]["timed"])
 
     assert build(1) > 0
     assert build(2) == 0
-    (tmp_path / "timing.cache").write_bytes(b"damaged")
+    (own_cache / "tensorrt-timing.cache").write_bytes(b"damaged")
     assert build(3) > 0
     fake = fake.become(fake.tensorrt.__version__, fake_cuda.FakeGpu("Fake L4"))
     assert build(4) > 0
@@ -482,7 +517,10 @@ def test_a_run_that_fails_is_an_error_of_the_input(fake: FakeMachine, models: tu
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"precision": "int8"}, "unknown precision of target tensorrt-native 'int8'; expected one of fp16, fp32, tf32"),
+        (
+            {"precision": "fp8"},
+            "unknown precision of target tensorrt-native 'fp8'; expected one of fp16, fp32, int8, tf32",
+        ),
         ({"batches": BatchRange(2, 1, 4)}, "batch sizes from 2 to 4, best at 1; expected 1 <= least <= best <= most"),
         ({"options": RunOptions(provider_options=(("trt_fp16_enable", "1"),))}, "provider options trt_fp16_enable"),
         ({"options": RunOptions(threads=0)}, "--threads 0"),

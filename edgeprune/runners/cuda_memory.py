@@ -27,7 +27,7 @@ def this_gpu() -> Gpu:
         raise InputError(
             f"no NVIDIA GPU can be used: {reason}",
             expected="an NVIDIA GPU and its driver, as nvidia-smi shows them",
-            remedy="install or update NVIDIA's driver, or choose another --target",
+            remedy="install or update NVIDIA's driver, or pip install cuda-bindings of the driver's CUDA version",
         )
     device = _value(cudart.cudaGetDevice(), "asking for the device")
     properties = _value(cudart.cudaGetDeviceProperties(device), "asking for the device")

@@ -1,12 +1,15 @@
 """Engines on disk: a plan beside a small JSON that says for which GPU, version, network and batch sizes it was built.
 
-A plan is code for one GPU and one version of TensorRT. It is used again only where all of that agrees, and the file is
-the one that was written.
+A plan is machine code for one GPU and one version of TensorRT, and loading one runs it: so a plan is used again only
+where all of that agrees, and only if this user wrote it. A folder may come from anywhere; it is sealed with a key that
+lies in the user's cache folder.
 """
 
 from __future__ import annotations
 
-import hashlib
+import hmac
+import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +17,12 @@ import msgspec
 
 from edgeprune import progress
 from edgeprune.bundle import pretty_json, write_atomically
+from edgeprune.errors import InputError, first_line
 from edgeprune.runners.batch_range import BatchRange
+from edgeprune.tuning_cache import default_path
 
-TIMING_CACHE = "timing.cache"
+KEY, TIMING_CACHE = "engines.key", "tensorrt-timing.cache"
+"""In the user's cache folder."""
 
 
 class EngineFacts(msgspec.Struct, frozen=True):
@@ -40,18 +46,19 @@ class EngineFacts(msgspec.Struct, frozen=True):
             "batches": "batch size",
         }
         phrases = [
-            f"{words} {getattr(self, field)}, not {getattr(wanted, field)}"
+            f"is for {words} {getattr(self, field)}, not {getattr(wanted, field)}"
             for field, words in named.items()
             if getattr(self, field) != getattr(wanted, field)
         ]
-        return phrases if self.model_sha256 == wanted.model_sha256 else [*phrases, "another ONNX model"]
+        return phrases if self.model_sha256 == wanted.model_sha256 else [*phrases, "is for another ONNX model"]
 
 
 class EngineRecord(msgspec.Struct, frozen=True):
     """The JSON beside a plan."""
 
     built_for: EngineFacts
-    plan_sha256: str
+    seal: str
+    """HMAC-SHA256 of the plan under the user's key."""
 
 
 @dataclass(frozen=True)
@@ -75,34 +82,57 @@ class EngineFiles:
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError) as error:
-            progress.note(f"{path}: the saved engine cannot be read ({error}): building it again")
+            progress.note(f"{path}: the saved engine cannot be read ({first_line(error)}): building it again")
             return None
         reasons = record.built_for.differences(wanted)
-        if hashlib.sha256(plan).hexdigest() != record.plan_sha256:
-            reasons.append("another file than the one beside it")
+        if not hmac.compare_digest(_seal(plan), record.seal):
+            reasons.append("is not as this user wrote it")
         if reasons:
-            progress.note(f"{path}: the saved engine is for {'; for '.join(reasons)}: building it again")
+            progress.note(f"{path}: the saved engine {'; '.join(reasons)}: building it again")
             return None
         return plan
 
-    def save(self, name: str, facts: EngineFacts, plan: bytes) -> Path:
+    def save(self, name: str, facts: EngineFacts, plan: bytes) -> None:
         """Write the plan, then what it is for: a plan without its record, or with an older one, is not used."""
         path = self.plan_path(name, facts)
         write_atomically(path, plan)
-        record = EngineRecord(facts, hashlib.sha256(plan).hexdigest())
-        write_atomically(_record_path(path), pretty_json(record))
-        return path
+        write_atomically(_record_path(path), pretty_json(EngineRecord(facts, _seal(plan))))
 
-    def timing_cache(self) -> bytes:
-        """What earlier builds in this folder measured; empty if there is nothing to be read."""
-        try:
-            return (self.folder / TIMING_CACHE).read_bytes()
-        except OSError:
-            return b""
 
-    def save_timing_cache(self, data: bytes) -> None:
-        write_atomically(self.folder / TIMING_CACHE, data)
+def load_timing_cache() -> bytes:
+    """What earlier builds of this user have measured; empty if there is nothing to be read."""
+    try:
+        return default_path().with_name(TIMING_CACHE).read_bytes()
+    except OSError:
+        return b""
+
+
+def save_timing_cache(data: bytes) -> None:
+    """For later builds; a cache that cannot be written is left out."""
+    try:
+        write_atomically(default_path().with_name(TIMING_CACHE), data)
+    except InputError:
+        return
 
 
 def _record_path(plan: Path) -> Path:
     return plan.with_name(plan.name + ".json")
+
+
+def _seal(plan: bytes) -> str:
+    return hmac.digest(_key(), plan, "sha256").hex()
+
+
+def _key() -> bytes:
+    """The user's own, made when it is first needed. Where it cannot be kept, one that no plan was sealed with."""
+    path = default_path().with_name(KEY)
+    fresh = secrets.token_bytes(32)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(fresh)
+        return fresh
+    except FileExistsError:
+        return path.read_bytes()
+    except OSError:
+        return fresh

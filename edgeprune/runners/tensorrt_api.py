@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, SupportsFloat, cast
+from typing import TYPE_CHECKING, SupportsFloat, TypeVar, cast
 
 import tensorrt as trt
 
@@ -20,6 +20,7 @@ from edgeprune.runners.gpu import out_of_memory
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+T = TypeVar("T")
 VERSION: str = trt.__version__
 
 _OUT_OF_MEMORY = re.compile(r"out.?of.?memory|insufficient memory", re.IGNORECASE)
@@ -52,7 +53,7 @@ class LayerTimes(trt.IProfiler):  # type: ignore[misc]  # without TensorRT its c
 
 
 class _Log(trt.ILogger):  # type: ignore[misc]
-    """Keeps what TensorRT complains of, for the errors that are raised here. It must outlive what was made with it."""
+    """Keeps what TensorRT complains of, for the errors that are raised here."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
@@ -72,6 +73,10 @@ class _Log(trt.ILogger):  # type: ignore[misc]
         return kind(f"TensorRT {VERSION} failed while {doing}: {reason}", expected=expected, remedy=remedy)
 
 
+_LOG = _Log()
+"""One for the process: TensorRT keeps to the first that it is given, and it must outlive all that is made with it."""
+
+
 def build_plan(model: bytes, batches: BatchRange, *, tf32: bool, timing_cache: bytes = b"") -> tuple[bytes, bytes]:
     """An ONNX model, weights inside, as (a serialized engine for this GPU, the timing cache for later builds).
 
@@ -80,26 +85,25 @@ def build_plan(model: bytes, batches: BatchRange, *, tf32: bool, timing_cache: b
     cache of another GPU or version is left aside. InputError, in TensorRT's words, if it does not take the model, or
     has not enough memory.
     """
-    log = _Log()
+    _LOG.errors.clear()
     try:
-        builder = trt.Builder(log)
+        builder = trt.Builder(_LOG)
     except TypeError as error:  # what the bindings make of a null pointer
-        raise _cannot_start(log) from error
+        raise _cannot_start() from error
     # Version 11 knows no other kind of network, and ignores the flag.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
+    parser = trt.OnnxParser(network, _LOG)
     if not parser.parse(model):
-        raise _not_parsed(parser, log)
+        raise _not_parsed(parser)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that layers tell which ONNX nodes they hold
     if not tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     _use_timing_cache(config, timing_cache)
-    if config.add_optimization_profile(_profile(builder, network, batches)) < 0:
-        raise log.failure("setting the batch sizes", expected="a model with one dynamic axis", remedy="fix its shapes")
-    plan = builder.build_serialized_network(network, config)
+    _set_batches(builder, network, config, batches)
+    plan = _or_none(builder.build_serialized_network(network, config))
     if plan is None:
-        raise log.failure(
+        raise _LOG.failure(
             "building an engine",
             expected="a network of operations that TensorRT has kernels for",
             remedy="try --target tensorrt, which leaves single operations to other providers",
@@ -113,19 +117,20 @@ class Engine:
 
     def __init__(self, plan: bytes) -> None:
         """EngineRefusedError if the plan is not for this GPU and version; InputError if memory is used up."""
-        self._log = _Log()
+        _LOG.errors.clear()
         try:
-            self._runtime = trt.Runtime(self._log)
+            self._runtime = trt.Runtime(_LOG)
         except TypeError as error:
-            raise _cannot_start(self._log) from error
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise self._log.failure(
+            raise _cannot_start() from error
+        engine = _or_none(self._runtime.deserialize_cuda_engine(plan))
+        if engine is None:
+            raise _LOG.failure(
                 "loading an engine",
                 expected="an engine that was built on this GPU by this version",
                 remedy="delete the file, so that it is built again",
                 kind=EngineRefusedError,
             )
+        self._engine = engine
 
     def tensors(self) -> tuple[EngineTensor, ...]:
         """Inputs and outputs in the engine's order."""
@@ -148,13 +153,13 @@ class Engine:
     def context(self, times: LayerTimes | None = None) -> Context:
         """A place to run the engine in, with working memory of its own. With `times`, runs wait for their end and
         tell the time of each layer."""
-        self._log.errors.clear()
-        context = self._engine.create_execution_context()
+        _LOG.errors.clear()
+        context = _or_none(self._engine.create_execution_context())
         if context is None:
-            raise self._log.failure(
+            raise _LOG.failure(
                 "making room to run the model", expected="an engine that can run here", remedy="build it again"
             )
-        return Context(context, self._log, times)
+        return Context(context, times)
 
     def close(self) -> None:
         del self._engine, self._runtime
@@ -163,16 +168,16 @@ class Engine:
 class Context:
     """A place to run an engine in. Give all inputs their shapes, then all tensors their memory, then run."""
 
-    def __init__(self, context: trt.IExecutionContext, log: _Log, times: LayerTimes | None) -> None:
-        self._context, self._log, self._times = context, log, times
+    def __init__(self, context: trt.IExecutionContext, times: LayerTimes | None) -> None:
+        self._context, self._times = context, times
         if times is not None:
             self._context.profiler = times
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """InputError if the engine was not built for it."""
-        self._log.errors.clear()
+        _LOG.errors.clear()
         if not self._context.set_input_shape(name, shape):
-            raise self._log.failure(
+            raise _LOG.failure(
                 f"giving input {name!r} the shape {shape}",
                 expected="a shape that the engine was built for",
                 remedy="build an engine for this batch size",
@@ -191,34 +196,48 @@ class Context:
 
     def set_address(self, name: str, address: int) -> None:
         """Where a tensor lies in the GPU's memory."""
+        _LOG.errors.clear()
         if not self._context.set_tensor_address(name, address):
-            raise self._log.failure(f"placing {name!r}", expected="an address on the GPU", remedy="build it again")
+            raise _LOG.failure(f"placing {name!r}", expected="an address on the GPU", remedy="build it again")
 
     def enqueue(self, stream: int) -> None:
         """Start one run, behind the work that is in this CUDA stream."""
+        _LOG.errors.clear()
         if not self._context.execute_async_v3(stream):
-            raise self._log.failure("running the model", expected="a run without errors", remedy="build it again")
+            raise _LOG.failure("running the model", expected="a run without errors", remedy="build it again")
 
     def close(self) -> None:
         del self._context
 
 
+def _or_none(result: T) -> T | None:
+    """A result that may be None: the bindings do not say which ones may."""
+    return result
+
+
 def _use_timing_cache(config: trt.IBuilderConfig, data: bytes) -> None:
-    cache = config.create_timing_cache(data)
+    cache = _or_none(config.create_timing_cache(data))
     if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def _profile(builder: trt.Builder, network: trt.INetworkDefinition, batches: BatchRange) -> trt.IOptimizationProfile:
-    """The batch sizes for every input whose first axis is dynamic."""
+def _set_batches(
+    builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig, batches: BatchRange
+) -> None:
+    """Give the batch sizes to every input whose first axis is dynamic. A network without such wants no profile."""
     profile = builder.create_optimization_profile()
+    dynamic = False
     for number in range(network.num_inputs):
         tensor = network.get_input(number)
         first, *others = _sizes(tensor.shape) or (1,)
         if first < 0:
             least, best, most = (trt.Dims([size, *others]) for size in (batches.least, batches.best, batches.most))
             profile.set_shape(tensor.name, least, best, most)
-    return profile
+            dynamic = True
+    if dynamic and config.add_optimization_profile(profile) < 0:
+        raise _LOG.failure(
+            f"setting batch size {batches}", expected="a batch as the only dynamic axis", remedy="export it again"
+        )
 
 
 def _sizes(dims: trt.Dims) -> tuple[int, ...]:
@@ -238,9 +257,9 @@ def _dtype(kind: trt.DataType) -> str:
     return names.get(kind, "")
 
 
-def _not_parsed(parser: trt.OnnxParser, log: _Log) -> InputError:
+def _not_parsed(parser: trt.OnnxParser) -> InputError:
     if not parser.num_errors:
-        return log.failure("reading the model", expected="an ONNX model", remedy="export it again")
+        return _LOG.failure("reading the model", expected="an ONNX model", remedy="export it again")
     error: trt.ParserError = parser.get_error(0)
     node = f" at node {error.node_name()!r} ({error.node_operator()})" if error.node_name() else ""
     return InputError(
@@ -250,8 +269,8 @@ def _not_parsed(parser: trt.OnnxParser, log: _Log) -> InputError:
     )
 
 
-def _cannot_start(log: _Log) -> InputError:
-    return log.failure(
+def _cannot_start() -> InputError:
+    return _LOG.failure(
         "starting",
         expected="an NVIDIA driver that this TensorRT works with",
         remedy="update NVIDIA's driver, or install an older TensorRT",

@@ -7,12 +7,14 @@ the layer's name is all there is: `conv1 + relu1` for fused nodes, `Reformatting
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from edgeprune.errors import InputError, first_line
 from edgeprune.lowering.forms import layer_of_node
 
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f\[]|$)")
@@ -47,8 +49,15 @@ class EngineLayers:
 
     @staticmethod
     def of(op_types: Mapping[str, str], information: str) -> EngineLayers:
-        """From the inspector's JSON on the whole engine; ValueError if it is none."""
-        listed = msgspec.json.decode(information, type=_Information).layers
+        """From the inspector's JSON on the whole engine. InputError if it is not as versions 10 and 11 write it."""
+        try:  # the standard library's parser, which takes control characters and NaN
+            listed = msgspec.convert(json.loads(information, strict=False), _Information).layers
+        except ValueError as error:
+            raise InputError(
+                f"TensorRT tells of its layers in an unknown way: {first_line(error)}",
+                expected="JSON as of versions 10 and 11",
+                remedy="leave out the times of single layers",
+            ) from error
         layers = [_Layer(layer) if isinstance(layer, str) else layer for layer in listed]
         nodes = {layer.name: _nodes(layer, op_types) for layer in layers}
         # A Transpose of the model may run as a reformat, too: then it is named.
@@ -63,7 +72,7 @@ class EngineLayers:
         """
         if self._is_reordering(name):
             return ""
-        nodes = self.nodes.get(name, ())
+        nodes = self.nodes.get(name) or _nodes(_Layer(name), self.op_types)
         weighted = [node for node in nodes if self.op_types[node] in _WITH_WEIGHTS]
         if not nodes or len({layer_of_node(node) for node in weighted}) > 1:
             return name

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 TARGET = "tensorrt-native"
 PROVIDER = "TensorRT"
-PRECISIONS = ("fp32", "tf32", "fp16")
-"""fp32: as the model is, and with all its bits; tf32: convolutions may round their inputs to 10 bits of mantissa, which
-is what TensorRT does by default; fp16: the model converted, its inputs and outputs as they were."""
+PRECISIONS = ("fp32", "tf32", "fp16", "int8")
+"""fp32: all of its bits; tf32: convolutions may round their inputs to 10 bits of mantissa, as TensorRT does by default;
+fp16: the model is converted, its inputs and outputs stay; int8: the model was quantised beforehand, and says where."""
 OLDEST = 10
 """TensorRT's first version with the API that is used here."""
 
@@ -53,7 +53,7 @@ def open_runner(
 
     A model with a dynamic batch gets one engine for each batch size that it is run with, built for just that one, or
     one for all sizes of `batches`. InputError if a package, the driver or the GPU is missing, `precision` is unknown,
-    or TensorRT does not take the model.
+    the model is not as the precision wants it, or TensorRT does not take it.
     """
     return TensorrtRunner(model, options, precision=precision, engines=engines, batches=batches)
 
@@ -82,10 +82,14 @@ class TensorrtRunner:
         self.input_names = tuple(spec.name for spec in self.input_specs)
         self.output_names = tuple(spec.name for spec in output_specs(loaded))
         _check_axes(self.input_specs, model)
+        op_types = {node.name: node.op_type for node in loaded.graph.node}
+        if precision == "int8" and "QuantizeLinear" not in op_types.values():
+            expected = "QuantizeLinear and DequantizeLinear around its layers"
+            raise InputError("is not quantised", where=model, expected=expected, remedy="choose --precision fp16")
         source = EngineSource(
             model.stem,
             loaded.SerializeToString(deterministic=True),
-            {node.name: node.op_type for node in loaded.graph.node},
+            op_types,
             precision,
             self._machine.gpu,
             None if engines is None else EngineFiles(engines),

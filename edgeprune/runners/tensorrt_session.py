@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from edgeprune import progress
@@ -17,7 +18,7 @@ from edgeprune.onnx_model import parse_model
 from edgeprune.runners.base import Array, Feeds
 from edgeprune.runners.batch_range import BatchRange
 from edgeprune.runners.cuda_memory import Marks, Stream, TensorBuffer
-from edgeprune.runners.engine_files import EngineFacts, EngineFiles
+from edgeprune.runners.engine_files import EngineFacts, EngineFiles, load_timing_cache, save_timing_cache
 from edgeprune.runners.gpu import Gpu
 from edgeprune.runners.tensorrt_api import (
     VERSION,
@@ -72,8 +73,7 @@ class EngineSession:
 
     def __init__(self, engine: Engine, batches: BatchRange, op_types: Mapping[str, str]) -> None:
         self.batches = batches
-        self.layers = EngineLayers.of(op_types, engine.layers_json())
-        self._engine = engine
+        self._engine, self._op_types = engine, op_types
         self._tensors = engine.tensors()
         self._inputs = [tensor.name for tensor in self._tensors if tensor.is_input]
         self._outputs = [tensor.name for tensor in self._tensors if not tensor.is_input]
@@ -81,6 +81,11 @@ class EngineSession:
         self._context = engine.context()
         self._stream = Stream()
         self._marks = Marks(4)
+
+    @cached_property
+    def layers(self) -> EngineLayers:
+        """What the engine's layers are in the model."""
+        return EngineLayers.of(self._op_types, self._engine.layers_json())
 
     def put(self, feeds: Feeds) -> None:
         """Copy the inputs to the GPU, and make room for the outputs."""
@@ -174,11 +179,11 @@ def _build(source: EngineSource, facts: EngineFacts) -> bytes:
     model = source.model
     if source.precision == "fp16":
         model = to_half(parse_model(model)).SerializeToString()
-    measured = source.files.timing_cache() if source.files else b""
-    plan, measured = build_plan(model, facts.batches, tf32=source.precision == "tf32", timing_cache=measured)
+    known = load_timing_cache()
+    plan, timed = build_plan(model, facts.batches, tf32=source.precision == "tf32", timing_cache=known)
+    save_timing_cache(timed)
     if source.files:
         source.files.save(source.name, facts, plan)
-        source.files.save_timing_cache(measured)
     return plan
 
 
