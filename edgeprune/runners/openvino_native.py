@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -91,25 +91,26 @@ class OpenVinoRunner:
         return lambda: request.infer(share_outputs=True)
 
     def profile_nodes(self, feeds: Feeds, iterations: int, *, warmup: int = 5) -> list[NodeTime]:
-        """Median time of every node that OpenVINO ran, in order of execution, warm-up runs left out.
+        """Time of every node that OpenVINO ran, in order of execution: the mean over the faster half of the runs behind
+        the warm-up, since in the others another program may have had the core.
 
         Measured in a compilation of its own, so that measuring does not slow `run` down.
         """
         check_feeds(feeds, self._inputs)
         if iterations < 1:
             raise InputError(f"--iterations {iterations} is out of range", expected="1 or more")
+        totals: list[dict[tuple[str, str], float]] = [{}]
         with pinned(self.options.pin):
-            compiled = self._compile(_shapes(feeds, self.input_names), counting=True)
-            seconds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-            for number in range(warmup + iterations):
-                self._infer(compiled.request, feeds)
-                if number < warmup:
-                    continue
-                for entry in compiled.request.profiling_info:
-                    if entry.status == openvino.ProfilingInfo.Status.EXECUTED:
-                        key = (entry.node_name, entry.node_type, self.provider)
-                        seconds[key].append(entry.real_time.total_seconds())
-        return [NodeTime(*key, median(times) * 1e3) for key, times in seconds.items()]
+            request = self._compile(_shapes(feeds, self.input_names), counting=True).request
+            for number in range(1, warmup + iterations + 1):
+                self._infer(request, feeds)
+                totals.append(_total_ms(request, number))
+        runs = [
+            {node: total - before.get(node, 0.0) for node, total in after.items()}
+            for before, after in pairwise(totals[warmup:])
+        ]
+        faster = sorted(runs, key=lambda run: sum(run.values()))[: (len(runs) + 1) // 2]
+        return [NodeTime(*node, self.provider, max(fmean(run[node] for run in faster), 0.0)) for node in totals[-1]]
 
     def original_node(self, name: str) -> str:
         """The ONNX model's node that a node of OpenVINO's stands for; empty for a reordering of data."""
@@ -189,6 +190,20 @@ class OpenVinoRunner:
             known = [self._writers.get(part, part) for part in parts if part]
             found[name] = next((part for part in known if part in self._nodes), name if known else "")
         return found
+
+
+def _total_ms(request: Any, runs: int) -> dict[tuple[str, str], float]:
+    """(node, operation) -> milliseconds of all `runs` since compiling, of those that ran.
+
+    OpenVINO tells their mean in whole microseconds, so that the difference between two totals is uncertain by as many
+    microseconds as there were runs.
+    """
+    executed = openvino.ProfilingInfo.Status.EXECUTED
+    return {
+        (entry.node_name, entry.node_type): entry.real_time.total_seconds() * 1e3 * runs
+        for entry in request.profiling_info
+        if entry.status == executed
+    }
 
 
 def _shapes(feeds: Feeds, names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
