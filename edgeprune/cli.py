@@ -28,6 +28,7 @@ from edgeprune.flags import (
     ExportFlags,
     Integer,
     NetworkFlags,
+    NumberFormatFlags,
     OptionalPath,
     OptionalText,
     OutFlags,
@@ -307,21 +308,28 @@ def profile(
     *,
     baseline: Annotated[OptionalPath, Parameter(group=MEASURING)] = None,
     target: Annotated[str, Parameter(group=MEASURING)] = "cpu",
-    threads: Annotated[Integer, Parameter(group=MEASURING)] = 1,
+    threads: Annotated[str, Parameter(group=MEASURING)] = "1",
     batch_size: Annotated[str, Parameter(group=MEASURING)] = "1",
     warmup: Annotated[Integer, Parameter(group=MEASURING)] = 10,
-    iterations: Annotated[Integer, Parameter(group=MEASURING)] = 100,
+    iterations: Annotated[Integer, Parameter(group=MEASURING)] = 1000,
+    interval: Annotated[float, Parameter(group=MEASURING)] = 0.02,
+    time_limit: Annotated[float, Parameter(group=MEASURING)] = 120.0,
     pin: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
+    spinning: Annotated[bool, Parameter(group=MEASURING)] = False,
+    fresh_process: Annotated[bool, Parameter(group=MEASURING)] = True,
+    device_profile: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     per_layer: Annotated[bool, Parameter(group=MEASURING)] = True,
     arch: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
+    numbers: NumberFormatFlags = NumberFormatFlags(),
     common: Seeded = Seeded(),
 ) -> None:
     """Measure dense and pruned in turn, and put the realistic speed-up beside the theoretical one.
 
     **Examples**
 
-    - `edgeprune profile out/ --threads 2 --batch-size 1,8`
+    - `edgeprune profile out/ --threads 1,2 --batch-size 1,8`
     - `edgeprune profile pruned.onnx --baseline dense.onnx --target cpu`
+    - `edgeprune profile out/ --target cpu,openvino-native --precision int8 --data imagefolder:DIR`
 
     Parameters
     ----------
@@ -330,38 +338,58 @@ def profile(
     baseline
         Dense ONNX file to compare an ONNX file with; a bundle has its own.
     target
-        cpu, torch-cpu, ... separated by commas; `edgeprune list targets` shows all.
+        cpu, openvino-native, ... separated by commas; `edgeprune list targets` shows all.
     threads
-        Threads inside one operation.
+        Threads inside one operation; several numbers, separated by commas, are each measured with every batch size.
     batch_size
         Batch sizes, separated by commas.
     warmup
-        Runs of each model before measuring.
+        Runs of each model before measuring, at least: warm-up goes on until its times are steady.
     iterations
-        Measured runs of each model.
+        Measured runs of each model, at most.
+    interval
+        Measuring ends when the 95% interval of the speed-up is narrower than this share of it; 0 for all iterations.
+    time_limit
+        Seconds after which measuring ends at the latest, for each target, thread count and batch size.
     pin
         Cores to pin the threads to, separated by commas.
+    spinning
+        Let idle threads wait by spinning: what many runtimes do by default, but here those of the model that rests
+        take time from the one that runs.
+    fresh_process
+        Measure each target and thread count in a process of its own, so that none disturbs another.
+    device_profile
+        Device whose peaks bound the layers: a name or a TOML file; by default the one nearest to this machine.
     per_layer
         Time every layer, too.
     arch
-        For torch-cpu, where the bundle's architecture is your own file: path/to/file.py:factory.
+        For torch's targets, where the bundle's architecture is your own file: path/to/file.py:factory.
     """
     from edgeprune import pipeline, show
+    from edgeprune.precision import require_precise
     from edgeprune.profiling import ProfileOptions
 
+    counts = _integers("--threads", threads)
     options = ProfileOptions(
-        threads=threads,
+        threads=max(counts),
         batch_sizes=_integers("--batch-size", batch_size),
         warmup=warmup,
         iterations=iterations,
+        interval=interval,
+        time_limit_s=time_limit,
         per_layer=per_layer,
         pin=_integers("--pin", pin) if pin else (),
+        spinning=spinning,
+        fresh_process=fresh_process,
+        device_profile=device_profile,
         seed=common.seed,
+        precision=numbers.precision,
     )
     targets = tuple(name.strip() for name in target.split(","))
-    result = pipeline.profile(model, baseline, targets, options, arch=arch)
+    result = pipeline.profile(model, baseline, targets, options, arch=arch, thread_counts=counts, data=numbers.data)
     show.profile(result)
     _write_json(common, result)
+    require_precise(result.precisions)
 
 
 @app.command

@@ -175,6 +175,16 @@ def machine_has_nvidia_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvhost-gpu").exists()
 
 
+def machine_has_half_arithmetic() -> bool:
+    """Whether this machine's processor computes in FP16: Arm since the Raspberry Pi 5, some newer Xeons."""
+    return not _cpu_flags().isdisjoint({"asimdhp", "avx512_fp16", "amx_fp16"})
+
+
+def machine_may_saturate() -> bool:
+    """Whether this machine's processor adds products of bytes in 16 bits, as x86 does that has no VNNI."""
+    return "avx2" in _cpu_flags() and _cpu_flags().isdisjoint({"avx512_vnni", "avx_vnni"})
+
+
 def is_importable(module: str) -> bool:
     """Whether a Python package is installed, without importing it."""
     return importlib.util.find_spec(module) is not None

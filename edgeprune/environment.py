@@ -48,6 +48,7 @@ _PACKAGES = (
     "numpy",
 )
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+_STATUS = Path("/proc/self/status")
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -69,9 +70,29 @@ def current_environment(threads: int) -> Environment:
     )
 
 
+def usable_core_numbers() -> tuple[int, ...]:
+    """Cores that this process may use, numbered from 0."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use."""
+    return len(usable_core_numbers())
+
+
+def peak_memory_mb() -> float | None:
+    """Largest resident memory that this process ever had, in 10^6 bytes; None where the system does not tell.
+
+    Not from `getrusage`: where a process was started from another one, that begins with the other's.
+    """
+    if _STATUS.exists():
+        lines = _STATUS.read_text().splitlines()
+        return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
+    memory = psutil.Process().memory_info()
+    peak = getattr(memory, "peak_wset", None)  # Windows
+    return None if peak is None else peak / 1e6
 
 
 def load_average() -> float | None:

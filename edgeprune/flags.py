@@ -368,3 +368,16 @@ class ExportFlags:
         from edgeprune.pipeline import SplitOptions
 
         return SplitOptions(self.devices, device_profile)
+
+
+@Parameter(name="*", group=MEASURING)
+@dataclass(frozen=True)
+class NumberFormatFlags:
+    """In which precision to measure."""
+
+    precision: Annotated[Literal["fp32", "fp16", "int8"], Parameter(name="--precision")] = "fp32"
+    """Run both models in it, where the target can: the networks are converted, compared with FP32 on the target, and
+    kept beside the others."""
+    data: OptionalText = ""
+    """Calibrates INT8 and tells the accuracy: digits, imagefolder:DIR, cifar10:DIR, path/to/file.py:factory (as for
+    `edgeprune eval`; needs torch), or a .npy file with inputs (N,C,H,W)."""

@@ -54,8 +54,11 @@ class ModelLayers:
     """Node -> the layer that it belongs to, for the layers themselves and what moves data for them."""
 
     @staticmethod
-    def of(model: ModelProto, batch: int) -> ModelLayers:
-        """InputError if the batch does not fit the model, or shapes cannot be inferred."""
+    def of(model: ModelProto, batch: int, share_of_bytes: float = 1.0) -> ModelLayers:
+        """The layers as they are in the file, or with that share of its bytes where they run in another precision.
+
+        InputError if the batch does not fit the model, or shapes cannot be inferred.
+        """
         counted = count_macs(model, batch=batch)
         types = concrete_types(model, batch)
         sizes = {
@@ -68,7 +71,7 @@ class ModelLayers:
             if entry.macs and entry.weight_name in weights and entry.name in nodes:
                 node = nodes[entry.name]
                 groups, inner, outer = _channels(node, weights[entry.weight_name])
-                moved = sum(sizes.get(value, 0) for value in (*node.input, *node.output))
+                moved = sum(sizes.get(value, 0) for value in (*node.input, *node.output)) * share_of_bytes
                 layers.append(LayerInfo(entry.name, entry.op_type, groups, inner, outer, entry.macs, int(moved)))
         joined = _joined(layers)
         return ModelLayers(joined, counted, _owners(model, {layer.name for layer in joined}))
@@ -82,6 +85,10 @@ class LayerTime(NamedTuple):
     reorder: float = 0.0
     noise: float = 0.0
     """Interquartile range over median, where the layer was timed in several turns."""
+    nodes: int = 0
+    """Operations that were started for it, its Gathers and reordering not counted."""
+    provider: str = ""
+    """What ran it; where several did, the first that is not the target's own. Empty where the target does not tell."""
 
 
 def match_layers(dense: Sequence[LayerInfo], pruned: Sequence[LayerInfo]) -> dict[str, LayerInfo]:
@@ -96,13 +103,13 @@ def match_layers(dense: Sequence[LayerInfo], pruned: Sequence[LayerInfo]) -> dic
 
 
 def attribute_times(
-    nodes: Iterable[TimedNode], original: Mapping[str, str], owned: Mapping[str, str]
+    nodes: Iterable[TimedNode], original: Mapping[str, str], owned: Mapping[str, str], provider: str = ""
 ) -> tuple[dict[str, LayerTime], float]:
     """Times of the layers by name, and of all the rest together.
 
     `owned` maps a node to its layer, as `ModelLayers.owners`; `original` maps a timed node to the model's node, or to
     "" for a reordering of data. Reordering in front of a layer or its Gather is that layer's; any other is that of the
-    layer before.
+    layer before. `provider` is the one that the target stands for.
     """
     timed = list(nodes)
     owners = [owned.get(original.get(node.name, node.name), "") for node in timed]
@@ -114,12 +121,17 @@ def attribute_times(
         if not owner:
             other += node.mean_ms
             continue
-        total, gather, reorder, _ = times.get(owner, LayerTime())
+        known = times.get(owner, LayerTime())
         is_gather = node.op_type == "Gather"
+        is_kernel = not (is_gather or is_reorder)
+        own = getattr(node, "provider", "")
+        foreign = known.provider not in ("", provider)
         times[owner] = LayerTime(
-            total + node.mean_ms,
-            gather + (node.mean_ms if is_gather else 0.0),
-            reorder + (node.mean_ms if is_reorder else 0.0),
+            known.total + node.mean_ms,
+            known.gather + (node.mean_ms if is_gather else 0.0),
+            known.reorder + (node.mean_ms if is_reorder else 0.0),
+            nodes=known.nodes + is_kernel,
+            provider=own if is_kernel and not foreign else known.provider,
         )
     return times, other
 
@@ -127,7 +139,8 @@ def attribute_times(
 def median_time(turns: Sequence[LayerTime]) -> LayerTime:
     """The median of every part over several turns, and the total's spread."""
     total, gather, reorder = (median(part) for part in zip(*(turn[:3] for turn in turns), strict=True))
-    return LayerTime(total, gather, reorder, Measurement("layer", tuple(turn.total for turn in turns)).noise)
+    noise = Measurement("layer", tuple(turn.total for turn in turns)).noise
+    return LayerTime(total, gather, reorder, noise, turns[0].nodes, turns[0].provider)
 
 
 def _reorder_owner(owners: Sequence[str], nodes: Sequence[TimedNode], position: int) -> str:

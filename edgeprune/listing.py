@@ -39,10 +39,16 @@ def archs() -> list[Row]:
 
 
 def targets() -> list[Row]:
-    from edgeprune.runners.ort import targets as states
+    from edgeprune.runners.registry import TARGETS, states
 
     return [
-        {"target": s.name, "provider": s.provider, "here": "yes" if s.available else "no", "why": s.reason}
+        {
+            "target": s.name,
+            "provider": s.provider,
+            "precisions": " ".join(TARGETS[s.name].precisions),
+            "here": "yes" if s.available else "no",
+            "why": s.reason,
+        }
         for s in states()
     ]
 

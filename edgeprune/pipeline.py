@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -37,10 +38,13 @@ from edgeprune.onnx_model import load_model
 from edgeprune.partition import partition_model
 from edgeprune.partition_manifest import PartitionManifest, write_partition
 from edgeprune.plan import load_plan
-from edgeprune.profiling import TORCH_TARGETS, ProfileOptions, ProfileResult, Which, profile_files
+from edgeprune.precise_models import PreciseModels, is_converted, load_samples, precise_models
+from edgeprune.profile_process import ProfileJob, run_apart
+from edgeprune.profiling import ProfileOptions, ProfileResult, Which, check_targets, profile_files
 from edgeprune.report import write_report
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
+from edgeprune.runners.registry import target_named
 from edgeprune.verify import TOLERANCE
 
 if TYPE_CHECKING:
@@ -193,9 +197,7 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
         manifest = Manifest(bundles.SCHEMA_VERSION, metadata.version("edgeprune"))
     loaded = load_model(path)
     with bundles.new_bundle(out.folder, overwrite=out.overwrite) as stage:
-        for name in names:
-            (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(model / name, stage / name)
+        _copy_files(names, model, stage)
         if not names:
             (stage / bundles.MODEL).write_bytes(loaded.SerializeToString(deterministic=True))
         partition = _split_into(stage, loaded, options)
@@ -263,7 +265,8 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
         )
     with bundles.updated_bundle(folder) as stage:
         for name in bundle.manifest.files:
-            if name == bundles.PROFILE or name.startswith("report."):
+            stale = name.startswith(("report.", f"{bundles.ENGINES}/")) or is_converted(name)
+            if name == bundles.PROFILE or stale:
                 (stage / name).unlink()
         tolerance = bundle.manifest.parity.tolerance if bundle.manifest.parity else TOLERANCE
         manifest = lower_into(stage, bundle.manifest, options, tolerance)
@@ -275,37 +278,138 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
 
 
 def profile(
-    model: Path, baseline: Path | None, targets: Sequence[str], options: ProfileOptions, *, arch: str = ""
+    model: Path,
+    baseline: Path | None,
+    targets: Sequence[str],
+    options: ProfileOptions,
+    *,
+    arch: str = "",
+    thread_counts: Sequence[int] = (),
+    data: str = "",
 ) -> ProfileResult:
-    """`edgeprune profile`: every target in turn; the result is kept in a bundle, if it is one."""
-    if not model.is_dir():
-        return profile_files(baseline, model, targets, options)
-    if baseline is not None:
+    """`edgeprune profile`: every target in turn with each number of threads (by default that of `options`); the result
+    is kept in a bundle, if it is one.
+
+    In another precision than FP32 the networks are converted first, with `data` to calibrate and to compare on; a
+    bundle keeps these files, too.
+    """
+    sweep = tuple(dict.fromkeys(thread_counts)) or (options.threads,)
+    RunOptions(min(sweep)).check()
+    replace(options, threads=max(sweep)).check()
+    check_targets(targets, options.precision)
+    if data and options.precision == "fp32":
+        raise InputError("--data is for other precisions", where="profile", remedy="pass --precision int8, or leave it")
+    bundle = bundles.open_bundle(model) if model.is_dir() else None
+    if bundle is not None and baseline is not None:
         raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
-    bundle = bundles.open_bundle(model)
-    modules = _torch_modules(bundle, arch) if any(name in TORCH_TARGETS for name in targets) else None
-    dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
-    notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
-    lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
-    if lowering is not None and lowering.chosen_by == "measured":
-        _note_tuned_for_other(lowering, options)
-    planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
-    result = profile_files(dense, bundle.path(bundles.MODEL), targets, options, modules, notes, lowering, planned)
-    with bundles.updated_bundle(model) as stage:
-        (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
-        bundles.write_manifest(stage, bundle.manifest)
+    if bundle is not None and bundle.has(bundles.LOWERING):
+        _note_tuned_for_other(load_lowering(bundle.path(bundles.LOWERING)), options, sweep)
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as temporary:
+        folder = Path(temporary)
+        kept = bundle.manifest.files if bundle is not None else ()
+        _copy_files((n for n in kept if n.startswith(f"{bundles.ENGINES}/")), model, folder)
+        precise = _precise(model, baseline, targets, options, arch, data, folder)
+        result = _measure_each(model, baseline, targets, options, arch, sweep, precise, folder / bundles.ENGINES)
+        if bundle is not None:
+            with bundles.updated_bundle(model) as stage:
+                _copy_files((p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()), folder, stage)
+                (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
+                bundles.write_manifest(stage, bundle.manifest)
     return result
 
 
-def _note_tuned_for_other(lowering: LoweringRecord, options: ProfileOptions) -> None:
+def _copy_files(names: Iterable[str], source: Path, destination: Path) -> None:
+    for name in names:
+        (destination / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, destination / name)
+
+
+def measure(job: ProfileJob) -> ProfileResult:
+    """One target with one number of threads, in this process; nothing is written."""
+    model, targets = Path(job.model), (job.target,)
+    files = {job.target: {which: Path(path) for which, path in job.files.items()}} if job.files else None
+    if not model.is_dir():
+        return profile_files(Path(job.baseline) if job.baseline else None, model, targets, job.options, files=files)
+    bundle = bundles.open_bundle(model)
+    modules = _torch_modules(bundle, job.arch) if target_named(job.target).runs == "module" else None
+    dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
+    notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
+    lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
+    planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
+    engines = Path(job.engines) if job.engines else None
+    return profile_files(
+        dense, bundle.path(bundles.MODEL), targets, job.options, modules, notes, lowering, planned, files, engines
+    )
+
+
+def _precise(
+    model: Path,
+    baseline: Path | None,
+    targets: Sequence[str],
+    options: ProfileOptions,
+    arch: str,
+    data: str,
+    folder: Path,
+) -> PreciseModels:
+    """The networks in the options' precision, in `folder`."""
+    if options.precision == "fp32":
+        return PreciseModels()
+    networks: dict[Which, Path] = {"pruned": model} if baseline is None else {"dense": baseline, "pruned": model}
+    modules: dict[Which, nn.Module] = {}
+    if model.is_dir():
+        bundle = bundles.open_bundle(model)
+        networks = {"dense": bundle.path(bundles.DENSE_MODEL)} if bundle.has(bundles.DENSE_MODEL) else {}
+        networks["pruned"] = bundle.path(bundles.MODEL)
+        if any(target_named(name).runs == "module" for name in targets):
+            modules = _torch_modules(bundle, arch)
+    samples = load_samples(load_model(networks["pruned"]), data, options.seed)
+    return precise_models(networks, modules, targets, options, samples, folder, folder / bundles.ENGINES)
+
+
+def _measure_each(
+    model: Path,
+    baseline: Path | None,
+    targets: Sequence[str],
+    options: ProfileOptions,
+    arch: str,
+    sweep: Sequence[int],
+    precise: PreciseModels,
+    engines: Path,
+) -> ProfileResult:
+    """The results of all targets and thread counts, one process for each of them if that is asked."""
+    taken = []
+    for target in dict.fromkeys(targets):
+        files: dict[Which, str] = {which: str(path) for which, path in precise.files.get(target, {}).items()}
+        for count in sweep:
+            own = options.with_threads(count)
+            job = ProfileJob(str(model), str(baseline or ""), target, own, arch, files, str(engines))
+            taken.append(run_apart(job) if options.fresh_process else measure(job))
+    first = taken[0]
+    return msgspec.structs.replace(
+        first,
+        environment=msgspec.structs.replace(first.environment, threads=max(sweep)),
+        settings=msgspec.structs.replace(first.settings, pin=options.pin, fresh_process=options.fresh_process),
+        results=tuple(
+            msgspec.structs.replace(result, warnings=(*precise.warnings, *result.warnings))
+            for each in taken
+            for result in each.results
+        ),
+        precisions=precise.records,
+    )
+
+
+def _note_tuned_for_other(lowering: LoweringRecord, options: ProfileOptions, sweep: Sequence[int]) -> None:
     """A word to the user if the forms were measured on another machine or runtime, or for other threads or batches."""
+    if lowering.chosen_by != "measured":
+        return
     here = current_environment(options.threads)
     runtime = here.runtime_versions.get("onnxruntime", lowering.runtime)
-    then, now = (lowering.device, lowering.runtime, lowering.threads), (here.cpu, runtime, options.threads)
-    if then != now or lowering.batch_size not in options.batch_sizes:
-        device, version, count = then
+    then, now = (lowering.device, lowering.runtime), (here.cpu, runtime)
+    if then != now or lowering.threads not in sweep or lowering.batch_size not in options.batch_sizes:
+        device, version = then
         progress.note(
-            f"this bundle was tuned on {device}, ONNX Runtime {version}, threads {count}, batch {lowering.batch_size}: "
+            f"this bundle was tuned on {device}, ONNX Runtime {version}, threads {lowering.threads}, "
+            f"batch {lowering.batch_size}: "
             "run `edgeprune tune` to choose its layers' forms for what is measured here"
         )
 

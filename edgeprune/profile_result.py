@@ -11,9 +11,11 @@ import msgspec
 
 from edgeprune.errors import InputError, first_line
 from edgeprune.measurement import Measurement, median_interval
+from edgeprune.precision import PrecisionRecord
 
 SCHEMA_VERSION = 1
 _DIGITS = 6  # of a millisecond: nanoseconds
+_SAMPLE_DIGITS = 4  # of raw samples: 100 ns, so that a thousand of them stay below 10 kB
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -42,12 +44,18 @@ class Settings(msgspec.Struct, frozen=True):
     """How it was measured."""
 
     warmup: int
+    """Runs before measuring, at least."""
     iterations: int
+    """Measured runs, at most."""
     seed: int
     pin: tuple[int, ...] = ()
     spinning: bool = False
     """Whether idle threads waited by spinning."""
     time_limit_s: float | None = None
+    interval: float = 0.0
+    """Width of the 95% interval, as a share of the speed-up, at which measuring ended; 0: all iterations were run."""
+    fresh_process: bool = False
+    """Whether every target and thread count had a process of its own."""
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -63,9 +71,13 @@ class Latency(msgspec.Struct, frozen=True):
     """Interquartile range over the median."""
     p50_interval_ms: tuple[float, float]
     """95% interval of the median."""
+    samples_ms: tuple[float, ...] = ()
+    """Every run, in the order of measuring; the n-th of dense and the n-th of pruned are of the same round."""
+    settled: bool = True
+    """False if the measurement ended, by its limits, before its interval was as narrow as was asked."""
 
     @staticmethod
-    def of(measured: Measurement) -> Latency:
+    def of(measured: Measurement, *, settled: bool = True) -> Latency:
         low, high = (round(second * 1e3, _DIGITS) for second in median_interval(measured.seconds))
         percentiles = {p: round(measured.percentile_ms(p), _DIGITS) for p in (50, 90, 95, 99)}
         return Latency(
@@ -77,6 +89,8 @@ class Latency(msgspec.Struct, frozen=True):
             n=measured.n,
             noise=round(measured.noise, 4),
             p50_interval_ms=(low, high),
+            samples_ms=tuple(round(second * 1e3, _SAMPLE_DIGITS) for second in measured.seconds),
+            settled=settled,
         )
 
 
@@ -111,6 +125,29 @@ class LayerResult(msgspec.Struct, frozen=True):
     """The larger spread of `dense_ms` and `pruned_ms` between turns: interquartile range over median."""
     cause: str = ""
     """Why the efficiency is low, or why the layer stays dense; empty if there is nothing to explain."""
+    cause_kind: str = ""
+    """The cause in one word, as `edgeprune.causes.Kind` lists them."""
+    bytes_moved: int | None = None
+    """Input, weights and output, each once, for the whole batch."""
+    intensity: float | None = None
+    """Arithmetic intensity: 2 x executed MACs / bytes moved."""
+    bound_ms: float | None = None
+    """The least time that the device's roofline allows for the executed MACs and the bytes moved."""
+    bound_share: float | None = None
+    """`bound_ms` / `pruned_ms`: 1 is all that the device can do."""
+    provider: str = ""
+    """What ran it, as the runtime spells it; empty where the target does not tell."""
+
+
+class Drift(msgspec.Struct, frozen=True):
+    """What the system tells of the machine right before and right after the measured runs; null where it does not."""
+
+    clock_mhz: tuple[float, float] | None = None
+    """Mean of the cores that were used."""
+    temperature_c: tuple[float, float] | None = None
+    """Of the hottest zone."""
+    throttled: int | None = None
+    """Times that a core was slowed down meanwhile because of heat."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -128,11 +165,12 @@ class Result(msgspec.Struct, frozen=True):
     """Both for the whole batch."""
     theoretical_speedup: float | None
     realistic_speedup: float | None
-    """Ratio of the medians."""
+    """dense / pruned: the median of the ratios of every round's two runs, which on a steady machine is that of the
+    medians. Where other programs come and go, it is the one that repeats."""
     paired_speedup: float | None
-    """Median of the ratios of every round's two runs."""
+    """The same; profiles of former versions have the ratio of the medians in `realistic_speedup`."""
     paired_interval: tuple[float, float] | None
-    """95% interval of `paired_speedup`."""
+    """95% interval of the realistic speed-up."""
     efficiency: float | None
     """realistic / theoretical speed-up."""
     warnings: tuple[str, ...] = ()
@@ -140,6 +178,22 @@ class Result(msgspec.Struct, frozen=True):
     dense_other_ms: float | None = None
     """Time of everything that is no layer: activations, adds, pooling."""
     pruned_other_ms: float | None = None
+    precision: str = "fp32"
+    """Number format of the models that ran: fp32, fp16 or int8."""
+    providers: dict[str, int] = {}
+    """Provider -> nodes of the pruned model that it ran; empty where the target does not tell."""
+    peak_memory_mb: float | None = None
+    """Largest resident memory of the process that measured, in 10^6 bytes: all of its models, and the runtime."""
+    energy_mj: float | None = None
+    """Of one run of the pruned model, in millijoules: the processor's or the whole board's, with what it spends idle;
+    null where the machine does not expose it."""
+    copy_in_ms: float | None = None
+    """Copying the pruned model's inputs to the device, outside of its latency; null where nothing is copied."""
+    copy_out_ms: float | None = None
+    dense_energy_mj: float | None = None
+    drift: Drift | None = None
+    advice: tuple[str, ...] = ()
+    """What to try next, the largest gain first."""
 
 
 class ProfileResult(msgspec.Struct, frozen=True):
@@ -148,6 +202,8 @@ class ProfileResult(msgspec.Struct, frozen=True):
     environment: Environment
     settings: Settings
     results: tuple[Result, ...]
+    precisions: tuple[PrecisionRecord, ...] = ()
+    """How the networks in another precision than FP32 compare with it."""
     schema_version: int = SCHEMA_VERSION
 
 

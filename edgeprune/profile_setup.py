@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -15,9 +15,15 @@ from edgeprune.errors import InputError
 from edgeprune.layer_times import LayerInfo, ModelLayers, TimedNode
 from edgeprune.measurement import check_counts
 from edgeprune.onnx_model import TensorSpec
+from edgeprune.precision import Precision, share_of_bytes
 from edgeprune.runners.base import Feeds, Runner, RunOptions
 
 Which = Literal["dense", "pruned"]
+
+
+def is_gpu(target: str) -> bool:
+    """Whether a target runs on a GPU."""
+    return "cuda" in target or "tensorrt" in target
 
 
 class ProfiledRunner(Runner, Protocol):
@@ -40,8 +46,12 @@ class ProfileOptions:
     """Threads inside one operation."""
     batch_sizes: tuple[int, ...] = (1,)
     warmup: int = 10
-    iterations: int = 100
-    """Runs of each model, unless the time limit comes first."""
+    """Runs of each model before measuring, at least; warm-up goes on until the times are steady."""
+    iterations: int = 1000
+    """Runs of each model at most: measuring ends once `interval` is reached, or with the time limit."""
+    interval: float = 0.02
+    """Width of the 95% interval, as a share of the speed-up (without a baseline: of the latency), at which measuring
+    ends. 0: never, all iterations are run."""
     per_layer: bool = True
     pin: tuple[int, ...] = ()
     """Cores to pin to, one a thread."""
@@ -49,8 +59,14 @@ class ProfileOptions:
     spinning: bool = False
     """Whether idle threads wait by spinning. The threads of the model that rests would then take cores from the one
     that runs: on two cores with two threads, both measured nearly three times as slow."""
-    time_limit_s: float = 300.0
-    """For the measured runs of one target and batch size."""
+    time_limit_s: float = 120.0
+    """For the measured runs of one target, thread count and batch size."""
+    device_profile: str = ""
+    """The device whose peaks bound the layers: a profile's name or file; the one nearest to this machine by default."""
+    fresh_process: bool = True
+    """Whether every target and thread count is measured in a process of its own (by `pipeline.profile`)."""
+    precision: Precision = "fp32"
+    """The number format that both models are run in."""
 
     def check(self) -> None:
         """InputError for values that make no sense on any machine."""
@@ -59,6 +75,14 @@ class ProfileOptions:
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             given = ",".join(map(str, self.batch_sizes)) or "is empty"
             raise InputError(f"--batch-size {given}", expected="1 or more", remedy="pass --batch-size 1")
+        if not 0 <= self.interval < 1:
+            raise InputError(f"--interval {self.interval:g}", expected="a share from 0 to 1", remedy="try 0.02")
+        if not self.time_limit_s > 0:
+            raise InputError(f"--time-limit {self.time_limit_s:g}", expected="seconds, more than 0")
+
+    def with_threads(self, count: int) -> ProfileOptions:
+        """The same for another number of threads, on the first of the cores."""
+        return replace(self, threads=count, pin=self.pin[:count])
 
     def run_options(self) -> RunOptions:
         return RunOptions(threads=self.threads, spinning=self.spinning, pin=self.pin)
@@ -90,10 +114,11 @@ class Batch:
     machine: MachineFacts
 
     @staticmethod
-    def of(pair: Pair, target: str, size: int, machine: MachineFacts) -> Batch:
+    def of(pair: Pair, target: str, size: int, machine: MachineFacts, precision: Precision = "fp32") -> Batch:
         """InputError if the batch size does not fit the models."""
-        dense = None if pair.dense is None else ModelLayers.of(pair.dense, size)
-        return Batch(pair, dense, ModelLayers.of(pair.pruned, size), target, size, machine)
+        share = share_of_bytes(precision)
+        dense = None if pair.dense is None else ModelLayers.of(pair.dense, size, share)
+        return Batch(pair, dense, ModelLayers.of(pair.pruned, size, share), target, size, machine)
 
     def planned(self, layer: LayerInfo) -> int:
         """MACs that the plan leaves of a pruned layer, for the whole batch."""

@@ -25,6 +25,11 @@ def shown(on: bool = True) -> Iterator[None]:
         _shown.reset(token)
 
 
+def is_shown() -> bool:
+    """Whether progress is shown here."""
+    return _shown.get()
+
+
 def note(text: str) -> None:
     """One line for the user on standard error, where progress is shown."""
     if _shown.get():

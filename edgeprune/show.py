@@ -150,7 +150,7 @@ def partition(manifest: PartitionManifest, bundle: Bundle) -> None:
 
 
 def profile(result: ProfileResult) -> None:
-    """The headline of every target and batch size, the layers of the first, and all warnings."""
+    """The headline of every result, the layers of the first, all warnings, and what to try."""
     rows = [
         (
             r.target,
@@ -160,11 +160,13 @@ def profile(result: ProfileResult) -> None:
             _ms(r.pruned.p50_ms),
             _times(r.theoretical_speedup),
             _times(r.realistic_speedup),
+            f"{r.paired_interval[0]:.2f}-{r.paired_interval[1]:.2f}" if r.paired_interval else "",
             f"{r.efficiency:.2f}" if r.efficiency else "",
         )
         for r in result.results
     ]
-    columns = ("target", "threads", "batch", "dense p50 ms", "pruned p50 ms", "theoretical", "realistic", "efficiency")
+    times = ("dense p50 ms", "pruned p50 ms")
+    columns = ("target", "threads", "batch", *times, "theoretical", "realistic", "95%", "efficiency")
     table("profile", columns, rows)
     for r in result.results[:1]:
         layers = [
@@ -175,16 +177,42 @@ def profile(result: ProfileResult) -> None:
                 _ms(x.dense_ms),
                 _ms(x.pruned_ms),
                 f"{x.efficiency:.2f}" if x.efficiency else "",
+                f"{x.bound_share:.0%}" if x.bound_share else "",
                 x.cause,
             )
             for x in r.layers
         ]
         if layers:
-            names = ("layer", "lowering", "MACs", "dense ms", "pruned ms", "efficiency", "likely cause")
+            names = ("layer", "lowering", "MACs", "dense ms", "pruned ms", "efficiency", "of bound", "likely cause")
             table(f"layers on {r.target}, batch {r.batch_size}", names, layers)
+    _precisions(result)
     for r in result.results:
+        what = f"{r.target}, batch {r.batch_size}, threads {r.threads}"
         for warning in r.warnings:
-            _console().print(f"note ({r.target}, batch {r.batch_size}): {warning}", markup=False, soft_wrap=True)
+            _console().print(f"note ({what}): {warning}", markup=False, soft_wrap=True)
+        for sentence in r.advice:
+            _console().print(f"what to try ({what}): {sentence}", markup=False, soft_wrap=True)
+
+
+def _precisions(result: ProfileResult) -> None:
+    """How far other precisions are from FP32."""
+    rows = [
+        (
+            p.target,
+            p.network,
+            p.precision,
+            f"{p.max_rel:.1e}",
+            f"{p.tolerance:g}",
+            "" if p.agreement is None else f"{p.agreement:.1f}%",
+            "" if p.top1 is None else f"{p.top1:.2f}%",
+            "" if p.top1_fp32 is None else f"{p.top1_fp32:.2f}%",
+            f"{p.n} of {p.data}",
+        )
+        for p in result.precisions
+    ]
+    names = ("target", "network", "precision", "max rel", "tolerance", "same class", "top-1", "top-1 in fp32", "inputs")
+    if rows:
+        table("compared with FP32", names, rows)
 
 
 def _share(value: float | None) -> str:

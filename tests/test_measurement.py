@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.errors import InputError
-from edgeprune.measurement import MIN_ROUNDS, Measurement, interleave, median_interval, paired_ratios
+from edgeprune.measurement import (
+    MIN_ROUNDS,
+    SETTLED_ROUNDS,
+    Measurement,
+    interleave,
+    interval_width,
+    median_interval,
+    paired_ratios,
+    settles_within,
+    warm_up,
+)
 
 SECONDS = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=60).map(tuple)
 
@@ -96,3 +109,64 @@ def test_ratios_are_taken_round_by_round() -> None:
     # The machine's clock halves after two rounds: ratios of neighbours stay right.
     dense, pruned = Measurement("dense", (2.0, 2.0, 4.0, 4.0)), Measurement("pruned", (1.0, 1.0, 2.0, 2.0))
     assert paired_ratios(dense, pruned) == (2.0, 2.0, 2.0, 2.0)
+
+
+def ticking(monkeypatch: pytest.MonkeyPatch, seconds: Iterator[float]) -> Callable[[], object]:
+    """A run that takes this long, one time after the other, by a clock of its own."""
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("edgeprune.measurement.time", clock)
+
+    def run() -> None:
+        now[0] += next(seconds)
+
+    return run
+
+
+def test_warm_up_goes_on_until_times_are_steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    falling = (1.0 / (1 + number) for number in range(20))
+    times = itertools.chain(falling, itertools.repeat(0.05))
+    run = ticking(monkeypatch, times)
+    assert warm_up({"a": run}, least=6)
+    assert next(times) == 0.05
+
+
+def test_warm_up_runs_as_often_as_is_asked_and_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    run = ticking(monkeypatch, itertools.repeat(0.01))
+    assert warm_up({n: lambda n=n: calls.append(n) or run() for n in "ab"}, least=13)
+    assert "".join(calls) == "ab" * 14
+    rising = ticking(monkeypatch, (1.1**number for number in range(1000)))
+    assert not warm_up({"a": rising}, least=10)
+    assert not warm_up({"a": ticking(monkeypatch, itertools.repeat(1.0))}, least=10, time_limit_s=5.5)
+    with pytest.raises(InputError, match="--warmup -1"):
+        warm_up({"a": run}, least=-1)
+
+
+def test_a_measurement_ends_once_the_interval_of_the_speed_up_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    # Both are slowed down alike: single times vary by a fifth, their ratio hardly does.
+    phases = (float(value) for pair in rng.uniform(1, 1.2, 5000) for value in (pair, pair))
+    run = ticking(monkeypatch, phases)
+    until = settles_within(0.02)
+    measured = interleave({"dense": run, "pruned": run}, warmup=0, iterations=2000, until=until)
+    assert measured["dense"].n == SETTLED_ROUNDS
+    alone = interleave({"pruned": run}, warmup=0, iterations=2000, until=until)
+    assert SETTLED_ROUNDS < alone["pruned"].n < 2000
+    assert interval_width({"pruned": alone["pruned"].seconds}) <= 0.02
+
+
+def test_short_runs_are_not_settled_before_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ticking(monkeypatch, itertools.repeat(0.004))
+    measured = interleave({"a": run}, warmup=0, iterations=2000, until=settles_within(0.02))
+    assert sum(measured["a"].seconds) >= 1.0
+    assert measured["a"].n < 300
+
+
+def test_what_never_settles_ends_with_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> Callable[[], object]:
+        return ticking(monkeypatch, itertools.cycle((1.0, 2.0)))
+
+    until = settles_within(0.02)
+    assert interleave({"a": run()}, warmup=0, iterations=50, until=until)["a"].n == 50
+    assert interleave({"a": run()}, warmup=0, iterations=50, until=until, time_limit_s=30)["a"].n == 21

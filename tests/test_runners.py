@@ -8,7 +8,7 @@ from onnx import numpy_helper, parser
 
 from edgeprune.errors import InputError
 from edgeprune.runners.base import RunOptions
-from edgeprune.runners.ort import OrtRunner, pinned, targets
+from edgeprune.runners.ort import OrtRunner, pinned, target_state
 
 CHANNELS = 16
 
@@ -127,16 +127,9 @@ def test_impossible_options_are_refused(options, words):
         OrtRunner(network("y = Conv(x, w)"), options)
 
 
-def test_every_target_states_whether_it_can_be_used():
-    states = {state.name: state for state in targets()}
-    assert list(states) == ["cpu", "cuda", "tensorrt", "openvino", "torch-cpu", "torch-cuda"]
-    assert states["cpu"].available
-    assert all(state.reason for state in states.values())
-
-
 @pytest.mark.parametrize("target", ["cuda", "tensorrt", "openvino"])
 def test_a_provider_that_is_missing_is_an_error_and_never_replaced(target):
-    state = next(state for state in targets() if state.name == target)
+    state = target_state(target)
     if state.available:
         pytest.skip(f"{state.provider} is present")
     with pytest.raises(InputError) as error:

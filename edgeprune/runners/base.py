@@ -35,6 +35,9 @@ class Runner(Protocol):
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs by name; InputError if an input is missing, unknown, or of the wrong shape or type."""
 
+    def providers(self) -> dict[str, int]:
+        """What really runs the model's nodes -> how many of them; empty where the runtime does not tell."""
+
     def close(self) -> None:
         """Free the model. The runner cannot be used afterwards."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import onnxruntime
 from onnx import ModelProto
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from edgeprune.device_profile import is_importable, machine_has_nvidia_gpu
+from edgeprune.device_profile import machine_has_nvidia_gpu
 from edgeprune.errors import InputError, first_line, unknown_name
 from edgeprune.onnx_model import TensorSpec, check_model, load_model, parse_model
 from edgeprune.runners.base import OPTIMIZATION_LEVELS, Array, Feeds, RunOptions, TargetState
@@ -30,10 +31,12 @@ __all__ = [
     "NodeTime",
     "OrtRunner",
     "RunOptions",
-    "TargetState",
+    "TimedOrtRunner",
+    "as_model",
+    "check_cores",
     "check_feeds",
     "pinned",
-    "targets",
+    "target_state",
 ]
 
 
@@ -44,15 +47,30 @@ class _Target:
     """What brings the provider."""
     after: tuple[str, ...] = ()
     """Providers for the nodes that the first one does not take."""
+    library: str = ""
+    """A library that the provider loads when it starts, and that its package does not bring."""
+    options: tuple[tuple[str, str], ...] = ()
+    """Of the provider, where nothing else is asked for."""
+
+    @property
+    def needs_gpu(self) -> bool:
+        return "CUDAExecutionProvider" in (self.provider, *self.after)
 
 
 TARGETS: Mapping[str, _Target] = {
     "cpu": _Target("CPUExecutionProvider", "onnxruntime"),
-    "cuda": _Target("CUDAExecutionProvider", "onnxruntime-gpu with CUDA 12 and cuDNN 9", ("CPUExecutionProvider",)),
+    "cuda": _Target(
+        "CUDAExecutionProvider",
+        "onnxruntime-gpu with CUDA and cuDNN 9",
+        ("CPUExecutionProvider",),
+        # FP32 is measured as FP32: by default cuDNN rounds the products' factors to 10 bits (TF32).
+        options=(("use_tf32", "0"),),
+    ),
     "tensorrt": _Target(
         "TensorrtExecutionProvider",
         "onnxruntime-gpu with the libraries of TensorRT 10",
         ("CUDAExecutionProvider", "CPUExecutionProvider"),
+        "libnvinfer.so.10",
     ),
     "openvino": _Target("OpenVINOExecutionProvider", "onnxruntime-openvino", ("CPUExecutionProvider",)),
 }
@@ -87,7 +105,7 @@ class NodeTime(NamedTuple):
     op_type: str
     provider: str
     mean_ms: float
-    """Of one run; the median of all where a `NodeRecorder` took it."""
+    """Of one run: the median of all where ONNX Runtime tells them, elsewhere the mean."""
 
 
 class NodeRecorder:
@@ -118,7 +136,7 @@ class OrtRunner:
         """InputError if the model is none, the target is unknown, or its provider does not really run here."""
         self.options = options or RunOptions()
         self.options.check()
-        _check_cores(self.options.pin)
+        check_cores(self.options.pin)
         self.target = target
         self._source = model
         _check_available(target)
@@ -149,6 +167,19 @@ class OrtRunner:
         with pinned(self.options.pin[:1]):
             return self._run_session(self._session, feeds)
 
+    def node_providers(self) -> dict[str, str]:
+        """Node of the model -> the provider that took it; nodes that were computed while loading are left out.
+
+        Empty where this version of ONNX Runtime does not tell.
+        """
+        told = getattr(self._session, "get_provider_graph_assignment_info", None)
+        parts = told() if told else ()
+        return {node.name: str(part.ep_name) for part in parts for node in part.get_nodes()}
+
+    def providers(self) -> dict[str, int]:
+        """See `Runner`."""
+        return dict(Counter(self.node_providers().values()))
+
     def close(self) -> None:
         """Free the session; a second call does nothing."""
         self._session = None
@@ -158,9 +189,9 @@ class OrtRunner:
         return self._names.original(name)
 
     def profile_nodes(self, feeds: Feeds, iterations: int, *, warmup: int = 5) -> list[NodeTime]:
-        """Mean time a run of every node of the optimised model, in order of execution, warm-up runs left out.
+        """Median time of every node of the optimised model, in order of execution, warm-up runs left out.
 
-        Runs in a session of its own, so that measuring does not slow this one down. On GPU targets the times are
+        The mean would be that of the few runs in which another program had the core. Runs in a session of its own, so that measuring does not slow this one down. On GPU targets the times are
         those of starting the kernels.
         """
         check_feeds(feeds, self._inputs)
@@ -172,7 +203,7 @@ class OrtRunner:
                 for _ in range(warmup + iterations):
                     self._run_session(session, feeds)
             events = json.loads(Path(session.end_profiling()).read_text())
-        return _mean_times(events, warmup)
+        return _median_times(events, warmup)
 
     def recording_session(self, prefix: Path) -> Any:
         """A session of its own in which the runtime records the times of nodes, to a file with this prefix."""
@@ -180,13 +211,15 @@ class OrtRunner:
 
     def _open(self, options: RunOptions) -> tuple[NodeNames, Any]:
         where = self._source if isinstance(self._source, str | Path) else "ONNX model"
-        model = _as_model(self._source)
+        model = as_model(self._source)
         names = NodeNames.of(model)
         data = model.SerializeToString()
         del model  # large models would otherwise be held three times while the session is built
         target = TARGETS[self.target]
-        wanted: list[object] = [(target.provider, dict(options.provider_options))]
+        wanted: list[object] = [(target.provider, dict((*target.options, *options.provider_options)))]
         present = onnxruntime.get_available_providers()
+        if target.needs_gpu and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # CUDA's libraries may lie in Python packages, where the system does not look
         wanted += [provider for provider in target.after if provider in present]
         try:
             session = onnxruntime.InferenceSession(data, _session_options(options), providers=wanted)
@@ -214,20 +247,36 @@ class OrtRunner:
         return dict(zip(self.output_names, results, strict=True))
 
 
-def targets() -> tuple[TargetState, ...]:
-    """Every target, with whether and why (not) it can be used on this machine. Imports no other runtime."""
-    present = onnxruntime.get_available_providers()
-    states = []
-    for name, target in TARGETS.items():
-        available = target.provider in present
-        reason = f"onnxruntime {onnxruntime.__version__}" if available else f"needs {target.package}"
-        states.append(TargetState(name, target.provider, available, reason))
-    torch, gpu = is_importable("torch"), machine_has_nvidia_gpu()
-    missing = "" if torch else "needs torch (pip install 'edgeprune[prune]')"
-    states.append(TargetState("torch-cpu", "torch cpu", torch, missing or "torch is installed"))
-    reason = missing or ("torch is installed" if gpu else "needs an NVIDIA GPU and its driver")
-    states.append(TargetState("torch-cuda", "torch cuda", torch and gpu, reason))
-    return tuple(states)
+class TimedOrtRunner(OrtRunner):
+    """An `OrtRunner` whose checks stay out of the timed region: they take a fifth of a small network's time."""
+
+    def prepared(self, feeds: Feeds) -> Callable[[], object]:
+        """See `ProfiledRunner`; the calling thread must be pinned by the caller."""
+        self.run(feeds)  # what is wrong with the inputs is said here
+        session, names, held = self._session, list(self.output_names), dict(feeds)
+        return lambda: session.run(names, held)
+
+
+def target_state(name: str) -> TargetState:
+    """Whether and why (not) ONNX Runtime's target can be used on this machine. Starts nothing."""
+    target = TARGETS[name]
+    if target.provider not in onnxruntime.get_available_providers():
+        missing = f"needs {target.package}"
+    elif target.needs_gpu and not machine_has_nvidia_gpu():
+        missing = "needs an NVIDIA GPU and its driver"
+    elif target.library and not _can_load(target.library):
+        missing = f"needs {target.package}: {target.library} cannot be loaded"
+    else:
+        return TargetState(name, target.provider, True, f"onnxruntime {onnxruntime.__version__}")
+    return TargetState(name, target.provider, False, missing)
+
+
+def _can_load(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def check_feeds(feeds: Feeds, specs: Sequence[TensorSpec]) -> None:
@@ -286,7 +335,8 @@ def _provider_error(target: str, what: str) -> InputError:
     )
 
 
-def _check_cores(cores: Sequence[int]) -> None:
+def check_cores(cores: Sequence[int]) -> None:
+    """InputError if this process cannot be pinned to these cores."""
     if not cores:
         return
     if not hasattr(os, "sched_setaffinity"):
@@ -309,13 +359,15 @@ def _session_options(options: RunOptions) -> Any:
     if len(options.pin) > 1:  # the calling thread is not of the pool; ONNX Runtime numbers cores from 1
         affinities = ";".join(str(core + 1) for core in options.pin[1:])
         session.add_session_config_entry("session.intra_op_thread_affinities", affinities)
+    session.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if options.profiling_prefix:
         session.enable_profiling = True
         session.profile_file_prefix = options.profiling_prefix
     return session
 
 
-def _as_model(source: str | Path | bytes | ModelProto) -> ModelProto:
+def as_model(source: str | Path | bytes | ModelProto) -> ModelProto:
+    """A checked copy of a model, wherever it lies; InputError as for `load_model`."""
     if isinstance(source, str | Path):
         return load_model(source, require_conv=False)
     if isinstance(source, bytes):
@@ -344,22 +396,13 @@ def _shape_text(shape: Sequence[int | str | None]) -> str:
     return "(" + ", ".join("?" if dim is None else str(dim) for dim in shape) + ")"
 
 
-def _mean_times(events: Sequence[Mapping[str, Any]], warmup: int) -> list[NodeTime]:
-    """Mean milliseconds a run of each node, out of ONNX Runtime's trace."""
-    runs, durations = _node_durations(events, warmup)
-    return [NodeTime(*key, sum(times) / 1e3 / runs) for key, times in durations.items()]
-
-
 def _median_times(events: Sequence[Mapping[str, Any]], warmup: int) -> list[NodeTime]:
-    """The same, each node's median over the runs."""
-    _, durations = _node_durations(events, warmup)
-    return [NodeTime(*key, median(times) / 1e3) for key, times in durations.items()]
+    """Each node's median milliseconds over the runs behind the warm-up, out of ONNX Runtime's trace."""
+    return [NodeTime(*key, median(times) / 1e3) for key, times in _node_durations(events, warmup).items()]
 
 
-def _node_durations(
-    events: Sequence[Mapping[str, Any]], warmup: int
-) -> tuple[int, dict[tuple[str, str, str], list[float]]]:
-    """Number of runs behind the warm-up, and (node, operation, provider) -> its durations in microseconds."""
+def _node_durations(events: Sequence[Mapping[str, Any]], warmup: int) -> dict[tuple[str, str, str], list[float]]:
+    """(node, operation, provider) -> its durations in microseconds, in the runs behind the warm-up."""
     starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")[warmup:]
     found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     suffix = "_kernel_time"
@@ -368,4 +411,4 @@ def _node_durations(
             args = event["args"]
             key = (event["name"].removesuffix(suffix), args["op_name"], args.get("provider", ""))
             found[key].append(event["dur"])
-    return len(starts), found
+    return found

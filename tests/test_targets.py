@@ -1,0 +1,279 @@
+"""Every target: it runs a network as ONNX Runtime's CPU provider does, or says what is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import small_bundle as small
+from onnx import numpy_helper, parser
+
+from edgeprune.errors import InputError
+from edgeprune.onnx_model import constants
+from edgeprune.runners import ort, registry
+from edgeprune.runners.base import RunOptions
+from edgeprune.runners.registry import TARGETS, Source, open_runner
+
+AS_CLOSE = 1e-4
+"""Of the output's range."""
+
+
+def module(which: int) -> Any:
+    """The small bundle's dense (0) or pruned (1) network in torch."""
+    torch = pytest.importorskip("torch")
+    weights = {name: numpy_helper.to_array(tensor).copy() for name, tensor in constants(small.models()[which]).items()}
+    groups = small.GROUPS if which else 1
+
+    class Small(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            channels = small.CHANNELS
+            self.stem = torch.nn.Conv2d(3, channels, 3, padding=1, bias=False)
+            self.middle = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False, groups=groups)
+            self.last = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+            self.head = torch.nn.Linear(channels, small.CLASSES, bias=False)
+            layers = {small.STEM: self.stem, small.MIDDLE: self.middle, small.LAST: self.last, small.HEAD: self.head}
+            for name, layer in layers.items():
+                layer.weight.data = torch.from_numpy(weights[f"{name}.weight"])
+            self.index = torch.from_numpy(weights.get("index", np.arange(channels)))
+
+        def forward(self, x: Any) -> Any:
+            x = self.stem(x).relu()
+            x = self.middle(torch.index_select(x, 1, self.index.to(x.device))).relu()
+            return self.head(self.last(x).mean((2, 3)))
+
+    return Small().eval()
+
+
+@pytest.fixture(scope="module")
+def onnx_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Dense and grouped."""
+    return small.write_models(tmp_path_factory.mktemp("small"))
+
+
+def images(count: int, seed: int = 0) -> dict[str, Any]:
+    shape = (count, 3, small.SIZE, small.SIZE)
+    return {"input": np.random.default_rng(seed).standard_normal(shape).astype(np.float32)}
+
+
+def reference(feeds: dict[str, Any]) -> Any:
+    with ort.OrtRunner(small.models()[1]) as runner:
+        return runner.run(feeds)["output"]
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def present(request: pytest.FixtureRequest, onnx_files: tuple[Path, Path]) -> str:
+    """A target of this machine; where there is none, the error must say so before the test is skipped."""
+    target = request.param
+    state = TARGETS[target].state()
+    if not state.available:
+        with pytest.raises(InputError) as error:
+            open_runner(target, Source(onnx_files[1]))
+        assert state.reason in str(error.value)
+        assert f"target {target}" in str(error.value)
+        pytest.skip(f"{target} {state.reason}")
+    return target
+
+
+@pytest.fixture(scope="module")
+def runner(present: str, onnx_files: tuple[Path, Path]) -> Iterator[Any]:
+    """The grouped network on the target; compiling it takes seconds, so that the tests share it."""
+    held = module(1) if TARGETS[present].runs == "module" else None
+    opened = open_runner(present, Source(onnx_files[1], held, ("input",)))
+    yield opened
+    opened.close()
+    opened.close()
+    with pytest.raises(ValueError, match="closed"):
+        opened.run(images(2))
+
+
+def test_outputs_are_those_of_onnx_runtime_on_the_processor(present: str, runner: Any) -> None:
+    for batch in (2,) if "compile" in present else (2, 1, 2):  # in turn, with other shapes between
+        feeds = images(batch)
+        expected = reference(feeds)
+        (output,) = runner.run(feeds).values()
+        assert output.dtype == np.float32
+        assert np.abs(output - expected).max() <= AS_CLOSE * np.abs(expected).max()
+
+
+def test_the_timed_call_computes_the_same_and_tells_who_ran_it(present: str, runner: Any) -> None:
+    feeds = images(2)
+    run = runner.prepared(feeds)
+    for _ in range(2):
+        run()
+    expected = reference(feeds)
+    np.testing.assert_allclose(next(iter(runner.run(feeds).values())), expected, atol=AS_CLOSE * np.abs(expected).max())
+    assert runner.target == present
+    assert runner.provider == TARGETS[present].state().provider
+    counted = runner.providers()
+    assert counted.get(runner.provider, 0) >= 1
+    assert all(count >= 1 for count in counted.values())
+
+
+def test_layers_have_times_under_their_names_where_the_target_tells_them(present: str, runner: Any) -> None:
+    if TARGETS[present].runs == "module":
+        pytest.skip("modules have names of their own")
+    times = runner.profile_nodes(images(2), 3)
+    assert all(time.mean_ms >= 0 for time in times)
+    if TARGETS[present].tells_layers:
+        told = [runner.original_node(time.name) for time in times]
+        for layer in (small.STEM, small.MIDDLE, small.LAST, small.HEAD):
+            assert told.count(layer) == 1, layer
+        assert f"{small.MIDDLE}.input_gather" in told
+        assert "" in told  # reordering of data, which is nobody's
+    with pytest.raises(InputError, match="--iterations 0"):
+        runner.profile_nodes(images(2), 0)
+
+
+def test_wrong_inputs_are_refused(runner: Any) -> None:
+    for feeds in ({}, {"x": images(1)["input"]}, {"input": np.zeros((1, 5, small.SIZE, small.SIZE), np.float32)}):
+        with pytest.raises(InputError):
+            runner.run(feeds)
+
+
+def test_a_source_without_modules_does_not_run_in_torch() -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(InputError, match="ONNX files do not run in torch"):
+        open_runner("torch-cpu", Source(Path("model.onnx")))
+
+
+def test_an_unknown_target_and_an_impossible_precision_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown target 'openvino_native'.*did you mean openvino-native"):
+        registry.require("openvino_native")
+    able = next(name for name, target in TARGETS.items() if "int8" not in target.precisions and target.runs == "module")
+    if TARGETS[able].state().available:
+        with pytest.raises(InputError, match="does not compute in int8 here; expected --precision fp32"):
+            registry.require(able, "int8")
+
+
+@pytest.mark.parametrize(
+    ("target", "taken", "words"),
+    [
+        ("torch-cpu", "torch", "torch: it is not installed"),
+        ("openvino-native", "openvino", "pip install 'edgeprune[openvino]'"),
+        ("torch-compile-cuda", "triton", "triton"),
+    ],
+)
+def test_a_package_that_is_missing_is_named(
+    target: str, taken: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if taken == "triton":
+        pytest.importorskip("torch")
+    monkeypatch.setattr(registry, "is_importable", lambda name: name != taken)
+    monkeypatch.setattr(registry, "machine_has_nvidia_gpu", lambda: True)
+    with pytest.raises(InputError) as error:
+        open_runner(target, Source(Path("model.onnx")))
+    assert words in str(error.value)
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(InputError, match=r"needs a C\+\+ compiler: g\+\+ is not found"):
+        open_runner("torch-compile-cpu", Source(Path("model.onnx")))
+
+
+def test_a_provider_without_its_device_or_libraries_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [t.provider for t in ort.TARGETS.values()])
+    monkeypatch.setattr(ort, "machine_has_nvidia_gpu", lambda: False)
+    for target in ("cuda", "tensorrt"):
+        assert ort.target_state(target).reason == "needs an NVIDIA GPU and its driver"
+    monkeypatch.setattr(ort, "machine_has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(ort, "_can_load", lambda library: False)
+    assert "libnvinfer.so.10 cannot be loaded" in ort.target_state("tensorrt").reason
+    assert ort.target_state("cuda").available
+
+
+def test_every_target_states_whether_it_can_be_used() -> None:
+    states = {state.name: state for state in registry.states()}
+    assert list(states) == list(TARGETS)
+    assert states["cpu"].available
+    assert all(state.reason for state in states.values())
+
+
+def test_listing_targets_imports_no_other_runtime() -> None:
+    code = (
+        "import sys; from edgeprune.listing import targets; rows = targets()\n"
+        "assert len(rows) >= 10 and all(row['why'] for row in rows)\n"
+        "print([name for name in ('torch', 'openvino', 'tensorrt') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_node_says_which_provider_took_it() -> None:
+    model = small.models()[1]
+    with ort.OrtRunner(model) as runner:
+        assert runner.node_providers() == {node.name: "CPUExecutionProvider" for node in model.graph.node}
+        assert runner.providers() == {"CPUExecutionProvider": len(model.graph.node)}
+
+
+def test_nodes_of_several_providers_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def part(provider: str, *names: str) -> Any:
+        nodes = [SimpleNamespace(name=name) for name in names]
+        return SimpleNamespace(ep_name=provider, get_nodes=lambda: nodes)
+
+    with ort.OrtRunner(small.models()[1]) as runner:
+        parts = [part("CUDAExecutionProvider", "a", "b"), part("CPUExecutionProvider", "c")]
+        monkeypatch.setattr(runner, "_session", SimpleNamespace(get_provider_graph_assignment_info=lambda: parts))
+        assert runner.providers() == {"CUDAExecutionProvider": 2, "CPUExecutionProvider": 1}
+        monkeypatch.setattr(runner, "_session", SimpleNamespace())  # an older ONNX Runtime
+        assert runner.providers() == {}
+
+
+class TestOpenVino:
+    @pytest.fixture(autouse=True)
+    def installed(self) -> None:
+        pytest.importorskip("openvino", reason="openvino is not installed: pip install 'edgeprune[openvino]'")
+
+    def runner(self, which: int = 1, **options: Any) -> Any:
+        from edgeprune.runners.openvino_native import OpenVinoRunner
+
+        return OpenVinoRunner(small.models()[which], RunOptions(**options))
+
+    def test_it_computes_in_float32_with_the_threads_that_were_asked_for(self) -> None:
+        with self.runner(threads=1) as runner:
+            runner.run(images(1))
+            (compiled,) = runner._compiled.values()
+            told = {
+                name: str(compiled.model.get_property(name))
+                for name in ("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "NUM_STREAMS")
+            }
+        assert "float32" in told.pop("INFERENCE_PRECISION_HINT")
+        assert told == {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "False", "NUM_STREAMS": "1"}
+
+    def test_settings_of_openvino_can_be_given_and_wrong_ones_are_refused(self) -> None:
+        with self.runner(provider_options=(("ENABLE_CPU_PINNING", "YES"),)) as runner:
+            runner.run(images(1))
+        with (
+            self.runner(provider_options=(("NO_SUCH_OPTION", "1"),)) as runner,
+            pytest.raises(InputError, match=r"OpenVINO cannot compile it: .*NO_SUCH_OPTION"),
+        ):
+            runner.run(images(1))
+
+    def test_pinning_holds_for_its_threads_and_ends_with_the_run(self) -> None:
+        before = os.sched_getaffinity(0)
+        with self.runner(pin=(min(before),)) as runner:
+            runner.run(images(1))
+        assert os.sched_getaffinity(0) == before
+        with pytest.raises(InputError, match="cannot pin to cores"):
+            self.runner(pin=(99999,))
+
+    def test_an_operation_that_it_does_not_know_is_an_error_of_the_model(self) -> None:
+        from edgeprune.runners.openvino_native import OpenVinoRunner
+
+        strange = parser.parse_model(
+            '<ir_version: 9, opset_import: ["" : 20, "strange.domain" : 1]> g (float[b,2] x) => (float[b,2] y) '
+            "{ y = strange.domain.Twist(x) }"
+        )
+        with pytest.raises(InputError, match="OpenVINO cannot read it: .*Twist"):
+            OpenVinoRunner(strange)
