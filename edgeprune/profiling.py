@@ -126,7 +126,7 @@ def check_targets(names: Sequence[str]) -> None:
             raise unknown_name("target", name, known, remedy="`edgeprune list targets` shows all")
         if not known[name].available:
             raise InputError(
-                f"cannot be used here: {known[name].reason}",
+                f"{known[name].provider} cannot be used here: {known[name].reason}",
                 where=f"target {name}",
                 expected=f"one of those present: {', '.join(s.name for s in known.values() if s.available)}",
                 remedy="install what is missing, or choose another --target",

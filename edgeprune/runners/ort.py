@@ -349,9 +349,7 @@ def _median_times(events: Sequence[Mapping[str, Any]], warmup: int) -> list[Node
     return [NodeTime(*key, median(times) / 1e3) for key, times in _node_durations(events, warmup).items()]
 
 
-def _node_durations(
-    events: Sequence[Mapping[str, Any]], warmup: int
-) -> dict[tuple[str, str, str], list[float]]:
+def _node_durations(events: Sequence[Mapping[str, Any]], warmup: int) -> dict[tuple[str, str, str], list[float]]:
     """(node, operation, provider) -> its durations in microseconds, in the runs behind the warm-up."""
     starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")[warmup:]
     found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
