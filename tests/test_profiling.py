@@ -363,7 +363,7 @@ def test_a_baseline_with_other_inputs_is_refused(tmp_path: Path) -> None:
         (("cpu",), replace(QUICK, threads=0), "--threads 0"),
         (("cpu",), replace(QUICK, interval=1.5), "--interval 1.5; expected a share from 0 to 1"),
         (("cpu",), replace(QUICK, time_limit_s=0), "--time-limit 0; expected seconds"),
-        (("cpu",), replace(QUICK, device_profile="x86"), "unknown device profile 'x86'"),
+        (("cpu",), replace(QUICK, machine_profile="x86"), "unknown device profile 'x86'"),
     ],
 )
 def test_wrong_options_are_refused(
