@@ -1,0 +1,342 @@
+"""Measure this machine, and write down what was found as a device profile that prediction and estimates can use.
+
+Small models run in ONNX Runtime: convolutions by kernel, filters a group and width of the output; operations that only
+move data, in cache and out of it; a Gather and the reordering of data around it; nodes that do nothing. The channel
+block is found by a sweep over channels a group. The runtime tells the times of nodes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import onnxruntime
+from onnx import ModelProto
+
+from edgeprune import progress
+from edgeprune.calibration_probes import (
+    MATRICES,
+    MATRIX_SIDE,
+    PROBE,
+    ConvProbe,
+    chain_probe,
+    concat_probe,
+    gather_probe,
+    weights_probe,
+)
+from edgeprune.device_profile import (
+    Bandwidths,
+    ChannelBlock,
+    ConvolutionCosts,
+    DeviceProfile,
+    ExecutionCosts,
+    Figure,
+    KernelKind,
+    KernelRates,
+    default_profile_name,
+    load_profile,
+)
+from edgeprune.environment import current_environment, usable_cores
+from edgeprune.measurement import NOISY, Measurement, interleave
+from edgeprune.node_work import node_works
+from edgeprune.onnx_model import input_specs
+from edgeprune.profile_setup import random_feeds
+from edgeprune.profiling import TimedOrtRunner
+from edgeprune.runners.base import Feeds, RunOptions
+from edgeprune.runners.ort import NodeRecorder
+
+REORDERS = ""
+"""Under what a stopwatch gives all reordering of data together."""
+WARMUP, RUNS, SECONDS = 3, 40, 12.0
+"""Rounds of one set of models, and the time after which no more are begun."""
+REPEATS = 3
+"""A noisy figure is taken so many times at most; the steadiest counts."""
+SWEEP = (32, 48, 40, 36, 34, 33)
+"""Channels a group: multiples of 32, 16, 8, 4, 2 and 1, and of nothing larger."""
+ON_BLOCK = 0.75
+"""Share of the best rate in the sweep from which channels count as on the block."""
+GROUPS, WIDTH = 4, 28
+WIDTHS = (7, 14, 28, 56)
+MIB = (1, 2, 4, 8, 16, 32)
+"""What operations touch whose bandwidth is measured; more comes from memory."""
+EMPTY = (20, 120)
+"""Nodes of two models whose difference tells what starting a node costs."""
+_TICK = 1e-9
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Stopwatch(Protocol):
+    """Takes the times of models. Those of one call run in turn."""
+
+    def nodes(self, models: Mapping[K, ModelProto], threads: int) -> Mapping[K, Mapping[str, Measurement]]:
+        """The nodes of every model by name, and as `REORDERS` the reordering of data that the runtime added."""
+
+    def runs(self, models: Mapping[K, ModelProto], threads: int) -> Mapping[K, Measurement]:
+        """Every model as a whole."""
+
+
+class OrtStopwatch:
+    """Times of ONNX Runtime's CPU provider."""
+
+    def nodes(self, models: Mapping[K, ModelProto], threads: int) -> dict[K, dict[str, Measurement]]:
+        with ExitStack() as stack:
+            runners = {key: _opened(model, threads, stack) for key, model in models.items()}
+            recorders = {key: NodeRecorder(runner, _feeds(runner, models[key])) for key, runner in runners.items()}
+            calls = {str(key): recorder.run for key, recorder in recorders.items()}
+            interleave(calls, warmup=WARMUP, iterations=RUNS, time_limit_s=SECONDS)
+            return {key: _by_node(recorder, runners[key]) for key, recorder in recorders.items()}
+
+    def runs(self, models: Mapping[K, ModelProto], threads: int) -> dict[K, Measurement]:
+        with ExitStack() as stack:
+            calls = {}
+            for key, model in models.items():
+                runner = _opened(model, threads, stack)
+                calls[str(key)] = runner.prepared(_feeds(runner, model))
+            taken = interleave(calls, warmup=WARMUP, iterations=4 * RUNS, time_limit_s=SECONDS)
+        return {key: taken[str(key)] for key in models}
+
+
+def calibrate(name: str, stopwatch: Stopwatch | None = None, *, cores: int | None = None) -> DeviceProfile:
+    """A profile of this machine, called `name`; everything in it but the network's link is measured.
+
+    `cores`: as many as this process may use, by default.
+    """
+    count = cores or usable_cores()
+    environment = current_environment(count)
+    bench = _Bench(stopwatch or OrtStopwatch(), f"ONNX Runtime {onnxruntime.__version__}, {environment.date[:10]}")
+    dispatch = bench.dispatch()
+    block = bench.block()
+    rates = bench.rates(block.fp32)
+    one, all_ = bench.threads(block.fp32, 1), bench.threads(block.fp32, count)
+    peak = max(rate.best for rate in rates.values())
+    gather, reorder = bench.gather(block.fp32)
+    execution = ExecutionCosts(
+        dispatch_us=bench.figure(dispatch, 1e6, "models with more and fewer nodes that do nothing"),
+        bandwidths=bench.bandwidths(),
+        rates={kind: rate.relative_to(peak, bench) for kind, rate in rates.items()},
+        gather_gb_per_s=bench.figure(gather, 1e-9, "a Gather over channels"),
+        reorder_gb_per_s=bench.figure(reorder, 1e-9, "reordering around that Gather") if reorder else None,
+    )
+    scale = all_.macs_per_s.value / one.macs_per_s.value
+    weights = f"reading {4 * MATRICES} MiB of weights"
+    told = f"the core's peak times {scale:.2f}, what a dense convolution gains by {count} threads"
+    return DeviceProfile(
+        name=name,
+        description=f"{environment.cpu}, {count} core{'s' if count > 1 else ''}, calibrated {environment.date[:10]}",
+        kind="cpu",
+        cores=count,
+        channel_block=block,
+        peak_gflops_fp32=bench.figure(_Reading(peak * scale), 2e-9, told),
+        core_gflops_fp32=bench.figure(_Reading(peak), 2e-9, "the fastest convolution, one thread"),
+        memory_gb_per_s=bench.figure(all_.bytes_per_s, 1e-9, f"{weights}, {count} threads"),
+        core_gb_per_s=bench.figure(one.bytes_per_s, 1e-9, f"{weights}, one thread"),
+        link=load_profile(default_profile_name()).link,
+        convolution=_lowering_costs(execution, peak, block.fp32, bench),
+        execution=execution,
+    )
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Seconds, or something a second, and the spread of the times that it comes from."""
+
+    value: float
+    noise: float = 0.0
+
+    def rate(self, amount: float) -> _Reading:
+        """So much in these seconds."""
+        return _Reading(amount / self.value, self.noise)
+
+
+@dataclass(frozen=True)
+class _Threaded:
+    """What so many threads reach."""
+
+    macs_per_s: _Reading
+    bytes_per_s: _Reading
+
+
+@dataclass(frozen=True)
+class _KindRates:
+    """Multiply-adds a second of one kind of convolution."""
+
+    filters: Mapping[int, _Reading]
+    widths: Mapping[int, _Reading] = field(default_factory=dict)
+
+    @property
+    def readings(self) -> tuple[_Reading, ...]:
+        return (*self.filters.values(), *self.widths.values())
+
+    @property
+    def best(self) -> float:
+        return max(reading.value for reading in self.filters.values())
+
+    def relative_to(self, peak: float, bench: _Bench) -> KernelRates:
+        usual = self.widths[WIDTH].value if self.widths else 1.0
+        return KernelRates(
+            by_filters={count: _rounded(reading.value / peak) for count, reading in self.filters.items()},
+            by_width={width: _rounded(reading.value / usual) for width, reading in self.widths.items()},
+            certainty="measured",
+            source=bench.source("one thread", max(reading.noise for reading in self.readings)),
+        )
+
+
+class _Bench:
+    """Has models timed, and puts what they do over the time that it takes."""
+
+    def __init__(self, stopwatch: Stopwatch, what: str) -> None:
+        self.stopwatch, self.what = stopwatch, what
+        self.empty = 0.0
+        """Seconds that starting a node takes, once known."""
+
+    def figure(self, reading: _Reading, scale: float, how: str) -> Figure:
+        return Figure(_rounded(reading.value * scale), "measured", self.source(how, reading.noise))
+
+    def source(self, how: str, noise: float = 0.0) -> str:
+        """How and with what it was measured, and whether the times agreed."""
+        noisy = f"; noisy: the middle half of the times spreads over {noise:.0%}" if noise > NOISY else ""
+        return f"{how}; {self.what}{noisy}"
+
+    def dispatch(self) -> _Reading:
+        few, many = EMPTY
+        taken = self.stopwatch.runs({count: chain_probe(count) for count in EMPTY}, 1)
+        self.empty = max((_quick(taken[many]) - _quick(taken[few])) / (many - few), _TICK)
+        return _Reading(self.empty, max(measured.noise for measured in taken.values()))
+
+    def block(self) -> ChannelBlock:
+        """From multiples of 32 channels a group downwards, for as long as they are fast."""
+        probes = {count: ConvProbe(GROUPS, count, count, WIDTH // 2) for count in SWEEP}
+        rates = self._rates(probes, "the channel block")
+        best, block = max(reading.value for reading in rates.values()), 1
+        for count in SWEEP:
+            if rates[count].value < ON_BLOCK * best:
+                break
+            block = count & -count
+        told = ", ".join(f"{count}: {reading.value / best:.2f}" for count, reading in sorted(rates.items()))
+        noise = max(reading.noise for reading in rates.values())
+        return ChannelBlock(block, "measured", self.source(f"channels a group: share of the best rate, {told}", noise))
+
+    def rates(self, block: int) -> dict[KernelKind, _KindRates]:
+        """Multiply-adds a second of each kind of convolution on one thread."""
+        unit = max(block, 4)  # where any number of channels is fast, the shapes still have to be of a usual size
+        filters: dict[tuple[KernelKind, int], ConvProbe] = {}
+        widths: dict[tuple[KernelKind, int], ConvProbe] = {}
+        for count in (unit, 2 * unit, 4 * unit, 8 * unit):
+            filters["spatial", count] = ConvProbe(8 * unit // count, count, count, WIDTH)
+            # Layers of 1x1 with few filters seldom read as few channels: it is they that make the others thin.
+            filters["pointwise", count] = ConvProbe(2, 4 * unit if count < 8 * unit else 16 * unit, count, WIDTH, 1)
+        for width in WIDTHS:
+            widths["spatial", width] = ConvProbe(2, 4 * unit, 4 * unit, width)
+            widths["pointwise", width] = ConvProbe(2, 4 * unit, 4 * unit, width, 1)
+        for count in sorted({unit * eighths // 8 for eighths in (1, 2, 4, 6, 12, 20)}):
+            if count % block:
+                filters["off_block", count] = ConvProbe(GROUPS, count, count, WIDTH)
+                filters["off_block_pointwise", count] = ConvProbe(2 * GROUPS, count, count, WIDTH, 1)
+        filters["image", 4 * unit] = ConvProbe(1, 3, 4 * unit, 2 * WIDTH, 7, stride=2)
+        filters["depthwise", 1] = ConvProbe(8 * unit, 1, 1, 2 * WIDTH)
+        times = self._rates({(0, *key): probe for key, probe in filters.items()} | {
+            (1, *key): probe for key, probe in widths.items()
+        }, "convolutions")  # fmt: skip
+        return {
+            kind: _KindRates(
+                {at: times[0, own, at] for own, at in filters if own == kind},
+                {at: times[1, own, at] for own, at in widths if own == kind},
+            )
+            for kind in dict.fromkeys(kind for kind, _ in filters)
+        }
+
+    def threads(self, block: int, count: int) -> _Threaded:
+        """What so many threads reach together."""
+        conv = ConvProbe(1, 8 * max(block, 4), 8 * max(block, 4), WIDTH)
+        models = {"conv": conv.model(), "weights": weights_probe()}
+        times = self._times(models, f"{count} thread{'s' if count > 1 else ''}", count)
+        return _Threaded(times["conv"].rate(conv.macs), times["weights"].rate(4 * MATRIX_SIDE**2))
+
+    def bandwidths(self) -> Bandwidths:
+        """Of an operation that only moves data, by how much it touches."""
+        times = self._times({size: concat_probe(size * 2**20) for size in MIB}, "cache and memory")
+        by_mib = {size: _rounded(time.rate(size * 2**20).value / 1e9) for size, time in times.items()}
+        source = self.source("a Concat, one thread", max(time.noise for time in times.values()))
+        return Bandwidths(by_mib, "measured", source)
+
+    def gather(self, block: int) -> tuple[_Reading, _Reading | None]:
+        """Bytes a second of a Gather, and of the reordering around it if there is any."""
+        model = gather_probe(4 * max(block, 4), 2 * WIDTH)
+        (taken,) = self._nodes({"": model}, "Gathers", 1).values()
+        works = {work.name: work for work in node_works(model, 1, block, reorders=True)}
+        around = taken.get(REORDERS)
+        turned = math.fsum(work.reordered_bytes for work in works.values())
+        return self._time(taken[PROBE]).rate(works[PROBE].moved_bytes), (
+            _Reading(turned / max(_quick(around), _TICK), around.noise) if around else None
+        )
+
+    def _rates(self, probes: Mapping[K, ConvProbe], what: str) -> dict[K, _Reading]:
+        times = self._times({key: probe.model() for key, probe in probes.items()}, what)
+        return {key: times[key].rate(probe.macs) for key, probe in probes.items()}
+
+    def _times(self, models: Mapping[K, ModelProto], what: str, threads: int = 1) -> dict[K, _Reading]:
+        return {key: self._time(nodes[PROBE]) for key, nodes in self._nodes(models, what, threads).items()}
+
+    def _time(self, measured: Measurement) -> _Reading:
+        """What the node itself takes, besides being started."""
+        return _Reading(max(_quick(measured) - self.empty, _TICK), measured.noise)
+
+    def _nodes(self, models: Mapping[K, ModelProto], what: str, threads: int) -> dict[K, Mapping[str, Measurement]]:
+        """The nodes of every model; a model whose probe is noisy is timed again, and the steadiest times count."""
+        best: dict[K, Mapping[str, Measurement]] = {}
+        for _ in progress.track(range(REPEATS), f"calibrating {what}"):
+            wanted = {key: model for key, model in models.items() if key not in best or best[key][PROBE].is_noisy}
+            for key, nodes in (self.stopwatch.nodes(wanted, threads) if wanted else {}).items():
+                if key not in best or nodes[PROBE].noise < best[key][PROBE].noise:
+                    best[key] = nodes
+        return best
+
+
+def _lowering_costs(execution: ExecutionCosts, peak: float, block: int, bench: _Bench) -> ConvolutionCosts:
+    """The cost table that predicts the forms of grouped layers, out of the same figures."""
+    spatial = execution.rates["spatial"].by_filters
+    off_block = execution.rates.get("off_block")
+    gather = 8e-9 / execution.gather_gb_per_s.value if execution.gather_gb_per_s else 0.0  # 4 bytes read, 4 written
+    reorder = 16e-9 / execution.reorder_gb_per_s.value if execution.reorder_gb_per_s else 0.0
+    return ConvolutionCosts(
+        rates=spatial,
+        off_block_rate=off_block.share(block // 2, WIDTH) if off_block else min(spatial.values()),
+        gather_macs_per_element=_rounded((gather + reorder) * peak),
+        macs_per_node=_rounded(execution.dispatch_us.value * 1e-6 * peak),
+        certainty="measured",
+        source=bench.source("from the figures of [execution]"),
+    )
+
+
+def _opened(model: ModelProto, threads: int, stack: ExitStack) -> TimedOrtRunner:
+    runner = TimedOrtRunner(model, RunOptions(threads=threads, spinning=False))
+    stack.callback(runner.close)
+    return runner
+
+
+def _feeds(runner: TimedOrtRunner, model: ModelProto) -> Feeds:
+    return dict(zip(runner.input_names, random_feeds(input_specs(model), 1, 0), strict=True))
+
+
+def _by_node(recorder: NodeRecorder, runner: TimedOrtRunner) -> dict[str, Measurement]:
+    """Times by the model's own nodes; what the runtime added to reorder data, run by run, together."""
+    found: dict[str, tuple[float, ...]] = {}
+    for (name, _, _), seconds in recorder.durations(warmup=WARMUP).items():
+        node = runner.original_node(name) or REORDERS
+        before = found.get(node, (0.0,) * len(seconds))
+        found[node] = tuple(a + b for a, b in zip(before, seconds, strict=True))
+    return {node: Measurement(node, seconds) for node, seconds in found.items()}
+
+
+def _quick(measured: Measurement) -> float:
+    """The fastest run counts: other programs only ever make them slower."""
+    return min(measured.seconds)
+
+
+def _rounded(value: float) -> float:
+    """To four digits: more is noise."""
+    return float(f"{value:.4g}")
