@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import onnxruntime
@@ -21,9 +21,12 @@ from edgeprune.calibration_probes import (
     MATRICES,
     MATRIX_SIDE,
     PROBE,
+    WIDTH,
     ConvProbe,
+    Varied,
     chain_probe,
     concat_probe,
+    conv_probes,
     gather_probe,
     weights_probe,
 )
@@ -58,8 +61,7 @@ SWEEP = (32, 48, 40, 36, 34, 33)
 """Channels a group: multiples of 32, 16, 8, 4, 2 and 1, and of nothing larger."""
 ON_BLOCK = 0.75
 """Share of the best rate in the sweep from which channels count as on the block."""
-GROUPS, WIDTH = 4, 28
-WIDTHS = (7, 14, 28, 56)
+GROUPS = 4
 MIB = (1, 2, 4, 8, 16, 32)
 """What operations touch whose bandwidth is measured; more comes from memory."""
 EMPTY = (20, 120)
@@ -110,14 +112,13 @@ def calibrate(name: str, stopwatch: Stopwatch | None = None, *, cores: int | Non
     bench = _Bench(stopwatch or OrtStopwatch(), f"ONNX Runtime {onnxruntime.__version__}, {environment.date[:10]}")
     dispatch = bench.dispatch()
     block = bench.block()
-    rates = bench.rates(block.fp32)
+    peak, rates = bench.rates(block.fp32)
     one, all_ = bench.threads(block.fp32, 1), bench.threads(block.fp32, count)
-    peak = max(rate.best for rate in rates.values())
     gather, reorder = bench.gather(block.fp32)
     execution = ExecutionCosts(
         dispatch_us=bench.figure(dispatch, 1e6, "models with more and fewer nodes that do nothing"),
         bandwidths=bench.bandwidths(),
-        rates={kind: rate.relative_to(peak, bench) for kind, rate in rates.items()},
+        rates=rates,
         gather_gb_per_s=bench.figure(gather, 1e-9, "a Gather over channels"),
         reorder_gb_per_s=bench.figure(reorder, 1e-9, "reordering around that Gather") if reorder else None,
     )
@@ -160,31 +161,6 @@ class _Threaded:
     bytes_per_s: _Reading
 
 
-@dataclass(frozen=True)
-class _KindRates:
-    """Multiply-adds a second of one kind of convolution."""
-
-    filters: Mapping[int, _Reading]
-    widths: Mapping[int, _Reading] = field(default_factory=dict)
-
-    @property
-    def readings(self) -> tuple[_Reading, ...]:
-        return (*self.filters.values(), *self.widths.values())
-
-    @property
-    def best(self) -> float:
-        return max(reading.value for reading in self.filters.values())
-
-    def relative_to(self, peak: float, bench: _Bench) -> KernelRates:
-        usual = self.widths[WIDTH].value if self.widths else 1.0
-        return KernelRates(
-            by_filters={count: _rounded(reading.value / peak) for count, reading in self.filters.items()},
-            by_width={width: _rounded(reading.value / usual) for width, reading in self.widths.items()},
-            certainty="measured",
-            source=bench.source("one thread", max(reading.noise for reading in self.readings)),
-        )
-
-
 class _Bench:
     """Has models timed, and puts what they do over the time that it takes."""
 
@@ -220,33 +196,19 @@ class _Bench:
         noise = max(reading.noise for reading in rates.values())
         return ChannelBlock(block, "measured", self.source(f"channels a group: share of the best rate, {told}", noise))
 
-    def rates(self, block: int) -> dict[KernelKind, _KindRates]:
-        """Multiply-adds a second of each kind of convolution on one thread."""
-        unit = max(block, 4)  # where any number of channels is fast, the shapes still have to be of a usual size
-        filters: dict[tuple[KernelKind, int], ConvProbe] = {}
-        widths: dict[tuple[KernelKind, int], ConvProbe] = {}
-        for count in (unit, 2 * unit, 4 * unit, 8 * unit):
-            filters["spatial", count] = ConvProbe(8 * unit // count, count, count, WIDTH)
-            # Layers of 1x1 with few filters seldom read as few channels: it is they that make the others thin.
-            filters["pointwise", count] = ConvProbe(2, 4 * unit if count < 8 * unit else 16 * unit, count, WIDTH, 1)
-        for width in WIDTHS:
-            widths["spatial", width] = ConvProbe(2, 4 * unit, 4 * unit, width)
-            widths["pointwise", width] = ConvProbe(2, 4 * unit, 4 * unit, width, 1)
-        for count in sorted({unit * eighths // 8 for eighths in (1, 2, 4, 6, 12, 20)}):
-            if count % block:
-                filters["off_block", count] = ConvProbe(GROUPS, count, count, WIDTH)
-                filters["off_block_pointwise", count] = ConvProbe(2 * GROUPS, count, count, WIDTH, 1)
-        filters["image", 4 * unit] = ConvProbe(1, 3, 4 * unit, 2 * WIDTH, 7, stride=2)
-        filters["depthwise", 1] = ConvProbe(8 * unit, 1, 1, 2 * WIDTH)
-        times = self._rates({(0, *key): probe for key, probe in filters.items()} | {
-            (1, *key): probe for key, probe in widths.items()
-        }, "convolutions")  # fmt: skip
-        return {
-            kind: _KindRates(
-                {at: times[0, own, at] for own, at in filters if own == kind},
-                {at: times[1, own, at] for own, at in widths if own == kind},
+    def rates(self, block: int) -> tuple[float, dict[KernelKind, KernelRates]]:
+        """Multiply-adds a second of the fastest convolution on one thread, and the shares of it that others reach."""
+        found = self._rates(conv_probes(block), "convolutions")
+        peak = max(rate.value for rate in found.values())
+        return peak, {
+            kind: KernelRates(
+                by_filters=_shares(found, kind, "filters", peak),
+                certainty="measured",
+                source=self.source("one thread", max(rate.noise for key, rate in found.items() if key[0] == kind)),
+                by_width=_shares(found, kind, "width"),
+                by_depth=_shares(found, kind, "depth"),
             )
-            for kind in dict.fromkeys(kind for kind, _ in filters)
+            for kind in dict.fromkeys(kind for kind, _, _ in found)
         }
 
     def threads(self, block: int, count: int) -> _Threaded:
@@ -304,12 +266,22 @@ def _lowering_costs(execution: ExecutionCosts, peak: float, block: int, bench: _
     reorder = 16e-9 / execution.reorder_gb_per_s.value if execution.reorder_gb_per_s else 0.0
     return ConvolutionCosts(
         rates=spatial,
-        off_block_rate=off_block.share(block // 2, WIDTH) if off_block else min(spatial.values()),
+        off_block_rate=off_block.share(block // 2, WIDTH, 9 * block // 2) if off_block else min(spatial.values()),
         gather_macs_per_element=_rounded((gather + reorder) * peak),
         macs_per_node=_rounded(execution.dispatch_us.value * 1e-6 * peak),
         certainty="measured",
         source=bench.source("from the figures of [execution]"),
     )
+
+
+def _shares(
+    found: Mapping[tuple[KernelKind, Varied, int], _Reading], kind: KernelKind, varied: Varied, peak: float = 0.0
+) -> dict[int, float]:
+    """The rates of one kind by what is varied, as shares of the peak; without one, relative to what all other probes of
+    the kind have: the usual width, and the deepest sums."""
+    rates = {at: rate.value for (own, what, at), rate in found.items() if (own, what) == (kind, varied)}
+    usual = peak or rates.get(WIDTH if varied == "width" else max(rates, default=0), 1.0)
+    return {at: _rounded(rate / usual) for at, rate in sorted(rates.items())}
 
 
 def _opened(model: ModelProto, threads: int, stack: ExitStack) -> TimedOrtRunner:

@@ -7,11 +7,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgeprune.device_profile import KernelKind
+
+Varied = Literal["filters", "width", "depth"]
 PROBE = "probe"
+WIDTHS, WIDTH = (7, 14, 28, 56), 28
+"""Columns of output that are tried, and those that convolutions have where something else is varied."""
 MATRICES, MATRIX_SIDE = 20, 1024
 """80 MiB of weights together: more than the usual cache holds."""
 
@@ -28,20 +34,17 @@ class ConvProbe:
     width: int
     """Columns of the output."""
     kernel: int = 3
+    height: int = 14
+    """Rows of the output: few, since short runs are seldom interrupted."""
     stride: int = 1
-
-    @property
-    def height(self) -> int:
-        """Rows of the output: few, since short runs are seldom interrupted."""
-        return min(self.width, 14)
 
     @property
     def macs(self) -> int:
         return self.groups * self.filters * self.inputs * self.kernel**2 * self.height * self.width
 
     def model(self) -> ModelProto:
-        """Behind a dense 1x1 convolution, which leaves the data in the layout that the runtime prefers; a network's
-        first convolution, on fewer than 4 channels, reads the input itself."""
+        """Behind another convolution, which leaves the data in the layout that the runtime prefers; a network's first,
+        on fewer than 4 channels, reads the input itself."""
         channels = self.groups * self.inputs
         rng = np.random.default_rng(0)
         shape = (self.groups * self.filters, self.inputs, self.kernel, self.kernel)
@@ -53,9 +56,53 @@ class ConvProbe:
         nodes, tensors = [conv], [numpy_helper.from_array(weight, "weight")]
         if channels > 3:
             conv.input[0] = "lead"
-            nodes.insert(0, helper.make_node("Conv", ["input", "mixing"], ["lead"], "lead"))
-            tensors.append(_mixing(channels, "mixing"))
+            nodes.insert(0, helper.make_node("Conv", ["input", "scale"], ["lead"], "lead", group=channels))
+            tensors.append(numpy_helper.from_array(np.ones((channels, 1, 1, 1), np.float32), "scale"))
         return _model(nodes, (1, channels, self.height * self.stride, self.width * self.stride), tensors)
+
+
+def conv_probes(block: int) -> dict[tuple[KernelKind, Varied, int], ConvProbe]:
+    """Every kind of convolution, by filters a group, by columns of the output, and by multiply-adds of one output.
+
+    Of each the two others stay as they are. For (kind, what is varied, its value).
+    """
+    unit = max(block, 4)  # where any number of channels is fast, shapes still have to be of a usual size
+    found: dict[tuple[KernelKind, Varied, int], ConvProbe] = {}
+    for filters in (unit, 2 * unit, 4 * unit, 8 * unit):
+        groups = max(4 * unit // filters, 1)
+        found["spatial", "filters", filters] = ConvProbe(groups, 4 * unit, filters, WIDTH)
+        found["pointwise", "filters", filters] = ConvProbe(groups, 16 * unit, filters, WIDTH, 1)
+    for inputs in (unit, 4 * unit):
+        found["spatial", "depth", 9 * inputs] = ConvProbe(4 * unit // inputs, inputs, 4 * unit, WIDTH)
+    for inputs in (unit, 2 * unit, 4 * unit, 16 * unit):
+        found["pointwise", "depth", inputs] = ConvProbe(16 * unit // inputs, inputs, 4 * unit, WIDTH, 1)
+    for width in WIDTHS:
+        count = WIDTHS[-1] ** 2 // width**2  # narrower, so more of them: short times are told badly
+        found["spatial", "width", width] = ConvProbe(max(count // 4, 1), 2 * unit, 4 * unit, width)
+        found["pointwise", "width", width] = ConvProbe(count, 4 * unit, 4 * unit, width, 1)
+        found["depthwise", "width", width] = ConvProbe(8 * unit * WIDTHS[-1] // width, 1, 1, width, height=width)
+    found["depthwise", "filters", 1] = found["depthwise", "width", WIDTH]
+    for kernel in (3, 7):
+        found["image", "depth", 3 * kernel**2] = ConvProbe(1, 3, 4 * unit, 2 * WIDTH, kernel, stride=2)
+    found["image", "filters", 4 * unit] = ConvProbe(1, 3, 4 * unit, 2 * WIDTH, 7, stride=2)
+    return found | (_off_block_probes(unit) if block > 1 else {})
+
+
+def _off_block_probes(unit: int) -> dict[tuple[KernelKind, Varied, int], ConvProbe]:
+    """The same of grouped convolutions whose channels miss the block. Their groups are matrix products, one by one, so
+    that it matters how many positions each has."""
+    half, deep = unit // 2, unit * 9 // 4
+    found: dict[tuple[KernelKind, Varied, int], ConvProbe] = {}
+    kinds: tuple[tuple[KernelKind, int, int], ...] = (("off_block", 3, 2), ("off_block_pointwise", 1, 8))
+    for kind, kernel, groups in kinds:
+        for filters in sorted({max(unit * eighths // 8, 1) for eighths in (1, 2, 4, 6, 12, 20)}):
+            found[kind, "filters", filters] = ConvProbe(groups, deep, filters, WIDTH, kernel, height=WIDTH)
+        for inputs in sorted({max(unit // 8, 1), half, deep}):
+            found[kind, "depth", inputs * kernel**2] = ConvProbe(groups, inputs, half, WIDTH, kernel, height=WIDTH)
+        for width in WIDTHS:
+            count = max(groups * WIDTH**2 // width**2, 2)
+            found[kind, "width", width] = ConvProbe(count, half, half, width, kernel, height=width)
+    return found
 
 
 def concat_probe(size: int) -> ModelProto:

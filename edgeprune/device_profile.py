@@ -7,6 +7,7 @@ figures are. The profiles that come with edgeprune lie in `edgeprune.device_prof
 from __future__ import annotations
 
 import importlib.util
+import math
 import operator
 import platform
 import tomllib
@@ -91,10 +92,13 @@ class KernelRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str
     by_width: dict[Count, Positive] = {}
     """Columns of the output -> factor on that share, in the same way. Empty: 1 for all."""
+    by_depth: dict[Count, Positive] = {}
+    """Multiply-adds of one output (inputs a group times the kernel's size) -> factor, in the same way."""
 
-    def share(self, filters: int, width: int) -> float:
-        """Of a convolution with so many filters a group and so many columns of output."""
-        return _between(self.by_filters, filters) * (_between(self.by_width, width) if self.by_width else 1.0)
+    def share(self, filters: int, width: int, depth: int) -> float:
+        """Of a convolution with so many filters a group, columns of output, and multiply-adds of one output."""
+        factors = ((self.by_filters, filters), (self.by_width, width), (self.by_depth, depth))
+        return math.prod(_between(table, at) for table, at in factors if table)
 
 
 class Bandwidths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,12 +123,12 @@ class ExecutionCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reorder_gb_per_s: Figure | None = None
     """Rate at which one core reorders data into and out of the layout of the fast kernels; None: they have none."""
 
-    def share(self, kind: KernelKind, filters: int, width: int) -> float:
-        """Share of the peak rate; a kind that nobody measured is taken for its nearest relative."""
+    def share(self, kind: KernelKind, filters: int, width: int, depth: int) -> float:
+        """Share of the peak rate, as `KernelRates.share`; a kind that is missing is taken for its nearest relative."""
         found: KernelKind | None = kind
         while found is not None and found not in self.rates:
             found = _RELATIVES[found]
-        return self.rates[found].share(filters, width) if found else 1.0
+        return self.rates[found].share(filters, width, depth) if found else 1.0
 
 
 Marked = Figure | ChannelBlock | ConvolutionCosts | KernelRates | Bandwidths

@@ -1,8 +1,9 @@
 """Estimated latency of a network on a device that need not be here: its work over the rates of a device profile.
 
-A node takes as long as its multiply-adds at the rate of their shape, or as what it moves at the bandwidth of cache or
-memory, whichever is longer (a roofline); and besides the reordering of data in front of it, and being started. A
-network takes the sum of its nodes. Pure functions; nothing is measured here.
+A node takes as long as its multiply-adds at the rate of their shape, or as its weights at the bandwidth of memory,
+whichever is longer (a roofline: weights come while others are multiplied with); and besides, the activations that it
+reads and writes, the reordering of data in front of it, and being started. A network takes the sum of its nodes. Pure
+functions; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -54,20 +55,28 @@ class NodeEstimate:
 
     work: NodeWork
     compute: float
-    memory: float
-    """Of what it reads and writes: it goes on beside the multiply-adds."""
+    """Of its multiply-adds."""
+    weights: float
+    """Of reading its weights, which goes on beside the multiply-adds."""
+    moving: float
+    """Of reading and writing activations."""
     reorder: float
     dispatch: float
 
     @property
     def seconds(self) -> float:
-        return max(self.compute, self.memory) + self.reorder + self.dispatch
+        return math.fsum(self.parts.values())
 
     @property
     def parts(self) -> Mapping[str, float]:
-        """What the seconds are made of: multiply-adds or memory, whichever is longer, and the rest."""
-        longer = {"compute": self.compute} if self.compute >= self.memory else {"memory": self.memory}
-        return {**longer, "reorder": self.reorder, "dispatch": self.dispatch}
+        """What the seconds are made of."""
+        computing = self.compute >= self.weights
+        return {
+            "compute": self.compute if computing else 0.0,
+            "memory": self.moving + (0.0 if computing else self.weights),
+            "reorder": self.reorder,
+            "dispatch": self.dispatch,
+        }
 
 
 def estimate(
@@ -136,19 +145,21 @@ class _Rates:
     def estimate(self, work: NodeWork) -> NodeEstimate:
         profile, costs = self.profile, self.profile.execution
         compute, reorder = 0.0, 0.0
-        if work.kind is not None:
-            share = costs.share(work.kind, work.filters, work.width) if costs else 1.0
+        if work.kernel is not None:
+            kind, filters, width, depth, _ = work.kernel
+            share = costs.share(kind, filters, width, depth) if costs else 1.0
             compute = work.macs / (profile.macs_per_s_of(self.threads) * share)
         moving = profile.bytes_per_s_of(self.threads, work.moved_bytes)
         cores = self.threads if profile.kind == "cpu" else 1
         if costs and costs.gather_gb_per_s and work.op_type == "Gather":
-            moving = costs.gather_gb_per_s.value * 1e9 * cores
+            moving = min(moving, costs.gather_gb_per_s.value * 1e9 * cores)
         if costs and costs.reorder_gb_per_s:
             reorder = work.reordered_bytes / (costs.reorder_gb_per_s.value * 1e9 * cores)
         return NodeEstimate(
             work,
             compute=compute,
-            memory=work.moved_bytes / moving + work.weight_bytes / self.weights,
+            weights=work.weight_bytes / self.weights,
+            moving=work.moved_bytes / moving,
             reorder=reorder,
             dispatch=costs.dispatch_us.value * 1e-6 * work.launches if costs else 0.0,
         )

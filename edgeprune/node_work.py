@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from onnx import ModelProto, NodeProto
 
@@ -30,8 +31,24 @@ _BLOCKWISE = _ACTIVATIONS | {
     "Mul",
     "Sum",
 }
+_WIDE = 1 << 16
+"""Columns of a matrix product, which has no border."""
 _REMOVED = frozenset({"Constant", "Dropout", "Identity"})
 _VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+class Kernel(NamedTuple):
+    """What decides how fast a node multiplies."""
+
+    kind: KernelKind
+    filters: int
+    """A group, filled up to whole blocks where the kernels work on those."""
+    width: int
+    """Columns of the output."""
+    depth: int
+    """Multiply-adds of one output: inputs a group times the kernel's size."""
+    fill: float = 1.0
+    """Factor of the multiply-adds when channels are filled up."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +59,10 @@ class NodeWork:
     op_type: str
     layer: str
     """The layer that it belongs to, as `ModelLayers.owners`, also where it is computed along with it; or empty."""
-    kind: KernelKind | None = None
+    kernel: Kernel | None = None
     """None: it has no multiply-adds."""
     macs: int = 0
     """Multiply-adds, channels filled up to whole blocks."""
-    filters: int = 0
-    """Filters a group, filled up."""
-    width: int = 0
-    """Columns of the output."""
     weight_bytes: float = 0.0
     moved_bytes: float = 0.0
     """Activations that it reads and writes."""
@@ -116,15 +129,13 @@ class _Walk:
             self.hosts[node.output[0]] = len(self.done)
         if node.op_type in _VIEWS:
             return NodeWork(node.name, node.op_type, layer, reordered_bytes=reordered, launches=1 + reorders)
-        kind, fill, filters, width = self._kernel(node)
+        kernel = self._kernel(node)
         return NodeWork(
             node.name,
             node.op_type,
             layer,
-            kind,
-            round(self.macs.get(node.output[0], 0) * fill),
-            filters,
-            width,
+            kernel,
+            round(self.macs[node.output[0]] * kernel.fill) if kernel else 0,
             math.fsum(self.bytes.get(value, 0) for value in node.input if value in self.fixed),
             math.fsum(self.bytes.get(value, 0) for value in (*data, *node.output)),
             reordered,
@@ -143,8 +154,8 @@ class _Walk:
         if not self.reorders:
             return False
         if node.op_type == "Conv":
-            kind, *_ = self._kernel(node)
-            return kind not in ("off_block", "off_block_pointwise")
+            kernel = self._kernel(node)
+            return kernel is not None and kernel.kind not in ("off_block", "off_block_pointwise")
         channels = [self.shapes[value][1] for value in data if len(self.shapes.get(value, ())) > 2]
         whole = node.op_type != "Concat" or not any(count % self.block for count in channels)
         return node.op_type in _BLOCKWISE and whole and set(data) <= self.blocked
@@ -160,31 +171,31 @@ class _Walk:
                 count, moved = count + 1, moved + 2 * self.bytes.get(value, 0)
         return count, moved
 
-    def _kernel(self, node: NodeProto) -> tuple[KernelKind | None, float, int, int]:
-        """Kind, factor of the multiply-adds when channels are filled up to blocks, filters a group, output columns."""
-        output = self.shapes.get(node.output[0], ())
-        if not self.macs.get(node.output[0]):
-            return None, 1.0, 0, 0
+    def _kernel(self, node: NodeProto) -> Kernel | None:
+        """None for a node without multiply-adds."""
+        macs, output = self.macs.get(node.output[0], 0), self.shapes.get(node.output[0], ())
+        if not macs or not output:
+            return None
         if node.op_type not in ("Conv", "FusedConv"):
-            return "pointwise", 1.0, output[-1] if output else 1, 1 << 16
-        weight = self.shapes[node.input[1]]  # (filters, inputs a group, *kernel)
-        return conv_kernel(weight, _groups(attributes(node)), output[-1], self.block)
+            return Kernel("pointwise", output[-1], _WIDE, max(macs // math.prod(output), 1))
+        return conv_kernel(self.shapes[node.input[1]], _groups(attributes(node)), output[-1], self.block)
 
 
-def conv_kernel(weight: Sequence[int], groups: int, width: int, block: int) -> tuple[KernelKind, float, int, int]:
-    """Kind of kernel, factor of the multiply-adds when channels are filled up to whole blocks, filters a group filled
-    up, and columns of the output, of a convolution with a weight (filters, inputs a group, *kernel)."""
-    filters, inputs, pointwise = weight[0] // groups, weight[1], math.prod(weight[2:]) == 1
+def conv_kernel(weight: Sequence[int], groups: int, width: int, block: int) -> Kernel:
+    """Of a convolution with a weight (filters, inputs a group, *kernel) and so many columns of output."""
+    filters, inputs, size = weight[0] // groups, weight[1], math.prod(weight[2:])
+    depth = inputs * size
     if groups > 1 and inputs == filters == 1:
-        return "depthwise", 1.0, 1, width
+        return Kernel("depthwise", 1, width, depth)
     if groups > 1 and (inputs % block or filters % block):
-        return ("off_block_pointwise" if pointwise else "off_block"), 1.0, filters, width
+        return Kernel("off_block_pointwise" if size == 1 else "off_block", filters, width, depth)
     # An ungrouped convolution may have any width: it is filled up to blocks. Fewer inputs than a block are read as
     # they are.
-    is_image = inputs < block
     filled = round_up(filters, block)
-    fill = filled / filters * (1.0 if is_image else round_up(inputs, block) / inputs)
-    return ("image" if is_image else "pointwise" if pointwise else "spatial"), fill, filled, width
+    if inputs < block:
+        return Kernel("image", filled, width, depth, filled / filters)
+    kind: KernelKind = "pointwise" if size == 1 else "spatial"
+    return Kernel(kind, filled, width, depth, filled / filters * round_up(inputs, block) / inputs)
 
 
 def _groups(settings: Mapping[str, object]) -> int:
