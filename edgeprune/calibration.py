@@ -49,7 +49,7 @@ from edgeprune.onnx_model import input_specs
 from edgeprune.profile_setup import random_feeds
 from edgeprune.profiling import TimedOrtRunner
 from edgeprune.runners.base import Feeds, RunOptions
-from edgeprune.runners.ort import NodeRecorder
+from edgeprune.runners.ort import NodeRecorder, pinned
 
 REORDERS = ""
 """Under what a stopwatch gives all reordering of data together."""
@@ -81,14 +81,19 @@ class Stopwatch(Protocol):
         """Every model as a whole."""
 
 
+@dataclass(frozen=True)
 class OrtStopwatch:
     """Times of ONNX Runtime's CPU provider."""
 
+    pin: tuple[int, ...] = ()
+    """Cores to pin threads to, as many as will be used; empty: the system decides."""
+
     def nodes(self, models: Mapping[K, ModelProto], threads: int) -> dict[K, dict[str, Measurement]]:
         with ExitStack() as stack:
-            runners = {key: _opened(model, threads, stack) for key, model in models.items()}
+            runners = {key: self._opened(model, threads, stack) for key, model in models.items()}
             recorders = {key: NodeRecorder(runner, _feeds(runner, models[key])) for key, runner in runners.items()}
             calls = {str(key): recorder.run for key, recorder in recorders.items()}
+            stack.enter_context(pinned(self.pin[:1]))
             interleave(calls, warmup=WARMUP, iterations=RUNS, time_limit_s=SECONDS)
             return {key: _by_node(recorder, runners[key]) for key, recorder in recorders.items()}
 
@@ -96,10 +101,17 @@ class OrtStopwatch:
         with ExitStack() as stack:
             calls = {}
             for key, model in models.items():
-                runner = _opened(model, threads, stack)
+                runner = self._opened(model, threads, stack)
                 calls[str(key)] = runner.prepared(_feeds(runner, model))
+            stack.enter_context(pinned(self.pin[:1]))
             taken = interleave(calls, warmup=WARMUP, iterations=4 * RUNS, time_limit_s=SECONDS)
         return {key: taken[str(key)] for key in models}
+
+    def _opened(self, model: ModelProto, threads: int, stack: ExitStack) -> TimedOrtRunner:
+        options = RunOptions(threads=threads, spinning=False, pin=self.pin[:threads])
+        runner = TimedOrtRunner(model, options)
+        stack.callback(runner.close)
+        return runner
 
 
 def calibrate(name: str, stopwatch: Stopwatch | None = None, *, cores: int | None = None) -> DeviceProfile:
@@ -113,7 +125,8 @@ def calibrate(name: str, stopwatch: Stopwatch | None = None, *, cores: int | Non
     dispatch = bench.dispatch()
     block = bench.block()
     peak, rates = bench.rates(block.fp32)
-    one, all_ = bench.threads(block.fp32, 1), bench.threads(block.fp32, count)
+    one = bench.threads(block.fp32, 1)
+    all_ = one if count == 1 else bench.threads(block.fp32, count)
     gather, reorder = bench.gather(block.fp32)
     execution = ExecutionCosts(
         dispatch_us=bench.figure(dispatch, 1e6, "models with more and fewer nodes that do nothing"),
@@ -122,20 +135,21 @@ def calibrate(name: str, stopwatch: Stopwatch | None = None, *, cores: int | Non
         gather_gb_per_s=bench.figure(gather, 1e-9, "a Gather over channels"),
         reorder_gb_per_s=bench.figure(reorder, 1e-9, "reordering around that Gather") if reorder else None,
     )
-    scale = all_.macs_per_s.value / one.macs_per_s.value
-    weights = f"reading {4 * MATRICES} MiB of weights"
-    told = f"the core's peak times {scale:.2f}, what a dense convolution gains by {count} threads"
+    gain = all_.macs_per_s.value / one.macs_per_s.value
+    core = bench.figure(_Reading(peak), 2e-9, "the fastest convolution, one thread")
+    told = f"that of a core times {gain:.2f}, what a dense convolution gains by {count} threads"
+    read = f"reading {4 * MATRICES} MiB of weights"
     return DeviceProfile(
         name=name,
         description=f"{environment.cpu}, {count} core{'s' if count > 1 else ''}, calibrated {environment.date[:10]}",
         kind="cpu",
         cores=count,
         channel_block=block,
-        peak_gflops_fp32=bench.figure(_Reading(peak * scale), 2e-9, told),
-        core_gflops_fp32=bench.figure(_Reading(peak), 2e-9, "the fastest convolution, one thread"),
-        memory_gb_per_s=bench.figure(all_.bytes_per_s, 1e-9, f"{weights}, {count} threads"),
-        core_gb_per_s=bench.figure(one.bytes_per_s, 1e-9, f"{weights}, one thread"),
+        peak_gflops_fp32=core if count == 1 else bench.figure(_Reading(peak * gain), 2e-9, told),
+        memory_gb_per_s=bench.figure(all_.bytes_per_s, 1e-9, f"{read}, {count} thread{'s' if count > 1 else ''}"),
         link=load_profile(default_profile_name()).link,
+        core_gflops_fp32=core if count > 1 else None,
+        core_gb_per_s=bench.figure(one.bytes_per_s, 1e-9, f"{read}, one thread") if count > 1 else None,
         convolution=_lowering_costs(execution, peak, block.fp32, bench),
         execution=execution,
     )
@@ -266,7 +280,9 @@ def _lowering_costs(execution: ExecutionCosts, peak: float, block: int, bench: _
     reorder = 16e-9 / execution.reorder_gb_per_s.value if execution.reorder_gb_per_s else 0.0
     return ConvolutionCosts(
         rates=spatial,
-        off_block_rate=off_block.share(block // 2, WIDTH, 9 * block // 2) if off_block else min(spatial.values()),
+        off_block_rate=_rounded(
+            off_block.share(block // 2, WIDTH, 9 * block // 2) if off_block else min(spatial.values())
+        ),
         gather_macs_per_element=_rounded((gather + reorder) * peak),
         macs_per_node=_rounded(execution.dispatch_us.value * 1e-6 * peak),
         certainty="measured",
@@ -282,12 +298,6 @@ def _shares(
     rates = {at: rate.value for (own, what, at), rate in found.items() if (own, what) == (kind, varied)}
     usual = peak or rates.get(WIDTH if varied == "width" else max(rates, default=0), 1.0)
     return {at: _rounded(rate / usual) for at, rate in sorted(rates.items())}
-
-
-def _opened(model: ModelProto, threads: int, stack: ExitStack) -> TimedOrtRunner:
-    runner = TimedOrtRunner(model, RunOptions(threads=threads, spinning=False))
-    stack.callback(runner.close)
-    return runner
 
 
 def _feeds(runner: TimedOrtRunner, model: ModelProto) -> Feeds:

@@ -116,8 +116,9 @@ class ExecutionCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     dispatch_us: Figure
     """To start one node, whatever it does."""
-    bandwidths: Bandwidths
     rates: dict[KernelKind, KernelRates]
+    bandwidths: Bandwidths | None = None
+    """None: everything comes from memory."""
     gather_gb_per_s: Figure | None = None
     """Rate at which a Gather over channels reads and writes on one core; None: as any other operation."""
     reorder_gb_per_s: Figure | None = None
@@ -180,7 +181,8 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Rate at which so many threads read and write so many bytes. Each core has caches of its own: what they add
         to the rate of memory, each adds."""
         memory = self.memory_bytes_per_s_of(threads)
-        table = self.execution.bandwidths.by_mib if self.execution else {}
+        caches = self.execution.bandwidths if self.execution else None
+        table = caches.by_mib if caches else {}
         if not table or touched > max(table) * 2**20:
             return memory
         extra = _between(table, touched / 2**20) * 1e9 - self.memory_bytes_per_s_of(1)
