@@ -362,11 +362,13 @@ def profile(
 
     cores = _integers("--pin", pin) if pin else ()
     if calibrate:
+        import msgspec
+
         if model is not None or out is None:
             raise InputError("--calibrate measures the machine, not a model", expected="--calibrate -o FILE.toml")
         measured = pipeline.calibrate(out, cores)
         show.device(measured, out)
-        _write_json(common, measured)
+        _write_json(common, msgspec.to_builtins(measured, str_keys=True))
         return
     if model is None or out is not None:
         missing = "no model given" if model is None else "--out is for --calibrate"

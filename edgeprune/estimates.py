@@ -126,8 +126,8 @@ def total_ms(nodes: Sequence[NodeEstimate]) -> float:
 
 def certainty_of(profile: DeviceProfile) -> str:
     """In words, how sure the figures are that an estimate by this profile stands on."""
-    used = {key: figure for key, figure in profile.figures().items() if not key.startswith(("link", "convolution"))}
-    found = {figure.certainty for figure in used.values()}
+    used = ("peak_gflops_fp32", "core_", "memory", "channel_block", "execution")
+    found = {figure.certainty for key, figure in profile.figures().items() if key.startswith(used)}
     sure = [name for name in ("measured", "published", "derived", "uncertain") if name in found]
     words = f"estimate from {', '.join(sure[:-1])}{' and ' if sure[:-1] else ''}{sure[-1]} figures of {profile.name}"
     return words if profile.execution else f"{words}, all at their peak: it takes at least so long"

@@ -33,4 +33,5 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         inside = ", ".join(f"{key} = {_value(part)}" for key, part in value.items() if part is not None)
         return f"{{ {inside} }}"
-    return json.dumps(value, ensure_ascii=False)
+    # JSON's strings are TOML's, but that TOML wants one more character escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
