@@ -39,6 +39,7 @@ from edgeprune.device_profile import (
     Figure,
     KernelKind,
     KernelRates,
+    MoveKind,
     default_profile_name,
     load_profile,
 )
@@ -53,7 +54,7 @@ from edgeprune.runners.ort import NodeRecorder, pinned
 
 REORDERS = ""
 """Under what a stopwatch gives all reordering of data together."""
-WARMUP, RUNS, SECONDS = 3, 40, 12.0
+WARMUP, RUNS, SECONDS = 3, 40, 6.0
 """Rounds of one set of models, and the time after which no more are begun."""
 REPEATS = 3
 """A noisy figure is taken so many times at most; the steadiest counts."""
@@ -127,13 +128,10 @@ def calibrate(name: str, stopwatch: Stopwatch | None = None, *, cores: int | Non
     peak, rates = bench.rates(block.fp32)
     one = bench.threads(block.fp32, 1)
     all_ = one if count == 1 else bench.threads(block.fp32, count)
-    gather, reorder = bench.gather(block.fp32)
     execution = ExecutionCosts(
         dispatch_us=bench.figure(dispatch, 1e6, "models with more and fewer nodes that do nothing"),
-        bandwidths=bench.bandwidths(),
+        bandwidths=bench.bandwidths(block.fp32),
         rates=rates,
-        gather_gb_per_s=bench.figure(gather, 1e-9, "a Gather over channels"),
-        reorder_gb_per_s=bench.figure(reorder, 1e-9, "reordering around that Gather") if reorder else None,
     )
     gain = all_.macs_per_s.value / one.macs_per_s.value
     core = bench.figure(_Reading(peak), 2e-9, "the fastest convolution, one thread")
@@ -232,23 +230,29 @@ class _Bench:
         times = self._times(models, f"{count} thread{'s' if count > 1 else ''}", count)
         return _Threaded(times["conv"].rate(conv.macs), times["weights"].rate(4 * MATRIX_SIDE**2))
 
-    def bandwidths(self) -> Bandwidths:
-        """Of an operation that only moves data, by how much it touches."""
-        times = self._times({size: concat_probe(size * 2**20) for size in MIB}, "cache and memory")
-        by_mib = {size: _rounded(time.rate(size * 2**20).value / 1e9) for size, time in times.items()}
-        source = self.source("a Concat, one thread", max(time.noise for time in times.values()))
-        return Bandwidths(by_mib, "measured", source)
+    def bandwidths(self, block: int) -> dict[MoveKind, Bandwidths]:
+        """Of what only moves data, by how much it touches."""
+        plain = self._times({size: concat_probe(size * 2**20) for size in MIB}, "cache and memory")
+        models = {size: gather_probe(size * 2**20) for size in MIB}
+        taken = self._nodes(models, "Gathers", 1)
+        gathers = {size: self._time(nodes[PROBE]) for size, nodes in taken.items()}
+        found: dict[MoveKind, Bandwidths] = {
+            "operation": self._by_mib(plain, "a Concat"),
+            "gather": self._by_mib(gathers, "a Gather over channels"),
+        }
+        if all(REORDERS in nodes for nodes in taken.values()):
+            count = sum(work.reorders for work in node_works(models[MIB[0]], 1, block, reorders=True))
+            around = {
+                size: _Reading(max(_quick(nodes[REORDERS]) / count - self.empty, _TICK), nodes[REORDERS].noise)
+                for size, nodes in taken.items()
+            }
+            found["reorder"] = self._by_mib(around, "reordering around a Gather")
+        return found
 
-    def gather(self, block: int) -> tuple[_Reading, _Reading | None]:
-        """Bytes a second of a Gather, and of the reordering around it if there is any."""
-        model = gather_probe(4 * max(block, 4), 2 * WIDTH)
-        (taken,) = self._nodes({"": model}, "Gathers", 1).values()
-        works = {work.name: work for work in node_works(model, 1, block, reorders=True)}
-        around = taken.get(REORDERS)
-        turned = math.fsum(work.reordered_bytes for work in works.values())
-        return self._time(taken[PROBE]).rate(works[PROBE].moved_bytes), (
-            _Reading(turned / max(_quick(around), _TICK), around.noise) if around else None
-        )
+    def _by_mib(self, times: Mapping[int, _Reading], how: str) -> Bandwidths:
+        by_mib = {size: _rounded(size * 2**20 / time.value / 1e9) for size, time in times.items()}
+        noise = max(time.noise for time in times.values())
+        return Bandwidths(by_mib, "measured", self.source(f"{how}, one thread", noise))
 
     def _rates(self, probes: Mapping[K, ConvProbe], what: str) -> dict[K, _Reading]:
         times = self._times({key: probe.model() for key, probe in probes.items()}, what)
@@ -276,14 +280,14 @@ def _lowering_costs(execution: ExecutionCosts, peak: float, block: int, bench: _
     """The cost table that predicts the forms of grouped layers, out of the same figures."""
     spatial = execution.rates["spatial"].by_filters
     off_block = execution.rates.get("off_block")
-    gather = 8e-9 / execution.gather_gb_per_s.value if execution.gather_gb_per_s else 0.0  # 4 bytes read, 4 written
-    reorder = 16e-9 / execution.reorder_gb_per_s.value if execution.reorder_gb_per_s else 0.0
+    gather, reorder = (execution.bandwidths.get(what) for what in ("gather", "reorder"))
+    moves = [table.by_mib[2] for table in (gather, reorder, reorder) if table]  # into the other layout and back
     return ConvolutionCosts(
         rates=spatial,
         off_block_rate=_rounded(
             off_block.share(block // 2, WIDTH, 9 * block // 2) if off_block else min(spatial.values())
         ),
-        gather_macs_per_element=_rounded((gather + reorder) * peak),
+        gather_macs_per_element=_rounded(math.fsum(8e-9 / rate for rate in moves) * peak),  # 4 bytes in, 4 out
         macs_per_node=_rounded(execution.dispatch_us.value * 1e-6 * peak),
         certainty="measured",
         source=bench.source("from the figures of [execution]"),

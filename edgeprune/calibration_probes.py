@@ -116,18 +116,22 @@ def concat_probe(size: int) -> ModelProto:
     return _model(nodes, shape, [])
 
 
-def gather_probe(channels: int, side: int) -> ModelProto:
-    """A Gather over channels between two convolutions; its output is read as it lies."""
-    order = np.random.default_rng(0).permutation(channels)
-    tensors = [_mixing(channels, "before"), _mixing(channels, "after"), numpy_helper.from_array(order, "order")]
+def gather_probe(size: int) -> ModelProto:
+    """A Gather over channels that reads and writes `size` bytes together, between convolutions that read and write the
+    same: what the runtime reorders, it reorders in tensors of this size. The output is read as it lies."""
+    side = 32
+    channels = size // 8 // side**2
+    rng = np.random.default_rng(0)
+    scale = numpy_helper.from_array(np.ones((channels, 1, 1, 1), np.float32), "scale")
+    order = numpy_helper.from_array(rng.permutation(channels), "order")
     axes = numpy_helper.from_array(np.array([2, 3]), "axes")
     nodes = [
-        helper.make_node("Conv", ["input", "before"], ["a"], "lead"),
+        helper.make_node("Conv", ["input", "scale"], ["a"], "lead", group=channels),
         helper.make_node("Gather", ["a", "order"], ["b"], PROBE, axis=1),
-        helper.make_node("Conv", ["b", "after"], ["c"], "behind"),
+        helper.make_node("Conv", ["b", "scale"], ["c"], "behind", group=channels),
         helper.make_node("ReduceMean", ["c", "axes"], ["output"], "mean"),
     ]
-    return _model(nodes, (1, channels, side, side), [*tensors, axes])
+    return _model(nodes, (1, channels, side, side), [scale, order, axes])
 
 
 def weights_probe() -> ModelProto:

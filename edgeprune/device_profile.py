@@ -26,6 +26,7 @@ Certainty = Literal["measured", "published", "derived", "uncertain"]
 KernelKind = Literal["spatial", "pointwise", "image", "depthwise", "off_block", "off_block_pointwise"]
 """Convolutions that run at rates of their own: kernels larger than 1x1; 1x1 and matrix products; on fewer input
 channels than a block; one channel a group; and grouped off the channel block, larger than 1x1 and 1x1."""
+MoveKind = Literal["operation", "gather", "reorder"]
 _RELATIVES: Mapping[KernelKind, KernelKind | None] = {
     "spatial": None,
     "pointwise": "spatial",
@@ -117,12 +118,10 @@ class ExecutionCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dispatch_us: Figure
     """To start one node, whatever it does."""
     rates: dict[KernelKind, KernelRates]
-    bandwidths: Bandwidths | None = None
-    """None: everything comes from memory."""
-    gather_gb_per_s: Figure | None = None
-    """Rate at which a Gather over channels reads and writes on one core; None: as any other operation."""
-    reorder_gb_per_s: Figure | None = None
-    """Rate at which one core reorders data into and out of the layout of the fast kernels; None: they have none."""
+    bandwidths: dict[MoveKind, Bandwidths] = {}
+    """`operation`: of operations that do little else; without it everything comes from memory. `gather`: of a Gather
+    over channels; without it, as any other. `reorder`: of the runtime where it reorders data into and out of the layout
+    of its fast kernels; without it they have none."""
 
     def share(self, kind: KernelKind, filters: int, width: int, depth: int) -> float:
         """Share of the peak rate, as `KernelRates.share`; a kind that is missing is taken for its nearest relative."""
@@ -177,16 +176,18 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         whole = self.memory_gb_per_s.value * 1e9
         return self._of(threads, self.core_gb_per_s.value * 1e9 if self.core_gb_per_s else whole, whole)
 
-    def bytes_per_s_of(self, threads: int, touched: float) -> float:
+    def bytes_per_s_of(self, threads: int, touched: float, what: MoveKind = "operation") -> float:
         """Rate at which so many threads read and write so many bytes. Each core has caches of its own: what they add
         to the rate of memory, each adds."""
         memory = self.memory_bytes_per_s_of(threads)
-        caches = self.execution.bandwidths if self.execution else None
-        table = caches.by_mib if caches else {}
-        if not table or touched > max(table) * 2**20:
+        known = self.execution.bandwidths if self.execution else {}
+        if not known:
             return memory
+        table = known.get(what, known.get("operation", next(iter(known.values())))).by_mib
         extra = _between(table, touched / 2**20) * 1e9 - self.memory_bytes_per_s_of(1)
-        return max(memory + extra * (threads if self.kind == "cpu" else 1), 0.5 * memory)
+        if touched > max(table) * 2**20 and (what == "operation" or extra > 0):
+            return memory
+        return max(memory + extra * (threads if self.kind == "cpu" else 1), 0.1 * memory)
 
     def _of(self, threads: int, one: float, whole: float) -> float:
         if self.kind == "gpu" or threads >= self.cores:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 from onnx import ModelProto
 
-from edgeprune.device_profile import DeviceProfile
+from edgeprune.device_profile import DeviceProfile, MoveKind
 from edgeprune.errors import InputError
 from edgeprune.layer_times import ModelLayers, match_layers
 from edgeprune.node_work import NodeWork, node_works
@@ -112,7 +112,7 @@ def estimate_nodes(
             remedy="pass --threads",
         )
     costs = profile.execution
-    reorders = costs is not None and costs.reorder_gb_per_s is not None
+    reorders = costs is not None and "reorder" in costs.bandwidths
     works = node_works(model, batch, profile.channel_block.fp32, reorders=reorders)
     weights = math.fsum(work.weight_bytes for work in works)
     rates = _Rates(profile, threads, profile.bytes_per_s_of(threads, weights))
@@ -149,17 +149,15 @@ class _Rates:
             kind, filters, width, depth, _ = work.kernel
             share = costs.share(kind, filters, width, depth) if costs else 1.0
             compute = work.macs / (profile.macs_per_s_of(self.threads) * share)
-        moving = profile.bytes_per_s_of(self.threads, work.moved_bytes)
-        cores = self.threads if profile.kind == "cpu" else 1
-        if costs and costs.gather_gb_per_s and work.op_type == "Gather":
-            moving = min(moving, costs.gather_gb_per_s.value * 1e9 * cores)
-        if costs and costs.reorder_gb_per_s:
-            reorder = work.reordered_bytes / (costs.reorder_gb_per_s.value * 1e9 * cores)
+        what: MoveKind = "gather" if work.op_type == "Gather" else "operation"
+        if work.reorders and costs and "reorder" in costs.bandwidths:
+            each = work.reordered_bytes / work.reorders
+            reorder = work.reordered_bytes / profile.bytes_per_s_of(self.threads, each, "reorder")
         return NodeEstimate(
             work,
             compute=compute,
             weights=work.weight_bytes / self.weights,
-            moving=work.moved_bytes / moving,
+            moving=work.moved_bytes / profile.bytes_per_s_of(self.threads, work.moved_bytes, what),
             reorder=reorder,
             dispatch=costs.dispatch_us.value * 1e-6 * work.launches if costs else 0.0,
         )

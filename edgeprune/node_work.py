@@ -68,9 +68,15 @@ class NodeWork:
     """Activations that it reads and writes."""
     reordered_bytes: float = 0.0
     """Activations that are read and written before, to have them in the layout that it needs."""
-    launches: int = 1
-    """How many nodes the runtime starts for it: none where it is computed along with another node, more where data is
-    reordered."""
+    reorders: int = 0
+    """How many values are reordered."""
+    starts: int = 1
+    """0 where it is computed along with another node, or not at all."""
+
+    @property
+    def launches(self) -> int:
+        """How many nodes the runtime starts."""
+        return self.starts + self.reorders
 
 
 def node_works(model: ModelProto, batch: int, block: int, *, reorders: bool) -> tuple[NodeWork, ...]:
@@ -113,7 +119,7 @@ class _Walk:
         layer = self.owners.get(node.name, "")
         if node.op_type in _REMOVED or not data:
             self.blocked |= set(node.output) if set(data) & self.blocked else set()
-            return NodeWork(node.name, node.op_type, layer, launches=0)
+            return NodeWork(node.name, node.op_type, layer, starts=0)
         host = self._host(node, data)
         works_blocked = self._works_blocked(node, data)
         reorders, reordered = self._reordered(data, works_blocked)
@@ -124,11 +130,11 @@ class _Walk:
             own = self.done[place]
             others = math.fsum(self.bytes.get(value, 0) for value in data if value != host)
             self.done[place] = replace(own, moved_bytes=own.moved_bytes + others)
-            return NodeWork(node.name, node.op_type, own.layer, reordered_bytes=reordered, launches=reorders)
+            return NodeWork(node.name, node.op_type, own.layer, reordered_bytes=reordered, reorders=reorders, starts=0)
         if node.op_type in _HOSTS:
             self.hosts[node.output[0]] = len(self.done)
         if node.op_type in _VIEWS:
-            return NodeWork(node.name, node.op_type, layer, reordered_bytes=reordered, launches=1 + reorders)
+            return NodeWork(node.name, node.op_type, layer, reordered_bytes=reordered, reorders=reorders)
         kernel = self._kernel(node)
         return NodeWork(
             node.name,
@@ -137,10 +143,16 @@ class _Walk:
             kernel,
             round(self.macs[node.output[0]] * kernel.fill) if kernel else 0,
             math.fsum(self.bytes.get(value, 0) for value in node.input if value in self.fixed),
-            math.fsum(self.bytes.get(value, 0) for value in (*data, *node.output)),
+            self._moved(node, data),
             reordered,
-            1 + reorders,
+            reorders,
         )
+
+    def _moved(self, node: NodeProto, data: Sequence[str]) -> float:
+        written = math.fsum(self.bytes.get(value, 0) for value in node.output)
+        if node.op_type == "Gather":  # it reads what it writes: a part of its input, or some of it twice
+            return 2 * written
+        return written + math.fsum(self.bytes.get(value, 0) for value in data)
 
     def _host(self, node: NodeProto, data: Sequence[str]) -> str:
         """The input whose convolution computes this node along; empty if none does."""

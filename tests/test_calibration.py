@@ -14,7 +14,7 @@ from onnx import ModelProto, helper, numpy_helper
 from test_estimates import COSTS, DEVICE, SOURCES, Conv, network, rates, relu
 
 from edgeprune import calibration
-from edgeprune.calibration import REORDERS, OrtStopwatch, calibrate
+from edgeprune.calibration import MIB, REORDERS, OrtStopwatch, calibrate
 from edgeprune.calibration_probes import PROBE, conv_probes
 from edgeprune.cli import main
 from edgeprune.device_profile import (
@@ -24,6 +24,7 @@ from edgeprune.device_profile import (
     Figure,
     KernelKind,
     KernelRates,
+    MoveKind,
     channel_block_for,
     list_profiles,
     load_profile,
@@ -60,7 +61,7 @@ HIDDEN = msgspec.structs.replace(
         COSTS,
         dispatch_us=Figure(3, *SOURCES),
         rates=RATES,
-        bandwidths=Bandwidths({1: 9e6, 2: 8e6, 4: 7e6, 8: 6e6, 16: 5e6, 32: 4e6}, *SOURCES),
+        bandwidths={"operation": Bandwidths(dict.fromkeys(MIB, 9e6), *SOURCES)},
     ),
 )
 
@@ -84,9 +85,9 @@ class Simulated:
     def _times(self, model: ModelProto, threads: int) -> dict[str, Measurement]:
         found, reorders = {}, 0.0
         for node in estimate_nodes(model, self.profile, 1, threads):
-            own = node.seconds - node.reorder - node.dispatch + node.dispatch / max(node.work.launches, 1)
-            found[node.work.name] = self._taken(own)
-            reorders += node.reorder
+            start = node.dispatch / max(node.work.launches, 1)  # of one node
+            found[node.work.name] = self._taken(node.seconds - node.reorder - start * node.work.reorders)
+            reorders += node.reorder + start * node.work.reorders
         return found | ({REORDERS: self._taken(reorders)} if reorders else {})
 
     def _taken(self, seconds: float) -> Measurement:
@@ -111,10 +112,6 @@ def test_a_made_up_machines_figures_are_found_again(found: DeviceProfile) -> Non
     assert found.memory_gb_per_s.value == pytest.approx(3, rel=0.02)
     assert found.core_gb_per_s.value == pytest.approx(2, rel=0.02)
     assert costs.dispatch_us.value == pytest.approx(3, rel=0.06)  # its nodes compute a little
-    assert costs.gather_gb_per_s is not None
-    assert costs.reorder_gb_per_s is not None
-    assert costs.gather_gb_per_s.value == pytest.approx(0.5, rel=0.02)
-    assert costs.reorder_gb_per_s.value == pytest.approx(0.25, rel=0.02)
     assert found.core_gflops_fp32.value == pytest.approx(10, rel=0.02)
     assert {figure.certainty for key, figure in found.figures().items() if not key.startswith("link")} == {"measured"}
     assert all("ONNX Runtime" in f.source for key, f in found.figures().items() if not key.startswith("link"))
@@ -130,15 +127,25 @@ def test_the_rates_of_every_kind_of_convolution_are_found_again(found: DevicePro
         assert own == pytest.approx(true if true else dict.fromkeys(own, 1.0), rel=0.02)
 
 
-def test_bandwidths_are_found_by_what_operations_touch(found: DeviceProfile) -> None:
-    slow = Bandwidths({1: 9, 2: 8, 4: 7, 8: 6, 16: 5, 32: 4}, *SOURCES)
+def test_bandwidths_are_found_by_what_operations_touch() -> None:
+    slow: dict[MoveKind, Bandwidths] = {
+        "operation": Bandwidths({1: 9, 2: 8, 4: 7, 8: 6, 16: 5, 32: 4}, *SOURCES),
+        "gather": Bandwidths({1: 6, 2: 5, 4: 4, 8: 3, 16: 2, 32: 1}, *SOURCES),
+        "reorder": Bandwidths({1: 12, 2: 10, 4: 8, 8: 6, 16: 4, 32: 3}, *SOURCES),
+    }
     assert HIDDEN.execution is not None
     hidden = msgspec.structs.replace(HIDDEN, execution=msgspec.structs.replace(HIDDEN.execution, bandwidths=slow))
     taken = calibrate("found", Simulated(hidden), cores=1)
     assert taken.execution is not None
-    assert taken.execution.bandwidths is not None
-    assert taken.execution.bandwidths.by_mib == pytest.approx(slow.by_mib, rel=0.02)
+    assert taken.execution.bandwidths.keys() == slow.keys()
+    for what, table in slow.items():
+        assert taken.execution.bandwidths[what].by_mib == pytest.approx(table.by_mib, rel=0.03)
     assert (taken.cores, taken.core_gflops_fp32, taken.core_gb_per_s) == (1, None, None)
+
+
+def test_a_machine_without_a_layout_of_its_own_has_no_rate_of_reordering(found: DeviceProfile) -> None:
+    assert found.execution is not None
+    assert found.execution.bandwidths.keys() == {"operation", "gather"}
 
 
 @pytest.mark.parametrize("block", [1, 2, 4, 8, 16, 32])

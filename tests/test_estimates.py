@@ -42,9 +42,11 @@ def rates(by_filters: dict[int, float], **more: dict[int, float]) -> KernelRates
 COSTS = ExecutionCosts(
     dispatch_us=Figure(10, *SOURCES),
     rates={"spatial": rates({16: 0.5, 32: 1.0}), "off_block": rates({1: 0.1}), "depthwise": rates({1: 0.25})},
-    bandwidths=Bandwidths({1: 4.0, 3: 2.0}, *SOURCES),
-    gather_gb_per_s=Figure(0.5, *SOURCES),
-    reorder_gb_per_s=Figure(0.25, *SOURCES),
+    bandwidths={
+        "operation": Bandwidths({1: 4.0, 3: 2.0}, *SOURCES),
+        "gather": Bandwidths({1: 0.5}, *SOURCES),
+        "reorder": Bandwidths({1: 0.25}, *SOURCES),
+    },
 )
 DEVICE = DeviceProfile(
     name="made-up",
@@ -113,7 +115,9 @@ def test_without_what_execution_costs_an_estimate_is_a_bound() -> None:
 
 def test_a_convolution_multiplies_at_the_rate_of_its_shape_and_is_started() -> None:
     model = network(Conv(32, 32), Conv(32, 16), Conv(16, 24), channels=32)
-    plain = msgspec.structs.replace(DEVICE, execution=msgspec.structs.replace(COSTS, reorder_gb_per_s=None))
+    plain = msgspec.structs.replace(
+        DEVICE, execution=msgspec.structs.replace(COSTS, bandwidths={"operation": COSTS.bandwidths["operation"]})
+    )
     full, half, filled = estimate_nodes(model, plain)
     assert full.compute == pytest.approx(32 * 32 * 9 * 64 / 1e9)
     assert half.compute == pytest.approx(32 * 16 * 9 * 64 / 1e9 / 0.5)
@@ -196,6 +200,8 @@ def test_many_bytes_come_slower_and_from_memory_at_last() -> None:
     assert DEVICE.bytes_per_s_of(1, 2 * MIB) == 3e9
     assert DEVICE.bytes_per_s_of(1, 3.01 * MIB) == DEVICE.memory_bytes_per_s_of(1) == 1e9
     assert DEVICE.bytes_per_s_of(4, MIB) == 1e9 + 4 * 3e9  # four caches in front of one memory
+    assert DEVICE.bytes_per_s_of(1, 9 * MIB, "gather") == 0.5e9  # slower than memory is
+    assert BOUND_ONLY.bytes_per_s_of(1, MIB, "gather") == 1e9
     big, little = (
         estimate_nodes(network(Conv(512, channels, size=1), channels=512, side=1), DEVICE)[0]
         for channels in (2048, 256)
