@@ -67,6 +67,7 @@ MIB = (1, 2, 4, 8, 16, 32)
 """What operations touch whose bandwidth is measured; more comes from memory."""
 EMPTY = (20, 120)
 """Nodes of two models whose difference tells what starting a node costs."""
+NOISY_WORDS = "noisy: the middle half of the times spreads over"
 _TICK = 1e-9
 
 K = TypeVar("K", bound=Hashable)
@@ -186,7 +187,7 @@ class _Bench:
 
     def source(self, how: str, noise: float = 0.0) -> str:
         """How and with what it was measured, and whether the times agreed."""
-        noisy = f"; noisy: the middle half of the times spreads over {noise:.0%}" if noise > NOISY else ""
+        noisy = f"; {NOISY_WORDS} {noise:.0%}" if noise > NOISY else ""
         return f"{how}; {self.what}{noisy}"
 
     def dispatch(self) -> _Reading:

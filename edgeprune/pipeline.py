@@ -26,7 +26,7 @@ from edgeprune import bundle as bundles
 from edgeprune import progress
 from edgeprune.arrays import load_array, save_arrays
 from edgeprune.bundle import Bundle, Manifest
-from edgeprune.calibration import OrtStopwatch
+from edgeprune.calibration import NOISY_WORDS, OrtStopwatch
 from edgeprune.calibration import calibrate as measure_machine
 from edgeprune.device_profile import DeviceProfile, load_profile
 from edgeprune.devices import load_devices
@@ -334,6 +334,9 @@ def calibrate(out: Path, pin: tuple[int, ...] = ()) -> DeviceProfile:
     if out.suffix != ".toml" or not out.absolute().parent.is_dir() or out.is_dir():
         raise InputError("cannot be written", where=out, expected="a .toml file in a folder that exists")
     found = measure_machine(out.stem, OrtStopwatch(pin), cores=len(pin) or None)
+    figures = found.figures().values()
+    if noisy := sum(NOISY_WORDS in figure.source for figure in figures):
+        progress.note(f"{noisy} of {len(figures)} figures are noisy: close other programs and calibrate again")
     bundles.write_atomically(out, toml_text(found).encode())
     return load_profile(out.absolute())
 
