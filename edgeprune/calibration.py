@@ -8,10 +8,8 @@ block is found by a sweep over channels a group. The runtime tells the times of 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 import onnxruntime
 from onnx import ModelProto
@@ -44,20 +42,12 @@ from edgeprune.device_profile import (
     load_profile,
 )
 from edgeprune.environment import current_environment, usable_cores
-from edgeprune.measurement import NOISY, Measurement, interleave
+from edgeprune.measurement import NOISY, Measurement
 from edgeprune.node_work import node_works
-from edgeprune.onnx_model import input_specs
-from edgeprune.profile_setup import random_feeds
-from edgeprune.profiling import TimedOrtRunner
-from edgeprune.runners.base import Feeds, RunOptions
-from edgeprune.runners.ort import NodeRecorder, pinned
+from edgeprune.stopwatch import REORDERS, K, OrtStopwatch, Stopwatch
 
-REORDERS = ""
-"""Under what a stopwatch gives all reordering of data together."""
-WARMUP, RUNS, SECONDS = 3, 40, 6.0
-"""Rounds of one set of models, and the time after which no more are begun."""
 REPEATS = 3
-"""A noisy figure is taken so many times at most; the steadiest counts."""
+"""A noisy figure is taken so many times at most."""
 SWEEP = (32, 48, 40, 36, 34, 33)
 """Channels a group: multiples of 32, 16, 8, 4, 2 and 1, and of nothing larger."""
 ON_BLOCK = 0.75
@@ -69,51 +59,6 @@ EMPTY = (20, 120)
 """Nodes of two models whose difference tells what starting a node costs."""
 NOISY_WORDS = "noisy: the middle half of the times spreads over"
 _TICK = 1e-9
-
-K = TypeVar("K", bound=Hashable)
-
-
-class Stopwatch(Protocol):
-    """Takes the times of models. Those of one call run in turn."""
-
-    def nodes(self, models: Mapping[K, ModelProto], threads: int) -> Mapping[K, Mapping[str, Measurement]]:
-        """The nodes of every model by name, and as `REORDERS` the reordering of data that the runtime added."""
-
-    def runs(self, models: Mapping[K, ModelProto], threads: int) -> Mapping[K, Measurement]:
-        """Every model as a whole."""
-
-
-@dataclass(frozen=True)
-class OrtStopwatch:
-    """Times of ONNX Runtime's CPU provider."""
-
-    pin: tuple[int, ...] = ()
-    """Cores to pin threads to, as many as will be used; empty: the system decides."""
-
-    def nodes(self, models: Mapping[K, ModelProto], threads: int) -> dict[K, dict[str, Measurement]]:
-        with ExitStack() as stack:
-            runners = {key: self._opened(model, threads, stack) for key, model in models.items()}
-            recorders = {key: NodeRecorder(runner, _feeds(runner, models[key])) for key, runner in runners.items()}
-            calls = {str(key): recorder.run for key, recorder in recorders.items()}
-            stack.enter_context(pinned(self.pin[:1]))
-            interleave(calls, warmup=WARMUP, iterations=RUNS, time_limit_s=SECONDS)
-            return {key: _by_node(recorder, runners[key]) for key, recorder in recorders.items()}
-
-    def runs(self, models: Mapping[K, ModelProto], threads: int) -> dict[K, Measurement]:
-        with ExitStack() as stack:
-            calls = {}
-            for key, model in models.items():
-                runner = self._opened(model, threads, stack)
-                calls[str(key)] = runner.prepared(_feeds(runner, model))
-            stack.enter_context(pinned(self.pin[:1]))
-            taken = interleave(calls, warmup=WARMUP, iterations=4 * RUNS, time_limit_s=SECONDS)
-        return {key: taken[str(key)] for key in models}
-
-    def _opened(self, model: ModelProto, threads: int, stack: ExitStack) -> TimedOrtRunner:
-        options = RunOptions(threads=threads, spinning=False, pin=self.pin[:threads])
-        runner = TimedOrtRunner(model, options)
-        stack.callback(runner.close)
-        return runner
 
 
 def calibrate(name: str, stopwatch: Stopwatch | None = None, *, cores: int | None = None) -> DeviceProfile:
@@ -267,12 +212,13 @@ class _Bench:
         return _Reading(max(_quick(measured) - self.empty, _TICK), measured.noise)
 
     def _nodes(self, models: Mapping[K, ModelProto], what: str, threads: int) -> dict[K, Mapping[str, Measurement]]:
-        """The nodes of every model; a model whose probe is noisy is timed again, and the steadiest times count."""
+        """The nodes of every model; a model whose probe is noisy is timed again, until it is steady: if it never is, the
+        fastest times count."""
         best: dict[K, Mapping[str, Measurement]] = {}
         for _ in progress.track(range(REPEATS), f"calibrating {what}"):
             wanted = {key: model for key, model in models.items() if key not in best or best[key][PROBE].is_noisy}
             for key, nodes in (self.stopwatch.nodes(wanted, threads) if wanted else {}).items():
-                if key not in best or nodes[PROBE].noise < best[key][PROBE].noise:
+                if key not in best or _rank(nodes[PROBE]) < _rank(best[key][PROBE]):
                     best[key] = nodes
         return best
 
@@ -305,18 +251,8 @@ def _shares(
     return {at: _rounded(rate / usual) for at, rate in sorted(rates.items())}
 
 
-def _feeds(runner: TimedOrtRunner, model: ModelProto) -> Feeds:
-    return dict(zip(runner.input_names, random_feeds(input_specs(model), 1, 0), strict=True))
-
-
-def _by_node(recorder: NodeRecorder, runner: TimedOrtRunner) -> dict[str, Measurement]:
-    """Times by the model's own nodes; what the runtime added to reorder data, run by run, together."""
-    found: dict[str, tuple[float, ...]] = {}
-    for (name, _, _), seconds in recorder.durations(warmup=WARMUP).items():
-        node = runner.original_node(name) or REORDERS
-        before = found.get(node, (0.0,) * len(seconds))
-        found[node] = tuple(a + b for a, b in zip(before, seconds, strict=True))
-    return {node: Measurement(node, seconds) for node, seconds in found.items()}
+def _rank(measured: Measurement) -> tuple[bool, float]:
+    return measured.is_noisy, _quick(measured)
 
 
 def _quick(measured: Measurement) -> float:

@@ -26,7 +26,7 @@ from edgeprune import bundle as bundles
 from edgeprune import progress
 from edgeprune.arrays import load_array, save_arrays
 from edgeprune.bundle import Bundle, Manifest
-from edgeprune.calibration import NOISY_WORDS, OrtStopwatch
+from edgeprune.calibration import NOISY_WORDS
 from edgeprune.calibration import calibrate as measure_machine
 from edgeprune.device_profile import DeviceProfile, load_profile
 from edgeprune.devices import load_devices
@@ -44,6 +44,7 @@ from edgeprune.profiling import TORCH_TARGETS, ProfileOptions, ProfileResult, Wh
 from edgeprune.report import write_report
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
+from edgeprune.stopwatch import OrtStopwatch
 from edgeprune.toml_text import toml_text
 from edgeprune.verify import TOLERANCE
 

@@ -13,8 +13,8 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 from test_estimates import COSTS, DEVICE, SOURCES, Conv, network, rates, relu
 
-from edgeprune import calibration
-from edgeprune.calibration import MIB, REORDERS, OrtStopwatch, calibrate
+from edgeprune import calibration, stopwatch
+from edgeprune.calibration import MIB, calibrate
 from edgeprune.calibration_probes import PROBE, conv_probes
 from edgeprune.cli import main
 from edgeprune.device_profile import (
@@ -36,6 +36,7 @@ from edgeprune.measurement import Measurement
 from edgeprune.node_work import conv_kernel
 from edgeprune.onnx_graph import attributes
 from edgeprune.onnx_model import check_model
+from edgeprune.stopwatch import REORDERS, OrtStopwatch
 from edgeprune.toml_text import toml_text
 
 RATES: dict[KernelKind, KernelRates] = {
@@ -195,8 +196,8 @@ def test_awkward_texts_survive_in_a_profile(found: DeviceProfile, tmp_path: Path
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real times, but few."""
-    monkeypatch.setattr(calibration, "WARMUP", 1)
-    monkeypatch.setattr(calibration, "RUNS", 4)
+    monkeypatch.setattr(stopwatch, "WARMUP", 1)
+    monkeypatch.setattr(stopwatch, "RUNS", 4)
     monkeypatch.setattr(calibration, "REPEATS", 1)
 
 
