@@ -212,7 +212,7 @@ class _Bench:
         return _Reading(max(_quick(measured) - self.empty, _TICK), measured.noise)
 
     def _nodes(self, models: Mapping[K, ModelProto], what: str, threads: int) -> dict[K, Mapping[str, Measurement]]:
-        """The nodes of every model; a model whose probe is noisy is timed again, until it is steady: if it never is, the
+        """The nodes of every model; a model whose probe is noisy is timed again until it is steady. If it never is, the
         fastest times count."""
         best: dict[K, Mapping[str, Measurement]] = {}
         for _ in progress.track(range(REPEATS), f"calibrating {what}"):
