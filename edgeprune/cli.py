@@ -303,7 +303,7 @@ def tune(
 
 @app.command
 def profile(
-    model: Path,
+    model: Path | None = None,
     /,
     *,
     baseline: Annotated[OptionalPath, Parameter(group=MEASURING)] = None,
@@ -321,6 +321,9 @@ def profile(
     per_layer: Annotated[bool, Parameter(group=MEASURING)] = True,
     arch: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     numbers: NumberFormatFlags = NumberFormatFlags(),
+    device_profile: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
+    calibrate: Annotated[Switch, Parameter(group=MEASURING)] = False,
+    out: Annotated[OptionalPath, Parameter(alias="-o", group=MEASURING)] = None,
     common: Seeded = Seeded(),
 ) -> None:
     """Measure dense and pruned in turn, and put the realistic speed-up beside the theoretical one.
@@ -330,6 +333,8 @@ def profile(
     - `edgeprune profile out/ --threads 1,2 --batch-size 1,8`
     - `edgeprune profile pruned.onnx --baseline dense.onnx --target cpu`
     - `edgeprune profile out/ --target cpu,openvino-native --precision int8 --data imagefolder:DIR`
+    - `edgeprune profile out/ --device-profile raspberry-pi-5`
+    - `edgeprune profile --calibrate -o my-machine.toml`
 
     Parameters
     ----------
@@ -365,12 +370,31 @@ def profile(
         Time every layer, too.
     arch
         For torch's targets, where the bundle's architecture is your own file: path/to/file.py:factory.
+    device_profile
+        Devices to estimate the latency on, too, by name or .toml file, separated by commas; `edgeprune list devices`.
+    calibrate
+        Measure this machine instead of a model, and write a device profile; takes a minute or two.
+    out
+        With --calibrate: the .toml file to write.
     """
     from edgeprune import pipeline, show
     from edgeprune.precision import require_precise
     from edgeprune.profiling import ProfileOptions
 
     counts = _integers("--threads", threads)
+    cores = _integers("--pin", pin) if pin else ()
+    if calibrate:
+        import msgspec
+
+        if model is not None or out is None:
+            raise InputError("--calibrate measures the machine, not a model", expected="--calibrate -o FILE.toml")
+        measured = pipeline.calibrate(out, cores)
+        show.device(measured, out)
+        _write_json(common, msgspec.to_builtins(measured, str_keys=True))
+        return
+    if model is None or out is not None:
+        missing = "no model given" if model is None else "--out is for --calibrate"
+        raise InputError(missing, expected="edgeprune profile MODEL, or edgeprune profile --calibrate -o FILE.toml")
     options = ProfileOptions(
         threads=max(counts),
         batch_sizes=_integers("--batch-size", batch_size),
@@ -379,7 +403,7 @@ def profile(
         interval=interval,
         time_limit_s=time_limit,
         per_layer=per_layer,
-        pin=_integers("--pin", pin) if pin else (),
+        pin=cores,
         spinning=spinning,
         fresh_process=fresh_process,
         machine_profile=machine_profile,
@@ -387,7 +411,17 @@ def profile(
         precision=numbers.precision,
     )
     targets = tuple(name.strip() for name in target.split(","))
-    result = pipeline.profile(model, baseline, targets, options, arch=arch, thread_counts=counts, data=numbers.data)
+    devices = tuple(name.strip() for name in device_profile.split(",") if name.strip())
+    result = pipeline.profile(
+        model,
+        baseline,
+        targets,
+        options,
+        arch=arch,
+        thread_counts=counts,
+        data=numbers.data,
+        device_profiles=devices,
+    )
     show.profile(result)
     _write_json(common, result)
     require_precise(result.precisions)

@@ -27,10 +27,13 @@ from edgeprune import bundle as bundles
 from edgeprune import progress
 from edgeprune.arrays import load_array, save_arrays
 from edgeprune.bundle import Bundle, Manifest
-from edgeprune.device_profile import load_profile
+from edgeprune.calibration import NOISY_WORDS
+from edgeprune.calibration import calibrate as measure_machine
+from edgeprune.device_profile import DeviceProfile, load_profile
 from edgeprune.devices import load_devices
 from edgeprune.environment import current_environment
 from edgeprune.errors import InputError
+from edgeprune.estimates import Estimate, estimate
 from edgeprune.executor import LocalExecutor
 from edgeprune.lower_bundle import LowerOptions, lower_into
 from edgeprune.lowering.record import LoweringRecord, load_lowering
@@ -45,6 +48,8 @@ from edgeprune.report import write_report
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
 from edgeprune.runners.registry import target_named
+from edgeprune.stopwatch import OrtStopwatch
+from edgeprune.toml_text import toml_text
 from edgeprune.verify import TOLERANCE
 
 if TYPE_CHECKING:
@@ -286,9 +291,10 @@ def profile(
     arch: str = "",
     thread_counts: Sequence[int] = (),
     data: str = "",
+    device_profiles: Sequence[str] = (),
 ) -> ProfileResult:
-    """`edgeprune profile`: every target in turn with each number of threads (by default that of `options`); the result
-    is kept in a bundle, if it is one.
+    """`edgeprune profile`: every target in turn with each number of threads (by default that of `options`), and
+    estimates for the devices of these profiles; the result is kept in a bundle, if it is one.
 
     In another precision than FP32 the networks are converted first, with `data` to calibrate and to compare on; a
     bundle keeps these files, too.
@@ -297,6 +303,7 @@ def profile(
     RunOptions(min(sweep)).check()
     replace(options, threads=max(sweep)).check()
     check_targets(targets, options.precision)
+    profiles = [load_profile(name) for name in device_profiles]
     if data and options.precision == "fp32":
         raise InputError("--data is for other precisions", where="profile", remedy="pass --precision int8, or leave it")
     bundle = bundles.open_bundle(model) if model.is_dir() else None
@@ -310,6 +317,7 @@ def profile(
         _copy_files((n for n in kept if n.startswith(f"{bundles.ENGINES}/")), model, folder)
         precise = _precise(model, baseline, targets, options, arch, data, folder)
         result = _measure_each(model, baseline, targets, options, arch, sweep, precise, folder / bundles.ENGINES)
+        result = msgspec.structs.replace(result, estimates=_estimates(model, baseline, profiles, options, sweep))
         if bundle is not None:
             with bundles.updated_bundle(model) as stage:
                 _copy_files((p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()), folder, stage)
@@ -396,6 +404,45 @@ def _measure_each(
         ),
         precisions=precise.records,
     )
+
+
+def _estimates(
+    model: Path,
+    baseline: Path | None,
+    profiles: Sequence[DeviceProfile],
+    options: ProfileOptions,
+    sweep: Sequence[int],
+) -> tuple[Estimate, ...]:
+    """One for every device, number of threads and batch size."""
+    if not profiles:
+        return ()
+    pruned = model
+    if model.is_dir():
+        bundle = bundles.open_bundle(model)
+        pruned = bundle.path(bundles.MODEL)
+        baseline = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
+    before, after = None if baseline is None else load_model(baseline), load_model(pruned)
+    return tuple(
+        estimate(before, after, device, batch, threads)
+        for device in profiles
+        for threads in sweep
+        for batch in options.batch_sizes
+    )
+
+
+def calibrate(out: Path, pin: tuple[int, ...] = ()) -> DeviceProfile:
+    """`edgeprune profile --calibrate`: measures this machine, or only the cores to pin to, and writes a device profile.
+
+    InputError if the file is none that a profile can be read from, or cannot be written: before anything is measured.
+    """
+    if out.suffix != ".toml" or not out.absolute().parent.is_dir() or out.is_dir():
+        raise InputError("cannot be written", where=out, expected="a .toml file in a folder that exists")
+    found = measure_machine(out.stem, OrtStopwatch(pin), cores=len(pin) or None)
+    figures = found.figures().values()
+    if noisy := sum(NOISY_WORDS in figure.source for figure in figures):
+        progress.note(f"{noisy} of {len(figures)} figures are noisy: close other programs and calibrate again")
+    bundles.write_atomically(out, toml_text(found).encode())
+    return load_profile(out.absolute())
 
 
 def _note_tuned_for_other(lowering: LoweringRecord, options: ProfileOptions, sweep: Sequence[int]) -> None:

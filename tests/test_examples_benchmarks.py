@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from edgeprune.lower_bundle import LowerOptions
 from edgeprune.onnx_model import check_model
 
 BENCHMARKS = Path(__file__).parent.parent / "examples" / "benchmarks"
+DEVICES = Path(__file__).parent.parent / "device_profiles"
 SETTING = {"runtime": "ort", "threads": 1, "batch_size": 1}
 KEYS = {
     "network", "method", "groups", "setting", "variant", "theoretical", "realistic", "interval", "efficiency",
@@ -136,6 +138,25 @@ def test_the_bound_of_a_layer_is_its_arithmetic_or_its_memory() -> None:
     assert roofline.Roofline(1, macs_per_s=1e6, bytes_per_s=1e15).bound_ms(model, 1) == pytest.approx(macs / 1e3)
     moved = roofline.CHAIN * 4 * (2 * 32 * roofline.SIZE**2 + 9 * 32 * 32)
     assert roofline.Roofline(1, macs_per_s=1e15, bytes_per_s=1e6).bound_ms(model, 1) == pytest.approx(moved / 1e3)
+
+
+def test_estimates_stand_beside_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = small_bundle.write_bundle(tmp_path / "small", profiled=False, lowered=small_bundle.lowering())
+    core = min(os.sched_getaffinity(0))
+    asked = ["--bundles", str(bundle), "--profile", str(DEVICES / "x86-avx512.toml"), "--core", str(core)]
+    rows = load("estimates").main([*asked, "--rounds", "4", "-o", str(tmp_path / "out")])
+    assert [row.variant for row in rows] == ["dense", "as planned", "predicted forms"]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    for row, kept in zip(rows, results["rows"], strict=True):
+        assert row.error == kept["error"] == pytest.approx(abs(row.estimate_ms / row.p50_ms - 1))
+        assert row.undisturbed_error == pytest.approx(abs(row.estimate_ms / row.undisturbed_ms - 1))
+        assert row.p50_ms > 0
+    dense, planned, _ = rows
+    assert dense.estimate_ms > planned.estimate_ms
+    assert results["profile"]["name"] == "x86-avx512"
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert len([line for line in table.splitlines() if line.startswith("| small")]) == 3
+    assert all(line in table and line in capsys.readouterr().out for line in results["summary"][:1])
 
 
 @pytest.mark.parametrize("block", [1, 16])

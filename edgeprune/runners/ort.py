@@ -123,8 +123,14 @@ class NodeRecorder:
 
     def finish(self, *, warmup: int = 2) -> list[NodeTime]:
         """The median time of every node over all runs but the first `warmup`, in order of execution."""
+        return [NodeTime(*key, median(times) * 1e3) for key, times in self.durations(warmup=warmup).items()]
+
+    def durations(self, *, warmup: int = 2) -> dict[tuple[str, str, str], tuple[float, ...]]:
+        """(node, operation, provider) -> seconds of every run but the first `warmup`; as `finish`, but raw."""
         with self._folder:
-            return _median_times(json.loads(Path(self._session.end_profiling()).read_text()), warmup)
+            events = json.loads(Path(self._session.end_profiling()).read_text())
+        found = _node_durations(events, warmup)
+        return {key: tuple(time / 1e6 for time in times) for key, times in found.items()}
 
 
 class OrtRunner:
@@ -191,8 +197,8 @@ class OrtRunner:
     def profile_nodes(self, feeds: Feeds, iterations: int, *, warmup: int = 5) -> list[NodeTime]:
         """Median time of every node of the optimised model, in order of execution, warm-up runs left out.
 
-        The mean would be that of the few runs in which another program had the core. Runs in a session of its own, so that measuring does not slow this one down. On GPU targets the times are
-        those of starting the kernels.
+        The mean would be that of the few runs in which another program had the core. Runs in a session of its own, so
+        that measuring does not slow this one down. On GPU targets the times are those of starting the kernels.
         """
         check_feeds(feeds, self._inputs)
         if iterations < 1:
