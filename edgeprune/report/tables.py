@@ -12,7 +12,8 @@ from edgeprune.report import formatting as f
 from edgeprune.report.contents import SplitPlan
 from edgeprune.report.document import Table, columns
 from edgeprune.report.forms import executed_macs
-from edgeprune.report.headline import plain_rows, ratio, setting
+from edgeprune.report.headline import plain_rows, ratio
+from edgeprune.report.results import is_settled, setting, unsettled_mark
 
 WORDS: Mapping[str, str] = {
     "MAC": "one multiply-add. FLOPs = 2 x MACs; this report shows MACs everywhere.",
@@ -30,6 +31,9 @@ WORDS: Mapping[str, str] = {
     "executed MACs": "what a form computes, filled-in zeros included; never used for the theoretical speed-up.",
     "form 4 x 32→16": "a grouped convolution of 4 groups, each of 16 filters that read 32 channels.",
     "gather": "an operation that puts channels into another order; folding removes those that weights can absorb.",
+    "of the roof": "least time that the device's roofline allows for a layer / its time. The roofline is the lower of "
+    "the peak rate and what memory can feed at the layer's arithmetic intensity (FLOPs a byte moved).",
+    "unsettled": "the time limit came before the median was known as closely as was asked.",
     "parity": "largest difference between the exported model and the dense one with zeros at the pruned weights.",
     "stage": "a maximal part of the network that one device can run without data from another device.",
 }
@@ -71,7 +75,7 @@ def speed_table(profile: ProfileResult) -> Table:
         (
             setting(result),
             f.times(result.theoretical_speedup),
-            f.times(result.realistic_speedup),
+            f.times(result.realistic_speedup) + unsettled_mark(is_settled(result)),
             f.interval(result.paired_interval),
             f.percent(result.efficiency),
             _rate(result.batch_size, result.dense.p50_ms if result.dense else None),
@@ -91,13 +95,35 @@ def latency_table(profile: ProfileResult) -> Table:
             if taken is not None:
                 times = (taken.p50_ms, taken.p90_ms, taken.p95_ms, taken.p99_ms, taken.mean_ms)
                 where = f"{setting(result)} ({f.clean(result.provider)})"
-                rows.append((where, which, str(taken.n), *map(f.bare_ms, times), f.percent(taken.noise)))
+                runs = f"{taken.n}{unsettled_mark(taken.settled)}"
+                rows.append((where, which, runs, *map(f.bare_ms, times), f.percent(taken.noise)))
     return Table("Latencies", columns(*names, numeric=names[2:]), tuple(rows), folded=True)
+
+
+def resource_table(profile: ProfileResult) -> Table:
+    """Memory, energy and copies, where a target tells them; the columns that nothing fills are left out."""
+    fields = ("peak memory", "energy a run", "copying in ms", "copying out ms")
+    cells = [
+        (
+            setting(result),
+            f.size(None if result.peak_memory_mb is None else result.peak_memory_mb * 1e6),
+            f.NONE if result.energy_mj is None else f"{f.bare_ms(result.energy_mj)} mJ",
+            f.bare_ms(result.copy_in_ms),
+            f.bare_ms(result.copy_out_ms),
+        )
+        for result in profile.results
+    ]
+    filled = [n for n in range(1, len(fields) + 1) if any(row[n] != f.NONE for row in cells)]
+    names = tuple(fields[n - 1] for n in filled)
+    rows = tuple((row[0], *(row[n] for n in filled)) for row in cells) if filled else ()
+    return Table("Memory, energy and copies", columns("where", *names, numeric=names), rows, folded=True)
 
 
 def layer_table(result: Result, *, folded: bool) -> Table:
     """Every layer, with the cause where it falls short; such rows are flagged."""
-    names = ("layer", "form", "MACs dense", "MACs", "dense ms", "pruned ms", "theory", "real", "efficiency", "cause")
+    bounded, mixed = any(x.bound_share is not None for x in result.layers), len(result.providers) > 1
+    names = ("layer", "form", "MACs dense", "MACs", "dense ms", "pruned ms", "theory", "real", "efficiency")
+    names = (*names, *(("of the roof",) if bounded else ()), *(("ran on",) if mixed else ()), "cause")
     rows = tuple(
         (
             f.shortened(f.clean(layer.name), 64),
@@ -109,6 +135,8 @@ def layer_table(result: Result, *, folded: bool) -> Table:
             f.times(layer.theoretical_speedup),
             f.times(layer.realistic_speedup),
             f.percent(layer.efficiency),
+            *((f.percent(layer.bound_share),) if bounded else ()),
+            *((f.clean(layer.provider) or f.NONE,) if mixed else ()),
             f.clean(layer.cause),
         )
         for layer in result.layers
@@ -118,7 +146,7 @@ def layer_table(result: Result, *, folded: bool) -> Table:
         for number, layer in enumerate(result.layers)
         if layer.cause and layer.theoretical_speedup != 1 and layer.efficiency is not None
     )
-    return Table(f"Layers on {setting(result)}", columns(*names, numeric=names[2:9]), rows, folded, slow)
+    return Table(f"Layers on {setting(result)}", columns(*names, numeric=names[2 : 9 + bounded]), rows, folded, slow)
 
 
 def layer_form(layer: LayerResult) -> str:
@@ -135,7 +163,7 @@ def dense_table(plan: Plan) -> Table:
     for entry in plan.layers:
         if entry.is_dense and not entry.kept_filters and (entry.note or not plan.thins):
             by_reason.setdefault(f.clean(entry.note) or "the plan gives no reason", []).append(f.clean(entry.name))
-    rows = tuple((reason, str(len(names)), _some(names)) for reason, names in by_reason.items())
+    rows = tuple((reason, str(len(names)), f.some(names)) for reason, names in by_reason.items())
     title = "Layers that keep all filters" if plan.thins else "Layers that the plan left dense"
     return Table(title, columns("reason", "layers", "which", numeric=("layers",)), rows)
 
@@ -152,7 +180,7 @@ def split_tables(split: SplitPlan) -> list[Table]:
             str(stage.index),
             f.clean(stage.kind),
             ", ".join(f.clean(device) for device in stage.subgraphs),
-            _some([f.clean(layer) for layer in stage.layers]) or f.NONE,
+            f.some([f.clean(layer) for layer in stage.layers]) or f.NONE,
             f.size(sum(move.bytes for move in split.transfers if move.stage == stage.index)),
         )
         for stage in split.stages
@@ -248,10 +276,6 @@ def _flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, o
         else:
             found.append((f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return found[:_MOST_SETTINGS]
-
-
-def _some(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _rate(batch: int, latency_ms: float | None) -> str:
