@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgeprune.listing import Row
     from edgeprune.lowering.record import LoweringRecord
     from edgeprune.partition_manifest import PartitionManifest
-    from edgeprune.pipeline import RunResult
+    from edgeprune.pipeline import CompareResult, RunResult
     from edgeprune.profile_result import ProfileResult
     from edgeprune.pruned import Pruned
     from edgeprune.training import EvalResult
@@ -185,6 +185,19 @@ def profile(result: ProfileResult) -> None:
     for r in result.results:
         for warning in r.warnings:
             _console().print(f"note ({r.target}, batch {r.batch_size}): {warning}", markup=False, soft_wrap=True)
+
+
+def comparison(result: CompareResult) -> None:
+    """What differs between the runs, what could not be compared, and where the page lies."""
+    console = _console()
+    for text in result.differences:
+        console.print(f"not alike: {text}", markup=False, soft_wrap=True, highlight=False)
+    for setting in result.not_compared:
+        console.print(
+            f"not compared, measured in one run only: {setting}", markup=False, soft_wrap=True, highlight=False
+        )
+    for path in result.files:
+        console.print(path, markup=False, soft_wrap=True, highlight=False)
 
 
 def _share(value: float | None) -> str:
