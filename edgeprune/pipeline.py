@@ -354,13 +354,13 @@ def compare(paths: Sequence[Path], out: Path | None, formats: Sequence[str], gat
     """
     if len(paths) < 2:
         raise InputError("a single run", where=paths[0], expected="two runs or more to compare")
+    if out is not None and out.is_dir():
+        raise InputError("is a folder", where=out, expected="a file for the page, such as comparison.html")
     runs = read_runs(paths)
     compared = Compared(runs, metadata.version("edgeprune"))
     found = regressions(runs[0], runs[-1], gate) if gate else ()
     files = {name: out.with_suffix(f".{name}") for name in formats} if out else {}
-    if out is not None:
-        if out.is_dir():
-            raise InputError("is a folder", where=out, expected="a file for the page, such as comparison.html")
+    if files:
         write_comparison(compared, files)
     left_out = tuple(map(str, unchecked(runs[0], runs[-1])))
     return CompareResult(tuple(map(str, files.values())), runs[0].name, differences(runs), left_out, found)
