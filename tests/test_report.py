@@ -648,26 +648,3 @@ def test_many_long_names_stay_on_the_picture(bundle: Path) -> None:
     svg = draw(Picture("many", "x", msgspec.structs.replace(result, layers=layers)))
     assert svg.count("features.bl") == MOST_LAYERS
     assert f"the {MOST_LAYERS} slowest of 90" in svg
-
-
-def chromium() -> str:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no Chromium here")
-    return found
-
-
-@pytest.mark.parametrize("size", ["1200,3000", "500,3000"])
-def test_a_browser_shows_the_page_without_complaint(html: str, tmp_path: Path, size: str) -> None:
-    page, picture = tmp_path / "report.html", tmp_path / "shot.png"
-    page.write_text(html)
-    command = [
-        chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--enable-logging=stderr",
-        f"--user-data-dir={tmp_path / 'browser'}", f"--window-size={size}", f"--screenshot={picture}", page.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    data = picture.read_bytes()
-    assert data.startswith(b"\x89PNG")
-    assert len(data) > 20_000
