@@ -187,19 +187,6 @@ def profile(result: ProfileResult) -> None:
             _console().print(f"note ({r.target}, batch {r.batch_size}): {warning}", markup=False, soft_wrap=True)
 
 
-def comparison(result: CompareResult) -> None:
-    """What differs between the runs, what could not be compared, and where the page lies."""
-    console = _console()
-    for text in result.differences:
-        console.print(f"not alike: {text}", markup=False, soft_wrap=True, highlight=False)
-    for setting in result.not_compared:
-        console.print(
-            f"not compared, measured in one run only: {setting}", markup=False, soft_wrap=True, highlight=False
-        )
-    for path in result.files:
-        console.print(path, markup=False, soft_wrap=True, highlight=False)
-
-
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
@@ -219,6 +206,19 @@ def run(result: RunResult) -> None:
     if result.devices:
         pairs.append(("moved between devices", f"{result.transferred_bytes:,} bytes"))
     facts("run", pairs)
+
+
+def comparison(result: CompareResult) -> None:
+    """What differs between the runs, what could not be compared, and where the page lies."""
+    console = _console()
+    for text in result.differences:
+        console.print(f"not alike: {text}", markup=False, soft_wrap=True, highlight=False)
+    for setting in result.not_compared:
+        console.print(
+            f"not compared, measured in one run only: {setting}", markup=False, soft_wrap=True, highlight=False
+        )
+    for path in result.files:
+        console.print(path, markup=False, soft_wrap=True, highlight=False)
 
 
 def evaluation(result: EvalResult) -> None:
