@@ -303,7 +303,7 @@ def tune(
 
 @app.command
 def profile(
-    model: Path,
+    model: Path | None = None,
     /,
     *,
     baseline: Annotated[OptionalPath, Parameter(group=MEASURING)] = None,
@@ -315,6 +315,9 @@ def profile(
     pin: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     per_layer: Annotated[bool, Parameter(group=MEASURING)] = True,
     arch: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
+    device_profile: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
+    calibrate: Annotated[Switch, Parameter(group=MEASURING)] = False,
+    out: Annotated[OptionalPath, Parameter(alias="-o", group=MEASURING)] = None,
     common: Seeded = Seeded(),
 ) -> None:
     """Measure dense and pruned in turn, and put the realistic speed-up beside the theoretical one.
@@ -323,6 +326,8 @@ def profile(
 
     - `edgeprune profile out/ --threads 2 --batch-size 1,8`
     - `edgeprune profile pruned.onnx --baseline dense.onnx --target cpu`
+    - `edgeprune profile out/ --device-profile raspberry-pi-5`
+    - `edgeprune profile --calibrate -o my-machine.toml`
 
     Parameters
     ----------
@@ -346,21 +351,39 @@ def profile(
         Time every layer, too.
     arch
         For torch-cpu, where the bundle's architecture is your own file: path/to/file.py:factory.
+    device_profile
+        Devices to estimate the latency on, too, by name or .toml file, separated by commas; `edgeprune list devices`.
+    calibrate
+        Measure this machine instead of a model, and write a device profile; takes a minute or two.
+    out
+        With --calibrate: the .toml file to write.
     """
     from edgeprune import pipeline, show
     from edgeprune.profiling import ProfileOptions
 
+    cores = _integers("--pin", pin) if pin else ()
+    if calibrate:
+        if model is not None or out is None:
+            raise InputError("--calibrate measures the machine, not a model", expected="--calibrate -o FILE.toml")
+        measured = pipeline.calibrate(out, cores)
+        show.device(measured, out)
+        _write_json(common, measured)
+        return
+    if model is None or out is not None:
+        missing = "no model given" if model is None else "--out is for --calibrate"
+        raise InputError(missing, expected="edgeprune profile MODEL, or edgeprune profile --calibrate -o FILE.toml")
     options = ProfileOptions(
         threads=threads,
         batch_sizes=_integers("--batch-size", batch_size),
         warmup=warmup,
         iterations=iterations,
         per_layer=per_layer,
-        pin=_integers("--pin", pin) if pin else (),
+        pin=cores,
         seed=common.seed,
     )
     targets = tuple(name.strip() for name in target.split(","))
-    result = pipeline.profile(model, baseline, targets, options, arch=arch)
+    devices = tuple(name.strip() for name in device_profile.split(",") if name.strip())
+    result = pipeline.profile(model, baseline, targets, options, arch=arch, device_profiles=devices)
     show.profile(result)
     _write_json(common, result)
 

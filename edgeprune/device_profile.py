@@ -7,11 +7,14 @@ figures are. The profiles that come with edgeprune lie in `edgeprune.device_prof
 from __future__ import annotations
 
 import importlib.util
+import math
 import operator
 import platform
 import tomllib
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -20,6 +23,17 @@ import msgspec
 from edgeprune.errors import InputError, first_line, unknown_name
 
 Certainty = Literal["measured", "published", "derived", "uncertain"]
+KernelKind = Literal["spatial", "pointwise", "image", "depthwise", "off_block", "off_block_pointwise"]
+"""Convolutions that run at rates of their own: kernels larger than 1x1; 1x1 and matrix products; on fewer input
+channels than a block; one channel a group; and grouped off the channel block, larger than 1x1 and 1x1."""
+_RELATIVES: Mapping[KernelKind, KernelKind | None] = {
+    "spatial": None,
+    "pointwise": "spatial",
+    "image": "spatial",
+    "depthwise": "spatial",
+    "off_block": "spatial",
+    "off_block_pointwise": "off_block",
+}
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 T = TypeVar("T")
@@ -69,6 +83,59 @@ class ConvolutionCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str
 
 
+class KernelRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Share of the peak rate at which one kind of convolution multiplies, by its shape."""
+
+    by_filters: dict[Count, Share]
+    """Filters a group -> share. Between two entries the share grows linearly; beyond the last it stays."""
+    certainty: Certainty
+    source: str
+    by_width: dict[Count, Positive] = {}
+    """Columns of the output -> factor on that share, in the same way. Empty: 1 for all."""
+    by_depth: dict[Count, Positive] = {}
+    """Multiply-adds of one output (inputs a group times the kernel's size) -> factor, in the same way."""
+
+    def share(self, filters: int, width: int, depth: int) -> float:
+        """Of a convolution with so many filters a group, columns of output, and multiply-adds of one output."""
+        factors = ((self.by_filters, filters), (self.by_width, width), (self.by_depth, depth))
+        return math.prod(_between(table, at) for table, at in factors if table)
+
+
+class Bandwidths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How fast one core reads and writes, by how much it touches: caches hold what is small."""
+
+    by_mib: dict[Count, Positive]
+    """2^20 bytes that one operation touches -> GB/s. Between two entries the rate changes linearly; more than the last
+    comes from memory."""
+    certainty: Certainty
+    source: str
+
+
+class ExecutionCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What running a network costs besides its multiply-adds at the peak rate, in FP32: estimates are built on it."""
+
+    dispatch_us: Figure
+    """To start one node, whatever it does."""
+    rates: dict[KernelKind, KernelRates]
+    bandwidths: Bandwidths | None = None
+    """None: everything comes from memory."""
+    gather_gb_per_s: Figure | None = None
+    """Rate at which a Gather over channels reads and writes on one core; None: as any other operation."""
+    reorder_gb_per_s: Figure | None = None
+    """Rate at which one core reorders data into and out of the layout of the fast kernels; None: they have none."""
+
+    def share(self, kind: KernelKind, filters: int, width: int, depth: int) -> float:
+        """Share of the peak rate, as `KernelRates.share`; a kind that is missing is taken for its nearest relative."""
+        found: KernelKind | None = kind
+        while found is not None and found not in self.rates:
+            found = _RELATIVES[found]
+        return self.rates[found].share(filters, width, depth) if found else 1.0
+
+
+Marked = Figure | ChannelBlock | ConvolutionCosts | KernelRates | Bandwidths
+"""What says how sure it is, and where it comes from."""
+
+
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Facts of one device type. Rates are peaks of one whole device, all its cores."""
 
@@ -84,13 +151,51 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     link: Link
     peak_gflops_fp16: Figure | None = None
     peak_gops_int8: Figure | None = None
+    npu_gops_int8: Figure | None = None
+    """Of an accelerator beside the processor, which edgeprune has no runner for."""
+    core_gflops_fp32: Figure | None = None
+    """Peak of one core working alone; None: its part of the whole."""
+    core_gb_per_s: Figure | None = None
+    """Memory bandwidth of one core working alone; None: as for the whole device."""
     convolution: ConvolutionCosts | None = None
     """None where nobody has measured: the forms of layers are then not chosen by prediction."""
+    execution: ExecutionCosts | None = None
+    """None: estimates are a bound, everything at its peak."""
 
     @property
     def macs_per_s(self) -> float:
         """Peak multiply-adds a second in FP32."""
         return self.peak_gflops_fp32.value * 1e9 / 2
+
+    def macs_per_s_of(self, threads: int) -> float:
+        """The same of so many threads, one a core. A GPU works as a whole."""
+        one = self.core_gflops_fp32.value * 1e9 / 2 if self.core_gflops_fp32 else self.macs_per_s / self.cores
+        return self._of(threads, one, self.macs_per_s)
+
+    def memory_bytes_per_s_of(self, threads: int) -> float:
+        """Memory bandwidth that so many threads reach, one a core."""
+        whole = self.memory_gb_per_s.value * 1e9
+        return self._of(threads, self.core_gb_per_s.value * 1e9 if self.core_gb_per_s else whole, whole)
+
+    def bytes_per_s_of(self, threads: int, touched: float) -> float:
+        """Rate at which so many threads read and write so many bytes. Each core has caches of its own: what they add
+        to the rate of memory, each adds."""
+        memory = self.memory_bytes_per_s_of(threads)
+        caches = self.execution.bandwidths if self.execution else None
+        table = caches.by_mib if caches else {}
+        if not table or touched > max(table) * 2**20:
+            return memory
+        extra = _between(table, touched / 2**20) * 1e9 - self.memory_bytes_per_s_of(1)
+        return max(memory + extra * (threads if self.kind == "cpu" else 1), 0.5 * memory)
+
+    def _of(self, threads: int, one: float, whole: float) -> float:
+        if self.kind == "gpu" or threads >= self.cores:
+            return whole
+        return one + (whole - one) * (threads - 1) / (self.cores - 1)
+
+    def figures(self) -> dict[str, Marked]:
+        """Everything in it that has a certainty and a source, by its key in the file."""
+        return dict(_marked(self, ""))
 
 
 def list_profiles() -> tuple[str, ...]:
@@ -178,6 +283,27 @@ def machine_has_nvidia_gpu() -> bool:
 def is_importable(module: str) -> bool:
     """Whether a Python package is installed, without importing it."""
     return importlib.util.find_spec(module) is not None
+
+
+def _between(table: Mapping[int, float], at: float) -> float:
+    """The table's value at a point: linear between two entries, constant beyond the first and the last."""
+    points = sorted(table.items())
+    for (low, first), (high, second) in pairwise(points):
+        if at < high:
+            return first + (second - first) * (max(at, low) - low) / (high - low)
+    return points[-1][1]
+
+
+def _marked(value: object, key: str) -> Iterator[tuple[str, Marked]]:
+    """Whatever says how sure it is in a part of a profile, under its dotted key."""
+    if isinstance(value, Marked):
+        yield key, value
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from _marked(getattr(value, name), f"{key}.{name}".strip("."))
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _marked(part, f"{key}.{name}")
 
 
 def _read_profile(path: Path) -> DeviceProfile:

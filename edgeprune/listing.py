@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeprune.device_profile import DeviceProfile
 
 Row = dict[str, Any]
 
@@ -62,7 +65,14 @@ def devices() -> list[Row]:
                 "gflops_fp32": f"{peak.value:g} ({peak.certainty})",
                 "memory_gb_per_s": f"{memory.value:g} ({memory.certainty})",
                 "cost_table": profile.convolution.certainty if profile.convolution else "",
+                "estimates": _shares(profile),
                 "what": profile.description,
             }
         )
     return table
+
+
+def _shares(profile: DeviceProfile) -> str:
+    """How sure an estimate's shares of the peak are."""
+    rates = profile.execution.rates.values() if profile.execution else ()
+    return ", ".join(dict.fromkeys(rate.certainty for rate in rates)) or "bound only"

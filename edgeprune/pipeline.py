@@ -26,10 +26,13 @@ from edgeprune import bundle as bundles
 from edgeprune import progress
 from edgeprune.arrays import load_array, save_arrays
 from edgeprune.bundle import Bundle, Manifest
-from edgeprune.device_profile import load_profile
+from edgeprune.calibration import OrtStopwatch
+from edgeprune.calibration import calibrate as measure_machine
+from edgeprune.device_profile import DeviceProfile, load_profile
 from edgeprune.devices import load_devices
 from edgeprune.environment import current_environment
 from edgeprune.errors import InputError
+from edgeprune.estimates import Estimate, estimate
 from edgeprune.executor import LocalExecutor
 from edgeprune.lower_bundle import LowerOptions, lower_into
 from edgeprune.lowering.record import LoweringRecord, load_lowering
@@ -44,6 +47,7 @@ from edgeprune.report.comparison import Gate, regressions, unchecked
 from edgeprune.report.runs import read_runs
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
+from edgeprune.toml_text import toml_text
 from edgeprune.verify import TOLERANCE
 
 if TYPE_CHECKING:
@@ -278,11 +282,20 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
 
 
 def profile(
-    model: Path, baseline: Path | None, targets: Sequence[str], options: ProfileOptions, *, arch: str = ""
+    model: Path,
+    baseline: Path | None,
+    targets: Sequence[str],
+    options: ProfileOptions,
+    *,
+    arch: str = "",
+    device_profiles: Sequence[str] = (),
 ) -> ProfileResult:
-    """`edgeprune profile`: every target in turn; the result is kept in a bundle, if it is one."""
+    """`edgeprune profile`: every target in turn, and estimates for other devices; the result is kept in a bundle, if it
+    is one."""
+    profiles = [load_profile(name) for name in device_profiles]
     if not model.is_dir():
-        return profile_files(baseline, model, targets, options)
+        estimates = _estimates(baseline, model, profiles, options)
+        return msgspec.structs.replace(profile_files(baseline, model, targets, options), estimates=estimates)
     if baseline is not None:
         raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
     bundle = bundles.open_bundle(model)
@@ -293,11 +306,39 @@ def profile(
     if lowering is not None and lowering.chosen_by == "measured":
         _note_tuned_for_other(lowering, options)
     planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
-    result = profile_files(dense, bundle.path(bundles.MODEL), targets, options, modules, notes, lowering, planned)
+    pruned = bundle.path(bundles.MODEL)
+    estimates = _estimates(dense, pruned, profiles, options)
+    result = profile_files(dense, pruned, targets, options, modules, notes, lowering, planned)
+    result = msgspec.structs.replace(result, estimates=estimates)
     with bundles.updated_bundle(model) as stage:
         (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
         bundles.write_manifest(stage, bundle.manifest)
     return result
+
+
+def _estimates(
+    dense: Path | None, pruned: Path, profiles: Sequence[DeviceProfile], options: ProfileOptions
+) -> tuple[Estimate, ...]:
+    """One for every device and batch size."""
+    if not profiles:
+        return ()
+    options.check()
+    before, after = None if dense is None else load_model(dense), load_model(pruned)
+    return tuple(
+        estimate(before, after, device, batch, options.threads) for device in profiles for batch in options.batch_sizes
+    )
+
+
+def calibrate(out: Path, pin: tuple[int, ...] = ()) -> DeviceProfile:
+    """`edgeprune profile --calibrate`: measures this machine, or only the cores to pin to, and writes a device profile.
+
+    InputError if the file is none that a profile can be read from, or cannot be written: before anything is measured.
+    """
+    if out.suffix != ".toml" or not out.absolute().parent.is_dir() or out.is_dir():
+        raise InputError("cannot be written", where=out, expected="a .toml file in a folder that exists")
+    found = measure_machine(out.stem, OrtStopwatch(pin), cores=len(pin) or None)
+    bundles.write_atomically(out, toml_text(found).encode())
+    return load_profile(out.absolute())
 
 
 def _note_tuned_for_other(lowering: LoweringRecord, options: ProfileOptions) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edgeprune.errors import InputError, first_line
+from edgeprune.estimates import Estimate
 from edgeprune.measurement import Measurement, median_interval
 
 SCHEMA_VERSION = 1
@@ -179,6 +180,8 @@ class ProfileResult(msgspec.Struct, frozen=True):
     settings: Settings
     results: tuple[Result, ...]
     schema_version: int = SCHEMA_VERSION
+    estimates: tuple[Estimate, ...] = ()
+    """For devices that were asked for by their profile. Nothing of these was measured."""
 
 
 def load_profile_result(path: Path) -> ProfileResult:

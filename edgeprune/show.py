@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgeprune.bundle import Bundle
+    from edgeprune.device_profile import DeviceProfile, Marked
     from edgeprune.inspection import Inspection
     from edgeprune.listing import Row
     from edgeprune.lowering.record import LoweringRecord
@@ -182,9 +185,30 @@ def profile(result: ProfileResult) -> None:
         if layers:
             names = ("layer", "lowering", "MACs", "dense ms", "pruned ms", "efficiency", "likely cause")
             table(f"layers on {r.target}, batch {r.batch_size}", names, layers)
+    if result.estimates:
+        estimated = [
+            (e.device, e.threads, e.batch_size, _ms(e.dense_ms), _ms(e.pruned_ms), _times(e.speedup), e.source)
+            for e in result.estimates
+        ]
+        names = ("device", "threads", "batch", "dense ms", "pruned ms", "speed-up", "from")
+        table("estimates: nothing of this was measured", names, estimated)
     for r in result.results:
         for warning in r.warnings:
             _console().print(f"note ({r.target}, batch {r.batch_size}): {warning}", markup=False, soft_wrap=True)
+
+
+def device(profile: DeviceProfile, path: Path) -> None:
+    """Every figure of a device profile with how sure it is, and how to use the file."""
+    rows = [(key, _figure(marked), marked.certainty, marked.source) for key, marked in profile.figures().items()]
+    table(f"{profile.name}: {profile.description}", ("figure", "value", "certainty", "source"), rows)
+    _console().print(f"Use it: --device-profile {path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _figure(marked: Marked) -> str:
+    from msgspec import to_builtins
+
+    values = {key: value for key, value in to_builtins(marked).items() if key not in ("certainty", "source") and value}
+    return ", ".join(f"{value:g}" if key == "value" else f"{key} {value}" for key, value in values.items())
 
 
 def _share(value: float | None) -> str:

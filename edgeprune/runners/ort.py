@@ -105,8 +105,14 @@ class NodeRecorder:
 
     def finish(self, *, warmup: int = 2) -> list[NodeTime]:
         """The median time of every node over all runs but the first `warmup`, in order of execution."""
+        return [NodeTime(*key, median(times) * 1e3) for key, times in self.durations(warmup=warmup).items()]
+
+    def durations(self, *, warmup: int = 2) -> dict[tuple[str, str, str], tuple[float, ...]]:
+        """(node, operation, provider) -> seconds of every run but the first `warmup`; as `finish`, but raw."""
         with self._folder:
-            return _median_times(json.loads(Path(self._session.end_profiling()).read_text()), warmup)
+            events = json.loads(Path(self._session.end_profiling()).read_text())
+        _, found = _node_durations(events, warmup)
+        return {key: tuple(time / 1e6 for time in times) for key, times in found.items()}
 
 
 class OrtRunner:
@@ -348,12 +354,6 @@ def _mean_times(events: Sequence[Mapping[str, Any]], warmup: int) -> list[NodeTi
     """Mean milliseconds a run of each node, out of ONNX Runtime's trace."""
     runs, durations = _node_durations(events, warmup)
     return [NodeTime(*key, sum(times) / 1e3 / runs) for key, times in durations.items()]
-
-
-def _median_times(events: Sequence[Mapping[str, Any]], warmup: int) -> list[NodeTime]:
-    """The same, each node's median over the runs."""
-    _, durations = _node_durations(events, warmup)
-    return [NodeTime(*key, median(times) / 1e3) for key, times in durations.items()]
 
 
 def _node_durations(

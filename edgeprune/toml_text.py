@@ -1,0 +1,36 @@
+"""Write a struct as TOML that people read: values first, small tables in one line, larger ones under a heading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+
+def toml_text(value: msgspec.Struct) -> str:
+    """TOML that `device_profile.decode_toml` reads back as an equal struct. None is left out, as are empty tables."""
+    return "\n".join(_lines(msgspec.to_builtins(value, str_keys=True), "")).strip() + "\n"
+
+
+def _lines(table: Mapping[str, Any], heading: str) -> Iterator[str]:
+    kept = {key: value for key, value in table.items() if value is not None and value != {}}
+    larger = {key: value for key, value in kept.items() if isinstance(value, dict) and not _is_small(value)}
+    small = {key: value for key, value in kept.items() if key not in larger}
+    if small and heading:
+        yield from ("", f"[{heading}]")
+    yield from (f"{key} = {_value(value)}" for key, value in small.items())
+    for key, value in larger.items():
+        yield from _lines(value, f"{heading}.{key}".strip("."))
+
+
+def _is_small(table: Mapping[str, Any]) -> bool:
+    return not any(isinstance(value, dict) for value in table.values())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        inside = ", ".join(f"{key} = {_value(part)}" for key, part in value.items() if part is not None)
+        return f"{{ {inside} }}"
+    return json.dumps(value, ensure_ascii=False)
