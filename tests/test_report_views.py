@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeprune.estimates import Estimate, LayerEstimate
 from edgeprune.report.document import Notes, Picture, Subject, Table
-from edgeprune.report.measured import MOST_LAYER_TABLES, advice_section, doubtful, layers_section, speed_blocks
+from edgeprune.report.measured import (
+    MOST_LAYER_TABLES,
+    advice_section,
+    doubtful,
+    estimates_section,
+    layers_section,
+    speed_blocks,
+)
 from edgeprune.report.tables import latency_table, layer_table, resource_table, speed_table
 from edgeprune.report.views import MOST_STEPS, Distribution, Roofline, Trend, Waterfall, sweep, typical_share
 
@@ -125,6 +133,24 @@ def test_advice_is_told_once_for_all_settings() -> None:
     assert found.blocks == (Notes(("use --align auto", "run batches of 8 (cpu, batch 8, 1 thread)")),)
     assert advice_section(built.profile(built.result())).blocks == ()
     assert advice_section(None).blocks == ()
+
+
+def test_estimates_are_never_taken_for_measurements() -> None:
+    layers = (LayerEstimate("conv1", 2.0, 1.0, "memory"),)
+    one = Estimate("raspberry-pi-5", "estimate from derived figures", 1, 1, 30.0, 20.0, 1.5, layers)
+    section = estimates_section(msgspec.structs.replace(built.profile(built.result()), estimates=(one,)))
+    warning, whole, by_layer = section.blocks
+    assert isinstance(warning, Notes)
+    assert warning.warning
+    assert isinstance(whole, Table)
+    assert whole.rows == (("raspberry-pi-5", "1", "1", "30.0", "20.0", "1.50x", "estimate from derived figures"),)
+    assert isinstance(by_layer, Table)
+    assert by_layer.rows == (("conv1", "2.00", "1.00", "memory"),)
+    assert all("not measured" in table.caption for table in (whole, by_layer))
+    assert all(
+        "estimated" in column.name for table in (whole, by_layer) for column in table.columns if " ms" in column.name
+    )
+    assert estimates_section(built.profile(built.result())).blocks == ()
 
 
 def test_memory_and_energy_have_a_table_where_they_are_known() -> None:

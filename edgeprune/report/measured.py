@@ -15,6 +15,8 @@ MOST_LAYER_TABLES = 6
 """Settings whose layers are listed on the page; with more, the JSON and CSV files hold the others."""
 MOST_PICTURED = 3
 """Targets whose layers are drawn: the first setting of each."""
+MOST_ESTIMATED = 3
+"""Estimates whose layers are listed."""
 FEW_STEPS = 3
 MOST_PLACES = 4
 AXES: tuple[Axis, ...] = ("batch size", "threads")
@@ -58,6 +60,20 @@ def advice_section(profile: ProfileResult | None) -> Section:
     results = profile.results if profile else ()
     items = _placed([(text, result) for result in results for text in result.advice], len(results))
     return Section("try", "What to try", (Notes(items),) if items else ())
+
+
+def estimates_section(profile: ProfileResult | None) -> Section:
+    """What devices that are not here would take, kept apart from all that was measured."""
+    estimates = profile.estimates if profile else ()
+    if not estimates:
+        return Section("estimates", "", ())
+    text = (
+        "Nothing in this section was measured: the figures are computed from device profiles, and as sure as these. "
+        "To know, run edgeprune profile on the device itself."
+    )
+    tables_ = [tables.estimate_table(estimates)]
+    tables_ += [tables.estimate_layers_table(one) for one in estimates[:MOST_ESTIMATED] if one.layers]
+    return Section("estimates", "Estimates for other devices", (Notes((text,), warning=True), *tables_))
 
 
 def _layer_blocks(measured: list[Result], *, thins: bool) -> Iterator[Block]:

@@ -11,7 +11,7 @@ from edgeprune.report.document import Block, Document, Notes, Picture, Section, 
 from edgeprune.report.forms import excess_sentence, forms_section
 from edgeprune.report.headline import plain_rows, ratio
 from edgeprune.report.kernels import KernelView, kernel_view
-from edgeprune.report.measured import advice_section, layers_section, speed_blocks
+from edgeprune.report.measured import advice_section, estimates_section, layers_section, speed_blocks
 from edgeprune.report.records import record_section
 from edgeprune.report.results import setting
 
@@ -30,6 +30,7 @@ def build_document(contents: Contents) -> Document:
         _speed(contents),
         advice_section(contents.profile),
         layers_section(contents.profile, thins=contents.plan is not None and contents.plan.thins),
+        estimates_section(contents.profile),
         forms_section(contents.lowering, manifest, contents.plan, f.clean(contents.bundle.folder.name)),
         _kernels(contents),
         record_section(contents.record, manifest.method),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from edgeprune.bundle import Manifest
+from edgeprune.estimates import Estimate
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.plan import Plan
 from edgeprune.profile_result import LayerResult, ProfileResult, Result
@@ -117,6 +118,35 @@ def resource_table(profile: ProfileResult) -> Table:
     names = tuple(fields[n - 1] for n in filled)
     rows = tuple((row[0], *(row[n] for n in filled)) for row in cells) if filled else ()
     return Table("Memory, energy and copies", columns("where", *names, numeric=names), rows, folded=True)
+
+
+def estimate_table(estimates: Sequence[Estimate]) -> Table:
+    """One device and batch size a row, each labelled as what it is."""
+    names = ("device", "batch", "threads", "estimated dense ms", "estimated pruned ms", "estimated speed-up", "basis")
+    rows = tuple(
+        (
+            f.clean(e.device),
+            str(e.batch_size),
+            str(e.threads),
+            f.bare_ms(e.dense_ms),
+            f.bare_ms(e.pruned_ms),
+            f.times(e.speedup),
+            f.clean(e.source),
+        )
+        for e in estimates
+    )
+    return Table("Estimated latencies: not measured", columns(*names, numeric=names[1:6]), rows)
+
+
+def estimate_layers_table(one: Estimate) -> Table:
+    """What most of each layer's estimated time is."""
+    names = ("layer", "estimated dense ms", "estimated pruned ms", "mostly")
+    rows = tuple(
+        (f.shortened(f.clean(x.name), 64), f.bare_ms(x.dense_ms), f.bare_ms(x.pruned_ms), f.clean(x.bound))
+        for x in one.layers
+    )
+    where = f"{f.clean(one.device)}, batch {one.batch_size}, {f.plural(one.threads, 'thread')}"
+    return Table(f"Estimated layers on {where}: not measured", columns(*names, numeric=names[1:3]), rows, folded=True)
 
 
 def layer_table(result: Result, *, folded: bool) -> Table:
