@@ -12,6 +12,7 @@ import msgspec
 from edgeprune.errors import InputError, first_line
 from edgeprune.estimates import Estimate
 from edgeprune.measurement import Measurement, median_interval
+from edgeprune.precision import PrecisionRecord
 
 SCHEMA_VERSION = 1
 _DIGITS = 6  # of a millisecond: nanoseconds
@@ -44,12 +45,18 @@ class Settings(msgspec.Struct, frozen=True):
     """How it was measured."""
 
     warmup: int
+    """Runs before measuring, at least."""
     iterations: int
+    """Measured runs, at most."""
     seed: int
     pin: tuple[int, ...] = ()
     spinning: bool = False
     """Whether idle threads waited by spinning."""
     time_limit_s: float | None = None
+    interval: float = 0.0
+    """Width of the 95% interval, as a share of the speed-up, at which measuring ended; 0: all iterations were run."""
+    fresh_process: bool = False
+    """Whether every target and thread count had a process of its own."""
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -119,6 +126,8 @@ class LayerResult(msgspec.Struct, frozen=True):
     """The larger spread of `dense_ms` and `pruned_ms` between turns: interquartile range over median."""
     cause: str = ""
     """Why the efficiency is low, or why the layer stays dense; empty if there is nothing to explain."""
+    cause_kind: str = ""
+    """The cause in one word, as `edgeprune.causes.Kind` lists them."""
     bytes_moved: int | None = None
     """Input, weights and output, each once, for the whole batch."""
     intensity: float | None = None
@@ -129,6 +138,17 @@ class LayerResult(msgspec.Struct, frozen=True):
     """`bound_ms` / `pruned_ms`: 1 is all that the device can do."""
     provider: str = ""
     """What ran it, as the runtime spells it; empty where the target does not tell."""
+
+
+class Drift(msgspec.Struct, frozen=True):
+    """What the system tells of the machine right before and right after the measured runs; null where it does not."""
+
+    clock_mhz: tuple[float, float] | None = None
+    """Mean of the cores that were used."""
+    temperature_c: tuple[float, float] | None = None
+    """Of the hottest zone."""
+    throttled: int | None = None
+    """Times that a core was slowed down meanwhile because of heat."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -146,11 +166,12 @@ class Result(msgspec.Struct, frozen=True):
     """Both for the whole batch."""
     theoretical_speedup: float | None
     realistic_speedup: float | None
-    """Ratio of the medians."""
+    """dense / pruned: the median of the ratios of every round's two runs, which on a steady machine is that of the
+    medians. Where other programs come and go, it is the one that repeats."""
     paired_speedup: float | None
-    """Median of the ratios of every round's two runs."""
+    """The same; profiles of former versions have the ratio of the medians in `realistic_speedup`."""
     paired_interval: tuple[float, float] | None
-    """95% interval of `paired_speedup`."""
+    """95% interval of the realistic speed-up."""
     efficiency: float | None
     """realistic / theoretical speed-up."""
     warnings: tuple[str, ...] = ()
@@ -165,10 +186,13 @@ class Result(msgspec.Struct, frozen=True):
     peak_memory_mb: float | None = None
     """Largest resident memory of the process that measured, in 10^6 bytes: all of its models, and the runtime."""
     energy_mj: float | None = None
-    """Of one run of the pruned model, in millijoules; null where the machine does not expose it."""
+    """Of one run of the pruned model, in millijoules: the processor's or the whole board's, with what it spends idle;
+    null where the machine does not expose it."""
     copy_in_ms: float | None = None
     """Copying the pruned model's inputs to the device, outside of its latency; null where nothing is copied."""
     copy_out_ms: float | None = None
+    dense_energy_mj: float | None = None
+    drift: Drift | None = None
     advice: tuple[str, ...] = ()
     """What to try next, the largest gain first."""
 
@@ -179,9 +203,11 @@ class ProfileResult(msgspec.Struct, frozen=True):
     environment: Environment
     settings: Settings
     results: tuple[Result, ...]
-    schema_version: int = SCHEMA_VERSION
+    precisions: tuple[PrecisionRecord, ...] = ()
+    """How the networks in another precision than FP32 compare with it."""
     estimates: tuple[Estimate, ...] = ()
     """For devices that were asked for by their profile. Nothing of these was measured."""
+    schema_version: int = SCHEMA_VERSION
 
 
 def load_profile_result(path: Path) -> ProfileResult:

@@ -37,9 +37,27 @@ def layer(
 ) -> LayerResult:
     share = bound_ms / pruned_ms if bound_ms and pruned_ms else None
     return LayerResult(
-        name, "Conv", "grouped", 2, 16, 16, 8_000_000, 4_000_000, 4_000_000, dense_ms, pruned_ms, 0.0, 0.0, 2.0, 1.5, 0.75,
-        noise, cause, None, intensity, bound_ms, share, "CPUExecutionProvider",
-    )  # fmt: skip
+        name=name,
+        op_type="Conv",
+        lowering="grouped",
+        groups=2,
+        in_per_group=16,
+        out_per_group=16,
+        dense_macs=8_000_000,
+        macs=4_000_000,
+        executed_macs=4_000_000,
+        dense_ms=dense_ms,
+        pruned_ms=pruned_ms,
+        theoretical_speedup=2.0,
+        realistic_speedup=1.5,
+        efficiency=0.75,
+        noise=noise,
+        cause=cause,
+        intensity=intensity,
+        bound_ms=bound_ms,
+        bound_share=share,
+        provider="CPUExecutionProvider",
+    )
 
 
 def result(

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.estimates import Estimate, LayerEstimate
+from edgeprune.precision import PrecisionRecord
+from edgeprune.profile_result import Drift
 from edgeprune.report.document import Notes, Picture, Subject, Table
 from edgeprune.report.measured import (
     MOST_LAYER_TABLES,
@@ -20,7 +22,7 @@ from edgeprune.report.measured import (
     layers_section,
     speed_blocks,
 )
-from edgeprune.report.tables import latency_table, layer_table, resource_table, speed_table
+from edgeprune.report.tables import latency_table, layer_table, precision_table, resource_table, speed_table
 from edgeprune.report.views import MOST_STEPS, Distribution, Roofline, Trend, Waterfall, sweep, typical_share
 
 milliseconds = st.floats(0.001, 100)
@@ -159,6 +161,26 @@ def test_memory_and_energy_have_a_table_where_they_are_known() -> None:
     table = resource_table(built.profile(built.result(), known))
     assert [column.name for column in table.columns] == ["where", "peak memory", "copying in ms"]
     assert table.rows[1] == ("cuda, batch 1, 1 thread", "412 MB", "0.050")
+    warm = msgspec.structs.replace(known, energy_mj=31.2, drift=Drift((2400.0, 1800.0), None, 3))
+    names = [column.name for column in resource_table(built.profile(warm)).columns]
+    (row,) = resource_table(built.profile(warm)).rows
+    told = dict(zip(names, row, strict=True))
+    assert (told["energy a run, pruned"], told["clock before, after"], told["slowed down by heat"]) == (
+        "31.2 mJ", "2400, 1800 MHz", "3 times",
+    )  # fmt: skip
+    assert "temperature before, after" not in told
+
+
+def test_other_precisions_are_held_against_fp32() -> None:
+    good = PrecisionRecord("cpu", "pruned", "int8", 0.04, 0.15, True, 98.5, 200, "digits", 96.5, 97.0)
+    bad = msgspec.structs.replace(good, network="dense", max_rel=0.3, passed=False, top1=None, top1_fp32=None)
+    table = precision_table(msgspec.structs.replace(built.profile(built.result()), precisions=(good, bad)))
+    assert table.rows[0] == (
+        "pruned", "cpu", "int8", "4.0e-02", "0.15", "yes", "98.50 %", "96.50 %", "97.00 %", "200 inputs, digits",
+    )  # fmt: skip
+    assert table.rows[1][5] == "NO"
+    assert table.flags == {1}
+    assert precision_table(built.profile(built.result())).rows == ()
 
 
 def test_many_settings_list_the_layers_of_the_first_alone() -> None:

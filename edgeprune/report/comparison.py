@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeprune.errors import InputError
-from edgeprune.profile_result import LayerResult, Result
+from edgeprune.profile_result import LayerResult, Result, Settings
 from edgeprune.report import formatting as f
 from edgeprune.report.results import Setting
 from edgeprune.report.runs import Run, all_settings
@@ -223,14 +223,36 @@ def _versions(runs: Sequence[Run]) -> Iterator[Fact]:
         yield Fact(package, tuple(versions.get(package, "not there") for versions in held))
 
 
+_SETTINGS = {
+    "warmup": "runs of warm-up",
+    "iterations": "measured runs",
+    "seed": "seed of the inputs",
+    "pin": "pinned to cores",
+    "spinning": "idle threads spin",
+    "time_limit_s": "time limit (s)",
+    "interval": "interval at which measuring ended",
+}
+"""Names of the profile's settings for readers; of those that are not here, the record's own."""
+
+
+def _told(value: object) -> str:
+    """A setting in words; nothing for one that is not known."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case tuple() | list():
+            return ", ".join(map(str, value)) or "none"
+        case float():
+            return f"{value:g}"
+    return str(value)
+
+
 def _measuring(runs: Sequence[Run]) -> Iterator[Fact]:
-    how = [run.profile.settings for run in runs]
-    yield Fact("runs of warm-up", tuple(str(s.warmup) for s in how))
-    yield Fact("measured runs", tuple(str(s.iterations) for s in how))
-    yield Fact("pinned to cores", tuple(", ".join(map(str, s.pin)) or "none" for s in how))
-    yield Fact("idle threads", tuple("spin" if s.spinning else "sleep" for s in how))
-    yield Fact("time limit", tuple("" if s.time_limit_s is None else f"{s.time_limit_s:g} s" for s in how))
-    yield Fact("seed of the inputs", tuple(str(s.seed) for s in how))
+    for name in Settings.__struct_fields__:
+        values = [getattr(run.profile.settings, name) for run in runs]
+        yield Fact(_SETTINGS.get(name, name.replace("_", " ")), tuple(map(_told, values)))
     for setting in all_settings(runs):
         found = [run.result(setting) for run in runs]
         yield Fact(f"provider ({setting})", tuple(r.provider if r else "" for r in found))

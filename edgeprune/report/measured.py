@@ -39,6 +39,9 @@ def speed_blocks(profile: ProfileResult) -> Iterator[Block]:
     resources = tables.resource_table(profile)
     if resources.rows:
         yield resources
+    precisions = tables.precision_table(profile)
+    if precisions.rows:
+        yield precisions
     if doubts := doubtful(results):
         yield Notes(doubts, warning=True)
 

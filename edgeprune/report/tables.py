@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edgeprune.bundle import Manifest
 from edgeprune.estimates import Estimate
@@ -102,22 +102,47 @@ def latency_table(profile: ProfileResult) -> Table:
 
 
 def resource_table(profile: ProfileResult) -> Table:
-    """Memory, energy and copies, where a target tells them; the columns that nothing fills are left out."""
-    fields = ("peak memory", "energy a run", "copying in ms", "copying out ms")
-    cells = [
+    """Memory, energy, copies, and how the machine drifted, where a target tells them; empty columns are left out."""
+    fields: Mapping[str, Callable[[Result], str]] = {
+        "peak memory": lambda r: f.NONE if r.peak_memory_mb is None else f.size(r.peak_memory_mb * 1e6),
+        "energy a run, dense": lambda r: _millijoules(r.dense_energy_mj),
+        "energy a run, pruned": lambda r: _millijoules(r.energy_mj),
+        "copying in ms": lambda r: f.bare_ms(r.copy_in_ms),
+        "copying out ms": lambda r: f.bare_ms(r.copy_out_ms),
+        "clock before, after": lambda r: _ends(r.drift.clock_mhz if r.drift else None, "MHz"),
+        "temperature before, after": lambda r: _ends(r.drift.temperature_c if r.drift else None, "°C"),
+        "slowed down by heat": lambda r: (
+            f.plural(r.drift.throttled, "time") if r.drift and r.drift.throttled else f.NONE
+        ),
+    }
+    told = {name: cells for name, tell in fields.items() if {*(cells := tuple(map(tell, profile.results)))} != {f.NONE}}
+    rows = tuple(zip(map(setting, profile.results), *told.values(), strict=True)) if told else ()
+    return Table("Memory, energy, copies and drift", columns("where", *told, numeric=tuple(told)), rows, folded=True)
+
+
+def precision_table(profile: ProfileResult) -> Table:
+    """What another number format changes of the outputs; rows outside their tolerance are flagged."""
+    differences, accuracies = ("largest difference", "tolerance"), ("same class", "top-1", "top-1 in FP32")
+    names = ("network", "target", "precision", *differences, "within it", *accuracies, "compared on")
+    records = profile.precisions
+    rows = tuple(
         (
-            setting(result),
-            f.size(None if result.peak_memory_mb is None else result.peak_memory_mb * 1e6),
-            f.NONE if result.energy_mj is None else f"{f.bare_ms(result.energy_mj)} mJ",
-            f.bare_ms(result.copy_in_ms),
-            f.bare_ms(result.copy_out_ms),
+            f.clean(x.network),
+            f.clean(x.target),
+            f.clean(x.precision),
+            f"{x.max_rel:.1e}",
+            f"{x.tolerance:g}",
+            "yes" if x.passed else "NO",
+            f.top1(x.agreement),
+            f.top1(x.top1),
+            f.top1(x.top1_fp32),
+            f"{f.plural(x.n, 'input')}, {f.clean(x.data)}",
         )
-        for result in profile.results
-    ]
-    filled = [n for n in range(1, len(fields) + 1) if any(row[n] != f.NONE for row in cells)]
-    names = tuple(fields[n - 1] for n in filled)
-    rows = tuple((row[0], *(row[n] for n in filled)) for row in cells) if filled else ()
-    return Table("Memory, energy and copies", columns("where", *names, numeric=names), rows, folded=True)
+        for x in records
+    )
+    flags = frozenset(number for number, record in enumerate(records) if not record.passed)
+    caption = "Other precisions against FP32 (differences as shares of the output's range)"
+    return Table(caption, columns(*names, numeric=(*differences, *accuracies)), rows, flags=flags)
 
 
 def estimate_table(estimates: Sequence[Estimate]) -> Table:
@@ -268,6 +293,7 @@ def environment_table(profile: ProfileResult | None, manifest: Manifest) -> Tabl
     if profile is None:
         return Table("Made with", columns("what", "value"), _pairs(manifest.environment.items()))
     machine, how = profile.environment, profile.settings
+    most, least = ("at most ", " or more") if how.interval else ("", "")
     pairs: list[tuple[str, object]] = [
         ("date (UTC)", machine.date),
         ("processor", machine.cpu),
@@ -281,7 +307,12 @@ def environment_table(profile: ProfileResult | None, manifest: Manifest) -> Tabl
         ("threads", machine.threads),
         ("pinned to cores", ", ".join(map(str, how.pin))),
         ("idle threads", ("spin" if how.spinning else "sleep") if machine.threads > 1 else ""),
-        ("runs of each model", f"{how.iterations}, after {how.warmup} of warm-up, dense and pruned in turn"),
+        (
+            "runs of each model",
+            f"{most}{how.iterations}, after {how.warmup} of warm-up{least}, dense and pruned in turn",
+        ),
+        ("measured until", f"the 95 % interval was {how.interval:.1%} of the speed-up wide" if how.interval else ""),
+        ("process", "a fresh one for every target" if how.fresh_process else ""),
         *machine.runtime_versions.items(),
     ]
     return Table("Measured on", columns("what", "value"), _pairs(pairs))
@@ -306,6 +337,18 @@ def _flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, o
         else:
             found.append((f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return found[:_MOST_SETTINGS]
+
+
+def _millijoules(value: float | None) -> str:
+    return f.NONE if value is None else f"{f.bare_ms(value)} mJ"
+
+
+def _times(count: int | None) -> str:
+    return f.plural(count, "time") if count else f.NONE
+
+
+def _ends(values: tuple[float, float] | None, unit: str) -> str:
+    return f.NONE if values is None else f"{values[0]:.0f}, {values[1]:.0f} {unit}"
 
 
 def _rate(batch: int, latency_ms: float | None) -> str:

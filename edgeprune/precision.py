@@ -1,0 +1,69 @@
+"""Number formats in which a network can be run, and how far one may take its outputs from FP32's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import msgspec
+
+from edgeprune.errors import GateError, unknown_name
+
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+_TOLERANCES: dict[str, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.15}
+
+
+def tolerance(precision: str) -> float:
+    """Largest difference from the FP32 model's outputs that passes, over their range (max_rel, as in `verify`).
+
+    FP16 keeps 11 bits of a number and INT8 at most 8, of activations with one scale a tensor: deep networks reach a few
+    per cent of the logits' range without losing accuracy. More than this tolerance is a fault, not rounding.
+    """
+    return _TOLERANCES[precision]
+
+
+def require_known(precision: str) -> Precision:
+    """The precision itself; InputError if there is none of this name."""
+    for known in PRECISIONS:
+        if precision == known:
+            return known
+    raise unknown_name("precision", precision, PRECISIONS)
+
+
+class PrecisionRecord(msgspec.Struct, frozen=True):
+    """One network on one target in another precision, compared with FP32 on ONNX Runtime's CPU provider."""
+
+    target: str
+    network: str
+    """`dense` or `pruned`."""
+    precision: str
+    max_rel: float
+    """Largest difference of an output from FP32's, over the largest absolute value of FP32's."""
+    tolerance: float
+    passed: bool
+    agreement: float | None
+    """Per cent of the inputs with the same largest output; null where the output is no list of classes."""
+    n: int
+    """Inputs that were compared."""
+    data: str
+    """Where they are from, and those that calibrated the model in INT8."""
+    top1: float | None = None
+    """Per cent, where the data has labels."""
+    top1_fp32: float | None = None
+    """The same images' in FP32."""
+    file: str = ""
+    """The converted model's name in the bundle; empty where the runtime converts."""
+
+
+def require_precise(records: Iterable[PrecisionRecord]) -> None:
+    """GateError for networks that are outside their precision's tolerance."""
+    failed = [
+        f"{record.network} in {record.precision} on {record.target} differs by {record.max_rel:.2e} of the output's "
+        f"range (tolerance {record.tolerance:g})"
+        for record in records
+        if not record.passed
+    ]
+    if failed:
+        raise GateError(f"parity failed: {'; '.join(failed)}")
