@@ -21,15 +21,16 @@ from edgeprune.report.compared import Compared
 
 LARGEST = 2_000_000  # bytes of a page
 STYLE = Path(__file__).resolve().parent.parent / "edgeprune" / "report" / "report.css"
+SCHEMES = ("light", "dark", "print")
 TEXT, GRAPHICS = 4.5, 3.0
 """Least contrasts, of WCAG 2.2 at level AA (1.4.3 and 1.4.11)."""
 
 
 def schemes() -> dict[str, dict[str, str]]:
-    """Colours of the page by name, light and dark."""
-    light, dark = re.findall(r":root \{(.*?)\}", STYLE.read_text(), flags=re.DOTALL)[:2]
-    found = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block)) for block in (light, dark)]
-    return dict(zip(("light", "dark"), found, strict=True))
+    """Colours of the page by name: light, dark, and printed, whatever the screen's scheme is."""
+    blocks = re.findall(r":root \{(.*?)\}", STYLE.read_text(), flags=re.DOTALL)
+    found = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block)) for block in blocks]
+    return dict(zip(SCHEMES, found, strict=True))
 
 
 def luminance(colour: str) -> float:
@@ -44,12 +45,16 @@ def contrast(first: str, second: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def test_every_scheme_sets_every_colour() -> None:
+    assert len({frozenset(colours) for colours in schemes().values()}) == 1
+
+
 def test_contrast_is_computed_as_wcag_does() -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_all_text_stands_out_from_what_is_behind_it(scheme: str) -> None:
     colours = schemes()[scheme]
     behind = {
@@ -65,7 +70,7 @@ def test_all_text_stands_out_from_what_is_behind_it(scheme: str) -> None:
     assert poor == {}
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_colours_of_the_pictures_stand_out_from_the_page(scheme: str) -> None:
     pytest.importorskip("matplotlib")
     from edgeprune.report.drawing import DENSE, GATHER, PRUNED, REORDER

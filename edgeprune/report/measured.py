@@ -8,7 +8,7 @@ from edgeprune.profile_result import Latency, ProfileResult, Result
 from edgeprune.report import formatting as f
 from edgeprune.report import tables
 from edgeprune.report.document import Block, Notes, Picture, Section
-from edgeprune.report.results import is_settled, setting
+from edgeprune.report.results import setting
 from edgeprune.report.views import Axis, Distribution, Roofline, Sweep, Waterfall, sweep, typical_share
 
 MOST_LAYER_TABLES = 6
@@ -48,7 +48,7 @@ def speed_blocks(profile: ProfileResult) -> Iterator[Block]:
 
 def doubtful(results: Sequence[Result]) -> tuple[str, ...]:
     """What makes figures doubtful, once each, with the settings that it holds for."""
-    told = [(text, result) for result in results for text in (*_mixed(result), *_unsettled(result), *result.warnings)]
+    told = [(text, result) for result in results for text in (*_mixed(result), *result.warnings)]
     return _placed(told, len(results))
 
 
@@ -195,12 +195,6 @@ def _mixed(result: Result) -> Iterator[str]:
         parts = sorted(result.providers.items(), key=lambda pair: -pair[1])
         counted = ", ".join(f"{f.plural(count, 'node')} on {f.clean(name)}" for name, count in parts)
         yield f"what ran is a mixture: {counted}"
-
-
-def _unsettled(result: Result) -> Iterator[str]:
-    if not is_settled(result):
-        which = " and ".join(which for which, taken in _both(result) if taken is not None and not taken.settled)
-        yield f"the times of {which} did not settle within the time limit: read the intervals, not the medians"
 
 
 def _both(result: Result) -> tuple[tuple[str, Latency | None], ...]:
