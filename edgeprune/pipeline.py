@@ -43,7 +43,7 @@ from edgeprune.plan import load_plan
 from edgeprune.profiling import TORCH_TARGETS, ProfileOptions, ProfileResult, Which, profile_files
 from edgeprune.report import write_comparison, write_report
 from edgeprune.report.compared import Compared, differences
-from edgeprune.report.comparison import Gate, regressions, unchecked
+from edgeprune.report.comparison import ChangeRecord, Gate, changes, regressions, unchecked
 from edgeprune.report.runs import read_runs
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
@@ -379,6 +379,8 @@ class CompareResult(msgspec.Struct, frozen=True):
     files: tuple[str, ...]
     baseline: str
     """The run that the others were held against."""
+    changes: tuple[ChangeRecord, ...]
+    """Of the last run against the baseline."""
     differences: tuple[str, ...]
     """What differs between the runs besides their figures."""
     not_compared: tuple[str, ...]
@@ -404,7 +406,8 @@ def compare(paths: Sequence[Path], out: Path | None, formats: Sequence[str], gat
     if files:
         write_comparison(compared, files)
     left_out = tuple(map(str, unchecked(runs[0], runs[-1])))
-    return CompareResult(tuple(map(str, files.values())), runs[0].name, differences(runs), left_out, found)
+    changed = tuple(map(ChangeRecord.of, changes(runs[0], runs[-1])))
+    return CompareResult(tuple(map(str, files.values())), runs[0].name, changed, differences(runs), left_out, found)
 
 
 def evaluate(model: Path, data: str, source: NetworkSource | None, batch_size: int, limit: int | None) -> EvalResult:

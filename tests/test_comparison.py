@@ -231,12 +231,18 @@ def test_the_command_line_compares_bundles_and_profiles(tmp_path: Path, capsys: 
     assert cli("report", bundle, other, "--format", "html,md,json,csv", "-o", page, "--json", data) == 0
     names = [f"page.{ending}" for ending in ("html", "md", "json", "csv")]
     assert sorted(path.name for path in page.parent.iterdir()) == sorted(names)
-    assert capsys.readouterr().out.split() == [str(page.parent / name) for name in names]
-    assert json.loads(data.read_text())["regressions"] == []
+    told = capsys.readouterr().out.splitlines()
+    assert told[-4:] == [str(page.parent / name) for name in names]
+    assert any(all(word in line for word in ("pruned p50", "2.500", "2.000", "-20.0 %", "better")) for line in told)
+    result = json.loads(data.read_text())
+    assert result["regressions"] == []
+    assert [one["figure"] for one in result["changes"]] == ["realistic speed-up", "pruned p50", "efficiency"]
     read = json.loads((page.parent / "page.json").read_text())
     assert read["baseline"] == "bundle"
     assert [run["name"] for run in read["runs"]] == ["bundle", "other.json"]
-    assert {one["figure"]: one["relative"] for one in read["changes"]}["pruned p50"] == pytest.approx(-0.2)
+    assert {one["figure"]: one["relative"] for one in read["changes"]["other.json"]}["pruned p50"] == pytest.approx(
+        -0.2
+    )
     rows = list(csv.DictReader(io.StringIO((page.parent / "page.csv").read_text())))
     assert [(row["run"], row["target"], float(row["pruned_p50_ms"])) for row in rows] == [
         ("bundle", "cpu", 2.5), ("other.json", "cpu", 2.0),
@@ -272,6 +278,12 @@ def test_the_gate_fails_with_exit_3_and_names_each_regression(
     assert sorted(tmp_path.iterdir()) == before, "a gate alone writes nothing"
     assert cli("report", new, "--baseline", old) == 0
     assert (tmp_path / "comparison.html").is_file()
+
+
+def test_the_name_of_a_run_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = (built.write_profile(tmp_path / name / "p[/b].json", built.result()) for name in ("old[red]", "new"))
+    assert cli("report", old, new, "-o", tmp_path / "page.md") == 0
+    assert "the last run against old[red]/p[/b].json" in capsys.readouterr().out
 
 
 def test_a_failed_gate_still_writes_the_page_that_was_asked_for(tmp_path: Path) -> None:

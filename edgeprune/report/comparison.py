@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from edgeprune.errors import InputError
 from edgeprune.profile_result import LayerResult, Result, Settings
 from edgeprune.report import formatting as f
@@ -75,6 +77,29 @@ class Change:
     def loss(self) -> float:
         """By what share it got worse; less than 0 if it got better."""
         return -self.relative if self.figure.more_is_better else self.relative
+
+
+class ChangeRecord(msgspec.Struct, frozen=True):
+    """A change, as files hold it."""
+
+    target: str
+    precision: str
+    batch_size: int
+    threads: int
+    figure: str
+    before: float
+    after: float
+    relative: float
+    """after / before - 1."""
+    exceeds_noise: bool
+    worse: bool
+
+    @staticmethod
+    def of(one: Change) -> ChangeRecord:
+        where = (one.setting.target, one.setting.precision, one.setting.batch_size, one.setting.threads)
+        return ChangeRecord(
+            *where, one.figure.label, one.before, one.after, one.relative, one.exceeds_noise, one.loss > 0
+        )
 
 
 def change(figure: Figure, before: Result, after: Result) -> Change | None:

@@ -11,7 +11,7 @@ import msgspec
 from edgeprune.bundle import pretty_json
 from edgeprune.profile_result import Latency, Result
 from edgeprune.report.compared import Compared, differences
-from edgeprune.report.comparison import Change, changes
+from edgeprune.report.comparison import ChangeRecord, changes
 from edgeprune.report.contents import Contents
 from edgeprune.report.formatting import clean
 from edgeprune.report.headline import headline_rows
@@ -100,7 +100,7 @@ def comparison_to_json(compared: Compared) -> str:
         }
         for run in compared.runs
     ]
-    found = [{"run": run.name, **_change(one)} for run in others for one in changes(first, run)]
+    found = {run.name: [ChangeRecord.of(one) for one in changes(first, run)] for run in others}
     told = {"baseline": first.name, "runs": runs, "changes": found, "differences": differences(compared.runs)}
     return pretty_json({"schema_version": SCHEMA_VERSION, **told}).decode()
 
@@ -131,19 +131,6 @@ def _without_details(result: Result) -> dict[str, object]:
         if isinstance(taken := fields[which], Latency):
             fields[which] = {name: v for name, v in msgspec.structs.asdict(taken).items() if name != "samples_ms"}
     return fields
-
-
-def _change(one: Change) -> dict[str, object]:
-    names = ("target", "precision", "batch_size", "threads")
-    return {
-        **{name: getattr(one.setting, name) for name in names},
-        "figure": one.figure.label,
-        "before": one.before,
-        "after": one.after,
-        "relative": one.relative,
-        "exceeds_noise": one.exceeds_noise,
-        "worse": one.loss > 0,
-    }
 
 
 def _rows(contents: Contents) -> Iterator[tuple[object, ...]]:
