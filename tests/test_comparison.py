@@ -183,6 +183,9 @@ def test_the_page_lines_up_every_setting_and_says_what_differs_first() -> None:
     assert speeds.flags == {2}
     assert tables["Runs on cpu, batch 8, 1 thread"].rows[1][-1] == "not measured"
     assert "2.50 (unsettled)" in tables["Runs on cpu, batch 8, 1 thread"].rows[2]
+    networks = tables["The networks of the runs"].rows
+    assert networks[0][:4] == ("one", "–", "98.00 %", "97.00 %")
+    assert networks[2][1:6] == ("no bundle: not known", "–", "–", "8.00 M", "4.00 M")
     changed = tables[f"Changes since one on {CPU}, the 15 largest of 30"]
     assert changed.rows[0][0] == "layer29"
     assert len(changed.rows) == 15

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from edgeprune.bundle import Count
 from edgeprune.profile_result import Result
 from edgeprune.report import formatting as f
 from edgeprune.report.comparison import FIGURES, Change, Fact, change, change_words, drift, facts, layer_changes
@@ -209,7 +210,7 @@ def _network_table(runs: Sequence[Run]) -> Table:
     rows = []
     for run in runs:
         manifest, accuracy = run.manifest, run.manifest.accuracy if run.manifest else None
-        macs, params = (manifest.macs, manifest.params) if manifest else (None, None)
+        macs, params = _macs(run), manifest.params if manifest else None
         executed = executed_macs(run.lowering, manifest) if run.lowering and manifest else None
         rows.append(
             (
@@ -225,6 +226,16 @@ def _network_table(runs: Sequence[Run]) -> Table:
             )
         )
     return Table("The networks of the runs", columns(*names, numeric=names[2:8]), tuple(rows))
+
+
+def _macs(run: Run) -> Count | None:
+    """Of one sample: the bundle's, or what the profile counted."""
+    if run.manifest and run.manifest.macs:
+        return run.manifest.macs
+    counted = next((r for r in run.profile.results if r.dense_macs is not None), None)
+    if counted is None or counted.dense_macs is None:
+        return None
+    return Count(counted.dense_macs // counted.batch_size, counted.pruned_macs // counted.batch_size)
 
 
 def _layer_blocks(compared: Compared) -> Iterator[Block]:
