@@ -230,3 +230,17 @@ def test_a_picture_says_what_it_left_out() -> None:
     assert "the first 16 of 19 settings" in draw(Picture("speed-ups", "x", many))
     runs = next(b for b in speed_blocks(many) if isinstance(b, Picture) and b.name == "runs")
     assert runs.text.endswith("13 more settings left out.")
+
+
+def test_late_runs_do_not_press_the_others_together() -> None:
+    pytest.importorskip("matplotlib")
+    from edgeprune.report.pictures import draw
+
+    usual = tuple(1.0 + n / 1000 for n in range(80))
+    one = built.result()
+    late = msgspec.structs.replace(one.pruned, samples_ms=(*usual, *([20.0] * 20)))
+    view = Distribution.of([msgspec.structs.replace(one, dense=None, pruned=late)])
+    assert view is not None
+    svg = draw(Picture("runs", "x", view))
+    assert "(20 runs farther right)" in svg
+    assert ">10<" not in svg, "the axis ends at three times the median"

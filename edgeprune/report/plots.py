@@ -33,6 +33,8 @@ NAMED_POINTS = 3
 NAME_ROOM = 0.5
 """Powers of two between two named layers' rates: below, their names would cover each other."""
 BINS = 48
+FARTHEST = 3.0
+"""Times the slower median, at most, that a distribution shows: late runs would press all else together."""
 COLOURS = (PRUNED, GATHER, REORDER, "#4c9a6a", "#8a7cc8", "#a8842c")
 MARKERS = "osD^vP"
 MOST_LABELS = 16
@@ -240,7 +242,8 @@ def _speedup_line(axes: Axes, line: Line, colour: str, marker: str) -> None:
 
 def _histograms(axes: Axes, panel: Sequence[Samples]) -> None:
     values = np.concatenate([samples.milliseconds for samples in panel])
-    low, high = float(values.min()), float(np.percentile(values, 99))  # few late runs would press all else together
+    slowest = max(float(np.median(samples.milliseconds)) for samples in panel)
+    low, high = float(values.min()), min(float(np.percentile(values, 99)), FARTHEST * slowest)
     edges = np.linspace(low, max(high, low * 1.001), BINS + 1)
     beyond = 0
     for samples in panel:
