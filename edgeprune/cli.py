@@ -17,13 +17,14 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from edgeprune import progress
-from edgeprune.errors import EdgepruneError, InputError, first_line
+from edgeprune.errors import EdgepruneError, GateError, InputError, first_line
 from edgeprune.flags import (
     COMMON,
     DATA,
     EXPORT,
     MEASURING,
     Common,
+    CompareFlags,
     DataFlags,
     ExportFlags,
     Integer,
@@ -431,29 +432,50 @@ def profile(
 def report(
     bundle: Path,
     /,
-    *,
-    format: Annotated[str, Parameter(group=COMMON)] = "html,md,json",
+    *more: Path,
+    format: Annotated[OptionalText, Parameter(group=COMMON)] = "",
+    out: Annotated[OptionalPath, Parameter(alias="-o", group=COMMON)] = None,
+    comparing: CompareFlags = CompareFlags(),
     common: Common = Common(),
 ) -> None:
-    """Write report.html (one file, opens offline), report.md and report.json into a bundle.
+    """Write report.html (one file, opens offline), report.md and report.json into a bundle; or compare several.
+
+    With several runs, or a baseline, one page lines them up: what got faster or slower against the first, whether that
+    exceeds noise, and what else differs between them (machine, versions, settings).
 
     **Examples**
 
     - `edgeprune report out/ --format html`
+    - `edgeprune report monday/ tuesday/ wednesday/ -o week.html`
+    - `edgeprune report new/ --baseline old/ --fail-on-regression 5%`
 
     Parameters
     ----------
     bundle
-        A bundle; profile it first, to have latencies in the report.
+        A bundle; profile it first, to have latencies in the report. To compare, a profile.json will do.
+    more
+        Bundles or profile.json files to compare with the first, in the order of their making.
     format
-        html, md, json, csv, separated by commas.
+        html, md, json, csv, separated by commas; by default html,md,json, and of a comparison what -o ends with.
+    out
+        File for a comparison, comparison.html by default; with a gate, by default none is written.
     """
-    from edgeprune import pipeline
+    from edgeprune import pipeline, show
 
-    paths = pipeline.report(bundle, tuple(name.strip() for name in format.split(",")))
-    for path in paths:
-        print(path)
-    _write_json(common, {"files": [str(path) for path in paths]})
+    formats = tuple(name.strip() for name in format.split(",")) if format else ()
+    if not more and comparing.baseline is None:
+        comparing.require_unused(out)
+        paths = pipeline.report(bundle, formats or ("html", "md", "json"))
+        for path in paths:
+            print(path)
+        _write_json(common, {"files": [str(path) for path in paths]})
+        return
+    gate, page = comparing.gate(), comparing.page(out)
+    result = pipeline.compare(comparing.runs(bundle, more), page, formats or comparing.formats(page), gate)
+    show.comparison(result)
+    _write_json(common, result)
+    if result.regressions:
+        raise GateError(f"worse than {result.baseline}: {'; '.join(result.regressions)}")
 
 
 @app.command(name="eval")

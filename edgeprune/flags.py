@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter, Token
 
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from edgeprune.exporting import DeployOptions
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgeprune.network import NetworkSource
     from edgeprune.pipeline import Output, SplitOptions
     from edgeprune.pruned import DataOptions, PruneOptions
+    from edgeprune.report.comparison import Gate
     from edgeprune.training_run import MethodChoice, TrainOptions
 
 NETWORK = Group("Network", sort_key=1)
@@ -87,6 +88,69 @@ class OutFlags:
         from edgeprune.pipeline import Output
 
         return Output(self.out, self.overwrite)
+
+
+@Parameter(name="*", group=MEASURING)
+@dataclass(frozen=True)
+class CompareFlags:
+    """What runs are held against, and what is still accepted."""
+
+    baseline: OptionalPath = None
+    """Bundle or profile.json that the others are held against; by default the first one."""
+    fail_on_regression: OptionalText = ""
+    """Gate: fail (exit 3) if the last run is worse than the baseline by more than this, such as 5%, and beyond noise,
+    on any target, with any precision, batch size and number of threads that both measured."""
+    regression_in: str = "realistic,p50"
+    """Figures that the gate looks at, separated by commas: realistic (speed-up), p50 (of the pruned network),
+    efficiency."""
+    max_drop: OptionalNumber = None
+    """Gate: fail (exit 3) if the last run's top-1 is lower than the baseline's by more points."""
+
+    def runs(self, bundle: Path, more: Sequence[Path]) -> tuple[Path, ...]:
+        """What is held against what: the first against all others."""
+        return (*((self.baseline,) if self.baseline else ()), bundle, *more)
+
+    def gate(self) -> Gate | None:
+        """InputError for a limit or a figure that cannot be read."""
+        from edgeprune.report.comparison import FIGURES, Gate
+
+        if not self.fail_on_regression:
+            if self.regression_in != CompareFlags().regression_in:
+                raise InputError("--regression-in without a limit", remedy="pass --fail-on-regression 5%")
+            return None if self.max_drop is None else Gate(None, (), self.max_drop)
+        figures = tuple(name.strip() for name in self.regression_in.split(","))
+        for name in figures:
+            if name not in FIGURES:
+                raise unknown_name("figure of --regression-in", name, FIGURES)
+        return Gate(_percent("--fail-on-regression", self.fail_on_regression), figures, self.max_drop)
+
+    def page(self, out: Path | None) -> Path | None:
+        """Where the comparison is written; None where a gate alone was asked for."""
+        gated = self.fail_on_regression or self.max_drop is not None
+        return out or (None if gated else Path("comparison.html"))
+
+    def formats(self, page: Path | None) -> tuple[str, ...]:
+        """What the page's name says."""
+        return (page.suffix.removeprefix(".") or "html",) if page else ()
+
+    def require_unused(self, out: Path | None) -> None:
+        """InputError for flags that say nothing of a single run."""
+        if self != CompareFlags() or out is not None:
+            flag = "-o/--out" if out is not None else "--fail-on-regression or --max-drop"
+            remedy = "give a second run or --baseline, or leave it out"
+            raise InputError(f"{flag} is for comparing runs, and there is one", remedy=remedy)
+
+
+def _percent(flag: str, text: str) -> float:
+    """5% as 0.05: a bare number could be meant as a share."""
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if number == text.strip() or not 0 <= value < float("inf"):
+        raise InputError(f"{flag} {text!r} is no percentage", expected="such as 5%")
+    return value / 100
 
 
 @Parameter(name="*", group=NETWORK)

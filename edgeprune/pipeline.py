@@ -44,7 +44,10 @@ from edgeprune.plan import load_plan
 from edgeprune.precise_models import PreciseModels, is_converted, load_samples, precise_models
 from edgeprune.profile_process import ProfileJob, run_apart
 from edgeprune.profiling import ProfileOptions, ProfileResult, Which, check_targets, profile_files
-from edgeprune.report import write_report
+from edgeprune.report import write_comparison, write_report
+from edgeprune.report.compared import Compared, differences
+from edgeprune.report.comparison import ChangeRecord, Gate, changes, regressions, unchecked
+from edgeprune.report.runs import read_runs
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
 from edgeprune.runners.registry import target_named
@@ -478,6 +481,43 @@ def report(folder: Path, formats: Sequence[str]) -> list[Path]:
         names = [path.name for path in write_report(folder, formats, into=stage)]
         bundles.write_manifest(stage, bundle.manifest)
     return [folder / name for name in names]
+
+
+class CompareResult(msgspec.Struct, frozen=True):
+    """`report --json`, where runs are compared."""
+
+    files: tuple[str, ...]
+    baseline: str
+    """The run that the others were held against."""
+    changes: tuple[ChangeRecord, ...]
+    """Of the last run against the baseline."""
+    differences: tuple[str, ...]
+    """What differs between the runs besides their figures."""
+    not_compared: tuple[str, ...]
+    """Settings that the baseline or the last run alone measured."""
+    regressions: tuple[str, ...]
+    """What got worse in the last run by more than the gate accepts."""
+
+
+def compare(paths: Sequence[Path], out: Path | None, formats: Sequence[str], gate: Gate | None) -> CompareResult:
+    """`edgeprune report A B ...`: runs (bundles or profiles) lined up, the first as what the others are held against.
+
+    Written to `out` with the ending of each format; `None` writes nothing. With a gate, the result says in what the
+    last run is worse than the first. InputError if the runs cannot be read or, with a gate, have nothing in common.
+    """
+    if len(paths) < 2:
+        raise InputError("a single run", where=paths[0], expected="two runs or more to compare")
+    if out is not None and out.is_dir():
+        raise InputError("is a folder", where=out, expected="a file for the page, such as comparison.html")
+    runs = read_runs(paths)
+    compared = Compared(runs, metadata.version("edgeprune"))
+    found = regressions(runs[0], runs[-1], gate) if gate else ()
+    files = {name: out.with_suffix(f".{name}") for name in formats} if out else {}
+    if files:
+        write_comparison(compared, files)
+    left_out = tuple(map(str, unchecked(runs[0], runs[-1])))
+    changed = tuple(map(ChangeRecord.of, changes(runs[0], runs[-1])))
+    return CompareResult(tuple(map(str, files.values())), runs[0].name, changed, differences(runs), left_out, found)
 
 
 def evaluate(model: Path, data: str, source: NetworkSource | None, batch_size: int, limit: int | None) -> EvalResult:

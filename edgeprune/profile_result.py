@@ -205,9 +205,9 @@ class ProfileResult(msgspec.Struct, frozen=True):
     results: tuple[Result, ...]
     precisions: tuple[PrecisionRecord, ...] = ()
     """How the networks in another precision than FP32 compare with it."""
-    schema_version: int = SCHEMA_VERSION
     estimates: tuple[Estimate, ...] = ()
     """For devices that were asked for by their profile. Nothing of these was measured."""
+    schema_version: int = SCHEMA_VERSION
 
 
 def load_profile_result(path: Path) -> ProfileResult:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgeprune.listing import Row
     from edgeprune.lowering.record import LoweringRecord
     from edgeprune.partition_manifest import PartitionManifest
-    from edgeprune.pipeline import RunResult
+    from edgeprune.pipeline import CompareResult, RunResult
     from edgeprune.profile_result import ProfileResult
     from edgeprune.pruned import Pruned
     from edgeprune.training import EvalResult
@@ -33,7 +33,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     body = [
         ["" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows
     ]
-    shown = Table(title=title, title_justify="left", title_style="bold")
+    shown = Table(title=_plain(title), title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
         numeric = all(not row[number] or row[number][0] in NUMERIC for row in body)
         shown.add_column(column, justify="right" if numeric and body else "left", overflow="fold")
@@ -44,7 +44,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 def facts(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     """Names and values, one a line."""
-    shown = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    shown = Table(title=_plain(title), title_justify="left", title_style="bold", show_header=False)
     for name, value in pairs:
         shown.add_row(_plain(name), _plain(value))
     _console().print(shown)
@@ -258,6 +258,37 @@ def run(result: RunResult) -> None:
     if result.devices:
         pairs.append(("moved between devices", f"{result.transferred_bytes:,} bytes"))
     facts("run", pairs)
+
+
+def comparison(result: CompareResult) -> None:
+    """What changed, what else differs between the runs, what could not be compared, and where the page lies."""
+    from edgeprune.report.formatting import signed_percent
+
+    rows = [
+        (
+            c.target,
+            c.precision,
+            c.batch_size,
+            c.threads,
+            c.figure,
+            f"{c.before:.3f}",
+            f"{c.after:.3f}",
+            signed_percent(c.relative),
+            ("worse" if c.worse else "better") if c.exceeds_noise else "within noise",
+        )
+        for c in result.changes
+    ]
+    names = ("target", "precision", "batch", "threads", "figure", "before", "after", "change", "")
+    table(f"the last run against {result.baseline}", names, rows)
+    console = _console()
+    for text in result.differences:
+        console.print(f"not alike: {text}", markup=False, soft_wrap=True, highlight=False)
+    for setting in result.not_compared:
+        console.print(
+            f"not compared, measured in one run only: {setting}", markup=False, soft_wrap=True, highlight=False
+        )
+    for path in result.files:
+        console.print(path, markup=False, soft_wrap=True, highlight=False)
 
 
 def evaluation(result: EvalResult) -> None:

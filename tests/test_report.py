@@ -154,8 +154,10 @@ def test_the_page_is_well_formed_and_accessible(html: str) -> None:
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     labels = {value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-labelledby")}
-    assert len(labels) == 4
+    shown = ("speed-ups", "sweep-batch-size", "runs", "waterfall", "layers", "kernels", "split")
+    assert labels >= {f"caption-{name}" for name in shown}
     assert labels <= set(ids)
+    assert {value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-describedby")} <= set(ids)
     targets = {
         value[1:] for _, name, value in page.attributes if name in ("href", "xlink:href") and value.startswith("#")
     }
@@ -321,7 +323,7 @@ def test_the_forms_of_the_layers_are_shown_in_every_format(lowered: Path, tmp_pa
     assert "| layer1.0.conv1 | dense | 664 k | 1.33 M | 0.200 | 0.300 | 0.100 |" in markdown
     assert "| fastest forms | 0.500 | 2.00x | taken |" in markdown
     assert "| MACs executed in the chosen forms | 2.78 M | 2.78 M | 1.00x less |" in markdown
-    assert Outline(html).tags.count("svg") == 5
+    assert 'aria-labelledby="caption-forms"' in html
     assert "filled-in zeros" in html
     read = json.loads(data)
     assert read["lowering"]["layers"][0]["executed_macs"] == 2 * read["lowering"]["layers"][0]["macs"]
@@ -646,26 +648,3 @@ def test_many_long_names_stay_on_the_picture(bundle: Path) -> None:
     svg = draw(Picture("many", "x", msgspec.structs.replace(result, layers=layers)))
     assert svg.count("features.bl") == MOST_LAYERS
     assert f"the {MOST_LAYERS} slowest of 90" in svg
-
-
-def chromium() -> str:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no Chromium here")
-    return found
-
-
-@pytest.mark.parametrize("size", ["1200,3000", "500,3000"])
-def test_a_browser_shows_the_page_without_complaint(html: str, tmp_path: Path, size: str) -> None:
-    page, picture = tmp_path / "report.html", tmp_path / "shot.png"
-    page.write_text(html)
-    command = [
-        chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--enable-logging=stderr",
-        f"--user-data-dir={tmp_path / 'browser'}", f"--window-size={size}", f"--screenshot={picture}", page.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    data = picture.read_bytes()
-    assert data.startswith(b"\x89PNG")
-    assert len(data) > 20_000

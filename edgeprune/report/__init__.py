@@ -1,16 +1,29 @@
-"""The report: what a bundle promises, what was measured, and why the two differ, as HTML, Markdown, JSON and CSV."""
+"""The report: what a bundle promises, what was measured, and why the two differ, as HTML, Markdown, JSON and CSV; and
+several runs beside each other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from edgeprune.bundle import write_atomically
 from edgeprune.errors import InputError, unknown_name
+from edgeprune.report.compared import Compared, build_comparison
 from edgeprune.report.contents import Contents, read_contents
-from edgeprune.report.data import to_csv, to_json
-from edgeprune.report.markdown import to_markdown
+from edgeprune.report.data import comparison_to_csv, comparison_to_json, to_csv, to_json
+from edgeprune.report.markdown import render, to_markdown
 
-__all__ = ["FORMATS", "write_report"]
+__all__ = ["COMPARISON_FORMATS", "FORMATS", "check_formats", "write_comparison", "write_report"]
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """InputError if a format is unknown, or there is none."""
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown_name("report format", name, FORMATS)
+    if not formats:
+        raise InputError("no report format given", expected=f"one of {', '.join(FORMATS)}")
 
 
 def write_report(bundle_folder: Path, formats: Sequence[str], *, into: Path) -> list[Path]:
@@ -20,11 +33,7 @@ def write_report(bundle_folder: Path, formats: Sequence[str], *, into: Path) -> 
     report says how to get it. InputError if the folder is no bundle, a file in it is damaged, a format is unknown, or
     the packages that HTML needs are missing.
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise unknown_name("report format", name, FORMATS)
-    if not formats:
-        raise InputError("no report format given", expected=f"one of {', '.join(FORMATS)}")
+    check_formats(formats)
     contents = read_contents(bundle_folder)
     rendered = {name: FORMATS[name](contents) for name in dict.fromkeys(formats)}
     paths = []
@@ -35,10 +44,29 @@ def write_report(bundle_folder: Path, formats: Sequence[str], *, into: Path) -> 
     return paths
 
 
+def write_comparison(compared: Compared, paths: Mapping[str, Path]) -> None:
+    """Write several runs beside each other: format -> file. InputError as `write_report`."""
+    check_formats(tuple(paths))
+    rendered = {name: COMPARISON_FORMATS[name](compared) for name in paths}
+    for name, text in rendered.items():
+        write_atomically(paths[name], text.encode())
+
+
 def _to_html(contents: Contents) -> str:
     from edgeprune.report.html import to_html  # jinja2 and matplotlib are not installed on the device
 
     return to_html(contents)
+
+
+def _comparison_to_html(compared: Compared) -> str:
+    from edgeprune.report import html
+
+    html.require_packages()
+    return html.render(build_comparison(compared))
+
+
+def _comparison_to_markdown(compared: Compared) -> str:
+    return render(build_comparison(compared))
 
 
 FORMATS: Mapping[str, Callable[[Contents], str]] = {
@@ -48,3 +76,10 @@ FORMATS: Mapping[str, Callable[[Contents], str]] = {
     "csv": to_csv,
 }
 """Format -> what makes its text."""
+COMPARISON_FORMATS: Mapping[str, Callable[[Compared], str]] = {
+    "html": _comparison_to_html,
+    "md": _comparison_to_markdown,
+    "json": comparison_to_json,
+    "csv": comparison_to_csv,
+}
+"""The same for several runs."""

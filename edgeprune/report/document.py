@@ -10,9 +10,23 @@ from edgeprune.method_record import RecordCurve
 from edgeprune.profile_result import ProfileResult, Result
 from edgeprune.report.contents import SplitPlan
 from edgeprune.report.kernels import KernelView
+from edgeprune.report.views import Distribution, Roofline, Sweep, Trend, Waterfall
 
-Subject = ProfileResult | Result | LoweringRecord | KernelView | SplitPlan | RecordCurve
-"""What can be drawn: speed-ups, the layers of one result, their forms, a layer's kernels, a split, a method's curve."""
+Subject = (
+    ProfileResult
+    | Result
+    | LoweringRecord
+    | KernelView
+    | SplitPlan
+    | RecordCurve
+    | Waterfall
+    | Roofline
+    | Distribution
+    | Sweep
+    | Trend
+)
+"""What can be drawn: speed-ups, the layers of one result, their forms, a layer's kernels, a split, a method's curve,
+and the views of measurements in `views`."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +51,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """Drawn by `pictures`. Markdown leaves pictures out: what they show must be in a table or paragraph too."""
+    """Drawn by `pictures`. Markdown leaves it out: what it shows must be in `text`, a table or a paragraph too."""
 
     name: str
     """Letters, digits and dashes; its own in the document."""
     caption: str
     subject: Subject
+    text: str = ""
+    """What the picture shows, in words: for those who do not see it, and in Markdown in its place."""
 
 
 @dataclass(frozen=True)

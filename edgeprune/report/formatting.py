@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 NONE = "–"
 """Stands where there is no figure."""
@@ -43,6 +44,16 @@ def percent(value: float | None) -> str:
     return NONE if value is None else f"{value * 100:.0f} %"
 
 
+def signed_ms(value: float) -> str:
+    """A difference of times, for a column that names the unit: -0.120."""
+    return f"{'+' if value > 0 else '-' if value < 0 else ''}{bare_ms(abs(value))}"
+
+
+def signed_percent(value: float) -> str:
+    """A relative change: +4.2 %."""
+    return f"{value * 100:+.1f} %"
+
+
 def top1(value: float | None) -> str:
     """An accuracy that is in per cent already."""
     return NONE if value is None else f"{value:.2f} %"
@@ -67,6 +78,11 @@ def plural(number: int, word: str) -> str:
     """1 thread, 2 threads, 3 batches."""
     ending = "es" if word.endswith(("ch", "s", "x")) else "s"
     return f"{number} {word}{'' if number == 1 else ending}"
+
+
+def some(names: Sequence[str], most: int = 6, between: str = ", ") -> str:
+    """The first few names, and how many more there are."""
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def clean(text: object) -> str:

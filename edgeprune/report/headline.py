@@ -7,6 +7,7 @@ from edgeprune.lowering.record import LoweringRecord
 from edgeprune.profile_result import ProfileResult, Result
 from edgeprune.report import formatting as f
 from edgeprune.report.forms import forms_row
+from edgeprune.report.results import setting
 
 
 def headline_rows(
@@ -53,11 +54,6 @@ def plain_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("Parameters", params and f.count(params.dense)),
     )
     return [(label, value) for label, value in found if value]
-
-
-def setting(result: Result) -> str:
-    """Where a result was measured: cpu, batch 1, 2 threads."""
-    return f"{f.clean(result.target)}, batch {result.batch_size}, {f.plural(result.threads, 'thread')}"
 
 
 def ratio(counted: Count) -> float | None:

@@ -7,19 +7,29 @@ from importlib import resources
 from edgeprune.device_profile import is_importable
 from edgeprune.errors import InputError
 from edgeprune.report.contents import Contents
-from edgeprune.report.document import Notes, Picture, Table
+from edgeprune.report.document import Document, Notes, Picture, Table
 from edgeprune.report.sections import build_document
 
 TEMPLATE, STYLE = "report.html", "report.css"
 
 
 def to_html(contents: Contents) -> str:
-    """The whole report; InputError if jinja2 or matplotlib is not installed."""
+    """The whole report of a bundle; InputError if jinja2 or matplotlib is not installed."""
+    require_packages()
+    return render(build_document(contents))
+
+
+def require_packages() -> None:
+    """InputError if a page cannot be made here."""
     missing = [name for name in ("jinja2", "matplotlib") if not is_importable(name)]
     if missing:
         raise InputError(
             f"an HTML report needs {' and '.join(missing)}", remedy="pip install 'edgeprune[report]', or --format md"
         )
+
+
+def render(document: Document) -> str:
+    """A document as one page; jinja2 and matplotlib must be installed."""
     import jinja2
     from markupsafe import Markup
 
@@ -37,4 +47,4 @@ def to_html(contents: Contents) -> str:
     environment.filters["draw"] = lambda picture: Markup(draw(picture))
     template = environment.from_string(files.joinpath(TEMPLATE).read_text("utf-8"))
     style = Markup(files.joinpath(STYLE).read_text("utf-8"))
-    return template.render(document=build_document(contents), style=style)
+    return template.render(document=document, style=style)

@@ -1,4 +1,4 @@
-"""The report as Markdown: the same tables as in HTML, without pictures."""
+"""The report as Markdown: the same tables as in HTML, with words for pictures."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import re
 from collections.abc import Iterator
 
 from edgeprune.report.contents import Contents
-from edgeprune.report.document import Block, Notes, Picture, Table
+from edgeprune.report.document import Block, Document, Notes, Picture, Table
 from edgeprune.report.sections import build_document
 
 _SPECIAL = re.compile(r"([\\`*\[\]|#])")
 
 
 def to_markdown(contents: Contents) -> str:
-    """The whole report as GitHub-flavoured Markdown."""
-    document = build_document(contents)
+    """The whole report of a bundle."""
+    return render(build_document(contents))
+
+
+def render(document: Document) -> str:
+    """A document as GitHub-flavoured Markdown."""
     lines = [f"# {escaped(document.title)}", "", escaped(document.subtitle), "", escaped(document.summary), ""]
     for section in document.sections:
         body = [line for block in section.blocks for line in _block(block)]
@@ -43,7 +47,7 @@ def _block(block: Block) -> Iterator[str]:
             yield from (_row(list(row)) for row in block.rows)
             yield ""
         case Picture():
-            pass
+            yield from (escaped(block.text), "") if block.text else ()
 
 
 def _row(cells: list[str]) -> str:

@@ -1,18 +1,11 @@
-"""The report's pictures, as SVG that takes its text colour from the page: readable on light and on dark.
-
-Text stays text, so that pictures are small, sharp and searchable. The same figures give the same bytes.
-"""
+"""The report's pictures, as SVG that takes its text colour from the page: readable on light and on dark."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -20,57 +13,70 @@ from edgeprune.lowering.record import LayerChoice, LoweringRecord
 from edgeprune.method_record import RecordCurve
 from edgeprune.profile_result import LayerResult, ProfileResult, Result
 from edgeprune.report import formatting as f
+from edgeprune.report import plots
 from edgeprune.report.contents import SplitPlan
 from edgeprune.report.document import Picture
-from edgeprune.report.headline import setting
+from edgeprune.report.drawing import (
+    DENSE,
+    GATHER,
+    INK,
+    MOST_LAYERS,
+    PRUNED,
+    REORDER,
+    STYLE,
+    WIDTH,
+    bar_axes,
+    beside,
+    legend,
+    margin,
+    svg,
+)
 from edgeprune.report.kernels import KernelView, reduced
+from edgeprune.report.results import setting
+from edgeprune.report.views import Distribution, Roofline, Sweep, Trend, Waterfall
 
-INK = "#010203"
-"""Stands for the page's text colour until the SVG is written."""
-DENSE, PRUNED, GATHER, REORDER = "#8b95a1", "#2f86c8", "#e08e2b", "#b8679f"
-WIDTH = 7.6  # inches
-MOST_LAYERS, MOST_STAGES, MOST_RESULTS, MOST_MARKERS = 36, 40, 16, 60
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # layer names may hold dollar signs
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.titlesize": 9.5,
-    "axes.titlepad": 8.0,
-    "xtick.major.size": 0.0,
-    "ytick.major.size": 0.0,
-    "legend.frameon": False,
-    "hatch.linewidth": 0.6,
-    **{key: INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")},
-}
+MOST_STAGES, MOST_RESULTS, MOST_MARKERS = 40, 16, 60
 
 
 def draw(picture: Picture) -> str:
-    """An SVG element for the page, labelled with the picture's caption."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": picture.name}):
-        match picture.subject:
-            case ProfileResult() as profile:
-                figure = speedup_bars(profile)
-            case Result() as result:
-                figure = layer_bars(result)
-            case LoweringRecord() as record:
-                figure = form_bars(record)
-            case KernelView() as view:
-                figure = kernel_maps(view)
-            case SplitPlan() as split:
-                figure = stage_grid(split)
-            case RecordCurve() as curve:
-                figure = curve_line(curve)
-        return _svg(figure, picture)
+    """An SVG element for the page, labelled with the picture's caption and described by its text."""
+    described = f' aria-describedby="text-{picture.name}"' if picture.text else ""
+    label = f'role="img" aria-labelledby="caption-{picture.name}"{described}'
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": picture.name}):
+        return svg(_figure(picture), label)
+
+
+def _figure(picture: Picture) -> Figure:
+    match picture.subject:
+        case ProfileResult() as profile:
+            return speedup_bars(profile)
+        case Result() as result:
+            return layer_bars(result)
+        case LoweringRecord() as record:
+            return form_bars(record)
+        case KernelView() as view:
+            return kernel_maps(view)
+        case SplitPlan() as split:
+            return stage_grid(split)
+        case RecordCurve() as curve:
+            return curve_line(curve)
+        case Waterfall() as waterfall:
+            return plots.waterfall_bars(waterfall)
+        case Roofline() as roofline:
+            return plots.roofline_scatter(roofline)
+        case Distribution() as distribution:
+            return plots.distribution_panels(distribution)
+        case Sweep() as sweep:
+            return plots.sweep_curves(sweep)
+        case Trend() as trend:
+            return plots.trend_lines(trend)
 
 
 def speedup_bars(profile: ProfileResult) -> Figure:
     """Two bars a result: what the MACs promise (outlined), and what was measured (filled), with its interval."""
-    results = [result for result in profile.results if result.realistic_speedup][:MOST_RESULTS]
-    figure, axes = _bar_axes(len(results), row_inches=0.62, labels=[setting(result) for result in results])
+    measured = [result for result in profile.results if result.realistic_speedup]
+    results = measured[:MOST_RESULTS]
+    figure, axes = bar_axes(len(results), row_inches=0.62, labels=[setting(result) for result in results])
     for row, result in enumerate(results):
         promised, real = result.theoretical_speedup or 0.0, result.realistic_speedup or 0.0
         axes.barh(row - 0.19, promised, 0.34, facecolor="none", edgecolor=DENSE, linewidth=1.2)
@@ -78,15 +84,16 @@ def speedup_bars(profile: ProfileResult) -> Figure:
         if result.paired_interval:
             low, high = result.paired_interval
             axes.plot([low, high], [row + 0.19] * 2, color=INK, linewidth=1.0, solid_capstyle="butt")
-        _beside(axes, promised, row - 0.19, f.times(promised))
-        _beside(axes, max(real, *(result.paired_interval or (0.0,))), row + 0.19, f.times(real))
+        beside(axes, promised, row - 0.19, f.times(promised))
+        beside(axes, max(real, *(result.paired_interval or (0.0,))), row + 0.19, f.times(real))
     axes.axvline(1.0, color=INK, linewidth=0.7, linestyle=(0, (3, 3)), alpha=0.6)
-    axes.set_xlabel("speed-up over the dense network (dashed line: no gain)")
+    more = f"; the first {len(results)} of {len(measured)} settings" if len(measured) > len(results) else ""
+    axes.set_xlabel(f"speed-up over the dense network (dashed line: no gain{more})")
     handles = [
         Patch(facecolor="none", edgecolor=DENSE, linewidth=1.2, label="theoretical (MACs)"),
         Patch(color=PRUNED, label="realistic (measured)"),
     ]
-    _legend(figure, axes, handles)
+    legend(figure, axes, handles)
     return figure
 
 
@@ -95,7 +102,7 @@ def layer_bars(result: Result) -> Figure:
     timed = [layer for layer in result.layers if layer.pruned_ms]
     shown = sorted(timed, key=_slowest, reverse=True)[:MOST_LAYERS]
     layers = [layer for layer in timed if layer in shown]
-    figure, axes = _bar_axes(len(layers), row_inches=0.36, labels=[f.clean(layer.name) for layer in layers])
+    figure, axes = bar_axes(len(layers), row_inches=0.36, labels=[f.clean(layer.name) for layer in layers])
     parts: dict[str, tuple[str, Callable[[LayerResult], float]]] = {
         "pruned: the layer": (PRUNED, lambda x: (x.pruned_ms or 0) - (x.gather_ms or 0) - (x.reorder_ms or 0)),
         "its gathers": (GATHER, lambda x: x.gather_ms or 0.0),
@@ -113,10 +120,10 @@ def layer_bars(result: Result) -> Figure:
         left += widths
     for row, layer in enumerate(layers):
         if layer.theoretical_speedup != 1 and layer.realistic_speedup:
-            _beside(axes, layer.pruned_ms or 0.0, row + 0.2, f.times(layer.realistic_speedup))
+            beside(axes, layer.pruned_ms or 0.0, row + 0.2, f.times(layer.realistic_speedup))
     more = f" (the {len(layers)} slowest of {len(timed)})" if len(timed) > len(layers) else ""
     axes.set_xlabel(f"milliseconds{more}")
-    _legend(figure, axes, handles)
+    legend(figure, axes, handles)
     return figure
 
 
@@ -124,16 +131,16 @@ def form_bars(record: LoweringRecord) -> Figure:
     """MACs of every grouped layer: what the plan leaves, and behind it the zeros that its form fills in."""
     shown = sorted(record.layers, key=_executed, reverse=True)[:MOST_LAYERS]
     layers = [layer for layer in record.layers if layer in shown]
-    figure, axes = _bar_axes(len(layers), row_inches=0.24, labels=[f.clean(layer.name) for layer in layers])
+    figure, axes = bar_axes(len(layers), row_inches=0.24, labels=[f.clean(layer.name) for layer in layers])
     rows, planned = np.arange(len(layers)), np.array([layer.macs for layer in layers]) / 1e6
     executed = np.array([layer.executed_macs for layer in layers]) / 1e6
     axes.barh(rows, planned, 0.7, color=PRUNED)
     axes.barh(rows, np.maximum(executed - planned, 0.0), 0.7, left=planned, color=DENSE)
     for row, layer in enumerate(layers):
-        _beside(axes, max(planned[row], executed[row]), row, layer.form)
+        beside(axes, max(planned[row], executed[row]), row, layer.form)
     more = f" (the {len(layers)} largest of {len(record.layers)})" if len(record.layers) > len(layers) else ""
     axes.set_xlabel(f"million MACs of one sample{more}")
-    _legend(figure, axes, [Patch(color=PRUNED, label="planned"), Patch(color=DENSE, label="filled-in zeros")])
+    legend(figure, axes, [Patch(color=PRUNED, label="planned"), Patch(color=DENSE, label="filled-in zeros")])
     return figure
 
 
@@ -202,9 +209,9 @@ def stage_grid(split: SplitPlan) -> Figure:
     for spine in axes.spines.values():
         spine.set_visible(False)
     kinds = [Patch(color=DENSE, label="host stage"), Patch(color=PRUNED, label="parallel stage")]
-    _legend(figure, axes, [*kinds, Patch(color=GATHER, label="transfer")])
+    legend(figure, axes, [*kinds, Patch(color=GATHER, label="transfer")])
     height = figure.get_figheight()
-    figure.subplots_adjust(left=_margin(labels), right=0.99, top=1 - 0.34 / height, bottom=0.48 / height)
+    figure.subplots_adjust(left=margin(labels), right=0.99, top=1 - 0.34 / height, bottom=0.48 / height)
     return figure
 
 
@@ -239,58 +246,3 @@ def _executed(layer: LayerChoice) -> int:
 
 def _slowest(layer: LayerResult) -> float:
     return max(layer.dense_ms or 0.0, layer.pruned_ms or 0.0)
-
-
-def _bar_axes(rows: int, *, row_inches: float, labels: Sequence[str]) -> tuple[Figure, Axes]:
-    """Axes for horizontal bars, the first on top, with room for their labels."""
-    shown = [f.shortened(label, 34) for label in labels]
-    height = 0.95 + row_inches * rows
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.subplots()
-    figure.subplots_adjust(left=_margin(shown), right=0.955, top=1 - 0.38 / height, bottom=0.5 / height)
-    axes.set_yticks(range(rows), shown)
-    axes.set_ylim(rows - 0.4, -0.6)
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.grid(True, color=DENSE, alpha=0.25, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.1)
-    return figure, axes
-
-
-def _margin(labels: Sequence[str]) -> float:
-    """Share of the width that the longest label needs, at 9 points."""
-    return 0.03 + max(map(len, labels), default=0) * 0.078 / WIDTH
-
-
-def _beside(axes: Axes, x: float, y: float, text: str) -> None:
-    axes.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", ha="left", fontsize=8)
-
-
-def _legend(figure: Figure, axes: Axes, handles: Sequence[Patch]) -> None:
-    figure.legend(
-        handles=list(handles),
-        loc="upper left",
-        bbox_to_anchor=(axes.get_position().x0 - 0.01, 1.0),
-        ncols=4,
-        borderpad=0.1,
-        handlelength=1.2,
-        handleheight=0.9,
-        columnspacing=1.4,
-        handletextpad=0.5,
-        fontsize=8.5,
-    )
-
-
-def _svg(figure: Figure, picture: Picture) -> str:
-    """The figure as an SVG element without prologue, date, fixed size and ids that nothing refers to."""
-    buffer = io.StringIO()
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
-    text = re.sub(r' id="([^"]*)"', lambda match: match.group(0) if match.group(1) in used else "", text)
-    opening, rest = text.split(">", 1)
-    opening = re.sub(r' (?:width|height|version)="[^"]*"', "", opening)
-    label = f'role="img" aria-labelledby="caption-{picture.name}"'
-    return f"{opening} {label}>{rest}".replace(INK, "currentColor")

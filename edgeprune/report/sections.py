@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from edgeprune.lowering.forms import GROUPED
-from edgeprune.profile_result import ProfileResult, Result
+from edgeprune.profile_result import Result
 from edgeprune.report import formatting as f
 from edgeprune.report import tables
 from edgeprune.report.contents import Contents
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Tile
 from edgeprune.report.forms import excess_sentence, forms_section
-from edgeprune.report.headline import plain_rows, ratio, setting
+from edgeprune.report.headline import plain_rows, ratio
 from edgeprune.report.kernels import KernelView, kernel_view
+from edgeprune.report.measured import advice_section, estimates_section, layers_section, speed_blocks
 from edgeprune.report.records import record_section
+from edgeprune.report.results import setting
 
 GOOD_EFFICIENCY = 0.85
 UNPRUNED = "Nothing is pruned yet. Prune it with: edgeprune prune {folder} -o pruned"
@@ -26,7 +28,9 @@ def build_document(contents: Contents) -> Document:
     measured = f", measured {contents.profile.environment.date[:10]}" if contents.profile else ""
     sections = (
         _speed(contents),
-        _layers(contents),
+        advice_section(contents.profile),
+        layers_section(contents.profile, thins=contents.plan is not None and contents.plan.thins),
+        estimates_section(contents.profile),
         forms_section(contents.lowering, manifest, contents.plan, f.clean(contents.bundle.folder.name)),
         _kernels(contents),
         record_section(contents.record, manifest.method),
@@ -115,51 +119,10 @@ def _speed(contents: Contents) -> Section:
     if profile is None:
         blocks.append(UNMEASURED.format(folder=f.clean(contents.bundle.folder.name)))
     else:
-        if any(result.realistic_speedup for result in profile.results):
-            blocks += [
-                Picture("speed-ups", "Theoretical against realistic speed-up", profile),
-                tables.speed_table(profile),
-            ]
-        blocks.append(tables.latency_table(profile))
-        blocks.append(Notes(_warnings(profile), warning=True))
+        blocks += speed_blocks(profile)
     checks = tables.checks_table(contents.manifest)
     blocks += [checks] if checks.rows else []
-    return Section("speed", "Promised and measured", tuple(block for block in blocks if block != Notes((), True)))
-
-
-def _warnings(profile: ProfileResult) -> tuple[str, ...]:
-    """Every warning once, with the places that it holds for."""
-    places: dict[str, list[str]] = {}
-    for result in profile.results:
-        for warning in result.warnings:
-            places.setdefault(f.clean(warning), []).append(setting(result))
-    return tuple(f"{warning} ({'; '.join(where)})" for warning, where in places.items())
-
-
-def _layers(contents: Contents) -> Section:
-    measured = [result for result in (contents.profile.results if contents.profile else ()) if result.layers]
-    if not measured:
-        return Section("layers", "Layer by layer", ())
-    first = measured[0]
-    blocks: list[Block] = [
-        "A layer's time holds its Gathers and the reordering of data that the runtime adds for it. Layers are timed "
-        "with the runtime's profiler, whose clock has steps of a microsecond: short layers are rough. An efficiency "
-        "above 100 % is noise, or a dense layer whose shape the runtime takes badly."
-    ]
-    if any(layer.pruned_ms for layer in first.layers):
-        blocks.append(Picture("layers", f"Time of each layer on {setting(first)}", first))
-    blocks += [tables.layer_table(result, folded=result is not first) for result in measured]
-    if first.pruned_other_ms is not None:
-        other = f"{f.milliseconds(first.pruned_other_ms)} of the pruned network's time is no layer's"
-        dense = "" if first.dense_other_ms is None else f" (dense: {f.milliseconds(first.dense_other_ms)})"
-        thins = contents.plan is not None and contents.plan.thins
-        pruned = (
-            "They work on the channels that are left, or add thinner branches to whole streams"
-            if thins
-            else "Pruning leaves it as it is"
-        )
-        blocks.append(f"{other}{dense}: activations, adds, pooling. {pruned}.")
-    return Section("layers", "Layer by layer", tuple(blocks))
+    return Section("speed", "Promised and measured", tuple(blocks))
 
 
 def _kernels(contents: Contents) -> Section:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edgeprune.bundle import Manifest
+from edgeprune.estimates import Estimate
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.plan import Plan
 from edgeprune.profile_result import LayerResult, ProfileResult, Result
@@ -12,7 +13,8 @@ from edgeprune.report import formatting as f
 from edgeprune.report.contents import SplitPlan
 from edgeprune.report.document import Table, columns
 from edgeprune.report.forms import executed_macs
-from edgeprune.report.headline import plain_rows, ratio, setting
+from edgeprune.report.headline import plain_rows, ratio
+from edgeprune.report.results import is_settled, setting, unsettled_mark
 
 WORDS: Mapping[str, str] = {
     "MAC": "one multiply-add. FLOPs = 2 x MACs; this report shows MACs everywhere.",
@@ -30,6 +32,9 @@ WORDS: Mapping[str, str] = {
     "executed MACs": "what a form computes, filled-in zeros included; never used for the theoretical speed-up.",
     "form 4 x 32→16": "a grouped convolution of 4 groups, each of 16 filters that read 32 channels.",
     "gather": "an operation that puts channels into another order; folding removes those that weights can absorb.",
+    "of the roof": "least time that the device's roofline allows for a layer / its time. The roofline is the lower of "
+    "the peak rate and what memory can feed at the layer's arithmetic intensity (FLOPs a byte moved).",
+    "unsettled": "the time limit came before the median was known as closely as was asked.",
     "parity": "largest difference between the exported model and the dense one with zeros at the pruned weights.",
     "stage": "a maximal part of the network that one device can run without data from another device.",
 }
@@ -71,7 +76,7 @@ def speed_table(profile: ProfileResult) -> Table:
         (
             setting(result),
             f.times(result.theoretical_speedup),
-            f.times(result.realistic_speedup),
+            f.times(result.realistic_speedup) + unsettled_mark(is_settled(result)),
             f.interval(result.paired_interval),
             f.percent(result.efficiency),
             _rate(result.batch_size, result.dense.p50_ms if result.dense else None),
@@ -91,13 +96,89 @@ def latency_table(profile: ProfileResult) -> Table:
             if taken is not None:
                 times = (taken.p50_ms, taken.p90_ms, taken.p95_ms, taken.p99_ms, taken.mean_ms)
                 where = f"{setting(result)} ({f.clean(result.provider)})"
-                rows.append((where, which, str(taken.n), *map(f.bare_ms, times), f.percent(taken.noise)))
+                runs = f"{taken.n}{unsettled_mark(taken.settled)}"
+                rows.append((where, which, runs, *map(f.bare_ms, times), f.percent(taken.noise)))
     return Table("Latencies", columns(*names, numeric=names[2:]), tuple(rows), folded=True)
+
+
+def resource_table(profile: ProfileResult) -> Table:
+    """Memory, energy, copies, and how the machine drifted, where a target tells them; empty columns are left out."""
+    fields: Mapping[str, Callable[[Result], str]] = {
+        "peak memory": lambda r: f.NONE if r.peak_memory_mb is None else f.size(r.peak_memory_mb * 1e6),
+        "energy a run, dense": lambda r: _millijoules(r.dense_energy_mj),
+        "energy a run, pruned": lambda r: _millijoules(r.energy_mj),
+        "copying in ms": lambda r: f.bare_ms(r.copy_in_ms),
+        "copying out ms": lambda r: f.bare_ms(r.copy_out_ms),
+        "clock before, after": lambda r: _ends(r.drift.clock_mhz if r.drift else None, "MHz"),
+        "temperature before, after": lambda r: _ends(r.drift.temperature_c if r.drift else None, "°C"),
+        "slowed down by heat": lambda r: (
+            f.plural(r.drift.throttled, "time") if r.drift and r.drift.throttled else f.NONE
+        ),
+    }
+    told = {name: cells for name, tell in fields.items() if {*(cells := tuple(map(tell, profile.results)))} != {f.NONE}}
+    rows = tuple(zip(map(setting, profile.results), *told.values(), strict=True)) if told else ()
+    return Table("Memory, energy, copies and drift", columns("where", *told, numeric=tuple(told)), rows, folded=True)
+
+
+def precision_table(profile: ProfileResult) -> Table:
+    """What another number format changes of the outputs; rows outside their tolerance are flagged."""
+    differences, accuracies = ("largest difference", "tolerance"), ("same class", "top-1", "top-1 in FP32")
+    names = ("network", "target", "precision", *differences, "within it", *accuracies, "compared on")
+    records = profile.precisions
+    rows = tuple(
+        (
+            f.clean(x.network),
+            f.clean(x.target),
+            f.clean(x.precision),
+            f"{x.max_rel:.1e}",
+            f"{x.tolerance:g}",
+            "yes" if x.passed else "NO",
+            f.top1(x.agreement),
+            f.top1(x.top1),
+            f.top1(x.top1_fp32),
+            f"{f.plural(x.n, 'input')}, {f.clean(x.data)}",
+        )
+        for x in records
+    )
+    flags = frozenset(number for number, record in enumerate(records) if not record.passed)
+    caption = "Other precisions against FP32 (differences as shares of the output's range)"
+    return Table(caption, columns(*names, numeric=(*differences, *accuracies)), rows, flags=flags)
+
+
+def estimate_table(estimates: Sequence[Estimate]) -> Table:
+    """One device and batch size a row, each labelled as what it is."""
+    names = ("device", "batch", "threads", "estimated dense ms", "estimated pruned ms", "estimated speed-up", "basis")
+    rows = tuple(
+        (
+            f.clean(e.device),
+            str(e.batch_size),
+            str(e.threads),
+            f.bare_ms(e.dense_ms),
+            f.bare_ms(e.pruned_ms),
+            f.times(e.speedup),
+            f.clean(e.source),
+        )
+        for e in estimates
+    )
+    return Table("Estimated latencies: not measured", columns(*names, numeric=names[1:6]), rows)
+
+
+def estimate_layers_table(one: Estimate) -> Table:
+    """What most of each layer's estimated time is."""
+    names = ("layer", "estimated dense ms", "estimated pruned ms", "mostly")
+    rows = tuple(
+        (f.shortened(f.clean(x.name), 64), f.bare_ms(x.dense_ms), f.bare_ms(x.pruned_ms), f.clean(x.bound))
+        for x in one.layers
+    )
+    where = f"{f.clean(one.device)}, batch {one.batch_size}, {f.plural(one.threads, 'thread')}"
+    return Table(f"Estimated layers on {where}: not measured", columns(*names, numeric=names[1:3]), rows, folded=True)
 
 
 def layer_table(result: Result, *, folded: bool) -> Table:
     """Every layer, with the cause where it falls short; such rows are flagged."""
-    names = ("layer", "form", "MACs dense", "MACs", "dense ms", "pruned ms", "theory", "real", "efficiency", "cause")
+    bounded, mixed = any(x.bound_share is not None for x in result.layers), len(result.providers) > 1
+    names = ("layer", "form", "MACs dense", "MACs", "dense ms", "pruned ms", "theory", "real", "efficiency")
+    names = (*names, *(("of the roof",) if bounded else ()), *(("ran on",) if mixed else ()), "cause")
     rows = tuple(
         (
             f.shortened(f.clean(layer.name), 64),
@@ -109,6 +190,8 @@ def layer_table(result: Result, *, folded: bool) -> Table:
             f.times(layer.theoretical_speedup),
             f.times(layer.realistic_speedup),
             f.percent(layer.efficiency),
+            *((f.percent(layer.bound_share),) if bounded else ()),
+            *((f.clean(layer.provider) or f.NONE,) if mixed else ()),
             f.clean(layer.cause),
         )
         for layer in result.layers
@@ -118,7 +201,7 @@ def layer_table(result: Result, *, folded: bool) -> Table:
         for number, layer in enumerate(result.layers)
         if layer.cause and layer.theoretical_speedup != 1 and layer.efficiency is not None
     )
-    return Table(f"Layers on {setting(result)}", columns(*names, numeric=names[2:9]), rows, folded, slow)
+    return Table(f"Layers on {setting(result)}", columns(*names, numeric=names[2 : 9 + bounded]), rows, folded, slow)
 
 
 def layer_form(layer: LayerResult) -> str:
@@ -135,7 +218,7 @@ def dense_table(plan: Plan) -> Table:
     for entry in plan.layers:
         if entry.is_dense and not entry.kept_filters and (entry.note or not plan.thins):
             by_reason.setdefault(f.clean(entry.note) or "the plan gives no reason", []).append(f.clean(entry.name))
-    rows = tuple((reason, str(len(names)), _some(names)) for reason, names in by_reason.items())
+    rows = tuple((reason, str(len(names)), f.some(names)) for reason, names in by_reason.items())
     title = "Layers that keep all filters" if plan.thins else "Layers that the plan left dense"
     return Table(title, columns("reason", "layers", "which", numeric=("layers",)), rows)
 
@@ -152,7 +235,7 @@ def split_tables(split: SplitPlan) -> list[Table]:
             str(stage.index),
             f.clean(stage.kind),
             ", ".join(f.clean(device) for device in stage.subgraphs),
-            _some([f.clean(layer) for layer in stage.layers]) or f.NONE,
+            f.some([f.clean(layer) for layer in stage.layers]) or f.NONE,
             f.size(sum(move.bytes for move in split.transfers if move.stage == stage.index)),
         )
         for stage in split.stages
@@ -210,6 +293,7 @@ def environment_table(profile: ProfileResult | None, manifest: Manifest) -> Tabl
     if profile is None:
         return Table("Made with", columns("what", "value"), _pairs(manifest.environment.items()))
     machine, how = profile.environment, profile.settings
+    most, least = ("at most ", " or more") if how.interval else ("", "")
     pairs: list[tuple[str, object]] = [
         ("date (UTC)", machine.date),
         ("processor", machine.cpu),
@@ -223,7 +307,12 @@ def environment_table(profile: ProfileResult | None, manifest: Manifest) -> Tabl
         ("threads", machine.threads),
         ("pinned to cores", ", ".join(map(str, how.pin))),
         ("idle threads", ("spin" if how.spinning else "sleep") if machine.threads > 1 else ""),
-        ("runs of each model", f"{how.iterations}, after {how.warmup} of warm-up, dense and pruned in turn"),
+        (
+            "runs of each model",
+            f"{most}{how.iterations}, after {how.warmup} of warm-up{least}, dense and pruned in turn",
+        ),
+        ("measured until", f"the 95 % interval was {how.interval:.1%} of the speed-up wide" if how.interval else ""),
+        ("process", "a fresh one for every target" if how.fresh_process else ""),
         *machine.runtime_versions.items(),
     ]
     return Table("Measured on", columns("what", "value"), _pairs(pairs))
@@ -250,8 +339,16 @@ def _flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, o
     return found[:_MOST_SETTINGS]
 
 
-def _some(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _millijoules(value: float | None) -> str:
+    return f.NONE if value is None else f"{f.bare_ms(value)} mJ"
+
+
+def _times(count: int | None) -> str:
+    return f.plural(count, "time") if count else f.NONE
+
+
+def _ends(values: tuple[float, float] | None, unit: str) -> str:
+    return f.NONE if values is None else f"{values[0]:.0f}, {values[1]:.0f} {unit}"
 
 
 def _rate(batch: int, latency_ms: float | None) -> str:

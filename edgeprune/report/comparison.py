@@ -1,0 +1,326 @@
+"""Runs beside each other: what became better or worse against the first, whether that exceeds noise, and what else
+differs. Pure functions; `compared` words them for the report.
+
+Noise is that within a run: two medians can be told apart if their 95 % intervals do not overlap. From one run to the
+next a machine also drifts, which no interval tells; the dense network, measured in both, shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from edgeprune.errors import InputError
+from edgeprune.profile_result import LayerResult, Result, Settings
+from edgeprune.report import formatting as f
+from edgeprune.report.results import Setting
+from edgeprune.report.runs import Run, all_settings
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a result that runs are compared by."""
+
+    label: str
+    value: Callable[[Result], float | None]
+    interval: Callable[[Result], Interval | None]
+    """Of 95 %; None where it is not known."""
+    written: Callable[[float], str]
+    more_is_better: bool
+
+
+def _efficiency_interval(result: Result) -> Interval | None:
+    if not result.paired_interval or not result.theoretical_speedup:
+        return None
+    low, high = result.paired_interval
+    return low / result.theoretical_speedup, high / result.theoretical_speedup
+
+
+FIGURES: Mapping[str, Figure] = {
+    "realistic": Figure(
+        "realistic speed-up", lambda r: r.realistic_speedup, lambda r: r.paired_interval, f.times, True
+    ),
+    "p50": Figure("pruned p50", lambda r: r.pruned.p50_ms, lambda r: r.pruned.p50_interval_ms, f.milliseconds, False),
+    "efficiency": Figure("efficiency", lambda r: r.efficiency, _efficiency_interval, f.percent, True),
+}
+"""What regressions are looked for in, by the name that the command line has for it."""
+_DENSE = Figure(
+    "dense p50",
+    lambda r: r.dense.p50_ms if r.dense else None,
+    lambda r: r.dense.p50_interval_ms if r.dense else None,
+    f.milliseconds,
+    False,
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure in two runs."""
+
+    figure: Figure
+    setting: Setting
+    before: float
+    after: float
+    exceeds_noise: bool
+    """Whether the intervals of the two runs lie apart. Without an interval, a value stands for its own."""
+
+    @property
+    def relative(self) -> float:
+        """after / before - 1."""
+        return self.after / self.before - 1
+
+    @property
+    def loss(self) -> float:
+        """By what share it got worse; less than 0 if it got better."""
+        return -self.relative if self.figure.more_is_better else self.relative
+
+
+class ChangeRecord(msgspec.Struct, frozen=True):
+    """A change, as files hold it."""
+
+    target: str
+    precision: str
+    batch_size: int
+    threads: int
+    figure: str
+    before: float
+    after: float
+    relative: float
+    """after / before - 1."""
+    exceeds_noise: bool
+    worse: bool
+
+    @staticmethod
+    def of(one: Change) -> ChangeRecord:
+        where = (one.setting.target, one.setting.precision, one.setting.batch_size, one.setting.threads)
+        return ChangeRecord(
+            *where, one.figure.label, one.before, one.after, one.relative, one.exceeds_noise, one.loss > 0
+        )
+
+
+def change(figure: Figure, before: Result, after: Result) -> Change | None:
+    """None where one of the two results lacks the figure."""
+    first, second = figure.value(before), figure.value(after)
+    if not first or second is None:
+        return None
+    old, new = figure.interval(before) or (first, first), figure.interval(after) or (second, second)
+    apart = max(old) < min(new) or max(new) < min(old)
+    return Change(figure, Setting.of(after), first, second, apart)
+
+
+def changes(old: Run, new: Run, figures: Sequence[Figure] = tuple(FIGURES.values())) -> tuple[Change, ...]:
+    """Every figure in every setting that both runs measured."""
+    pairs = [(old.result(setting), new.result(setting)) for setting in all_settings((old, new))]
+    both = [(before, after) for before, after in pairs if before and after]
+    found = (change(figure, before, after) for before, after in both for figure in figures)
+    return tuple(one for one in found if one is not None)
+
+
+def drift(old: Run, new: Run) -> tuple[Change, ...]:
+    """Settings in which a dense network of as many MACs takes another time in the two runs, beyond noise."""
+    archs = [run.manifest.arch for run in (old, new) if run.manifest]
+    if len(set(archs)) > 1:
+        return ()
+    pairs = {setting: (old.result(setting), new.result(setting)) for setting in all_settings((old, new))}
+    same = [s for s, (before, after) in pairs.items() if before and after and before.dense_macs == after.dense_macs]
+    return tuple(one for one in changes(old, new, (_DENSE,)) if one.exceeds_noise and one.setting in same)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What is still accepted of a run against a baseline."""
+
+    limit: float | None
+    """Share by which a figure may get worse; beyond it, and beyond noise, it is a regression. None: not looked at."""
+    figures: tuple[str, ...] = ("realistic", "p50")
+    """Keys of FIGURES."""
+    max_drop: float | None = None
+    """Points of top-1 that may be lost; None: not looked at."""
+
+
+def regressions(old: Run, new: Run, gate: Gate) -> tuple[str, ...]:
+    """A sentence for everything in which `new` is worse than `old` by more than the gate accepts.
+
+    InputError where there is nothing to hold against each other: a gate that looks at nothing must not pass.
+    """
+    slower = () if gate.limit is None else _slower(old, new, gate.limit, gate.figures)
+    return (*slower, *_lost_accuracy(old, new, gate.max_drop))
+
+
+def _slower(old: Run, new: Run, limit: float, figures: Sequence[str]) -> tuple[str, ...]:
+    found = changes(old, new, tuple(FIGURES[name] for name in figures))
+    if not found:
+        raise InputError(
+            f"has no {' or '.join(FIGURES[name].label for name in figures)} to hold against {old.name}: nothing was "
+            "measured on the same target, with the same precision, batch size and number of threads",
+            where=new.name,
+            expected=f"one of {'; '.join(map(str, all_settings((old,))))}",
+            remedy="profile both in the same way",
+        )
+    drifts = {one.setting: one for one in drift(old, new)}
+    return tuple(
+        f"{one.setting}: {change_words(one)}{_drift_words(one, drifts.get(one.setting))}"
+        for one in found
+        if one.loss > limit and one.exceeds_noise
+    )
+
+
+def unchecked(old: Run, new: Run) -> tuple[Setting, ...]:
+    """Settings that one of the two runs alone measured."""
+    return tuple(s for s in all_settings((old, new)) if (old.result(s) is None) != (new.result(s) is None))
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """The time of one pruned layer in two runs, in ms."""
+
+    name: str
+    before: LayerResult
+    after: LayerResult
+    before_ms: float
+    after_ms: float
+    exceeds_noise: bool
+    """Whether the layer's time changed by a larger share than it varied by in either run."""
+
+
+def layer_changes(before: Result, after: Result) -> tuple[LayerChange, ...]:
+    """Layers that were timed in both, the largest change of time first."""
+    timed = {layer.name: layer for layer in before.layers if layer.pruned_ms}
+    found = []
+    for layer in after.layers:
+        old = timed.get(layer.name)
+        if old is None or not old.pruned_ms or not layer.pruned_ms:
+            continue
+        spread = max(old.noise or 0.0, layer.noise or 0.0)
+        apart = abs(layer.pruned_ms / old.pruned_ms - 1) > spread
+        found.append(LayerChange(layer.name, old, layer, old.pruned_ms, layer.pruned_ms, apart))
+    return tuple(sorted(found, key=lambda one: -abs(one.after_ms - one.before_ms)))
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something that ought to be the same in all runs for their figures to be comparable."""
+
+    name: str
+    values: tuple[str, ...]
+    """One a run; empty where a run does not tell."""
+    is_telling: bool = True
+    """Whether a difference changes what the figures mean, rather than being the run's own (a date, its load)."""
+
+    @property
+    def differs(self) -> bool:
+        return len({value for value in self.values if value}) > 1
+
+
+def facts(runs: Sequence[Run]) -> tuple[Fact, ...]:
+    """Machine, versions, settings and network of every run; what none of them tells is left out."""
+    rows = [
+        *_machine(runs),
+        *_versions(runs),
+        *_measuring(runs),
+        *_network(runs),
+    ]
+    return tuple(fact for fact in rows if any(fact.values))
+
+
+def _machine(runs: Sequence[Run]) -> Iterator[Fact]:
+    machines = [run.profile.environment for run in runs]
+    yield Fact("date (UTC)", tuple(m.date for m in machines), False)
+    yield Fact("processor", tuple(m.cpu for m in machines))
+    yield Fact("cores", tuple(str(m.cores) for m in machines))
+    yield Fact("instruction sets", tuple(" ".join(m.flags) for m in machines))
+    yield Fact("memory", tuple(f"{m.memory_gb:g} GB" if m.memory_gb else "" for m in machines))
+    yield Fact("GPU", tuple(m.gpu or ("none" if any(other.gpu for other in machines) else "") for m in machines))
+    yield Fact("system", tuple(m.platform for m in machines))
+    yield Fact("clock governor", tuple(m.governor for m in machines))
+    yield Fact(
+        "load average before", tuple("" if m.load_average is None else str(m.load_average) for m in machines), False
+    )
+
+
+def _versions(runs: Sequence[Run]) -> Iterator[Fact]:
+    held = [run.profile.environment.runtime_versions for run in runs]
+    for package in dict.fromkeys(name for versions in held for name in versions):
+        yield Fact(package, tuple(versions.get(package, "not there") for versions in held))
+
+
+_SETTINGS = {
+    "warmup": "runs of warm-up",
+    "iterations": "measured runs",
+    "seed": "seed of the inputs",
+    "pin": "pinned to cores",
+    "spinning": "idle threads spin",
+    "time_limit_s": "time limit (s)",
+    "interval": "interval at which measuring ended",
+}
+"""Names of the profile's settings for readers; of those that are not here, the record's own."""
+
+
+def _told(value: object) -> str:
+    """A setting in words; nothing for one that is not known."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case tuple() | list():
+            return ", ".join(map(str, value)) or "none"
+        case float():
+            return f"{value:g}"
+    return str(value)
+
+
+def _measuring(runs: Sequence[Run]) -> Iterator[Fact]:
+    for name in Settings.__struct_fields__:
+        values = [getattr(run.profile.settings, name) for run in runs]
+        yield Fact(_SETTINGS.get(name, name.replace("_", " ")), tuple(map(_told, values)))
+    for setting in all_settings(runs):
+        found = [run.result(setting) for run in runs]
+        yield Fact(f"provider ({setting})", tuple(r.provider if r else "" for r in found))
+
+
+def _network(runs: Sequence[Run]) -> Iterator[Fact]:
+    made = [run.manifest for run in runs]
+    yield Fact("architecture", tuple(m.arch if m else "" for m in made))
+    yield Fact("input of one sample", tuple(" x ".join(map(str, m.input_shape)) if m else "" for m in made))
+    yield Fact("dense MACs of one sample", tuple(_dense_macs(run) for run in runs))
+    yield Fact("dense network (SHA-256)", tuple(run.dense_hash[:16] for run in runs))
+    tested = [m.accuracy if m else None for m in made]
+    yield Fact("top-1 of", tuple(f"{a.n} images of {a.data}" if a and a.n else "" for a in tested))
+
+
+def _dense_macs(run: Run) -> str:
+    counted = next((r.dense_macs // r.batch_size for r in run.profile.results if r.dense_macs), None)
+    return "" if counted is None else f"{counted:,}"
+
+
+def change_words(one: Change) -> str:
+    """realistic speed-up 1.80x to 1.55x (-13.9 %)."""
+    before, after = one.figure.written(one.before), one.figure.written(one.after)
+    return f"{one.figure.label} {before} to {after} ({f.signed_percent(one.relative)})"
+
+
+def _drift_words(one: Change, dense: Change | None) -> str:
+    """The dense network is the same in both runs: if it took another time, so did the machine."""
+    if dense is None or one.figure is not FIGURES["p50"]:
+        return ""
+    return f", the dense network {f.signed_percent(dense.relative)}"
+
+
+def _lost_accuracy(old: Run, new: Run, max_drop: float | None) -> Iterator[str]:
+    if max_drop is None:
+        return
+    first, second = _top1(old), _top1(new)
+    if first - second > max_drop:
+        yield f"top-1 {first:.2f} % to {second:.2f} % ({second - first:+.2f} points, {max_drop:g} accepted)"
+
+
+def _top1(run: Run) -> float:
+    if run.manifest is None or run.manifest.accuracy is None:
+        remedy = "leave out --max-drop, or give bundles that were exported with --data"
+        raise InputError("does not tell its accuracy", where=run.name, expected="a bundle with top-1", remedy=remedy)
+    return run.manifest.accuracy.pruned
