@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import small_bundle as small
 from onnx import ModelProto
 
 from edgeprune import bundle as bundles
-from edgeprune import pipeline, tuning
+from edgeprune import lower_bundle, pipeline, tuning
 from edgeprune.device_profile import load_profile
 from edgeprune.errors import GateError, InputError
 from edgeprune.lower_bundle import LowerOptions
@@ -286,6 +287,27 @@ def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     bundles.write_manifest(folder, manifest)
     pipeline.profile(folder, None, ("cpu",), QUICK)
     assert [text for text in said if "was tuned on another processor" in text]
+
+
+def test_tuning_a_bundle_of_another_machine_says_so_and_names_the_block_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    said: list[str] = []
+    folder = bundle(tmp_path)
+    monkeypatch.setattr(lower_bundle.progress, "note", said.append)
+    for _ in range(2):
+        pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    assert not [text for text in said if "chosen anew" in text]
+    record = json.loads((folder / "lowering.json").read_bytes()) | {"device": "another processor"}
+    manifest = bundles.open_bundle(folder).manifest
+    (folder / "lowering.json").write_text(json.dumps(record))
+    bundles.write_manifest(folder, manifest)
+    profile = tmp_path / "wide.toml"
+    shipped = resources.files("edgeprune.device_profiles").joinpath("x86-avx512.toml").read_text()
+    profile.write_text(shipped.replace("fp32 = 16", "fp32 = 64"))
+    pipeline.tune(folder, LowerOptions(device_profile=str(profile), tune=TuneOptions()))
+    assert [text for text in said if "measured on another processor" in text]
+    assert [text for text in said if "1 of 1 grouped layers" in text and "multiples of 64" in text]
 
 
 def test_a_split_bundle_is_not_tuned(tmp_path: Path) -> None:

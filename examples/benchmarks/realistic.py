@@ -207,7 +207,8 @@ class CaseModels:
         bundle, record = pipeline.tune(self.folder / "bundle", options)
         for note in record.notes:
             print(f"  {name}: {note}", flush=True)
-        forms = Counter(layer.kind for layer in record.layers)
+        forms: Counter[str] = Counter(layer.kind for layer in record.layers)
+        forms += Counter({"pointwise": len(record.pointwise)})
         return Variant.of(name, self._kept(bundle, name), _parity(bundle), self.plain, forms)
 
     def _kept(self, bundle: Bundle, name: str) -> Path:
