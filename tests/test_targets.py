@@ -19,7 +19,7 @@ from edgeprune.errors import InputError
 from edgeprune.onnx_model import constants
 from edgeprune.runners import ort, registry
 from edgeprune.runners.base import RunOptions
-from edgeprune.runners.registry import TARGETS, OpenOptions, Source, open_runner
+from edgeprune.runners.registry import TARGETS, Source, open_runner
 
 AS_CLOSE = 1e-4
 """Of the output's range."""

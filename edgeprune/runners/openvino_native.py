@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,29 @@ from edgeprune.runners.ort import NodeTime, as_model, check_cores, check_feeds, 
 
 DEVICE = "CPU"
 _NOT_RUN = frozenset({"Const", "Input", "Output"})
+
+
+class OpenVinoRecorder:
+    """A compiled model in which OpenVINO takes the time of every node, to be run in turn with others."""
+
+    def __init__(self, compiled: _Compiled, feeds: Feeds) -> None:
+        self._request, self._feeds = compiled.request, feeds
+        self._seconds: list[dict[tuple[str, str, str], float]] = []
+
+    def run(self) -> None:
+        self._request.infer(self._feeds)
+        times: dict[tuple[str, str, str], float] = defaultdict(float)
+        for entry in self._request.profiling_info:
+            if entry.status == openvino.ProfilingInfo.Status.EXECUTED:
+                key = entry.node_name, entry.node_type, OpenVinoRunner.provider
+                times[key] += entry.real_time.total_seconds()
+        self._seconds.append(times)
+
+    def finish(self, *, warmup: int = 2, of: Callable[[Sequence[float]], float] = median) -> list[NodeTime]:
+        """The median (or mean) time of every node over all runs but the first `warmup`, in order of execution."""
+        runs = self._seconds[warmup:]
+        keys = dict.fromkeys(key for run in runs for key in run)
+        return [NodeTime(*key, of([run.get(key, 0.0) for run in runs]) * 1e3) for key in keys]
 
 
 @dataclass(frozen=True)
@@ -97,17 +121,18 @@ class OpenVinoRunner:
         check_feeds(feeds, self._inputs)
         if iterations < 1:
             raise InputError(f"--iterations {iterations} is out of range", expected="1 or more")
+        recorder = self.recorder(feeds)
+        with pinned(self.options.pin):
+            for _ in range(warmup + iterations):
+                recorder.run()
+        return recorder.finish(warmup=warmup, of=fmean)
+
+    def recorder(self, feeds: Feeds) -> OpenVinoRecorder:
+        """What takes the times of nodes in runs that the caller asks for, one at a time."""
+        check_feeds(feeds, self._inputs)
         with pinned(self.options.pin):
             compiled = self._compile(_shapes(feeds, self.input_names), counting=True)
-            seconds: dict[tuple[str, str, str], float] = defaultdict(float)
-            for number in range(warmup + iterations):
-                self._infer(compiled.request, feeds)
-                if number < warmup:
-                    continue
-                for entry in compiled.request.profiling_info:
-                    if entry.status == openvino.ProfilingInfo.Status.EXECUTED:
-                        seconds[entry.node_name, entry.node_type, self.provider] += entry.real_time.total_seconds()
-        return [NodeTime(*key, total / iterations * 1e3) for key, total in seconds.items()]
+        return OpenVinoRecorder(compiled, {name: np.ascontiguousarray(feeds[name]) for name in self.input_names})
 
     def original_node(self, name: str) -> str:
         """The ONNX model's node that a node of OpenVINO's stands for; empty for a reordering of data."""
