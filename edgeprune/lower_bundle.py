@@ -104,7 +104,7 @@ def _new_device(
 
 
 def _measured_on(record: LoweringRecord) -> str:
-    return f"{record.device}, ONNX Runtime {record.runtime}" if record.runtime else record.device
+    return f"{record.device}, {record.runtime}" if record.runtime else record.device
 
 
 def _planned_parity(stage: Path, manifest: Manifest) -> ParityRecord | None:

@@ -56,11 +56,28 @@ def test_every_form_and_whole_networks_are_measured() -> None:
     assert record.chosen_by == "measured"
 
 
+@pytest.mark.usefixtures("quick")
+def test_forms_are_measured_in_the_runtime_that_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    dense, pruned = networks()
+    cache = tmp_path / "cache.json"
+    record = tune(pruned, dense, PROFILE, TuneOptions(target="openvino-native", cache=cache))
+    assert record.target == "openvino-native"
+    assert record.runtime.startswith("OpenVINO 20")
+    (layer,) = record.layers
+    assert set(layer.costs) == {"grouped", "split", "dense"}
+    assert all(ms > 0 for ms in layer.costs.values())
+    assert record.networks[0].what == DENSE_NETWORK
+    other = tune(pruned, dense, PROFILE, TuneOptions(cache=cache))
+    assert other.runtime.startswith("ONNX Runtime")
+    assert other.networks != record.networks  # nothing that was measured in one runtime is taken for the other
+
+
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     dense, pruned = networks()
     options = TuneOptions(cache=tmp_path / "cache.json")
     first = tune(pruned, dense, PROFILE, options)
-    monkeypatch.setattr(tuning, "TimedOrtRunner", None)  # nothing may be run
+    monkeypatch.setattr(tuning, "open_runner", None)  # nothing may be run
     assert tune(pruned, dense, PROFILE, options) == first
     with pytest.raises(TypeError):  # another number of threads is another measurement
         tune(pruned, dense, PROFILE, TuneOptions(threads=2, cache=options.cache))
@@ -331,6 +348,7 @@ def test_a_bundle_without_a_model_is_sent_to_export(tmp_path: Path) -> None:
     [
         (LowerOptions(tune=TuneOptions(threads=0)), "--threads 0"),
         (LowerOptions(tune=TuneOptions(batch_size=0)), "--batch-size 0"),
+        (LowerOptions(tune=TuneOptions(target="torch-cpu")), "unknown target to tune for 'torch-cpu'"),
         (LowerOptions("no-such-device"), "unknown device profile"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +30,39 @@ class _Compiled:
 
     model: Any
     request: Any
+
+
+class OpenVinoRecorder:
+    """A compiled model in which OpenVINO takes the times of nodes, to be run in turn with others."""
+
+    def __init__(self, infer: Callable[[], None], request: Any, nodes: frozenset[str]) -> None:
+        """`nodes`: those that OpenVINO runs; it lists others, too, that were fused into them."""
+        self._infer, self._request, self._nodes = infer, request, nodes
+        self._totals: list[dict[tuple[str, str], float]] = [{}]
+
+    def run(self) -> None:
+        self._infer()
+        runs = len(self._totals)
+        # OpenVINO tells the mean since compiling in whole microseconds: the difference between two totals is uncertain
+        # by as many microseconds as there were runs.
+        self._totals.append(
+            {
+                (entry.node_name, entry.node_type): entry.real_time.total_seconds() * 1e3 * runs
+                for entry in self._request.profiling_info
+                if entry.node_name in self._nodes
+            }
+        )
+
+    def finish(self, *, warmup: int = 2) -> list[NodeTime]:
+        """Each node's mean over the faster half of the runs behind the warm-up, in order of execution: in the others
+        another program may have had the core."""
+        runs = [
+            {node: total - before.get(node, 0.0) for node, total in after.items()}
+            for before, after in pairwise(self._totals[warmup:])
+        ]
+        faster = sorted(runs, key=lambda run: sum(run.values()))[: (len(runs) + 1) // 2]
+        provider = OpenVinoRunner.provider
+        return [NodeTime(*node, provider, max(fmean(run[node] for run in faster), 0.0)) for node in self._totals[-1]]
 
 
 class OpenVinoRunner:
@@ -99,18 +133,21 @@ class OpenVinoRunner:
         check_feeds(feeds, self._inputs)
         if iterations < 1:
             raise InputError(f"--iterations {iterations} is out of range", expected="1 or more")
-        totals: list[dict[tuple[str, str], float]] = [{}]
+        recorder = self.recorder(feeds)
+        with pinned(self.options.pin):
+            for _ in range(warmup + iterations):
+                recorder.run()
+        return recorder.finish(warmup=warmup)
+
+    def recorder(self, feeds: Feeds) -> OpenVinoRecorder:
+        """What takes the times of nodes in runs that the caller asks for, one at a time, in a compilation of its own.
+
+        InputError as for `run`.
+        """
+        check_feeds(feeds, self._inputs)
         with pinned(self.options.pin):
             request = self._compile(_shapes(feeds, self.input_names), counting=True).request
-            for number in range(1, warmup + iterations + 1):
-                self._infer(request, feeds)
-                totals.append(self._total_ms(request, number))
-        runs = [
-            {node: total - before.get(node, 0.0) for node, total in after.items()}
-            for before, after in pairwise(totals[warmup:])
-        ]
-        faster = sorted(runs, key=lambda run: sum(run.values()))[: (len(runs) + 1) // 2]
-        return [NodeTime(*node, self.provider, max(fmean(run[node] for run in faster), 0.0)) for node in totals[-1]]
+        return OpenVinoRecorder(partial(self._infer, request, dict(feeds)), request, frozenset(self._original))
 
     def original_node(self, name: str) -> str:
         """The ONNX model's node that a node of OpenVINO's stands for; empty for a reordering of data."""
@@ -174,18 +211,6 @@ class OpenVinoRunner:
             request.infer({name: np.ascontiguousarray(feeds[name]) for name in self.input_names})
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot run the model on this input: {_reason(error)}") from error
-
-    def _total_ms(self, request: Any, runs: int) -> dict[tuple[str, str], float]:
-        """(node, operation) -> milliseconds of all `runs` since compiling.
-
-        OpenVINO tells their mean in whole microseconds, so that the difference between two totals is uncertain by as
-        many microseconds as there were runs; and it lists nodes, too, that were fused into others.
-        """
-        return {
-            (entry.node_name, entry.node_type): entry.real_time.total_seconds() * 1e3 * runs
-            for entry in request.profiling_info
-            if entry.node_name in self._original
-        }
 
     def _original_nodes(self, graph: Any) -> dict[str, str]:
         """Node that OpenVINO runs -> the ONNX model's node; empty for a reordering of data.

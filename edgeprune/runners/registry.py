@@ -21,6 +21,7 @@ from edgeprune.runners import ort
 from edgeprune.runners.base import RunOptions, TargetState
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from torch import nn
 
     from edgeprune.profile_setup import ProfiledRunner
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 class Source:
     """One network in the forms that targets take it."""
 
-    model: Path
-    """ONNX file, in the precision where `Target.is_given` says so, else in FP32."""
+    model: Path | ModelProto
+    """ONNX file, or model in memory, in the precision where `Target.is_given` says so, else in FP32."""
     module: nn.Module | None = None
     """The same network for the targets that run modules."""
     input_names: tuple[str, ...] = ()
