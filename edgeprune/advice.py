@@ -8,30 +8,30 @@ from typing import NamedTuple
 
 from edgeprune.profile_result import LayerResult, Result
 
-WORTH_TRYING = 0.03
+WORTHREMEDIESING = 0.03
 """Share of the network's time from which on something is advised."""
 LARGE_PART = 0.25
 """Share of the network's time from which on a part that was never pruned is spoken of."""
 NAMED = 3
 """Layers at most that one piece of advice names."""
 
-_TRY: Mapping[str, str] = {
-    "fallback": "run on another provider than the target's: try a --target whose runtime has these operations",
-    "off-block": "have channels a group off the channel block: prune with --align auto, or into fewer groups",
-    "part-block": "have filters or channels off the channel block: prune with --align auto",
-    "few-filters": "have few filters a group: prune into fewer --groups",
-    "zeros": "compute zeros that their form fills in: prune into groups that fit the block (--align auto)",
-    "gather": "wait for Gathers: methods that let neighbours agree on their groups need fewer (gconv with --set "
-    "gather_share=0.02), and `edgeprune tune` measures the forms without them",
-    "reorder": "wait for data that is reordered between layouts: `edgeprune tune` measures forms that keep one layout",
-    "dispatch": "are too small to be worth starting: larger batches share the cost, or leave them dense (--skip)",
-    "threads": "are too small to be shared: try fewer --threads, or larger batches",
-    "memory-bound": "wait for memory: fewer bytes help (INT8, thinner layers instead of groups), as do larger batches, "
-    "which use weights more than once",
-    "kernel": "have kernels that do not use the device well: `edgeprune tune` measures their other forms, and fewer "
-    "--groups leave them more work",
-    "noise": "vary too much to be judged: measure on an idle machine, or with the threads pinned to cores (--pin)",
-    "compute-bound": "are as fast as the device multiplies: only fewer MACs (--rate, --groups) make them faster",
+REMEDIES: Mapping[str, str] = {
+    "fallback": "try a --target whose runtime has these operations, which another provider ran",
+    "off-block": "prune with --align auto, or into fewer --groups, where channels a group miss the block",
+    "part-block": "prune with --align auto where filters or channels miss the block",
+    "few-filters": "prune into fewer --groups, which leaves more filters in each",
+    "zeros": "prune into groups that fit the block (--align auto), so that no zeros are filled in",
+    "gather": "let neighbours agree on their groups (gconv with --set gather_share=0.02), or measure forms without "
+    "Gathers (edgeprune tune)",
+    "reorder": "measure forms that keep one layout (edgeprune tune) where data is reordered",
+    "dispatch": "share the cost of starting operations among larger batches, or leave small layers dense (--skip)",
+    "threads": "try fewer --threads, or larger batches, where there is too little work to share",
+    "memory-bound": "move fewer bytes (INT8, thinner layers instead of groups), or use weights more often (larger "
+    "batches), where layers wait for memory",
+    "kernel": "measure other forms (edgeprune tune), or leave more work in a group (fewer --groups), where kernels do "
+    "not use the device well",
+    "noise": "measure on an idle machine, or pin the threads (--pin), where times vary too much to be judged",
+    "compute-bound": "prune more (--rate, --groups) where layers multiply as fast as the device can",
 }
 
 
@@ -50,11 +50,12 @@ def advice(result: Result) -> tuple[str, ...]:
     total = math.fsum(layer.pruned_ms or 0.0 for layer in layers) + (result.pruned_other_ms or 0.0)
     if not layers or not total:
         return ()
-    kinds = dict.fromkeys(layer.cause_kind for layer in layers if layer.cause_kind in _TRY)
+    kinds = dict.fromkeys(layer.cause_kind for layer in layers if layer.cause_kind in REMEDIES)
     parts = [_part(kind, [layer for layer in layers if layer.cause_kind == kind]) for kind in kinds]
-    worth = sorted((part for part in parts if part.ms / total >= WORTH_TRYING), key=lambda part: -part.ms)
+    worth = sorted((part for part in parts if part.ms / total >= WORTHREMEDIESING), key=lambda part: -part.ms)
     sentences = [
-        f"{_names(part.layers)} {_TRY[part.kind]} (up to {part.ms / total:.0%} of the network's time)" for part in worth
+        f"{REMEDIES[part.kind]}: {_names(part.layers)} (up to {part.ms / total:.0%} of the network's time)"
+        for part in worth
     ]
     return (*sentences, *_never_pruned(result, layers, total))
 
@@ -77,12 +78,12 @@ def _never_pruned(result: Result, layers: Sequence[LayerResult], total: float) -
     sentences = []
     share = math.fsum(layer.pruned_ms or 0.0 for layer in kept) / total
     if result.dense is not None and share >= LARGE_PART:
-        sentences.append(f"{_names(kept)} were not pruned and take {share:.0%} of the time: prune them, too")
+        sentences.append(f"prune what stayed as it was, too: {_names(kept)} ({share:.0%} of the network's time)")
     share = (result.pruned_other_ms or 0.0) / total
     if share >= LARGE_PART:
         sentences.append(
-            f"activations, additions and pooling take {share:.0%} of the time: no pruning of layers makes them faster, "
-            "fewer channels (a method that thins layers) do"
+            "make layers thinner instead of grouping them: activations, additions and pooling take "
+            f"{share:.0%} of the network's time, and only fewer channels make them faster"
         )
     return sentences
 

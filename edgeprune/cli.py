@@ -317,7 +317,7 @@ def profile(
     pin: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     spinning: Annotated[bool, Parameter(group=MEASURING)] = False,
     fresh_process: Annotated[bool, Parameter(group=MEASURING)] = True,
-    device_profile: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
+    machine_profile: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     per_layer: Annotated[bool, Parameter(group=MEASURING)] = True,
     arch: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     numbers: NumberFormatFlags = NumberFormatFlags(),
@@ -358,8 +358,9 @@ def profile(
         take time from the one that runs.
     fresh_process
         Measure each target and thread count in a process of its own, so that none disturbs another.
-    device_profile
-        Device whose peaks bound the layers: a name or a TOML file; by default the one nearest to this machine.
+    machine_profile
+        Device profile of this machine, whose peaks bound the layers: a name or a TOML file; by default the shipped one
+        that is nearest.
     per_layer
         Time every layer, too.
     arch
@@ -381,7 +382,7 @@ def profile(
         pin=_integers("--pin", pin) if pin else (),
         spinning=spinning,
         fresh_process=fresh_process,
-        device_profile=device_profile,
+        machine_profile=machine_profile,
         seed=common.seed,
         precision=numbers.precision,
     )

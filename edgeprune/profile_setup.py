@@ -61,8 +61,9 @@ class ProfileOptions:
     that runs: on two cores with two threads, both measured nearly three times as slow."""
     time_limit_s: float = 120.0
     """For the measured runs of one target, thread count and batch size."""
-    device_profile: str = ""
-    """The device whose peaks bound the layers: a profile's name or file; the one nearest to this machine by default."""
+    machine_profile: str = ""
+    """The device profile of this machine, whose peaks bound the layers: a name or a file; by default the shipped one
+    that is nearest."""
     fresh_process: bool = True
     """Whether every target and thread count is measured in a process of its own (by `pipeline.profile`)."""
     precision: Precision = "fp32"

@@ -104,7 +104,7 @@ def profile_files(
 
 def profile_runners(make: MakeRunner, pair: Pair, target: str, options: ProfileOptions) -> list[Result]:
     """One result a batch size. `make` is called once with "pruned" and, if the pair has one, once with "dense"."""
-    machine = machine_facts(target, options.threads, options.device_profile)
+    machine = machine_facts(target, options.threads, options.machine_profile)
     if options.precision != "fp32":  # blocks, rates and peaks are those of FP32
         machine = MachineFacts(0, options.threads, dispatch_ms=machine.dispatch_ms)
     batches = [Batch.of(pair, target, size, machine, options.precision) for size in options.batch_sizes]
@@ -126,18 +126,18 @@ def check_targets(names: Sequence[str], precision: Precision = "fp32") -> None:
         registry.require(name, precision)
 
 
-def machine_facts(target: str, threads: int, device_profile: str | Path = "") -> MachineFacts:
+def machine_facts(target: str, threads: int, machine_profile: str | Path = "") -> MachineFacts:
     """What the causes need to know of a target on this machine.
 
-    The device's peaks are those of `device_profile`, or for targets that run on the processor of the shipped profile
+    The device's peaks are those of `machine_profile`, or for targets that run on the processor of the shipped profile
     nearest to this machine. InputError for an unknown profile.
     """
     if is_gpu(target):
-        profile = load_profile(device_profile) if device_profile else None
+        profile = load_profile(machine_profile) if machine_profile else None
         roofline = Roofline.of(profile, threads) if profile and profile.kind == "gpu" else None
         # GPUs of all makes work on tiles of 8 or more channels; threads only start kernels.
         return MachineFacts(8, roofline=roofline, dispatch_ms=0.01)
-    profile = load_profile(device_profile or default_profile_name())
+    profile = load_profile(machine_profile or default_profile_name())
     block, roofline = this_machine_block(), Roofline.of(profile, threads) if profile.kind == "cpu" else None
     costs = profile.convolution
     if target != "cpu" or costs is None:

@@ -23,10 +23,14 @@ from edgeprune.layer_times import LayerInfo, LayerTime, ModelLayers, attribute_t
 from edgeprune.macs import count_macs
 from edgeprune.measurement import Measurement
 from edgeprune.onnx_model import TensorSpec
-from edgeprune.profile_batch import noise_warnings
-from edgeprune.profile_layers import LayerTimes, layer_rows
+from edgeprune.profile_batch import memory_checked, noise_warnings
+from edgeprune.profile_layers import LayerTimes, above_peak, layer_rows
+from edgeprune.profile_result import Drift
 from edgeprune.profile_setup import Batch, random_feeds
 from edgeprune.profiling import Pair, ProfileOptions, load_profile_result, profile_files, profile_runners
+from edgeprune.roofline import Roofline
+from edgeprune.runners.ort import NodeTime
+from edgeprune.sensors import MachineState
 
 QUICK = ProfileOptions(warmup=1, iterations=6, interval=0)
 MACHINE = MachineFacts(16)
@@ -105,6 +109,132 @@ def test_a_layer_is_charged_with_its_gather_and_its_reordering() -> None:
     assert result.pruned_other_ms == 0.125
     assert runners["dense"].closed
     assert runners["pruned"].closed
+
+
+def test_a_layers_row_tells_what_it_moves_and_what_the_device_could_do() -> None:
+    dense, pruned = small.models()
+    runners = fake_runners()
+    (result,) = profile_runners(lambda which: runners[which], Pair(dense, pruned), "cpu", QUICK)
+    row = next(row for row in result.layers if row.name == small.MIDDLE)
+    values, weights = 2 * 32 * 144, 32 * 16 * 9
+    assert row.bytes_moved == 4 * (values + weights)
+    assert row.intensity == pytest.approx(2 * row.executed_macs / row.bytes_moved, abs=1e-5)
+    assert row.bound_ms is not None
+    assert row.bound_share == pytest.approx(row.bound_ms / 3.75, abs=1e-5)
+    assert row.cause_kind == "gather"
+
+
+def test_a_layer_faster_than_the_device_is_said_to_be_casts_doubt_on_its_profile() -> None:
+    batch = Batch.of(Pair(*small.models()), "cpu", 1, replace(MACHINE, roofline=Roofline("a device", 1e6, 1e12)))
+    rows = layer_rows(batch, LayerTimes({"pruned": {small.MIDDLE: LayerTime(1.0), "stem": LayerTime(1e6)}}))
+    (warning,) = above_peak(rows, batch.machine.roofline)
+    assert warning.startswith(f"{small.MIDDLE} runs at 66355% of the peak of device profile a device")
+    assert above_peak(rows, Roofline("another", 1e12, 1e12)) == above_peak(rows, None) == []
+
+
+def test_a_layer_that_another_provider_ran_is_told() -> None:
+    model = ModelLayers.of(small.models()[1], 1)
+    nodes = [NodeTime("stem", "Conv", "A", 1.0), NodeTime(small.MIDDLE, "Conv", "B", 1.0)]
+    times, _ = attribute_times(nodes, {}, model.owners, "A")
+    assert [times[name].provider for name in ("stem", small.MIDDLE)] == ["A", "B"]
+    batch = Batch.of(Pair(None, small.models()[1]), "cuda", 1, MachineFacts(8))
+    rows = {row.name: row for row in layer_rows(batch, LayerTimes({"pruned": times}, provider="A"))}
+    assert rows["stem"].cause_kind == ""
+    assert (rows[small.MIDDLE].provider, rows[small.MIDDLE].cause) == ("B", "fallback: B ran it, not A")
+
+
+def test_raw_samples_are_kept_and_an_unsettled_measurement_says_so_with_its_interval(tmp_path: Path) -> None:
+    dense, pruned = small.write_models(tmp_path)
+    (result,) = profile_files(dense, pruned, ("cpu",), replace(QUICK, interval=1e-9, per_layer=False)).results
+    assert result.dense is not None
+    assert len(result.dense.samples_ms) == len(result.pruned.samples_ms) == 6
+    assert np.median(result.pruned.samples_ms) == pytest.approx(result.pruned.p50_ms, abs=1e-4)
+    assert not result.pruned.settled
+    assert any("not settled within 6 runs" in warning and "speed-up is" in warning for warning in result.warnings)
+    (fixed,) = profile_files(dense, pruned, ("cpu",), replace(QUICK, per_layer=False)).results
+    assert fixed.pruned.settled, "no interval was asked"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("Failed to allocate memory for requested buffer of size 12345"),
+        RuntimeError("std::bad_alloc"),
+        InputError("torch cannot run the model on this input: CUDA error: out of memory"),
+    ],
+)
+def test_a_device_without_enough_memory_is_an_error_of_the_input(error: Exception) -> None:
+    words = "target cuda, batch 64: not enough memory: .*smaller --batch-size"
+    with pytest.raises(InputError, match=words), memory_checked("cuda", 64):
+        raise error
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(ZeroDivisionError), memory_checked("cpu", 1):
+        raise ZeroDivisionError("in a room")
+
+
+class Copying(FakeRunner):
+    """On a device of its own."""
+
+    def copy_times(self, feeds: Any, iterations: int) -> tuple[float, float]:
+        return 0.25, 0.125
+
+
+def test_copies_to_and_from_a_device_are_told_apart_from_the_latency() -> None:
+    pruned = small.models()[1]
+    (result,) = profile_runners(lambda which: Copying([]), Pair(None, pruned), "cuda", replace(QUICK, per_layer=False))
+    assert (result.copy_in_ms, result.copy_out_ms) == (0.25, 0.125)
+
+
+def test_heat_and_a_falling_clock_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = iter((MachineState(3000.0, 60.0, 2), MachineState(2400.0, 90.0, 5)))
+    monkeypatch.setattr("edgeprune.profile_batch.machine_state", lambda cores: next(states))
+    runners = fake_runners()
+    (result,) = profile_runners(lambda which: runners[which], Pair(*small.models()), "cpu", QUICK)
+    assert result.drift == Drift((3000.0, 2400.0), (60.0, 90.0), 3)
+    for words in ("clock fell from 3000 to 2400 MHz", "slowed down 3 times because of heat"):
+        assert any(words in warning for warning in result.warnings), words
+
+
+def test_energy_is_that_of_what_the_target_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Meter:
+        source, whole_board = "a meter", False
+
+        def start(self) -> None: ...
+
+        def stop(self) -> float:
+            return 0.5
+
+    monkeypatch.setattr("edgeprune.profile_batch.energy_meter", Meter)
+    monkeypatch.setattr("edgeprune.profile_batch.energy_per_run_mj", lambda run, meter: meter.stop() * 1e3)
+    for target, energy in (("cpu", 500.0), ("cuda", None)):
+        runners = fake_runners()
+        options = replace(QUICK, per_layer=False)
+        (result,) = profile_runners(lambda which: runners[which], Pair(*small.models()), target, options)  # noqa: B023
+        assert (result.energy_mj, result.dense_energy_mj) == (energy, energy)
+
+
+def test_profiles_of_former_versions_are_read(tmp_path: Path) -> None:
+    dense, pruned = small.write_models(tmp_path)
+    data = msgspec.json.decode(msgspec.json.encode(profile_files(dense, pruned, ("cpu",), QUICK)))
+    result = data["results"][0]
+    for name in ("precision", "providers", "peak_memory_mb", "energy_mj", "dense_energy_mj", "copy_in_ms"):
+        del result[name]
+    for name in ("copy_out_ms", "advice", "drift"):
+        del result[name]
+    for layer in result["layers"]:
+        for name in ("cause_kind", "bytes_moved", "intensity", "bound_ms", "bound_share", "provider"):
+            del layer[name]
+    for latency in (result["dense"], result["pruned"]):
+        del latency["samples_ms"], latency["settled"]
+    del data["settings"]["interval"], data["settings"]["fresh_process"]
+    (tmp_path / "profile.json").write_bytes(msgspec.json.encode(data))
+    read = load_profile_result(tmp_path / "profile.json").results[0]
+    assert read.pruned.settled
+    assert (read.precision, read.providers, read.advice, read.layers[0].bound_ms) == ("fp32", {}, (), None)
 
 
 def test_theory_comes_from_the_files_and_practice_from_the_runs(tmp_path: Path) -> None:
@@ -223,6 +353,11 @@ def test_a_baseline_with_other_inputs_is_refused(tmp_path: Path) -> None:
     dense.write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match=r"takes float32 \(N, 3, 12, 14\); expected .* float32 \(N, 3, 12, 12\)"):
         profile_files(dense, pruned, ("cpu",), QUICK)
+    with_classes = small.models()[0]
+    with_classes.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
+    dense.write_bytes(with_classes.SerializeToString())
+    with pytest.raises(InputError, match=r"gives float32 \(N, 7\); expected what the pruned model gives"):
+        profile_files(dense, pruned, ("cpu",), QUICK)
     model.graph.input.append(helper.make_tensor_value_info("extra", 1, [1]))
     dense.write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match="2 inputs"):
@@ -238,6 +373,9 @@ def test_a_baseline_with_other_inputs_is_refused(tmp_path: Path) -> None:
         (("cpu",), replace(QUICK, iterations=0), "--iterations 0"),
         (("cpu",), replace(QUICK, warmup=-1), "--warmup -1"),
         (("cpu",), replace(QUICK, threads=0), "--threads 0"),
+        (("cpu",), replace(QUICK, interval=1.5), "--interval 1.5; expected a share from 0 to 1"),
+        (("cpu",), replace(QUICK, time_limit_s=0), "--time-limit 0; expected seconds"),
+        (("cpu",), replace(QUICK, machine_profile="x86"), "unknown device profile 'x86'"),
     ],
 )
 def test_wrong_options_are_refused(
