@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from edgeprune.profile_result import LayerResult, Result
 
-WORTH_TRYING = 0.03
+WORTHREMEDIESING = 0.03
 """Share of the network's time from which on something is advised."""
 LARGE_PART = 0.25
 """Share of the network's time from which on a part that was never pruned is spoken of."""
 NAMED = 3
 """Layers at most that one piece of advice names."""
 
-_TRY: Mapping[str, str] = {
+REMEDIES: Mapping[str, str] = {
     "fallback": "try a --target whose runtime has these operations, which another provider ran",
     "off-block": "prune with --align auto, or into fewer --groups, where channels a group miss the block",
     "part-block": "prune with --align auto where filters or channels miss the block",
@@ -50,11 +50,11 @@ def advice(result: Result) -> tuple[str, ...]:
     total = math.fsum(layer.pruned_ms or 0.0 for layer in layers) + (result.pruned_other_ms or 0.0)
     if not layers or not total:
         return ()
-    kinds = dict.fromkeys(layer.cause_kind for layer in layers if layer.cause_kind in _TRY)
+    kinds = dict.fromkeys(layer.cause_kind for layer in layers if layer.cause_kind in REMEDIES)
     parts = [_part(kind, [layer for layer in layers if layer.cause_kind == kind]) for kind in kinds]
-    worth = sorted((part for part in parts if part.ms / total >= WORTH_TRYING), key=lambda part: -part.ms)
+    worth = sorted((part for part in parts if part.ms / total >= WORTHREMEDIESING), key=lambda part: -part.ms)
     sentences = [
-        f"{_TRY[part.kind]}: {_names(part.layers)} (up to {part.ms / total:.0%} of the network's time)"
+        f"{REMEDIES[part.kind]}: {_names(part.layers)} (up to {part.ms / total:.0%} of the network's time)"
         for part in worth
     ]
     return (*sentences, *_never_pruned(result, layers, total))

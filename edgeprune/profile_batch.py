@@ -24,7 +24,7 @@ from edgeprune.measurement import (
     warm_up,
 )
 from edgeprune.onnx_model import input_specs
-from edgeprune.profile_layers import LayerTimes, layer_rows, over, rounded, time_layers
+from edgeprune.profile_layers import LayerTimes, above_peak, layer_rows, over, rounded, time_layers
 from edgeprune.profile_result import Drift, Latency, Result
 from edgeprune.profile_setup import Batch, ProfiledRunner, ProfileOptions, Which, is_gpu, random_feeds
 from edgeprune.runners.base import Feeds
@@ -60,7 +60,7 @@ def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options
         which: dict(zip(runner.input_names, values, strict=True)) for which, runner in runners.items()
     }
     pruned = runners["pruned"]
-    times, unknown = LayerTimes(), list[str]()
+    times, notes = LayerTimes(), list[str]()
     with memory_checked(batch.target, batch.size):
         runs: dict[str, Run] = {which: runner.prepared(feeds[which]) for which, runner in runners.items()}
         taken = _Taken.of(runs, options)
@@ -70,7 +70,9 @@ def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options
             progress.note(f"timing every layer on {batch.target}, batch {batch.size}")
             times = time_layers(runners, feeds, batch, options)
         elif options.per_layer:
-            unknown.append(f"{batch.target} does not tell the times of single layers: they are left out")
+            notes.append(f"{batch.target} does not tell the times of single layers: they are left out")
+    rows = layer_rows(batch, times) if options.per_layer else ()
+    notes += above_peak(rows, batch.machine.roofline)
     speed, settled = _Speed.of(taken.measured, batch), is_settled(taken.measured, options)
     result = Result(
         target=batch.target,
@@ -88,8 +90,8 @@ def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options
         paired_speedup=rounded(speed.realistic),
         paired_interval=speed.interval,
         efficiency=rounded(over(speed.realistic, speed.theoretical)),
-        warnings=(*taken.warnings(options), *batch.unsupported(), *unknown, *speed.warnings()),
-        layers=layer_rows(batch, times) if options.per_layer else (),
+        warnings=(*taken.warnings(options), *batch.unsupported(), *notes, *speed.warnings()),
+        layers=rows,
         dense_other_ms=rounded(times.others.get("dense")),
         pruned_other_ms=rounded(times.others.get("pruned")),
         peak_memory_mb=rounded(peak_memory_mb()),

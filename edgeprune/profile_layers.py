@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -10,12 +10,15 @@ from edgeprune.causes import Cause, LayerFacts, bound_share, dense_words, explai
 from edgeprune.layer_times import LayerInfo, LayerTime, attribute_times, match_layers, median_time
 from edgeprune.profile_result import LayerResult
 from edgeprune.profile_setup import Batch, ProfiledRunner, ProfileOptions, Which
+from edgeprune.roofline import Roofline
 from edgeprune.runners.base import Feeds
 
 LAYER_BLOCKS = 5
 """Times of layers are taken in so many turns, dense and pruned alternating; the median of the turns counts."""
 LAYER_ITERATIONS = 20
 """Runs at most of each turn: the trace of every node's times grows with them."""
+BELIEVED = 1.1
+"""Share of a device's peak above which its profile cannot be right."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,20 @@ def layer_rows(batch: Batch, times: LayerTimes = LayerTimes()) -> tuple[LayerRes
         for layer in batch.pruned.layers
         for dense in [before.get(layer.name)]
     )
+
+
+def above_peak(rows: Sequence[LayerResult], roofline: Roofline | None) -> list[str]:
+    """A sentence if a layer multiplies faster than the device is said to: the bounds of all are then too low."""
+    shares = {
+        row.name: roofline.compute_ms(row.executed_macs) / row.pruned_ms for row in rows if roofline and row.pruned_ms
+    }
+    fastest = max(shares, key=lambda name: shares[name], default="")
+    if roofline is None or not fastest or shares[fastest] <= BELIEVED:
+        return []
+    return [
+        f"{fastest} runs at {shares[fastest]:.0%} of the peak of device profile {roofline.device}: it is not of this "
+        "machine, and all bounds are too low; name a better one with --machine-profile"
+    ]
 
 
 @dataclass(frozen=True)

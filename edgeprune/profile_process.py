@@ -80,8 +80,10 @@ def run_apart(job: ProfileJob) -> ProfileResult:
         # The same modules as here, wherever they came from; -P: and not the working directory's, if it was not there.
         paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         command = [sys.executable, "-P", "-m", "edgeprune.profile_worker", str(folder)]
-        # Nothing is ever written to its input: that ends when this process does, however it ends.
-        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdin=subprocess.PIPE)
+        # Ctrl-C is for this process alone, which then ends the other one. Nothing is ever written to that one's input:
+        # it ends when this process does, however it ends.
+        environment, group = {**os.environ, "PYTHONPATH": paths}, 0 if os.name == "posix" else None
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, process_group=group)
         try:
             status = process.wait()
         finally:

@@ -233,7 +233,15 @@ def tensorrt_module(gpu: FakeGpu, version: str) -> ModuleType:
                 "model": network._model.SerializeToString().hex(),
             }
             timed = sum(name not in known for name in nodes)
-            state.builds.append({"tf32": BuilderFlag.TF32 in config._flags, "shapes": shapes, "timed": timed})
+            types = {tensor.data_type for tensor in network._model.graph.initializer if len(tensor.dims) > 1}
+            state.builds.append(
+                {
+                    "tf32": BuilderFlag.TF32 in config._flags,
+                    "half": types == {TensorProto.FLOAT16},
+                    "shapes": shapes,
+                    "timed": timed,
+                }
+            )
             return IHostMemory(json.dumps(plan).encode())
 
     class EngineInspector:
@@ -374,7 +382,7 @@ def _layers(model: ModelProto) -> list[dict[str, str]]:
     layers = [{"Name": "Reformatting CopyNode for Input Tensor 0 to first", "LayerType": "Reformat", "Metadata": ""}]
     for node in model.graph.node:
         if node.op_type == "Relu" and layers[-1]["LayerType"] == "CaskConvolution":
-            layers[-1]["Name"] += f" + {node.name}"
+            layers[-1]["Name"] = f"__myl_Fused_{len(layers)}"
             layers[-1]["Metadata"] += f"\x1f[ONNX Layer: {node.name}]"
             continue
         kinds = {"Conv": "CaskConvolution", "Cast": "Reformat"}

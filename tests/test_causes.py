@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.advice import _TRY
+from edgeprune.advice import REMEDIES
 from edgeprune.causes import Kind, LayerFacts, MachineFacts, bound_share, explain, fitting_groups
 from edgeprune.device_profile import load_profile
 from edgeprune.roofline import Roofline
@@ -214,7 +214,7 @@ def test_no_slow_layer_goes_unexplained(layer: LayerFacts, machine: MachineFacts
 
 
 def test_every_kind_of_cause_comes_with_something_to_try_but_layers_that_were_kept() -> None:
-    assert set(get_args(Kind)) == {"kept", *_TRY}
+    assert set(get_args(Kind)) == {"kept", *REMEDIES}
 
 
 def test_the_roofline_is_that_of_the_threads_and_the_number_format() -> None:

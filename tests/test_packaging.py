@@ -31,6 +31,7 @@ DEVICE_SIDE = (
     "executor",
     "runners.ort",
     "profiling",
+    "precise_models",
     "pipeline",
     "bundle",
     "report",

@@ -24,10 +24,11 @@ from edgeprune.macs import count_macs
 from edgeprune.measurement import Measurement
 from edgeprune.onnx_model import TensorSpec
 from edgeprune.profile_batch import memory_checked, noise_warnings
-from edgeprune.profile_layers import LayerTimes, layer_rows
+from edgeprune.profile_layers import LayerTimes, above_peak, layer_rows
 from edgeprune.profile_result import Drift
 from edgeprune.profile_setup import Batch, random_feeds
 from edgeprune.profiling import Pair, ProfileOptions, load_profile_result, profile_files, profile_runners
+from edgeprune.roofline import Roofline
 from edgeprune.runners.ort import NodeTime
 from edgeprune.sensors import MachineState
 
@@ -121,6 +122,14 @@ def test_a_layers_row_tells_what_it_moves_and_what_the_device_could_do() -> None
     assert row.bound_ms is not None
     assert row.bound_share == pytest.approx(row.bound_ms / 3.75, abs=1e-5)
     assert row.cause_kind == "gather"
+
+
+def test_a_layer_faster_than_the_device_is_said_to_be_casts_doubt_on_its_profile() -> None:
+    batch = Batch.of(Pair(*small.models()), "cpu", 1, replace(MACHINE, roofline=Roofline("a device", 1e6, 1e12)))
+    rows = layer_rows(batch, LayerTimes({"pruned": {small.MIDDLE: LayerTime(1.0), "stem": LayerTime(1e6)}}))
+    (warning,) = above_peak(rows, batch.machine.roofline)
+    assert warning.startswith(f"{small.MIDDLE} runs at 66355% of the peak of device profile a device")
+    assert above_peak(rows, Roofline("another", 1e12, 1e12)) == above_peak(rows, None) == []
 
 
 def test_a_layer_that_another_provider_ran_is_told() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,19 @@ def test_calibrating_with_nothing_or_an_old_model_is_refused() -> None:
     model.opset_import[0].version = 11
     with pytest.raises(InputError, match="uses opset 11; expected 13 or later"):
         to_int8(model, [images(2)])
+
+
+def test_a_device_without_the_workstation_packages_can_quantise(tmp_path: Path) -> None:
+    save_onnx(convolution(2), tmp_path / "model.onnx")
+    missing = ("torch", "torchvision", "sklearn", "scipy", "matplotlib", "onnxsim", "onnxscript", "PIL")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({missing})); import numpy as np\n"
+        "from edgeprune.onnx_model import load_model; from edgeprune.quantization import quantized_layers, to_int8\n"
+        "path = list(sys.path); model = load_model('model.onnx')\n"
+        "print(quantized_layers(to_int8(model, [{'x': np.ones((1, 3, 8, 8), np.float32)}])), sys.path == path)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "True"]
 
 
 def test_what_is_not_finite_never_passes_as_close() -> None:

@@ -286,11 +286,12 @@ def test_a_fixed_batch_is_built_when_the_runner_is_opened(fake: FakeMachine, tmp
             runner.run(feeds(3))
 
 
-def test_only_tf32_lets_fp32_be_rounded(fake: FakeMachine, models: tuple[Path, Path]) -> None:
+def test_tf32_is_a_flag_of_the_builder_and_fp16_another_network(fake: FakeMachine, models: tuple[Path, Path]) -> None:
     for precision in ("fp32", "tf32", "fp16"):
         with opened(models[0], precision=precision, batches=BatchRange.only(1)):
             pass
-    assert [build["tf32"] for build in fake.state.builds] == [False, True, False]
+    built = [(build["tf32"], build["half"]) for build in fake.state.builds]
+    assert built == [(False, False), (True, False), (False, True)]
 
 
 def test_an_engine_for_another_gpu_version_or_model_is_built_again_and_says_so(
@@ -448,6 +449,7 @@ def test_a_tensorrt_that_is_too_old_is_refused(fake: FakeMachine, models: tuple[
     [
         (500, "out of memory while making room to run the model: Error Code 2: OutOfMemory"),
         (2_000, "out of memory while making room for a tensor of 0.0 MB: 0 of 0 MB are free"),
+        (1_000 + X[:2].nbytes + 1, "out of memory while making room for a tensor"),  # the output has no room
     ],
 )
 def test_a_gpu_that_is_out_of_memory_says_what_to_do_and_keeps_nothing(
@@ -478,9 +480,13 @@ def test_a_gpu_that_is_out_of_memory_says_what_to_do_and_keeps_nothing(
 def test_a_build_that_fails_tells_tensorrts_own_words(
     fake: FakeMachine, models: tuple[Path, Path], text: str, words: str
 ) -> None:
-    fake.state.build_error = text
-    with opened(models[0]) as runner, pytest.raises(InputError) as error:
-        runner.run(feeds())
+    with opened(models[0]) as runner:
+        fake.state.build_error = "another error, of an earlier build"
+        with pytest.raises(InputError, match="another error"):
+            runner.run(feeds())
+        fake.state.build_error = text
+        with pytest.raises(InputError) as error:
+            runner.run(feeds())
     assert words in str(error.value)
     assert "no interest" not in str(error.value)
 
@@ -512,6 +518,16 @@ def test_a_run_that_fails_is_an_error_of_the_input(fake: FakeMachine, models: tu
         fake.state.run_error = "Error Code 1: Cask (Cask convolution execution)"
         with pytest.raises(InputError, match="failed while running the model: Error Code 1: Cask"):
             runner.run(feeds())
+
+
+def test_an_engine_refuses_shapes_that_it_was_not_built_for(fake: FakeMachine, models: tuple[Path, Path]) -> None:
+    from edgeprune.runners.tensorrt_api import Engine, build_plan
+
+    plan, _ = build_plan(models[0].read_bytes(), BatchRange(1, 2, 3), tf32=False)
+    context = Engine(plan).context()
+    context.set_shape("input", (3, 3, 12, 12))
+    with pytest.raises(InputError, match=r"giving input 'input' the shape \(4, 3, 12, 12\): Set dimension is outside"):
+        context.set_shape("input", (4, 3, 12, 12))
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,10 @@ from edgeprune.runners.gpu import Gpu, out_of_memory
 
 def this_gpu() -> Gpu:
     """The GPU that CUDA uses; InputError if there is no driver, or no GPU."""
-    error, count = cudart.cudaGetDeviceCount()
-    if error != cudart.cudaError_t.cudaSuccess or not count:
-        reason = "none is there" if error == cudart.cudaError_t.cudaSuccess else _text(error)
+    error, _ = cudart.cudaGetDeviceCount()
+    if error != cudart.cudaError_t.cudaSuccess:
         raise InputError(
-            f"no NVIDIA GPU can be used: {reason}",
+            f"no NVIDIA GPU can be used: {_text(error)}",
             expected="an NVIDIA GPU and its driver, as nvidia-smi shows them",
             remedy="install or update NVIDIA's driver, or pip install cuda-bindings of the driver's CUDA version",
         )
