@@ -78,7 +78,7 @@ def conv_probes(block: int) -> dict[tuple[KernelKind, Varied, int], ConvProbe]:
         found["pointwise", "depth", inputs] = ConvProbe(16 * unit // inputs, inputs, 4 * unit, WIDTH, 1)
     for width in WIDTHS:
         count = WIDTHS[-1] ** 2 // width**2  # narrower, so more of them: short times are told badly
-        found["spatial", "width", width] = ConvProbe(max(count // 8, 1), 8 * unit, 4 * unit, width)
+        found["spatial", "width", width] = ConvProbe(max(count // 8, 1), 4 * unit, 4 * unit, width)
         found["pointwise", "width", width] = ConvProbe(count, 4 * unit, 4 * unit, width, 1)
         found["depthwise", "width", width] = ConvProbe(8 * unit * WIDTHS[-1] // width, 1, 1, width, height=width)
     found["depthwise", "filters", 1] = found["depthwise", "width", WIDTH]

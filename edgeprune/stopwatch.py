@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -18,8 +18,10 @@ from edgeprune.runners.ort import NodeRecorder, pinned
 
 REORDERS = ""
 """Under what a stopwatch gives all reordering of data together."""
-WARMUP, RUNS, SECONDS = 3, 40, 6.0
-"""Rounds of one set of models, and the time after which no more are begun."""
+WARMUP, RUNS = 3, 40
+"""Rounds of one set of models."""
+SECONDS, SECONDS_A_MODEL = 3.0, 0.3
+"""Time after which no more rounds are begun: so much, or so much for each model, whichever is longer."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -47,7 +49,7 @@ class OrtStopwatch:
             recorders = {key: NodeRecorder(runner, _feeds(runner, models[key])) for key, runner in runners.items()}
             calls = {str(key): recorder.run for key, recorder in recorders.items()}
             stack.enter_context(pinned(self.pin[:1]))
-            interleave(calls, warmup=WARMUP, iterations=RUNS, time_limit_s=SECONDS)
+            interleave(calls, warmup=WARMUP, iterations=RUNS, time_limit_s=_limit(models))
             return {key: _by_node(recorder, runners[key]) for key, recorder in recorders.items()}
 
     def runs(self, models: Mapping[K, ModelProto], threads: int) -> dict[K, Measurement]:
@@ -57,7 +59,7 @@ class OrtStopwatch:
                 runner = self._opened(model, threads, stack)
                 calls[str(key)] = runner.prepared(_feeds(runner, model))
             stack.enter_context(pinned(self.pin[:1]))
-            taken = interleave(calls, warmup=WARMUP, iterations=4 * RUNS, time_limit_s=SECONDS)
+            taken = interleave(calls, warmup=WARMUP, iterations=4 * RUNS, time_limit_s=_limit(models))
         return {key: taken[str(key)] for key in models}
 
     def _opened(self, model: ModelProto, threads: int, stack: ExitStack) -> TimedOrtRunner:
@@ -65,6 +67,10 @@ class OrtStopwatch:
         runner = TimedOrtRunner(model, options)
         stack.callback(runner.close)
         return runner
+
+
+def _limit(models: Sized) -> float:
+    return max(SECONDS, SECONDS_A_MODEL * len(models))
 
 
 def _feeds(runner: TimedOrtRunner, model: ModelProto) -> Feeds:

@@ -165,6 +165,14 @@ def test_what_is_computed_along_with_a_convolution_costs_only_what_it_reads_more
     assert behind["sum"].layer == behind["out"].layer == "conv2"
 
 
+def test_a_residual_behind_a_convolution_off_the_block_runs_by_itself() -> None:
+    add = helper.make_node("Add", ["conv1", "input"], ["sum"], "sum")
+    for groups, starts in ((1, 0), (2, 0), (4, 1)):
+        model = network(Conv(32, 32), Conv(32, 32, groups), add, channels=32)
+        assert works(model, reorders=True)["sum"].starts == starts
+        assert works(model)["sum"].starts == 0
+
+
 def test_an_activation_of_a_value_that_others_read_runs_by_itself() -> None:
     add = helper.make_node("Add", ["conv0", "act"], ["sum"], "sum")
     found = works(network(Conv(16, 16), relu("conv0", "act"), add, channels=16))
