@@ -15,9 +15,11 @@ import pytest
 import small_bundle
 
 from edgeprune import pipeline, tuning
+from edgeprune.device_profile import load_profile
 from edgeprune.errors import InputError
+from edgeprune.estimates import estimate
 from edgeprune.lower_bundle import LowerOptions
-from edgeprune.onnx_model import check_model
+from edgeprune.onnx_model import check_model, load_model
 
 BENCHMARKS = Path(__file__).parent.parent / "examples" / "benchmarks"
 DEVICES = Path(__file__).parent.parent / "device_profiles"
@@ -151,8 +153,10 @@ def test_estimates_stand_beside_what_was_measured(tmp_path: Path, capsys: pytest
         assert row.error == kept["error"] == pytest.approx(abs(row.estimate_ms / row.p50_ms - 1))
         assert row.undisturbed_error == pytest.approx(abs(row.estimate_ms / row.undisturbed_ms - 1))
         assert row.p50_ms > 0
-    dense, planned, _ = rows
-    assert dense.estimate_ms > planned.estimate_ms
+    profile = load_profile("x86-avx512")
+    models = [load_model(bundle / name) for name in ("dense.onnx", "plain.onnx", "model.onnx")]
+    expected = [estimate(None, model, profile).pruned_ms for model in models]
+    assert [row.estimate_ms for row in rows] == pytest.approx(expected, abs=1e-5)
     assert results["profile"]["name"] == "x86-avx512"
     table = (tmp_path / "out" / "results.md").read_text()
     assert len([line for line in table.splitlines() if line.startswith("| small")]) == 3
