@@ -61,6 +61,7 @@ def test_without_a_baseline_the_devices_bound_is_the_gain() -> None:
     (found,) = advice(result(layer("fc", None, 4.0, "memory-bound", bound_ms=1.0), dense=None))
     assert "where layers wait for memory: fc (" in found
     assert "up to 75%" in found
+    assert advice(result(layer("conv", None, 2.0, "compute-bound", bound_ms=1.0), dense=None)) == ()
 
 
 def test_layers_without_times_leave_nothing_to_advise() -> None:
