@@ -8,6 +8,7 @@ from graphlib import TopologicalSorter
 
 from onnx import GraphProto, ModelProto, TensorProto
 
+from edgeprune.errors import InputError, first_line
 from edgeprune.onnx_model import check_model
 
 
@@ -16,7 +17,7 @@ def to_half(model: ModelProto) -> ModelProto:
 
     Operations that FP16 does not suit stay in FP32 between Casts, as ONNX Runtime's converter knows them; weights
     beyond FP16's largest number, 65504, become that number. Nodes keep their names. A model without FP32 weights or
-    inputs comes back as it is.
+    inputs comes back as it is. InputError if the converter does not take the model.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -24,9 +25,17 @@ def to_half(model: ModelProto) -> ModelProto:
     types = [value.type.tensor_type.elem_type for value in values]
     if TensorProto.FLOAT not in (*types, *(tensor.data_type for tensor in copy.graph.initializer)):
         return copy
-    half = _converter()(copy, keep_io_types=True)
+    try:
+        half = _converter()(copy, keep_io_types=True)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:  # it raises no type of its own
+        raise InputError(
+            f"cannot be converted to FP16: {first_line(error)}",
+            where="ONNX model",
+            expected="a model that ONNX Runtime's converter takes",
+            remedy="choose another --precision",
+        ) from error
     _sort(half.graph)
-    return check_model(half)
+    return check_model(half, where="the model in FP16")
 
 
 def _sort(graph: GraphProto) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import itertools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,7 @@ class FakeGpu:
         self.pinned: dict[int, Any] = {}
         self.streams: dict[int, list[Callable[[], None]]] = {}
         self.events: dict[int, float | None] = {}
+        self.handles = itertools.count(100)
         self.clock_ms = 0.0
         self.reserved = 0
         """Bytes that engines hold for themselves."""
@@ -123,7 +125,7 @@ def cuda_module(gpu: FakeGpu) -> ModuleType:
         return result
 
     def cudaStreamCreateWithFlags(flags: int) -> Any:
-        handle = 100 + len(gpu.streams)
+        handle = next(gpu.handles)
         gpu.streams[handle] = []
         return answer("cudaStreamCreateWithFlags", handle)
 
@@ -141,7 +143,7 @@ def cuda_module(gpu: FakeGpu) -> ModuleType:
         return answer("cudaStreamDestroy")
 
     def cudaEventCreate() -> Any:
-        handle = 500 + len(gpu.events)
+        handle = next(gpu.handles)
         gpu.events[handle] = None
         return answer("cudaEventCreate", handle)
 

@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, parser
 from onnx.numpy_helper import from_array, to_array
 from torch import nn
 
+from edgeprune.errors import InputError
 from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.half_precision import to_half
 from edgeprune.runners.ort import OrtRunner
@@ -68,6 +69,13 @@ def test_weights_that_are_too_large_become_the_largest_number() -> None:
     model.graph.initializer.append(from_array(np.array([1e6], np.float32), "w"))
     (weight,) = to_half(model).graph.initializer
     assert to_array(weight) == [65504]
+
+
+def test_a_model_that_the_converter_does_not_take_is_an_error_of_the_input() -> None:
+    model = small(False)
+    model.graph.initializer[0].raw_data = b"abc"
+    with pytest.raises(InputError, match="cannot be converted to FP16: "):
+        to_half(model)
 
 
 def test_the_converter_leaves_the_search_path_as_it_was() -> None:

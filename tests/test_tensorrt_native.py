@@ -277,6 +277,18 @@ def test_nothing_is_left_on_the_gpu(fake: FakeMachine, models: tuple[Path, Path]
             using()
 
 
+def test_two_models_run_in_turn_and_share_nothing(fake: FakeMachine, models: tuple[Path, Path]) -> None:
+    with opened(models[0]) as dense, opened(models[1]) as pruned:
+        for size in (1, 2):
+            runs = [runner.prepared(feeds(size)) for runner in (dense, pruned)]
+            for run in (*runs, *reversed(runs)):
+                run()
+            for runner, model in ((dense, models[0]), (pruned, models[1])):
+                (output,) = runner.run(feeds(size)).values()
+                np.testing.assert_allclose(output, by_onnx_runtime(model, size), rtol=1e-3, atol=1e-3)
+    assert fake.leaks() == NO_LEAKS
+
+
 def test_a_fixed_batch_is_built_when_the_runner_is_opened(fake: FakeMachine, tmp_path: Path) -> None:
     dense, _ = written(tmp_path, *small_bundle.models(batch=2))
     with opened(dense, batches=BatchRange(1, 4, 8)) as runner:
