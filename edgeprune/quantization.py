@@ -54,6 +54,8 @@ def to_int8(model: ModelProto, batches: Sequence[Feeds], *, symmetric: bool = Fa
                 _Batches(batches),
                 quant_format=quantiser.QuantFormat.QDQ,
                 op_types_to_quantize=_LAYERS if symmetric else None,
+                # Processors have no kernel for a convolution of bytes that gives floats, which outputs are to be.
+                nodes_to_exclude=[] if symmetric else _last_convolutions(model),
                 per_channel=True,
                 # Sums of two products of 8 bits overflow 16.
                 reduce_range=not symmetric and machine_may_saturate(),
@@ -113,6 +115,19 @@ def _with_float_outputs(model: ModelProto) -> ModelProto:
     del graph.node[:]
     graph.node.extend(node for node in kept if node.op_type != "QuantizeLinear" or node.output[0] in used)
     return model
+
+
+def _last_convolutions(model: ModelProto) -> list[str]:
+    """Names of the convolutions that write an output, or what is only reshaped into one."""
+    makers = {value: node for node in model.graph.node for value in node.output}
+    found = []
+    for output in model.graph.output:
+        node = makers.get(output.name)
+        while node is not None and node.op_type in _RESHAPING:
+            node = makers.get(node.input[0])
+        if node is not None and node.op_type in ("Conv", "ConvTranspose"):
+            found.append(node.name)
+    return found
 
 
 class _Batches:

@@ -54,8 +54,8 @@ class NodeNames:
         """The model's node; empty for a reordering of data; `name` itself if it is unknown."""
         if name in self.nodes:
             return name
-        if name.startswith(("ReorderInput", "ReorderOutput")):
-            return ""
+        if name.startswith(("ReorderInput", "ReorderOutput")) or _FUSION.sub("", name) == "Transpose":
+            return ""  # the latter for quantised convolutions, which want channels last
         named_for = {"_bn_nchwc": self.producer, "_mul_nchwc": self.producer, "_nchwc": self.convolution}
         for suffix, node_of in named_for.items():
             if name.endswith(suffix) and name.removesuffix(suffix) in node_of:
