@@ -160,8 +160,8 @@ class OrtRunner:
     def profile_nodes(self, feeds: Feeds, iterations: int, *, warmup: int = 5) -> list[NodeTime]:
         """Median time of every node of the optimised model, in order of execution, warm-up runs left out.
 
-        The mean would be that of the few runs in which another program had the core. Runs in a session of its own, so that measuring does not slow this one down. On GPU targets the times are
-        those of starting the kernels.
+        The mean would be that of the few runs in which another program had the core. Runs in a session of its own, so
+        that measuring does not slow this one down. On GPU targets the times are those of starting the kernels.
         """
         check_feeds(feeds, self._inputs)
         if iterations < 1:
