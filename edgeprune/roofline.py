@@ -19,12 +19,11 @@ class Roofline:
 
     @staticmethod
     def of(profile: DeviceProfile, threads: int = 1, precision: str = "fp32") -> Roofline:
-        """Of a profile: `threads` of its cores multiply and share the whole memory; a GPU is used whole. Where a
-        profile does not know the rate of fp16 or int8, that of fp32 counts."""
+        """Of a profile: `threads` of its cores multiply and use what memory these reach; a GPU is used whole. Where
+        a profile does not know the rate of fp16 or int8, that of fp32 counts."""
         others = {"fp16": profile.peak_gflops_fp16, "int8": profile.peak_gops_int8}
-        peak = (others.get(precision) or profile.peak_gflops_fp32).value * 1e9 / 2
-        share = 1.0 if profile.kind == "gpu" else min(threads / profile.cores, 1.0)
-        return Roofline(profile.name, peak * share, profile.memory_gb_per_s.value * 1e9)
+        faster = (others.get(precision) or profile.peak_gflops_fp32).value / profile.peak_gflops_fp32.value
+        return Roofline(profile.name, profile.macs_per_s_of(threads) * faster, profile.memory_bytes_per_s_of(threads))
 
     def compute_ms(self, macs: int) -> float:
         return macs / self.macs_per_s * 1e3

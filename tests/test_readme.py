@@ -46,7 +46,9 @@ def test_shell_commands_work_in_order(repository: Path, workplace: Path, monkeyp
     assert np.load(workplace / "y.npy").shape == (1, 10)
 
 
-@pytest.mark.parametrize("page", ["training.md", "methods.md", "lowering.md", "estimates.md", "report.md", "targets.md"])
+@pytest.mark.parametrize(
+    "page", ["training.md", "methods.md", "lowering.md", "estimates.md", "report.md", "targets.md"]
+)
 def test_the_commands_of_the_other_pages_are_ones_that_the_command_line_takes(repository: Path, page: str) -> None:
     text = (repository / "docs" / page).read_text().replace("\\\n", " ")
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
