@@ -151,10 +151,19 @@ def export(
 
 
 def tune(
-    bundle: str | Path, *, threads: int = 1, batch_size: int = 1, device_profile: str = "", cache: bool = True
+    bundle: str | Path,
+    *,
+    threads: int = 1,
+    batch_size: int = 1,
+    target: str = "cpu",
+    device_profile: str = "",
+    cache: bool = True,
 ) -> LoweringRecord:
-    """Measure on this machine which form of each layer is fastest, and write the bundle's model anew with them."""
-    options = TuneOptions(threads, batch_size, default_path() if cache else None)
+    """Measure on this machine which form of each layer is fastest, and write the bundle's model anew with them.
+
+    `target`: "cpu" (ONNX Runtime) or "openvino-native".
+    """
+    options = TuneOptions(threads, batch_size, target, default_path() if cache else None)
     return pipeline.tune(Path(bundle), LowerOptions(device_profile, options))[1]
 
 

@@ -259,6 +259,7 @@ def tune(
     *,
     threads: Annotated[Integer, Parameter(group=MEASURING)] = 1,
     batch_size: Annotated[Integer, Parameter(group=MEASURING)] = 1,
+    target: Annotated[str, Parameter(group=MEASURING)] = "cpu",
     device_profile: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     cache: Annotated[OptionalPath, Parameter(group=MEASURING)] = None,
     no_cache: Annotated[Switch, Parameter(group=MEASURING)] = False,
@@ -273,6 +274,7 @@ def tune(
 
     - `edgeprune tune out/`
     - `edgeprune tune out/ --threads 2 --batch-size 8`
+    - `edgeprune tune out/ --target openvino-native`
 
     Parameters
     ----------
@@ -282,6 +284,8 @@ def tune(
         Threads inside one operation, as the model will be run.
     batch_size
         Images a run, as the model will be run.
+    target
+        Runtime to tune for: cpu (ONNX Runtime) or openvino-native.
     device_profile
         Device type whose channel block and cost table the candidates come from; this machine's by default.
     cache
@@ -295,7 +299,7 @@ def tune(
     from edgeprune.tuning_cache import default_path
 
     kept = None if no_cache else cache or default_path()
-    options = LowerOptions(device_profile, TuneOptions(threads, batch_size, kept, common.seed))
+    options = LowerOptions(device_profile, TuneOptions(threads, batch_size, target, kept, common.seed))
     tuned, record = pipeline.tune(bundle, options)
     show.lowering(record, tuned)
     _write_json(common, record)

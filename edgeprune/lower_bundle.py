@@ -5,6 +5,7 @@ Works without torch. `plain.onnx` keeps the network as planned, so that another 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,13 @@ import numpy as np
 from edgeprune import bundle as bundles
 from edgeprune import progress
 from edgeprune.bundle import Manifest, ParityRecord
-from edgeprune.device_profile import default_profile_name, load_profile
+from edgeprune.device_profile import DeviceProfile, default_profile_name, load_profile
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.forms import GROUPED
 from edgeprune.lowering.gathers import count_gathers
-from edgeprune.lowering.layers import grouped_layers
+from edgeprune.lowering.layers import GroupedLayer, grouped_layers
 from edgeprune.lowering.model import lower_model
-from edgeprune.lowering.record import load_lowering
+from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.onnx_graph import input_specs, static_batch
 from edgeprune.onnx_model import load_model, save_onnx
 from edgeprune.profile_setup import random_feeds
@@ -64,7 +65,7 @@ def lower_into(stage: Path, manifest: Manifest, options: LowerOptions, tolerance
     else:
         dense = load_model(stage / bundles.DENSE_MODEL) if (stage / bundles.DENSE_MODEL).is_file() else None
         record = tune(plain, dense, profile, options.tune)
-    for text in record.notes:
+    for text in (*_new_device(stage, record, layers, profile), *record.notes):
         progress.note(text)
     forms = {name: form for name, form in record.forms().items() if form != GROUPED}
     changes = bool(forms or record.pointwise)
@@ -82,6 +83,28 @@ def lower_into(stage: Path, manifest: Manifest, options: LowerOptions, tolerance
     (stage / bundles.LOWERING).write_bytes(bundles.pretty_json(record))
     gathers = manifest.gathers and msgspec.structs.replace(manifest.gathers, after_fold=count_gathers(lowered))
     return msgspec.structs.replace(manifest, parity=parity, gathers=gathers)
+
+
+def _new_device(
+    stage: Path, record: LoweringRecord, layers: Mapping[str, GroupedLayer], profile: DeviceProfile
+) -> Iterator[str]:
+    """Sentences for a bundle whose forms were measured on another machine or runtime, perhaps of another block."""
+    path = stage / bundles.LOWERING
+    before = load_lowering(path) if path.is_file() else None
+    if not before or before.chosen_by != "measured" or _measured_on(before) == _measured_on(record):
+        return
+    yield f"the forms until now were measured on {_measured_on(before)}: they are chosen anew"
+    block = profile.channel_block.fp32
+    off = sum(bool(x.weight.shape[1] % block or x.filters // x.groups % block) for x in layers.values())
+    if off:
+        yield (
+            f"{off} of {len(layers)} grouped layers have channels a group that are no multiples of {block}, the block "
+            f"of {profile.name}: pruned with --align auto for this device they would be faster"
+        )
+
+
+def _measured_on(record: LoweringRecord) -> str:
+    return f"{record.device}, {record.runtime}" if record.runtime else record.device
 
 
 def _planned_parity(stage: Path, manifest: Manifest) -> ParityRecord | None:

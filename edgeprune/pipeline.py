@@ -45,6 +45,7 @@ from edgeprune.report import write_report
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
 from edgeprune.runners.registry import target_named
+from edgeprune.tuning import runtime_here
 from edgeprune.verify import TOLERANCE
 
 if TYPE_CHECKING:
@@ -402,15 +403,12 @@ def _note_tuned_for_other(lowering: LoweringRecord, options: ProfileOptions, swe
     """A word to the user if the forms were measured on another machine or runtime, or for other threads or batches."""
     if lowering.chosen_by != "measured":
         return
-    here = current_environment(options.threads)
-    runtime = here.runtime_versions.get("onnxruntime", lowering.runtime)
-    then, now = (lowering.device, lowering.runtime), (here.cpu, runtime)
-    if then != now or lowering.threads not in sweep or lowering.batch_size not in options.batch_sizes:
-        device, version = then
+    here = current_environment(options.threads).cpu, runtime_here(lowering.target)
+    is_same = (lowering.device, lowering.runtime) == here
+    if not is_same or lowering.threads not in sweep or lowering.batch_size not in options.batch_sizes:
         progress.note(
-            f"this bundle was tuned on {device}, ONNX Runtime {version}, threads {lowering.threads}, "
-            f"batch {lowering.batch_size}: "
-            "run `edgeprune tune` to choose its layers' forms for what is measured here"
+            f"this bundle was tuned on {lowering.device}, {lowering.runtime}, threads {lowering.threads}, batch "
+            f"{lowering.batch_size}: run `edgeprune tune` to choose its layers' forms for what is measured here"
         )
 
 

@@ -26,6 +26,21 @@ def is_gpu(target: str) -> bool:
     return "cuda" in target or "tensorrt" in target
 
 
+class NodeTimer(Protocol):
+    """A model in which the runtime takes the time of every node, to be run in turn with others. `finish` ends it."""
+
+    def run(self) -> None: ...
+
+    def finish(self, *, warmup: int = 2) -> Sequence[TimedNode]:
+        """The median time of every node over all runs but the first `warmup`, in order of execution."""
+
+
+class RecordedRunner(Protocol):
+    """A `ProfiledRunner` on which the times of nodes can be taken run by run."""
+
+    def recorder(self, feeds: Feeds) -> NodeTimer: ...
+
+
 class ProfiledRunner(Runner, Protocol):
     """A runner that can be timed closely, and tells the times of its nodes."""
 

@@ -13,16 +13,17 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from statistics import median
+from typing import Protocol, cast
 
-import onnxruntime
 from onnx import ModelProto, TensorProto
 
 from edgeprune import progress
 from edgeprune.device_profile import DeviceProfile
 from edgeprune.environment import current_environment
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, unknown_name
 from edgeprune.layer_times import LayerTime, ModelLayers, attribute_times
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.forms import DENSE, GROUPED, Form, candidate_forms, shape_of
@@ -33,15 +34,16 @@ from edgeprune.lowering.record import LoweringRecord, NetworkTime, layer_choices
 from edgeprune.measurement import NOISY, Measurement, interleave
 from edgeprune.onnx_graph import constants
 from edgeprune.onnx_model import input_specs
-from edgeprune.profile_setup import random_feeds
-from edgeprune.profiling import TimedOrtRunner
+from edgeprune.profile_setup import ProfiledRunner, RecordedRunner, random_feeds
 from edgeprune.runners.base import Feeds, RunOptions
-from edgeprune.runners.ort import NodeRecorder
+from edgeprune.runners.registry import OpenOptions, Source, open_runner, require
 from edgeprune.tuning_cache import CachedTime, TuningCache
 
 AS_PLANNED, PREDICTED, FASTEST, ALL_DENSE = "as planned", "predicted forms", "fastest forms", "all dense"
 POINTWISE = "linear layers as convolutions"
 DENSE_NETWORK = "dense network"
+RUNTIMES = {"cpu": ("ONNX Runtime", "onnxruntime"), "openvino-native": ("OpenVINO", "openvino")}
+"""Targets whose runtime takes the times of nodes run by run: its name, and the package that it comes in."""
 CLOCK_TICK_MS = 1e-3
 """The runtime tells the times of nodes in microseconds."""
 WARMUP, RUNS = 2, 12
@@ -54,19 +56,32 @@ WORTH = 0.99
 """Another form than the plan's own is taken if it needs at most so much of its time; so with linear layers."""
 
 
+def runtime_here(target: str) -> str:
+    """Name and version of the runtime that serves a target on this machine; without a version if it is not there."""
+    name, package = RUNTIMES.get(target, (target, target))
+    try:
+        return f"{name} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return name
+
+
 @dataclass(frozen=True)
 class TuneOptions:
     """How to tune."""
 
     threads: int = 1
     batch_size: int = 1
+    target: str = "cpu"
     cache: Path | None = None
     """None: measure everything, and keep nothing."""
     seed: int = 0
 
     def check(self) -> None:
-        """InputError for values that make no sense on any machine."""
+        """InputError for values that make no sense, or a target that cannot be used here."""
         self.run_options().check()
+        if self.target not in RUNTIMES:
+            raise unknown_name("target to tune for", self.target, RUNTIMES)
+        require(self.target)
         if self.batch_size < 1:
             raise InputError(f"--batch-size {self.batch_size} is out of range", expected="1 or more")
 
@@ -75,7 +90,7 @@ class TuneOptions:
 
 
 def tune(model: ModelProto, dense: ModelProto | None, profile: DeviceProfile, options: TuneOptions) -> LoweringRecord:
-    """The fastest forms of the grouped layers of a model (all grouped), on ONNX Runtime's CPU provider.
+    """The fastest forms of the grouped layers of a model (all grouped), on the target.
 
     `dense` is the network before pruning; `profile` gives the channel block for padding, and a prediction to compare
     with. InputError if the batch size does not fit the model.
@@ -83,9 +98,7 @@ def tune(model: ModelProto, dense: ModelProto | None, profile: DeviceProfile, op
     options.check()
     environment = current_environment(options.threads)
     ours = environment.runtime_versions.get("edgeprune", "")  # it decides how a form is written
-    machine = (
-        f"edgeprune {ours} | onnxruntime {onnxruntime.__version__} | {environment.cpu} | {options.threads} threads"
-    )
+    machine = f"edgeprune {ours} | {runtime_here(options.target)} | {environment.cpu} | {options.threads} threads"
     cache = TuningCache.load(options.cache, machine)
     layers = grouped_layers(model)
     timer = _Timer(options, cache)
@@ -100,7 +113,8 @@ def tune(model: ModelProto, dense: ModelProto | None, profile: DeviceProfile, op
         device=environment.cpu,
         threads=options.threads,
         batch_size=options.batch_size,
-        runtime=onnxruntime.__version__,
+        runtime=runtime_here(options.target),
+        target=options.target,
         layers=layer_choices(layers, chosen.forms, costs),
         networks=networks,
         chosen=chosen.what,
@@ -124,6 +138,10 @@ class _Network:
         return f"{forms} pointwise {','.join(self.pointwise)}" if self.pointwise else forms
 
 
+class TunedRunner(ProfiledRunner, RecordedRunner, Protocol):
+    """What the runners of `RUNTIMES` offer."""
+
+
 class _Timer:
     """Times models in turn, or remembers what their like took."""
 
@@ -142,12 +160,9 @@ class _Timer:
 
     def layer_times(self, models: Mapping[Form, ModelProto]) -> dict[Form, dict[str, LayerTime]]:
         """The times of each model's layers, with the Gathers and the reordering of data that they need."""
-        runners, recorders = {}, {}
         with ExitStack() as stack:
-            for form, model in models.items():
-                runners[form] = TimedOrtRunner(model, self.options.run_options())
-                stack.callback(runners[form].close)
-                recorders[form] = NodeRecorder(runners[form], self._feeds(runners[form], model))
+            runners = {form: self._open(model, stack) for form, model in models.items()}
+            recorders = {form: runner.recorder(self._feeds(runner, models[form])) for form, runner in runners.items()}
             order = list(recorders)
             for number in progress.track(range(WARMUP + RUNS), "timing every layer in each form", total=WARMUP + RUNS):
                 for form in order if number % 2 else reversed(order):
@@ -159,7 +174,13 @@ class _Timer:
                 found[form] = attribute_times(nodes, original, _owners(model, self.options.batch_size))[0]
         return found
 
-    def _feeds(self, runner: TimedOrtRunner, model: ModelProto) -> Feeds:
+    def _open(self, model: ModelProto, stack: ExitStack) -> TunedRunner:
+        run = OpenOptions(self.options.run_options())
+        runner = cast(TunedRunner, open_runner(self.options.target, Source(model), run))
+        stack.callback(runner.close)
+        return runner
+
+    def _feeds(self, runner: TunedRunner, model: ModelProto) -> Feeds:
         values = random_feeds(input_specs(model), self.options.batch_size, self.options.seed)
         return dict(zip(runner.input_names, values, strict=True))
 
@@ -180,8 +201,7 @@ class _Timer:
         with ExitStack() as stack:
             runs = {}
             for name, model in models.items():
-                runner = TimedOrtRunner(model, self.options.run_options())
-                stack.callback(runner.close)
+                runner = self._open(model, stack)
                 runs[name] = runner.prepared(self._feeds(runner, model))
             for _ in range(REPEATS):
                 taken = interleave(runs, warmup=2, iterations=60, time_limit_s=seconds * len(runs))

@@ -122,7 +122,7 @@ def lowering(form: Form = DENSE, middle: str = MIDDLE, *, measured: bool = True)
     if not measured:
         return predicted
     networks, notes = (*times, found), ("the machine was busy",)
-    return LoweringRecord("measured", "a processor", 2, 1, "1.31.1", layers, networks, found.what, notes)
+    return LoweringRecord("measured", "a processor", 2, 1, "ONNX Runtime 1.31.1", layers, networks, found.what, notes)
 
 
 def write_lowering(folder: Path, record: LoweringRecord) -> None:

@@ -10,12 +10,12 @@ import networks
 import numpy as np
 import pytest
 import torch
-from edgeprune.exporters.to_onnx import to_onnx
 from torch import nn
 
 import edgeprune
 from edgeprune.data import Dataset
 from edgeprune.errors import InputError
+from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.fold import fold
 from edgeprune.kept_channels import KeptChannels
 from edgeprune.method_inputs import method_input

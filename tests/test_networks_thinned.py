@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from edgeprune.exporters.to_onnx import to_onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import (
@@ -29,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.fold import fold
 from edgeprune.graph import Graph
 from edgeprune.macs import count_macs

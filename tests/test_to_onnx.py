@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from edgeprune.exporters.to_onnx import ExportOptions, to_onnx
 from networks import Concatenating, Mobile, Residual, Shuffled, random_plan, settled
 from torch import nn
 
 from edgeprune.errors import GateError, InputError
+from edgeprune.exporters.to_onnx import ExportOptions, to_onnx
 from edgeprune.fold import fold
 from edgeprune.lowering.gathers import count_gathers
 from edgeprune.macs import count_macs

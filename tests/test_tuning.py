@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import small_bundle as small
 from onnx import ModelProto
 
 from edgeprune import bundle as bundles
-from edgeprune import pipeline, tuning
+from edgeprune import lower_bundle, pipeline, tuning
 from edgeprune.device_profile import load_profile
 from edgeprune.errors import GateError, InputError
 from edgeprune.lower_bundle import LowerOptions
@@ -55,11 +56,28 @@ def test_every_form_and_whole_networks_are_measured() -> None:
     assert record.chosen_by == "measured"
 
 
+@pytest.mark.usefixtures("quick")
+def test_forms_are_measured_in_the_runtime_that_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    dense, pruned = networks()
+    cache = tmp_path / "cache.json"
+    record = tune(pruned, dense, PROFILE, TuneOptions(target="openvino-native", cache=cache))
+    assert record.target == "openvino-native"
+    assert record.runtime.startswith("OpenVINO 20")
+    (layer,) = record.layers
+    assert set(layer.costs) == {"grouped", "split", "dense"}
+    assert all(ms > 0 for ms in layer.costs.values())
+    assert record.networks[0].what == DENSE_NETWORK
+    other = tune(pruned, dense, PROFILE, TuneOptions(cache=cache))
+    assert other.runtime.startswith("ONNX Runtime")
+    assert other.networks != record.networks  # nothing that was measured in one runtime is taken for the other
+
+
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     dense, pruned = networks()
     options = TuneOptions(cache=tmp_path / "cache.json")
     first = tune(pruned, dense, PROFILE, options)
-    monkeypatch.setattr(tuning, "TimedOrtRunner", None)  # nothing may be run
+    monkeypatch.setattr(tuning, "open_runner", None)  # nothing may be run
     assert tune(pruned, dense, PROFILE, options) == first
     with pytest.raises(TypeError):  # another number of threads is another measurement
         tune(pruned, dense, PROFILE, TuneOptions(threads=2, cache=options.cache))
@@ -288,6 +306,27 @@ def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert [text for text in said if "was tuned on another processor" in text]
 
 
+def test_tuning_a_bundle_of_another_machine_says_so_and_names_the_block_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    said: list[str] = []
+    folder = bundle(tmp_path)
+    monkeypatch.setattr(lower_bundle.progress, "note", said.append)
+    for _ in range(2):
+        pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    assert not [text for text in said if "chosen anew" in text]
+    record = json.loads((folder / "lowering.json").read_bytes()) | {"device": "another processor"}
+    manifest = bundles.open_bundle(folder).manifest
+    (folder / "lowering.json").write_text(json.dumps(record))
+    bundles.write_manifest(folder, manifest)
+    profile = tmp_path / "wide.toml"
+    shipped = resources.files("edgeprune.device_profiles").joinpath("x86-avx512.toml").read_text()
+    profile.write_text(shipped.replace("fp32 = 16", "fp32 = 64"))
+    pipeline.tune(folder, LowerOptions(device_profile=str(profile), tune=TuneOptions()))
+    assert [text for text in said if "measured on another processor" in text]
+    assert [text for text in said if "1 of 1 grouped layers" in text and "multiples of 64" in text]
+
+
 def test_a_split_bundle_is_not_tuned(tmp_path: Path) -> None:
     folder = bundle(tmp_path)
     split, _ = pipeline.split(folder, pipeline.SplitOptions("2"), pipeline.Output(tmp_path / "split"))
@@ -309,6 +348,7 @@ def test_a_bundle_without_a_model_is_sent_to_export(tmp_path: Path) -> None:
     [
         (LowerOptions(tune=TuneOptions(threads=0)), "--threads 0"),
         (LowerOptions(tune=TuneOptions(batch_size=0)), "--batch-size 0"),
+        (LowerOptions(tune=TuneOptions(target="torch-cpu")), "unknown target to tune for 'torch-cpu'"),
         (LowerOptions("no-such-device"), "unknown device profile"),
     ],
 )

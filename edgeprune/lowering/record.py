@@ -52,7 +52,7 @@ class LoweringRecord(msgspec.Struct, frozen=True):
     threads: int
     batch_size: int
     runtime: str
-    """ONNX Runtime's version; empty if nothing was measured."""
+    """Name and version of the runtime; empty if nothing was measured."""
     layers: tuple[LayerChoice, ...]
     networks: tuple[NetworkTime, ...] = ()
     """What was measured whole, the dense network first."""
@@ -63,6 +63,8 @@ class LoweringRecord(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     planned_parity: ParityRecord | None = None
     """Of the model with every layer as planned."""
+    target: str = "cpu"
+    """For which the forms were chosen."""
     schema_version: int = SCHEMA_VERSION
 
     def planned_macs(self) -> dict[str, int]:

@@ -91,7 +91,7 @@ def _blocks(record: LoweringRecord, manifest: Manifest, plan: Plan | None, folde
 def _how(record: LoweringRecord, folder: str) -> str:
     device = f.clean(record.device)
     if record.chosen_by == "measured":
-        where = f"{device}, ONNX Runtime {f.clean(record.runtime)}, {f.plural(record.threads, 'thread')}"
+        where = f"{device}, {f.clean(record.runtime)}, {f.plural(record.threads, 'thread')}"
         text = (
             "A grouped layer can be written in several forms that compute the same. Each was measured in its place in "
             f"the network, then whole networks beside the dense one: on {where}, batch {record.batch_size}."

@@ -23,6 +23,42 @@ DEVICE = "CPU"
 _NOT_RUN = frozenset({"Const", "Input", "Output"})
 
 
+class OpenVinoRecorder:
+    """A compiled model in which OpenVINO takes the time of every node, to be run in turn with others.
+
+    OpenVINO tells the mean of all runs since compiling, in whole microseconds: what one run took is the difference
+    between two totals, which is uncertain by as many microseconds as there were runs.
+    """
+
+    def __init__(self, request: Any, feeds: Feeds, nodes: frozenset[str]) -> None:
+        """`nodes`: those that OpenVINO runs; it lists others, too, that were fused into them."""
+        self._request, self._feeds, self._nodes = request, feeds, nodes
+        self._totals: list[dict[tuple[str, str], float]] = [{}]
+
+    def run(self) -> None:
+        _infer(self._request, self._feeds)
+        runs = len(self._totals)
+        self._totals.append(
+            {
+                (entry.node_name, entry.node_type): entry.real_time.total_seconds() * 1e3 * runs
+                for entry in self._request.profiling_info
+                if entry.node_name in self._nodes
+            }
+        )
+
+    def finish(self, *, warmup: int = 2) -> list[NodeTime]:
+        """Every node's mean time over the faster half of the runs behind the warm-up, in order of execution."""
+        runs = [
+            {node: total - before.get(node, 0.0) for node, total in after.items()}
+            for before, after in pairwise(self._totals[warmup:])
+        ]
+        faster = sorted(runs, key=lambda run: sum(run.values()))[: (len(runs) + 1) // 2]
+        return [
+            NodeTime(*node, OpenVinoRunner.provider, max(fmean(run[node] for run in faster), 0.0))
+            for node in self._totals[-1]
+        ]
+
+
 @dataclass(frozen=True)
 class _Compiled:
     """The model for inputs of one shape: with fixed shapes OpenVINO plans its memory and kernels beforehand."""
@@ -78,7 +114,7 @@ class OpenVinoRunner:
         """Outputs by name; InputError if an input is missing, unknown, or of the wrong shape or type."""
         compiled = self._for(feeds)
         with pinned(self.options.pin):
-            self._infer(compiled.request, feeds)
+            _infer(compiled.request, {name: np.ascontiguousarray(feeds[name]) for name in self.input_names})
         return {name: np.array(compiled.request.get_tensor(name).data) for name in self.output_names}
 
     def prepared(self, feeds: Feeds) -> Callable[[], object]:
@@ -99,18 +135,19 @@ class OpenVinoRunner:
         check_feeds(feeds, self._inputs)
         if iterations < 1:
             raise InputError(f"--iterations {iterations} is out of range", expected="1 or more")
-        totals: list[dict[tuple[str, str], float]] = [{}]
+        recorder = self.recorder(feeds)
+        with pinned(self.options.pin):
+            for _ in range(warmup + iterations):
+                recorder.run()
+        return recorder.finish(warmup=warmup)
+
+    def recorder(self, feeds: Feeds) -> OpenVinoRecorder:
+        """What takes the times of nodes in runs that the caller asks for, one at a time."""
+        check_feeds(feeds, self._inputs)
         with pinned(self.options.pin):
             request = self._compile(_shapes(feeds, self.input_names), counting=True).request
-            for number in range(1, warmup + iterations + 1):
-                self._infer(request, feeds)
-                totals.append(self._total_ms(request, number))
-        runs = [
-            {node: total - before.get(node, 0.0) for node, total in after.items()}
-            for before, after in pairwise(totals[warmup:])
-        ]
-        faster = sorted(runs, key=lambda run: sum(run.values()))[: (len(runs) + 1) // 2]
-        return [NodeTime(*node, self.provider, max(fmean(run[node] for run in faster), 0.0)) for node in totals[-1]]
+        held = {name: np.ascontiguousarray(feeds[name]) for name in self.input_names}
+        return OpenVinoRecorder(request, held, frozenset(self._original))
 
     def original_node(self, name: str) -> str:
         """The ONNX model's node that a node of OpenVINO's stands for; empty for a reordering of data."""
@@ -169,24 +206,6 @@ class OpenVinoRunner:
         self._original = self._original_nodes(compiled.get_runtime_model())
         return _Compiled(compiled, request)
 
-    def _infer(self, request: Any, feeds: Feeds) -> None:
-        try:
-            request.infer({name: np.ascontiguousarray(feeds[name]) for name in self.input_names})
-        except RuntimeError as error:
-            raise InputError(f"OpenVINO cannot run the model on this input: {_reason(error)}") from error
-
-    def _total_ms(self, request: Any, runs: int) -> dict[tuple[str, str], float]:
-        """(node, operation) -> milliseconds of all `runs` since compiling.
-
-        OpenVINO tells their mean in whole microseconds, so that the difference between two totals is uncertain by as
-        many microseconds as there were runs; and it lists nodes, too, that were fused into others.
-        """
-        return {
-            (entry.node_name, entry.node_type): entry.real_time.total_seconds() * 1e3 * runs
-            for entry in request.profiling_info
-            if entry.node_name in self._original
-        }
-
     def _original_nodes(self, graph: Any) -> dict[str, str]:
         """Node that OpenVINO runs -> the ONNX model's node; empty for a reordering of data.
 
@@ -202,6 +221,13 @@ class OpenVinoRunner:
             known = [self._writers.get(part, part) for part in parts if part]
             found[name] = next((part for part in known if part in self._nodes), name if known else "")
         return found
+
+
+def _infer(request: Any, feeds: Feeds) -> None:
+    try:
+        request.infer(dict(feeds))
+    except RuntimeError as error:
+        raise InputError(f"OpenVINO cannot run the model on this input: {_reason(error)}") from error
 
 
 def _shapes(feeds: Feeds, names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:

@@ -205,6 +205,10 @@ class OrtRunner:
             events = json.loads(Path(session.end_profiling()).read_text())
         return _median_times(events, warmup)
 
+    def recorder(self, feeds: Feeds) -> NodeRecorder:
+        """What takes the times of nodes in runs that the caller asks for, one at a time."""
+        return NodeRecorder(self, feeds)
+
     def recording_session(self, prefix: Path) -> Any:
         """A session of its own in which the runtime records the times of nodes, to a file with this prefix."""
         return self._open(replace(self.options, profiling_prefix=str(prefix)))[1]

@@ -7,9 +7,9 @@ python examples/benchmarks/realistic.py -o runs/realistic              (everythi
 
 Random weights are enough for speed. A case is a network that a method has pruned. For every setting (runtime, threads,
 batch size) these run in turn, in one loop: the dense network, the pruned one as planned (plain), with the forms that
-the cost table predicts (predicted), with those measured for these threads and this batch (tuned; always in ONNX
-Runtime), and what Torch-Pruning makes of the network with as many multiply-adds, once with any number of channels and
-once with multiples of the channel block (aligned).
+the cost table predicts (predicted), with those measured in this setting (tuned), and what Torch-Pruning makes of the
+network with as many multiply-adds, once with any number of channels and once with multiples of the channel block
+(aligned).
 
 Each case's result is kept in the output folder: run the same line again after an interruption, or with more of
 anything, and only what is missing is measured. results.md, results.json and results.svg are written anew after each
@@ -19,7 +19,6 @@ case. Optional: pip install --no-deps torch-pruning==1.6.1, pip install openvino
 from __future__ import annotations
 
 import argparse
-import importlib
 import shutil
 import signal
 import statistics
@@ -35,11 +34,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import roofline
 import torch
 import torch_pruning_baseline as rival
-from edgeprune.exporters.to_onnx import to_onnx
 from realistic_results import (
     PLAIN,
     PREDICTED,
@@ -61,6 +58,7 @@ from edgeprune.bundle import Bundle, pretty_json, write_atomically
 from edgeprune.device_profile import is_importable, this_machine_block
 from edgeprune.environment import current_environment, load_average
 from edgeprune.errors import EdgepruneError
+from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.fold import fold
 from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.gathers import count_gathers
@@ -70,9 +68,9 @@ from edgeprune.measurement import interleave, median_interval, paired_ratios
 from edgeprune.network import Network, NetworkSource, load_network
 from edgeprune.onnx_model import input_specs, load_model, save_onnx
 from edgeprune.profile_setup import random_feeds
-from edgeprune.profiling import TimedOrtRunner
 from edgeprune.pruned import Pruned
 from edgeprune.runners.base import Array, RunOptions
+from edgeprune.runners.registry import OpenOptions, Source, open_runner
 from edgeprune.tuning import TuneOptions, structure_key
 from edgeprune.verify import measure_parity, random_inputs
 
@@ -85,7 +83,8 @@ NETWORKS = (
     "torchvision:mobilenet_v2",
     "resnet56",
 )
-RUNTIMES = ("ort", "openvino")
+RUNTIMES = {"ort": "cpu", "openvino": "openvino-native"}
+"""Runtime -> edgeprune's target."""
 
 
 @dataclass(frozen=True)
@@ -199,15 +198,16 @@ class CaseModels:
         self.thinned = tuple(self._thinned(network))
 
     def tuned(self, setting: Setting) -> Variant:
-        """With the forms measured for these threads and this batch; of a setting only until the next is asked for."""
-        options = TuneOptions(setting.threads, setting.batch_size, self.cache)
+        """With the forms measured in this setting; of a setting only until the next is asked for."""
+        options = TuneOptions(setting.threads, setting.batch_size, RUNTIMES[setting.runtime], self.cache)
         return self._lowered(TUNED, LowerOptions(tune=options))
 
     def _lowered(self, name: str, options: LowerOptions) -> Variant:
         bundle, record = pipeline.tune(self.folder / "bundle", options)
         for note in record.notes:
             print(f"  {name}: {note}", flush=True)
-        forms = Counter(layer.kind for layer in record.layers)
+        forms: Counter[str] = Counter(layer.kind for layer in record.layers)
+        forms += Counter({"pointwise": len(record.pointwise)})
         return Variant.of(name, self._kept(bundle, name), _parity(bundle), self.plain, forms)
 
     def _kept(self, bundle: Bundle, name: str) -> Path:
@@ -265,14 +265,12 @@ class Bench:
                 result = msgspec.structs.replace(result, notes=models.notes, left_out=models.left_out)
                 for what, why in models.left_out.items():
                     print(f"  {what} left out: {why}", flush=True)
-                for threads, batch in dict.fromkeys((setting.threads, setting.batch_size) for setting in missing):
-                    same = [setting for setting in missing if (setting.threads, setting.batch_size) == (threads, batch)]
-                    print(f"  tuning: {threads} threads, batch {batch}", flush=True)
-                    variants = (models.plain, models.predicted, models.tuned(same[0]), *models.thinned)
-                    for setting in same:
-                        rows = tuple(self.measure(case, setting, models.dense, variants))
-                        result = msgspec.structs.replace(result, rows=(*result.rows, *rows))
-                        result.save(folder)
+                for setting in missing:
+                    print(f"  tuning: {setting}", flush=True)
+                    variants = (models.plain, models.predicted, models.tuned(setting), *models.thinned)
+                    rows = tuple(self.measure(case, setting, models.dense, variants))
+                    result = msgspec.structs.replace(result, rows=(*result.rows, *rows))
+                    result.save(folder)
             except EdgepruneError as error:
                 print(f"  left out: {error}", flush=True)
                 msgspec.structs.replace(result, left_out={case.name: str(error)}).save(folder)
@@ -284,8 +282,7 @@ class Bench:
             timed.setdefault(variant.structure, variant)
         load = load_average()
         with ExitStack() as stack:
-            prepare = PREPARE[setting.runtime]
-            runs = {structure: prepare(variant.path, setting, stack) for structure, variant in timed.items()}
+            runs = {structure: _prepare(variant.path, setting, stack) for structure, variant in timed.items()}
             measured = interleave(runs, warmup=5, iterations=self.rounds, time_limit_s=self.seconds)
         roof = self.roofline(setting.threads)
         base, bound = measured[dense.structure], roof.bound_ms(load_model(dense.path), setting.batch_size)
@@ -329,36 +326,13 @@ class Bench:
         return msgspec.json.decode(path.read_bytes(), type=roofline.Roofline)
 
 
-Prepare = Callable[[Path, Setting, ExitStack], Callable[[], object]]
-
-
-def _prepare_ort(path: Path, setting: Setting, stack: ExitStack) -> Callable[[], object]:
-    runner = TimedOrtRunner(path, RunOptions(threads=setting.threads, spinning=False))
+def _prepare(path: Path, setting: Setting, stack: ExitStack) -> Callable[[], object]:
+    """One run of a model, loaded for the setting until the stack closes."""
+    run = RunOptions(threads=setting.threads, spinning=False)
+    runner = open_runner(RUNTIMES[setting.runtime], Source(path), OpenOptions(run))
     stack.callback(runner.close)
     (values,) = _inputs(path, setting)
     return runner.prepared({runner.input_names[0]: values})
-
-
-def _prepare_openvino(path: Path, setting: Setting, stack: ExitStack) -> Callable[[], object]:
-    """As ONNX Runtime is run: in float32, where OpenVINO would take bfloat16 on some processors, and without cores of
-    its own, which other programs might be using."""
-    openvino = importlib.import_module("openvino")
-    (values,) = _inputs(path, setting)
-    core = openvino.Core()
-    model = core.read_model(path)
-    model.reshape(list(values.shape))
-    options = {
-        "INFERENCE_NUM_THREADS": setting.threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-        "ENABLE_CPU_PINNING": False,
-    }
-    request = core.compile_model(model, "CPU", options).create_infer_request()
-    request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(values), shared_memory=True))
-    return lambda: request.infer(share_outputs=True)
-
-
-PREPARE: Mapping[str, Prepare] = dict(zip(RUNTIMES, (_prepare_ort, _prepare_openvino), strict=True))
 
 
 def _inputs(path: Path, setting: Setting) -> Sequence[Array]:
@@ -386,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--groups", type=_numbers, default=(2, 4, 8), help="of gconv; tmi-gkp has its paper's 8")
     parser.add_argument("--threads", type=_numbers, default=(1, 2))
     parser.add_argument("--batch-sizes", type=_numbers, default=(1, 8))
-    parser.add_argument("--runtimes", type=_words, default=RUNTIMES, help=",".join(RUNTIMES))
+    parser.add_argument("--runtimes", type=_words, default=tuple(RUNTIMES), help=",".join(RUNTIMES))
     parser.add_argument("--rounds", type=int, default=30, help="runs of every model, unless --seconds end first")
     parser.add_argument("--seconds", type=float, default=90, help="at most, for the measured rounds of one setting")
     asked = parser.parse_args(arguments)

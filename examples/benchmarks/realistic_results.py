@@ -65,7 +65,7 @@ class Row(msgspec.Struct, frozen=True):
     parity: float
     """Largest difference from the pruned network over the largest output."""
     forms: dict[str, int]
-    """How many grouped layers were written in which form."""
+    """How many grouped layers were written in which form; pointwise: linear ones as 1x1 convolutions."""
     same_as: str
     """The variant that has the same structure and was timed in this one's place; empty if it was timed itself."""
 
