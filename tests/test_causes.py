@@ -221,7 +221,9 @@ def test_the_roofline_is_that_of_the_threads_and_the_number_format() -> None:
     profile = load_profile("x86-avx512")
     whole, one = Roofline.of(profile, 64), Roofline.of(profile, 1)
     assert whole.macs_per_s == profile.macs_per_s == one.macs_per_s * profile.cores
-    assert one.bytes_per_s == profile.memory_bytes_per_s_of(1) < whole.bytes_per_s == profile.memory_gb_per_s.value * 1e9
+    assert (
+        one.bytes_per_s == profile.memory_bytes_per_s_of(1) < whole.bytes_per_s == profile.memory_gb_per_s.value * 1e9
+    )
     gpu = load_profile("nvidia-t4")
     assert Roofline.of(gpu, 1, "fp16").macs_per_s == pytest.approx(gpu.peak_gflops_fp16.value * 1e9 / 2)  # type: ignore[union-attr]
     assert Roofline.of(profile, 64, "int8").macs_per_s == profile.macs_per_s, "nobody gave its rate"
