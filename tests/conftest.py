@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ.pop("COLUMNS", None)  # pytest's workers are told 80, which cuts the tables that tests read
 
 
 @pytest.fixture(scope="session")

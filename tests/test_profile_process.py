@@ -87,8 +87,9 @@ def test_an_interrupted_process_interrupts_the_one_that_waits(tmp_path: Path, mo
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
 def test_no_process_is_left_behind_by_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     number = tmp_path / "pid"
-    code = f"import os, pathlib, time; pathlib.Path({str(number)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    code = f"import os, pathlib, time; pathlib.Path({str(number)!r}).write_text(str(os.getpid())); time.sleep(60)"
     fake_worker(monkeypatch, code)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the workers of pytest ignore it
 
     def interrupt() -> None:
         while not (number.exists() and number.read_text()):
@@ -96,8 +97,11 @@ def test_no_process_is_left_behind_by_an_interrupt(tmp_path: Path, monkeypatch: 
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_apart(job(tmp_path))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_apart(job(tmp_path))
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int(number.read_text()), 0)
 
