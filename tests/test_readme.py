@@ -47,7 +47,7 @@ def test_shell_commands_work_in_order(repository: Path, workplace: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "page", ["training.md", "methods.md", "lowering.md", "estimates.md", "report.md", "targets.md"]
+    "page", ["training.md", "methods.md", "lowering.md", "estimates.md", "report.md", "targets.md", "profiling.md"]
 )
 def test_the_commands_of_the_other_pages_are_ones_that_the_command_line_takes(repository: Path, page: str) -> None:
     text = (repository / "docs" / page).read_text().replace("\\\n", " ")
