@@ -6,7 +6,7 @@ Works without torch. `plain.onnx` keeps the network as planned, so that another 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -64,7 +64,7 @@ def lower_into(stage: Path, manifest: Manifest, options: LowerOptions, tolerance
         record = predict(layers, profile)
     else:
         dense = load_model(stage / bundles.DENSE_MODEL) if (stage / bundles.DENSE_MODEL).is_file() else None
-        record = tune(plain, dense, profile, options.tune)
+        record = tune(plain, dense, profile, _as_fixed(options.tune, static_batch(plain)))
     for text in (*_new_device(stage, record, layers, profile), *record.notes):
         progress.note(text)
     forms = {name: form for name, form in record.forms().items() if form != GROUPED}
@@ -83,6 +83,11 @@ def lower_into(stage: Path, manifest: Manifest, options: LowerOptions, tolerance
     (stage / bundles.LOWERING).write_bytes(bundles.pretty_json(record))
     gathers = manifest.gathers and msgspec.structs.replace(manifest.gathers, after_fold=count_gathers(lowered))
     return msgspec.structs.replace(manifest, parity=parity, gathers=gathers)
+
+
+def _as_fixed(options: TuneOptions, batch: int | None) -> TuneOptions:
+    """Where nothing else is asked, the batch that the model is fixed to."""
+    return replace(options, batch_size=batch) if batch and options.batch_size == 1 else options
 
 
 def _new_device(

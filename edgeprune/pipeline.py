@@ -314,7 +314,7 @@ def profile(
     if bundle is not None and baseline is not None:
         raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
     if bundle is not None and bundle.has(bundles.LOWERING):
-        _note_tuned_for_other(load_lowering(bundle.path(bundles.LOWERING)), options, sweep)
+        _note_tuned_for_other(load_lowering(bundle.path(bundles.LOWERING)), targets, options, sweep)
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as temporary:
         folder = Path(temporary)
         kept = bundle.manifest.files if bundle is not None else ()
@@ -347,6 +347,10 @@ def measure(job: ProfileJob) -> ProfileResult:
     dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
     notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
     lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
+    if lowering is not None:
+        notes |= dict.fromkeys(
+            lowering.pointwise, "written as a 1x1 convolution, with which the whole network was faster"
+        )
     planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
     engines = Path(job.engines) if job.engines else None
     return profile_files(
@@ -449,13 +453,15 @@ def calibrate(out: Path, pin: tuple[int, ...] = ()) -> DeviceProfile:
     return load_profile(out.absolute())
 
 
-def _note_tuned_for_other(lowering: LoweringRecord, options: ProfileOptions, sweep: Sequence[int]) -> None:
+def _note_tuned_for_other(
+    lowering: LoweringRecord, targets: Sequence[str], options: ProfileOptions, sweep: Sequence[int]
+) -> None:
     """A word to the user if the forms were measured on another machine or runtime, or for other threads or batches."""
     if lowering.chosen_by != "measured":
         return
     here = current_environment(options.threads).cpu, runtime_here(lowering.target)
-    is_same = (lowering.device, lowering.runtime) == here
-    if not is_same or lowering.threads not in sweep or lowering.batch_size not in options.batch_sizes:
+    is_same = (lowering.device, lowering.runtime) == here and set(targets) == {lowering.target}
+    if not is_same or set(sweep) != {lowering.threads} or set(options.batch_sizes) != {lowering.batch_size}:
         progress.note(
             f"this bundle was tuned on {lowering.device}, {lowering.runtime}, threads {lowering.threads}, batch "
             f"{lowering.batch_size}: run `edgeprune tune` to choose its layers' forms for what is measured here"

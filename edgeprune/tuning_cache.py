@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeprune import progress
 from edgeprune.bundle import write_atomically
 from edgeprune.errors import InputError
 
@@ -55,11 +56,32 @@ class TuningCache:
         if self.path is None:
             return
         machines = _read(self.path)
+        if not machines:
+            _put_aside(self.path)
         machines[self.machine] = {**machines.get(self.machine, {}), **self.times}
         try:
             write_atomically(self.path, msgspec.json.encode(_File(SCHEMA_VERSION, machines), order="sorted"))
         except InputError:  # measured all the same
             return
+
+
+def _put_aside(path: Path) -> None:
+    """Keep a file that is no cache (anything may have been named by mistake) under another name."""
+    try:
+        if not path.is_file() or not path.stat().st_size or _is_ours(path):
+            return
+        kept = path.with_name(f"{path.name}.kept")
+        path.replace(kept)
+        progress.note(f"{path} was no tuning cache of this version: it is now {kept.name}")
+    except OSError:
+        return
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_File).schema_version == SCHEMA_VERSION
+    except msgspec.DecodeError:
+        return False
 
 
 def _read(path: Path) -> dict[str, dict[str, CachedTime]]:

@@ -103,6 +103,8 @@ def test_a_corrupt_or_foreign_cache_counts_as_empty_and_is_replaced(tmp_path: Pa
     cache.save()
     assert TuningCache.load(path, "m").times == {"new": CachedTime(2.0)}
     assert TuningCache.load(path, "another machine").times == {}
+    kept = tmp_path / "cache.json.kept"  # it may have been named by mistake
+    assert kept.read_bytes() == content if content and b'"ms": -1' not in content else not kept.exists()
 
 
 def test_two_runs_that_end_at_once_both_keep_what_they_measured(tmp_path: Path) -> None:
@@ -298,6 +300,11 @@ def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert not [text for text in said if "was tuned on" in text]
     pipeline.profile(folder, None, ("cpu",), ProfileOptions(warmup=1, iterations=3, batch_sizes=(2,)))
     assert [text for text in said if "batch 1: run `edgeprune tune`" in text]
+    said.clear()
+    pipeline._note_tuned_for_other(
+        load_lowering(folder / "lowering.json"), ("openvino-native",), ProfileOptions(), (1,)
+    )
+    assert [text for text in said if "ONNX Runtime" in text and "run `edgeprune tune`" in text]
     record = json.loads((folder / "lowering.json").read_bytes()) | {"device": "another processor"}
     manifest = bundles.open_bundle(folder).manifest
     (folder / "lowering.json").write_text(json.dumps(record))
@@ -325,6 +332,18 @@ def test_tuning_a_bundle_of_another_machine_says_so_and_names_the_block_here(
     pipeline.tune(folder, LowerOptions(device_profile=str(profile), tune=TuneOptions()))
     assert [text for text in said if "measured on another processor" in text]
     assert [text for text in said if "1 of 1 grouped layers" in text and "multiples of 64" in text]
+
+
+def test_a_model_of_fixed_batch_is_tuned_at_that_batch(tmp_path: Path, quick: None) -> None:
+    folder = bundle(tmp_path)
+    manifest = bundles.open_bundle(folder).manifest
+    for name, model in zip((bundles.DENSE_MODEL, bundles.MODEL), small.models(batch=3), strict=True):
+        (folder / name).write_bytes(model.SerializeToString())
+    bundles.write_manifest(folder, manifest)
+    _, record = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    assert record.batch_size == 3
+    with pytest.raises(InputError, match="fixed batch of 3"):
+        pipeline.tune(folder, LowerOptions(tune=TuneOptions(batch_size=2)))
 
 
 def test_a_split_bundle_is_not_tuned(tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ def mix(graph: Graph, divider: Divider, divisions: Divisions, share: float) -> M
         f"{gathers.count} of {wanted.count} Gathers remain: an estimated {shares} would go to a free division of "
         "every layer's inputs"
     )
+    if not limit.allows(gathers.elements):
+        note += f"; more than the {share:.1%} asked for, but no division of channels avoids these"
     return Mixed(found, _table(choices, cannot, found, gathers, note), note)
 
 
