@@ -200,7 +200,7 @@ def _write(out: Path, rows: Sequence[Row], profile: DeviceProfile) -> None:
     }
     write_atomically(out / "results.json", pretty_json(data))
     write_atomically(out / "results.md", "\n".join(lines).encode() + b"\n")
-    print("\n".join(lines[-4:]), flush=True)
+    print("\n".join(lines[lines.index("") + 1 :]), flush=True)
 
 
 if __name__ == "__main__":
