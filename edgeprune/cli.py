@@ -268,8 +268,8 @@ def tune(
 ) -> None:
     """Measure here, on the device, in which form each pruned layer runs fastest, and write the model with the winners.
 
-    Needs no torch. The result computes the same to rounding, and is never slower than the dense network where a dense
-    form of its layers is not.
+    Needs no torch. The result computes the same to rounding. If nothing is faster than the dense network, all layers
+    are written dense.
 
     **Examples**
 

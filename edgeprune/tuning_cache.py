@@ -68,7 +68,7 @@ class TuningCache:
 def _put_aside(path: Path) -> None:
     """Keep a file that is no cache (anything may have been named by mistake) under another name."""
     try:
-        if not path.is_file() or not path.stat().st_size or _is_ours(path):
+        if not path.is_file() or not path.stat().st_size or _decoded(path):
             return
         kept = path.with_name(f"{path.name}.kept")
         path.replace(kept)
@@ -77,19 +77,18 @@ def _put_aside(path: Path) -> None:
         return
 
 
-def _is_ours(path: Path) -> bool:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_File).schema_version == SCHEMA_VERSION
-    except msgspec.DecodeError:
-        return False
-
-
-def _read(path: Path) -> dict[str, dict[str, CachedTime]]:
+def _decoded(path: Path) -> _File | None:
+    """The file of this version; None for any other."""
     try:
         file = msgspec.json.decode(path.read_bytes(), type=_File)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return file if file.schema_version == SCHEMA_VERSION else None
+
+
+def _read(path: Path) -> dict[str, dict[str, CachedTime]]:
+    file = _decoded(path)
+    if file is None:
         return {}
-    sound = file.schema_version == SCHEMA_VERSION and all(
-        time.ms > 0 for times in file.machines.values() for time in times.values()
-    )
+    sound = all(time.ms > 0 for times in file.machines.values() for time in times.values())
     return file.machines if sound else {}

@@ -88,6 +88,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     [
         b"",
         b"not json",
+        b'{"schema_version": 1, "machines": {"\xff": {}}}',
         b"[]",
         b'{"schema_version": 1, "machines": {"m": {"k": {"ms": "x"}}}}',
         b'{"schema_version": 9, "machines": {"m": {"k": {"ms": 1}}}}',
