@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from edgeprune import pipeline
 from edgeprune.bundle import Bundle, open_bundle
-from edgeprune.data import Dataset, load_data
-from edgeprune.device_profile import channel_block_for
+from edgeprune.datasets.images import Dataset, load_data
+from edgeprune.devices.device_profile import channel_block_for
 from edgeprune.errors import InputError
 from edgeprune.exporters.to_onnx import ExportOptions
 from edgeprune.exporting import DeployOptions
@@ -22,14 +22,14 @@ from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.methods import amounts, require_taken
 from edgeprune.methods.base import Budget, PruneRequest
-from edgeprune.network import Network
-from edgeprune.partition_manifest import PartitionManifest
-from edgeprune.profiling import ProfileOptions, ProfileResult
-from edgeprune.pruned import Pruned, PruneOptions, prune_network
+from edgeprune.partitioning.manifest import PartitionManifest
+from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
+from edgeprune.pruning.network import Network
+from edgeprune.pruning.pruned import Pruned, PruneOptions, prune_network
+from edgeprune.training.settings import TrainSettings
 from edgeprune.training_run import MethodChoice, train_network
-from edgeprune.training_settings import TrainSettings
-from edgeprune.tuning import TuneOptions
-from edgeprune.tuning_cache import default_path
+from edgeprune.tuning.cache import default_path
+from edgeprune.tuning.tuner import TuneOptions
 
 
 def prune(
@@ -103,7 +103,7 @@ def train(
 
     `data` is a `Dataset`, or a source as the command line names it, such as "imagefolder:DIR"; the other arguments are
     those of `prune`. The result's `network` is the given model; its `model` is the small trained one. Without a method,
-    `edgeprune.training.fit` trains. Raises InputError for anything that cannot be done as asked.
+    `edgeprune.training.loop.fit` trains. Raises InputError for anything that cannot be done as asked.
     """
     network = _network(model, example_input)
     training = training or TrainSettings()

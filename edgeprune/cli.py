@@ -296,8 +296,8 @@ def tune(
     """
     from edgeprune import pipeline, show
     from edgeprune.lower_bundle import LowerOptions
-    from edgeprune.tuning import TuneOptions
-    from edgeprune.tuning_cache import default_path
+    from edgeprune.tuning.cache import default_path
+    from edgeprune.tuning.tuner import TuneOptions
 
     kept = None if no_cache else cache or default_path()
     options = LowerOptions(device_profile, TuneOptions(threads, batch_size, target, kept, common.seed))
@@ -383,8 +383,8 @@ def profile(
         With --calibrate: the .toml file to write.
     """
     from edgeprune import pipeline, show
-    from edgeprune.precision import require_precise
-    from edgeprune.profiling import ProfileOptions
+    from edgeprune.precision.formats import require_precise
+    from edgeprune.profiling.profiler import ProfileOptions
 
     counts = _integers("--threads", threads)
     cores = _integers("--pin", pin) if pin else ()

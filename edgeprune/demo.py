@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from edgeprune import bundle as bundles
 from edgeprune import pipeline, progress
 from edgeprune.bundle import Bundle
-from edgeprune.data import load_data, normalised
+from edgeprune.datasets.images import load_data, normalised
 from edgeprune.errors import GateError
 from edgeprune.exporting import DeployOptions
 from edgeprune.lower_bundle import LowerOptions
 from edgeprune.methods.base import PruneRequest
-from edgeprune.network import NetworkSource
-from edgeprune.profiling import ProfileOptions
-from edgeprune.pruned import DataOptions, PruneOptions
-from edgeprune.training import RunFiles, TrainSettings, fit
+from edgeprune.profiling.profiler import ProfileOptions
+from edgeprune.pruning.network import NetworkSource
+from edgeprune.pruning.pruned import DataOptions, PruneOptions
+from edgeprune.training.loop import RunFiles, TrainSettings, fit
 from edgeprune.zoo import build
 
 ARCH = "resnet8-w32"

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeprune.data import Dataset, batches, check_labels
+from edgeprune.datasets.images import Dataset, batches, check_labels
 from edgeprune.errors import InputError
 from edgeprune.progress import track
-from edgeprune.training_settings import device_named
+from edgeprune.training.settings import device_named
 
 Network = nn.Module | Callable[[NDArray[np.float32]], Any]
 """A module, or a function from a float32 batch (n, C, H, W) to logits (n, classes), such as an ONNX Runtime session."""

@@ -20,12 +20,12 @@ from edgeprune.arrays import load_array
 from edgeprune.bundle import GatherCount, Manifest, ParityRecord
 from edgeprune.errors import InputError
 from edgeprune.exporters.to_onnx import OLDEST_OPSET, ExportOptions, to_onnx
-from edgeprune.fold import fold
 from edgeprune.lowering.gathers import count_gathers
-from edgeprune.network import environment
-from edgeprune.onnx_model import save_onnx
-from edgeprune.pruned import Pruned, save_pruned
-from edgeprune.rewrite import masked
+from edgeprune.onnx_files.model import save_onnx
+from edgeprune.pruning.network import environment
+from edgeprune.pruning.pruned import Pruned, save_pruned
+from edgeprune.rewriting.fold import fold
+from edgeprune.rewriting.rewrite import masked
 from edgeprune.verify import TOLERANCE, measure_parity, random_inputs, require_parity
 
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from edgeprune.exporting import DeployOptions
     from edgeprune.lower_bundle import LowerOptions
     from edgeprune.methods.base import PruneRequest
-    from edgeprune.network import NetworkSource
     from edgeprune.pipeline import Output, SplitOptions
-    from edgeprune.pruned import DataOptions, PruneOptions
+    from edgeprune.pruning.network import NetworkSource
+    from edgeprune.pruning.pruned import DataOptions, PruneOptions
     from edgeprune.report.comparison import Gate
     from edgeprune.training_run import MethodChoice, TrainOptions
 
@@ -171,7 +171,7 @@ class NetworkFlags:
     """Accept a checkpoint that lacks some tensors."""
 
     def source(self, checkpoint: Path | None, seed: int) -> NetworkSource:
-        from edgeprune.network import NetworkSource, parse_input_size
+        from edgeprune.pruning.network import NetworkSource, parse_input_size
 
         if not self.arch and not (checkpoint is not None and checkpoint.is_dir()):  # a bundle says its own
             if checkpoint is not None and not checkpoint.exists():
@@ -215,7 +215,7 @@ class MethodFlags:
 
     def request(self, method: str, seed: int, groups: int | None = None, share_partitions: bool = True) -> PruneRequest:
         """What is asked of a method; InputError for what it does not take, and for what cannot be read."""
-        from edgeprune.device_profile import channel_block_for
+        from edgeprune.devices.device_profile import channel_block_for
         from edgeprune.methods import amounts
         from edgeprune.methods.base import Budget, PruneRequest
 
@@ -260,7 +260,7 @@ class PruneFlags(MethodFlags):
 
     def options(self, seed: int) -> PruneOptions:
         from edgeprune.methods import require_taken
-        from edgeprune.pruned import PruneOptions
+        from edgeprune.pruning.pruned import PruneOptions
 
         require_taken(self.method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
         request = self.request(self.method, seed, self.groups, self.share_partitions)
@@ -329,8 +329,8 @@ class TrainFlags:
         return replace(network, random_init=network.random_init or self.start is None).source(self.start, seed)
 
     def options(self, method: MethodChoice | None, seed: int) -> TrainOptions:
+        from edgeprune.training.settings import TrainSettings, parse_epochs
         from edgeprune.training_run import TrainOptions
-        from edgeprune.training_settings import TrainSettings, parse_epochs
 
         usual = 0.1 if self.start is None else 0.01  # paper 004: a tenth for a trained network
         settings = TrainSettings(
@@ -372,7 +372,7 @@ class DataFlags:
     """Gate: fail (exit 3) if top-1 falls by more points."""
 
     def options(self, seed: int) -> DataOptions:
-        from edgeprune.pruned import DataOptions
+        from edgeprune.pruning.pruned import DataOptions
 
         return DataOptions(
             data=self.data,
@@ -417,8 +417,8 @@ class ExportFlags:
 
     def lowering(self, device_profile: str) -> LowerOptions:
         from edgeprune.lower_bundle import LowerOptions
-        from edgeprune.tuning import TuneOptions
-        from edgeprune.tuning_cache import default_path
+        from edgeprune.tuning.cache import default_path
+        from edgeprune.tuning.tuner import TuneOptions
 
         if self.tune and self.as_planned:
             raise InputError("both --tune and --as-planned say how to write the layers", remedy="leave one of them out")

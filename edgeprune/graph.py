@@ -1,6 +1,6 @@
 """What a method sees of a network: its convolution and linear layers, and the sets in which their channels are coupled.
 
-Pure data, without torch: `trace` makes it, methods read it, `check_plan` holds plans against it.
+Pure data, without torch: `tracing` makes it, methods read it, `check_plan` holds plans against it.
 """
 
 from __future__ import annotations

@@ -98,9 +98,9 @@ def _lowering(bundle: Bundle, faults: list[str]) -> dict[str, str]:
 
 
 def _onnx(path: Path) -> Inspection:
-    from edgeprune.macs import count_macs
-    from edgeprune.onnx_graph import attributes, input_specs, opset, output_specs
-    from edgeprune.onnx_model import load_model
+    from edgeprune.onnx_files.graph import attributes, input_specs, opset, output_specs
+    from edgeprune.onnx_files.macs import count_macs
+    from edgeprune.onnx_files.model import load_model
 
     model = load_model(path, require_conv=False)
     count = count_macs(model)
@@ -122,7 +122,7 @@ def _onnx(path: Path) -> Inspection:
 
 
 def _checkpoint(path: Path) -> Inspection:
-    from edgeprune.checkpoint import read_state_dict
+    from edgeprune.checkpoints.checkpoint import read_state_dict
 
     state = read_state_dict(path)
     facts = {

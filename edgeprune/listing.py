@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeprune.device_profile import DeviceProfile
+    from edgeprune.devices.device_profile import DeviceProfile
 
 Row = dict[str, Any]
 
@@ -57,7 +57,7 @@ def targets() -> list[Row]:
 
 
 def devices() -> list[Row]:
-    from edgeprune.device_profile import list_profiles, load_profile
+    from edgeprune.devices.device_profile import list_profiles, load_profile
 
     table = []
     for name in list_profiles():

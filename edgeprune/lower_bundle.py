@@ -15,19 +15,19 @@ import numpy as np
 from edgeprune import bundle as bundles
 from edgeprune import progress
 from edgeprune.bundle import Manifest, ParityRecord
-from edgeprune.device_profile import DeviceProfile, default_profile_name, load_profile
+from edgeprune.devices.device_profile import DeviceProfile, default_profile_name, load_profile
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.forms import GROUPED
 from edgeprune.lowering.gathers import count_gathers
 from edgeprune.lowering.layers import GroupedLayer, grouped_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import LoweringRecord, load_lowering
-from edgeprune.onnx_graph import input_specs, static_batch
-from edgeprune.onnx_model import load_model, save_onnx
-from edgeprune.profile_setup import random_feeds
+from edgeprune.onnx_files.graph import input_specs, static_batch
+from edgeprune.onnx_files.model import load_model, save_onnx
+from edgeprune.profiling.setup import random_feeds
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
-from edgeprune.tuning import TuneOptions, tune
+from edgeprune.tuning.tuner import TuneOptions, tune
 from edgeprune.verify import measure_parity, require_parity
 
 

@@ -27,23 +27,25 @@ from edgeprune import bundle as bundles
 from edgeprune import progress
 from edgeprune.arrays import load_array, save_arrays
 from edgeprune.bundle import Bundle, Manifest
-from edgeprune.calibration import NOISY_WORDS
-from edgeprune.calibration import calibrate as measure_machine
-from edgeprune.device_profile import DeviceProfile, load_profile
-from edgeprune.devices import load_devices
-from edgeprune.environment import current_environment
+from edgeprune.calibration.machine import NOISY_WORDS
+from edgeprune.calibration.machine import calibrate as measure_machine
+from edgeprune.calibration.stopwatch import OrtStopwatch
+from edgeprune.devices.device_profile import DeviceProfile, load_profile
+from edgeprune.devices.toml_text import toml_text
 from edgeprune.errors import InputError
-from edgeprune.estimates import Estimate, estimate
-from edgeprune.executor import LocalExecutor
 from edgeprune.lower_bundle import LowerOptions, lower_into
 from edgeprune.lowering.record import LoweringRecord, load_lowering
-from edgeprune.onnx_model import load_model
-from edgeprune.partition import partition_model
-from edgeprune.partition_manifest import PartitionManifest, write_partition
-from edgeprune.plan import load_plan
-from edgeprune.precise_models import PreciseModels, is_converted, load_samples, precise_models
-from edgeprune.profile_process import ProfileJob, run_apart
-from edgeprune.profiling import ProfileOptions, ProfileResult, Which, check_targets, profile_files
+from edgeprune.onnx_files.model import load_model
+from edgeprune.partitioning.devices import load_devices
+from edgeprune.partitioning.executor import LocalExecutor
+from edgeprune.partitioning.manifest import PartitionManifest, write_partition
+from edgeprune.partitioning.partition import partition_model
+from edgeprune.plans.plan import load_plan
+from edgeprune.profiling.environment import current_environment
+from edgeprune.profiling.estimates import Estimate, estimate
+from edgeprune.profiling.precise_models import PreciseModels, is_converted, load_samples, precise_models
+from edgeprune.profiling.process import ProfileJob, run_apart
+from edgeprune.profiling.profiler import ProfileOptions, ProfileResult, Which, check_targets, profile_files
 from edgeprune.report import write_comparison, write_report
 from edgeprune.report.compared import Compared, differences
 from edgeprune.report.comparison import ChangeRecord, Gate, changes, regressions, unchecked
@@ -51,9 +53,7 @@ from edgeprune.report.runs import read_runs
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
 from edgeprune.runners.registry import target_named
-from edgeprune.stopwatch import OrtStopwatch
-from edgeprune.toml_text import toml_text
-from edgeprune.tuning import runtime_here
+from edgeprune.tuning.tuner import runtime_here
 from edgeprune.verify import TOLERANCE
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ if TYPE_CHECKING:
 
     from edgeprune.evaluation import EvalResult
     from edgeprune.exporting import DeployOptions
-    from edgeprune.network import NetworkSource
-    from edgeprune.pruned import DataOptions, Pruned, PruneOptions
+    from edgeprune.pruning.network import NetworkSource
+    from edgeprune.pruning.pruned import DataOptions, Pruned, PruneOptions
     from edgeprune.training_run import TrainOptions, TrainOutcome
 
 
@@ -105,7 +105,7 @@ def train(source: NetworkSource, options: TrainOptions, out: Output) -> TrainOut
 def prune(source: NetworkSource, options: PruneOptions, data: DataOptions, out: Output) -> tuple[Bundle, Pruned]:
     """`edgeprune prune`: a bundle with the plan and the pruned weights."""
     from edgeprune.exporting import manifest_of
-    from edgeprune.pruned import save_pruned
+    from edgeprune.pruning.pruned import save_pruned
 
     out.check()
     pruned = _prune(source, options, data)
@@ -146,7 +146,7 @@ def export_bundle(
     out: Output,
 ) -> tuple[Bundle, Pruned]:
     """`edgeprune export DIR`: the same from a bundle that `prune` wrote."""
-    from edgeprune.pruned import load_images, note_off_block, open_pruned, with_accuracy
+    from edgeprune.pruning.pruned import load_images, note_off_block, open_pruned, with_accuracy
 
     out.check()
     data.check()
@@ -177,8 +177,8 @@ def write_export(
 
 def _prune(source: NetworkSource, options: PruneOptions, data: DataOptions) -> Pruned:
     from edgeprune.methods import load_method, one_shot, parse_settings, wants_gradients
-    from edgeprune.network import load_network
-    from edgeprune.pruned import load_images, prune_network, with_accuracy
+    from edgeprune.pruning.network import load_network
+    from edgeprune.pruning.pruned import load_images, prune_network, with_accuracy
 
     data.check()
     options.request.check()
@@ -470,8 +470,8 @@ def _note_tuned_for_other(
 
 def _torch_modules(bundle: Bundle, arch: str) -> dict[Which, nn.Module]:
     """The bundle's two networks as torch runs them, folded like the ONNX files."""
-    from edgeprune.fold import fold
-    from edgeprune.pruned import open_pruned
+    from edgeprune.pruning.pruned import open_pruned
+    from edgeprune.rewriting.fold import fold
 
     pruned = open_pruned(bundle, arch=arch)
     example = pruned.network.example_input(2)
@@ -527,8 +527,8 @@ def compare(paths: Sequence[Path], out: Path | None, formats: Sequence[str], gat
 def evaluate(model: Path, data: str, source: NetworkSource | None, batch_size: int, limit: int | None) -> EvalResult:
     """`edgeprune eval`: an ONNX file, or a bundle's, in ONNX Runtime; a checkpoint or a bundle without one in torch."""
     from edgeprune.evaluation import evaluate as measure
-    from edgeprune.network import load_network
-    from edgeprune.pruned import dataset, open_pruned
+    from edgeprune.pruning.network import load_network
+    from edgeprune.pruning.pruned import dataset, open_pruned
 
     bundle = bundles.open_bundle(model) if model.is_dir() else None
     if bundle is not None and bundle.has(bundles.MODEL):
@@ -546,7 +546,7 @@ def evaluate(model: Path, data: str, source: NetworkSource | None, batch_size: i
 
 
 def _evaluate_onnx(path: Path, data: str, batch_size: int, limit: int | None) -> EvalResult:
-    from edgeprune.data import load_data
+    from edgeprune.datasets.images import load_data
     from edgeprune.evaluation import evaluate as measure
 
     with OrtRunner(path, RunOptions(threads=os.cpu_count() or 1)) as runner:

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeprune.bundle import Bundle
-    from edgeprune.device_profile import DeviceProfile, Marked
+    from edgeprune.devices.device_profile import DeviceProfile, Marked
     from edgeprune.inspection import Inspection
     from edgeprune.listing import Row
     from edgeprune.lowering.record import LoweringRecord
-    from edgeprune.partition_manifest import PartitionManifest
+    from edgeprune.partitioning.manifest import PartitionManifest
     from edgeprune.pipeline import CompareResult, RunResult
-    from edgeprune.profile_result import ProfileResult
-    from edgeprune.pruned import Pruned
-    from edgeprune.training import EvalResult
+    from edgeprune.profiling.result import ProfileResult
+    from edgeprune.pruning.pruned import Pruned
+    from edgeprune.training.loop import EvalResult
     from edgeprune.training_run import TrainOutcome
 
 PIPE_WIDTH = 180
@@ -52,8 +52,8 @@ def facts(title: str, pairs: Iterable[tuple[str, str]]) -> None:
 
 def pruned(result: Pruned, bundle: Bundle) -> None:
     """The layers with what became of each, then the headline."""
-    from edgeprune.kept_channels import KeptChannels
-    from edgeprune.plan_costs import planned_macs
+    from edgeprune.plans.costs import planned_macs
+    from edgeprune.plans.kept_channels import KeptChannels
 
     planned, kept = planned_macs(result.plan, result.graph), KeptChannels(result.plan, result.graph)
     recovery, notes = result.result.recovery, result.notes
@@ -105,7 +105,7 @@ def headline(bundle: Bundle) -> None:
     """The headline table of a bundle, and where it lies."""
     from edgeprune.bundle import LOWERING, PROFILE
     from edgeprune.lowering.record import load_lowering
-    from edgeprune.profile_result import load_profile_result
+    from edgeprune.profiling.result import load_profile_result
     from edgeprune.report.headline import headline_rows
 
     measured = load_profile_result(bundle.path(PROFILE)) if bundle.has(PROFILE) else None

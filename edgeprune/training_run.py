@@ -23,22 +23,30 @@ from torch import nn
 from edgeprune import bundle as bundles
 from edgeprune import progress
 from edgeprune.bundle import CHECKPOINT, Accuracy, Bundle, Count, Manifest
-from edgeprune.data import Dataset
+from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError, Interrupted
 from edgeprune.evaluation import evaluate
 from edgeprune.exporting import manifest_of
 from edgeprune.graph import Graph
-from edgeprune.method_inputs import method_input
 from edgeprune.methods import Trained, TrainedMethod, load_method, parse_settings
 from edgeprune.methods.base import PruneRequest
-from edgeprune.network import Network, NetworkSource, environment, load_network, public_arch
-from edgeprune.plan import load_plan
-from edgeprune.pruned import Pruned, carried_out, dataset, open_pruned, public_data_name, save_pruned, save_weights
-from edgeprune.trace import trace
-from edgeprune.training import TrainResult, fit
-from edgeprune.training_hooks import TrainingHooks
-from edgeprune.training_settings import TrainSettings
-from edgeprune.training_state import (
+from edgeprune.plans.plan import load_plan
+from edgeprune.pruning.method_inputs import method_input
+from edgeprune.pruning.network import Network, NetworkSource, environment, load_network, public_arch
+from edgeprune.pruning.pruned import (
+    Pruned,
+    carried_out,
+    dataset,
+    open_pruned,
+    public_data_name,
+    save_pruned,
+    save_weights,
+)
+from edgeprune.tracing.trace import trace
+from edgeprune.training.hooks import TrainingHooks
+from edgeprune.training.loop import TrainResult, fit
+from edgeprune.training.settings import TrainSettings
+from edgeprune.training.state import (
     LOG,
     TICKETS,
     EpochRecord,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import InputError, first_line
-from edgeprune.onnx_model import INLINE_LIMIT
+from edgeprune.onnx_files.model import INLINE_LIMIT
 
 OLDEST_OPSET = 18
 """The exporter does not go below it."""

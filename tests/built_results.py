@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.bundle import PROFILE, Accuracy, Manifest, open_bundle, pretty_json, write_manifest
-from edgeprune.profile_result import Environment, Latency, LayerResult, ProfileResult, Result, Settings
+from edgeprune.profiling.result import Environment, Latency, LayerResult, ProfileResult, Result, Settings
 from edgeprune.report.runs import Run
 
 

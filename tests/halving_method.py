@@ -13,8 +13,8 @@ from edgeprune.graph import Graph
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordTable
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult
-from edgeprune.plan import LayerPlan, Plan, SetPlan
-from edgeprune.training_hooks import TrainingHooks
+from edgeprune.plans.plan import LayerPlan, Plan, SetPlan
+from edgeprune.training.hooks import TrainingHooks
 
 SUMMARY = "odd filters go"
 RATE = 0.5

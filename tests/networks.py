@@ -10,7 +10,7 @@ from torchvision.models.googlenet import BasicConv2d
 from torchvision.models.googlenet import Inception as InceptionBlock
 
 from edgeprune.graph import CoupledSet, Graph
-from edgeprune.plan import LayerPlan, Plan, SetPlan
+from edgeprune.plans.plan import LayerPlan, Plan, SetPlan
 
 
 class Residual(nn.Module):

@@ -27,10 +27,10 @@ from edgeprune.lowering.forms import DENSE, GROUPED, SPLIT, Form
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import LoweringRecord, NetworkTime, layer_choices
-from edgeprune.macs import count_macs
-from edgeprune.onnx_model import check_model, load_model
-from edgeprune.plan import LayerPlan, Plan
-from edgeprune.profiling import ProfileOptions, profile_files
+from edgeprune.onnx_files.macs import count_macs
+from edgeprune.onnx_files.model import check_model, load_model
+from edgeprune.plans.plan import LayerPlan, Plan
+from edgeprune.profiling.profiler import ProfileOptions, profile_files
 
 CHANNELS, SIZE, CLASSES, GROUPS, KEPT = 32, 12, 10, 2, 16
 STEM, MIDDLE, LAST, HEAD = "stem", "layer1.0.conv1", "layer1.0.conv2", "fc"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeprune.advice import advice
-from edgeprune.profile_result import Latency, LayerResult, Result
+from edgeprune.profiling.advice import advice
+from edgeprune.profiling.result import Latency, LayerResult, Result
 
 LATENCY = Latency(1.0, 1.0, 1.0, 1.0, 1.0, 10, 0.0, (1.0, 1.0))
 

@@ -13,23 +13,23 @@ import torch
 from torch import nn
 
 import edgeprune
-from edgeprune.data import Dataset
+from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError
 from edgeprune.exporters.to_onnx import to_onnx
-from edgeprune.fold import fold
-from edgeprune.kept_channels import KeptChannels
-from edgeprune.method_inputs import method_input
 from edgeprune.methods import OneShot, Trained, load_method
 from edgeprune.methods.base import Budget, MethodInput, MethodResult, PruneRequest
-from edgeprune.network import layer_weights
-from edgeprune.onnx_model import save_onnx
-from edgeprune.plan import Plan, load_plan
-from edgeprune.plan_check import check_plan
-from edgeprune.plan_costs import off_block_note, planned_macs, planned_params
-from edgeprune.rewrite import masked, rewrite
-from edgeprune.trace import trace
-from edgeprune.training import fit
-from edgeprune.training_settings import TrainSettings
+from edgeprune.onnx_files.model import save_onnx
+from edgeprune.plans.check import check_plan
+from edgeprune.plans.costs import off_block_note, planned_macs, planned_params
+from edgeprune.plans.kept_channels import KeptChannels
+from edgeprune.plans.plan import Plan, load_plan
+from edgeprune.pruning.method_inputs import method_input
+from edgeprune.pruning.network import layer_weights
+from edgeprune.rewriting.fold import fold
+from edgeprune.rewriting.rewrite import masked, rewrite
+from edgeprune.tracing.trace import trace
+from edgeprune.training.loop import fit
+from edgeprune.training.settings import TrainSettings
 from edgeprune.verify import measure_parity, random_inputs, require_parity
 from edgeprune.zoo import build
 
@@ -288,7 +288,7 @@ def test_what_decides_by_itself_takes_no_alignment() -> None:
 def test_the_library_takes_a_block_or_a_device_profile() -> None:
     model, example = build("resnet8").model, torch.zeros(1, 3, 32, 32)
 
-    def pruned(**chosen: Any) -> edgeprune.pruned.Pruned:
+    def pruned(**chosen: Any) -> edgeprune.pruning.pruned.Pruned:
         return edgeprune.prune(model, example, method="sfp", rate=0.4, settings={"coupling": "coupled"}, **chosen)
 
     assert pruned().plan.settings["align"] == pruned(align="none").plan.settings["align"] == 1

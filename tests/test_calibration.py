@@ -13,11 +13,12 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 from test_estimates import COSTS, DEVICE, SOURCES, Conv, network, rates, relu
 
-from edgeprune import calibration, stopwatch
-from edgeprune.calibration import MIB, calibrate
-from edgeprune.calibration_probes import PROBE, conv_probes
+from edgeprune.calibration import machine, stopwatch
+from edgeprune.calibration.machine import MIB, calibrate
+from edgeprune.calibration.probes import PROBE, conv_probes
+from edgeprune.calibration.stopwatch import REORDERS, OrtStopwatch
 from edgeprune.cli import main
-from edgeprune.device_profile import (
+from edgeprune.devices.device_profile import (
     Bandwidths,
     ChannelBlock,
     DeviceProfile,
@@ -29,15 +30,14 @@ from edgeprune.device_profile import (
     list_profiles,
     load_profile,
 )
-from edgeprune.estimates import estimate_nodes, total_ms
+from edgeprune.devices.toml_text import toml_text
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.layers import grouped_layers
-from edgeprune.measurement import Measurement
-from edgeprune.node_work import conv_kernel
-from edgeprune.onnx_graph import attributes
-from edgeprune.onnx_model import check_model
-from edgeprune.stopwatch import REORDERS, OrtStopwatch
-from edgeprune.toml_text import toml_text
+from edgeprune.onnx_files.graph import attributes
+from edgeprune.onnx_files.model import check_model
+from edgeprune.profiling.estimates import estimate_nodes, total_ms
+from edgeprune.profiling.measurement import Measurement
+from edgeprune.profiling.node_work import conv_kernel
 
 RATES: dict[KernelKind, KernelRates] = {
     "spatial": rates(
@@ -198,7 +198,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real times, but few."""
     monkeypatch.setattr(stopwatch, "WARMUP", 1)
     monkeypatch.setattr(stopwatch, "RUNS", 4)
-    monkeypatch.setattr(calibration, "REPEATS", 1)
+    monkeypatch.setattr(machine, "REPEATS", 1)
 
 
 def test_this_machines_own_profile_is_written_and_used(

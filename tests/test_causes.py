@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.advice import REMEDIES
-from edgeprune.causes import Kind, LayerFacts, MachineFacts, bound_share, explain, fitting_groups
-from edgeprune.device_profile import load_profile
-from edgeprune.roofline import Roofline
+from edgeprune.devices.device_profile import load_profile
+from edgeprune.devices.roofline import Roofline
+from edgeprune.profiling.advice import REMEDIES
+from edgeprune.profiling.causes import Kind, LayerFacts, MachineFacts, bound_share, explain, fitting_groups
 
 FACTS = LayerFacts(
     groups=4,

@@ -12,9 +12,9 @@ import example_modules
 import msgspec
 import pytest
 
-from edgeprune.causes import Kind, MachineFacts
-from edgeprune.profile_setup import Batch
-from edgeprune.roofline import Roofline
+from edgeprune.devices.roofline import Roofline
+from edgeprune.profiling.causes import Kind, MachineFacts
+from edgeprune.profiling.setup import Batch
 
 BENCHMARKS = Path(__file__).parent.parent / "examples" / "benchmarks"
 BUILT: tuple[Kind, ...] = (

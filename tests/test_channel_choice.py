@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
-from edgeprune.kept_channels import KeptChannels
 from edgeprune.methods.base import Budget, PruneRequest
 from edgeprune.methods.channel_choice import (
     Coupling,
@@ -30,11 +29,12 @@ from edgeprune.methods.channel_choice import (
     unit_scores,
     within_budget,
 )
-from edgeprune.plan import Plan, load_plan
-from edgeprune.plan_check import check_plan
-from edgeprune.plan_costs import planned_macs, planned_params
-from edgeprune.rewrite import rewrite
-from edgeprune.trace import trace
+from edgeprune.plans.check import check_plan
+from edgeprune.plans.costs import planned_macs, planned_params
+from edgeprune.plans.kept_channels import KeptChannels
+from edgeprune.plans.plan import Plan, load_plan
+from edgeprune.rewriting.rewrite import rewrite
+from edgeprune.tracing.trace import trace
 from edgeprune.zoo import build
 
 ALL = PruneRequest(include_first=True, include_shortcuts=True)

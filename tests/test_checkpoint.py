@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from edgeprune.arch_fit import fitting_arch, shapes_of
-from edgeprune.checkpoint import LoadedState, load_into, read_state_dict, read_tickets
+from edgeprune.checkpoints.arch_fit import fitting_arch, shapes_of
+from edgeprune.checkpoints.checkpoint import LoadedState, load_into, read_state_dict, read_tickets
 from edgeprune.errors import InputError
 from edgeprune.zoo import build
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgeprune.clustering import balanced_assignment, balanced_kmeans, is_equal_division, to_clusters
+from edgeprune.methods.clustering import balanced_assignment, balanced_kmeans, is_equal_division, to_clusters
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 3)).filter(lambda shape: shape[0] * shape[1] <= 8)
 COSTS = st.floats(-1e3, 1e3, allow_nan=False, width=32) | st.sampled_from([0.0, 1.0])

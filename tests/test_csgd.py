@@ -11,22 +11,22 @@ import torch
 from networks import Concatenating, Flattening, Inception, Mobile, Residual, settled
 from torch import Tensor, nn
 
-from edgeprune.data import Dataset, load_data
+from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.errors import InputError
-from edgeprune.kept_channels import KeptChannels
 from edgeprune.method_record import FILE_NAME, MethodRecord
 from edgeprune.methods import OneShot, Trained, load_method, parse_settings
 from edgeprune.methods.base import Budget, MethodInput, PruneRequest
 from edgeprune.methods.csgd import RATE, Centripetal, Settings, train
-from edgeprune.network import layer_weights
-from edgeprune.plan import Plan
-from edgeprune.plan_check import check_plan
-from edgeprune.plan_costs import planned_macs
-from edgeprune.rewrite import masked, rewrite
-from edgeprune.trace import trace
-from edgeprune.training import TrainResult, fit
-from edgeprune.training_settings import TrainSettings
-from edgeprune.training_state import RunFiles
+from edgeprune.plans.check import check_plan
+from edgeprune.plans.costs import planned_macs
+from edgeprune.plans.kept_channels import KeptChannels
+from edgeprune.plans.plan import Plan
+from edgeprune.pruning.network import layer_weights
+from edgeprune.rewriting.rewrite import masked, rewrite
+from edgeprune.tracing.trace import trace
+from edgeprune.training.loop import TrainResult, fit
+from edgeprune.training.settings import TrainSettings
+from edgeprune.training.state import RunFiles
 from edgeprune.zoo import build
 
 REQUEST = PruneRequest(rate=RATE, include_first=True)

@@ -22,8 +22,8 @@ from edgeprune.methods.csgd_clusters import (
     labels_from,
     pacesetter,
 )
-from edgeprune.network import layer_weights
-from edgeprune.trace import trace
+from edgeprune.pruning.network import layer_weights
+from edgeprune.tracing.trace import trace
 from edgeprune.zoo import build
 
 

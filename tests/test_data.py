@@ -18,13 +18,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgeprune import data as data_module
-from edgeprune.checkpoint import load_into, read_state_dict
-from edgeprune.data import RGB_MEAN, RGB_STD, Dataset, augmented, batches, check_labels, load_data, normalised
-from edgeprune.data_sources import balanced
+from edgeprune.checkpoints.checkpoint import load_into, read_state_dict
+from edgeprune.datasets import images
+from edgeprune.datasets.images import (
+    RGB_MEAN,
+    RGB_STD,
+    Dataset,
+    augmented,
+    batches,
+    check_labels,
+    load_data,
+    normalised,
+)
+from edgeprune.datasets.sources import balanced
 from edgeprune.errors import InputError
 from edgeprune.progress import shown
-from edgeprune.training import evaluate
+from edgeprune.training.loop import evaluate
 from edgeprune.zoo import build
 
 logging.getLogger("PIL").setLevel(logging.ERROR)
@@ -241,7 +250,9 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(tmp_path, {"a": [1, 2]}, size=(4, 4))
-    monkeypatch.setattr("edgeprune.data_sources.psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    monkeypatch.setattr(
+        "edgeprune.datasets.sources.psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000})
+    )
     assert "of memory" in refusal(f"imagefolder:{tmp_path}")
 
 
@@ -439,7 +450,7 @@ def test_labels_and_sizes_of_pickled_batches_are_checked(tmp_path: Path, monkeyp
     write_python_cifar(tmp_path, python_2_pickle)
     (tmp_path / "test_batch").write_bytes(python_2_pickle([300], np.zeros((1, 3072), dtype=np.uint8)))
     assert "label 300" in refusal(f"cifar10:{tmp_path}", split="test")
-    monkeypatch.setattr("edgeprune.cifar10._MOST_BYTES", 100)
+    monkeypatch.setattr("edgeprune.datasets.cifar10._MOST_BYTES", 100)
     assert "at most 100" in refusal(f"cifar10:{tmp_path}", split="test")
 
 
@@ -553,7 +564,7 @@ def test_augmentation_without_a_generator_is_a_mistake_of_the_caller() -> None:
 
 
 def test_the_list_of_sources_is_what_load_data_knows() -> None:
-    assert data_module.SOURCES[0] == "digits"
+    assert images.SOURCES[0] == "digits"
     assert "imagefolder:DIR" in refusal("nothing like it")
 
 

@@ -1,8 +1,7 @@
 import msgspec
 import pytest
 
-from edgeprune import device_profile
-from edgeprune.device_profile import (
+from edgeprune.devices.device_profile import (
     DeviceProfile,
     channel_block_for,
     default_profile_name,
@@ -11,6 +10,7 @@ from edgeprune.device_profile import (
     this_machine_block,
 )
 from edgeprune.errors import InputError
+from edgeprune.partitioning.devices import device_profile
 
 
 def as_toml(data, prefix=""):

@@ -1,8 +1,8 @@
 import pytest
 
-from edgeprune.device_profile import load_profile
-from edgeprune.devices import Device, LinkRate, check_devices, load_devices, rates
+from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError
+from edgeprune.partitioning.devices import Device, LinkRate, check_devices, load_devices, rates
 
 TWO = """
 [[device]]

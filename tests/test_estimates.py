@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgeprune.bundle import PROFILE
 from edgeprune.cli import main
-from edgeprune.device_profile import (
+from edgeprune.devices.device_profile import (
     Bandwidths,
     ChannelBlock,
     DeviceProfile,
@@ -27,9 +27,9 @@ from edgeprune.device_profile import (
     load_profile,
 )
 from edgeprune.errors import InputError
-from edgeprune.estimates import estimate, estimate_nodes, total_ms
-from edgeprune.node_work import NodeWork, node_works
-from edgeprune.profile_result import load_profile_result
+from edgeprune.profiling.estimates import estimate, estimate_nodes, total_ms
+from edgeprune.profiling.node_work import NodeWork, node_works
+from edgeprune.profiling.result import load_profile_result
 
 SOURCES = ("measured", "a test")
 MIB = 2**20

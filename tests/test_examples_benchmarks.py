@@ -14,12 +14,13 @@ import example_modules
 import pytest
 import small_bundle
 
-from edgeprune import pipeline, tuning
-from edgeprune.device_profile import load_profile
+from edgeprune import pipeline
+from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError
-from edgeprune.estimates import estimate
 from edgeprune.lower_bundle import LowerOptions
-from edgeprune.onnx_model import check_model, load_model
+from edgeprune.onnx_files.model import check_model, load_model
+from edgeprune.profiling.estimates import estimate
+from edgeprune.tuning import tuner
 
 BENCHMARKS = Path(__file__).parent.parent / "examples" / "benchmarks"
 DEVICES = Path(__file__).parent.parent / "device_profiles"
@@ -43,8 +44,8 @@ def realistic(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def shortened(monkeypatch: pytest.MonkeyPatch) -> Any:
     module, roofline = load("realistic"), load("roofline")
-    monkeypatch.setattr(tuning, "RUNS", 3)
-    monkeypatch.setattr(tuning, "SECONDS_A_NETWORK", 0.05)
+    monkeypatch.setattr(tuner, "RUNS", 3)
+    monkeypatch.setattr(tuner, "SECONDS_A_NETWORK", 0.05)
     monkeypatch.setattr(roofline, "ELEMENTS", 2**16)
     monkeypatch.setattr(roofline, "SIZE", 7)
     monkeypatch.setattr(module.rival, "is_installed", lambda: False)
@@ -195,7 +196,7 @@ def test_forms_of_a_layer_are_timed_alone_beside_their_times_in_place(
 ) -> None:
     shortened(monkeypatch)
     bundle = small_bundle.write_bundle(tmp_path / "bundle")
-    pipeline.tune(bundle, LowerOptions(tune=tuning.TuneOptions()))
+    pipeline.tune(bundle, LowerOptions(tune=tuner.TuneOptions()))
     module = load("layer_forms")
     module.main([str(bundle)])
     heads, _, row, *_ = capsys.readouterr().out.splitlines()

@@ -9,9 +9,9 @@ import example_modules
 import pytest
 import small_bundle as small
 
-from edgeprune.environment import current_environment
-from edgeprune.measurement import Measurement
-from edgeprune.profile_setup import ProfileOptions
+from edgeprune.profiling.environment import current_environment
+from edgeprune.profiling.measurement import Measurement
+from edgeprune.profiling.setup import ProfileOptions
 
 BENCHMARKS = Path(__file__).parent.parent / "examples" / "benchmarks"
 

@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper, parser
 
-from edgeprune.devices import Device, load_devices
 from edgeprune.errors import InputError
-from edgeprune.executor import LocalExecutor
-from edgeprune.onnx_model import load_model
-from edgeprune.partition import partition_model, write_partition
+from edgeprune.onnx_files.model import load_model
+from edgeprune.partitioning.devices import Device, load_devices
+from edgeprune.partitioning.executor import LocalExecutor
+from edgeprune.partitioning.partition import partition_model, write_partition
 from edgeprune.runners.ort import OrtRunner
 
 HEAD = '<ir_version: 9, opset_import: ["" : 20]> g (float[batch,24,7,7] x) => (float[batch,c,h,k] y) '
@@ -265,7 +265,7 @@ def test_a_partition_with_a_lost_transfer_is_refused(folder):
 
 
 def test_nothing_that_runs_on_a_device_imports_the_libraries_of_the_workstation():
-    modules = "macs, edgeprune.partition, edgeprune.executor, edgeprune.device_profile, edgeprune.runners.ort"
+    modules = "macs, edgeprune.partitioning.partition, edgeprune.partitioning.executor, edgeprune.devices.device_profile, edgeprune.runners.ort"
     heavy = "{'torch', 'scipy', 'sklearn', 'matplotlib', 'onnx_ir'}"
     code = f"import sys, edgeprune.{modules}; found = {heavy} & set(sys.modules); assert not found, found"
     subprocess.run([sys.executable, "-c", code], check=True)

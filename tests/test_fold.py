@@ -10,11 +10,11 @@ from networks import Bare, Branching, Concatenating, Mobile, Residual, Shuffled,
 from torch import nn
 
 from edgeprune.errors import InputError
-from edgeprune.fold import Gather, fold, fold_batch_norm
-from edgeprune.grouped_conv import GroupedConv2d
-from edgeprune.plan import Plan
-from edgeprune.rewrite import masked, rewrite
-from edgeprune.trace import trace
+from edgeprune.plans.plan import Plan
+from edgeprune.rewriting.fold import Gather, fold, fold_batch_norm
+from edgeprune.rewriting.grouped_conv import GroupedConv2d
+from edgeprune.rewriting.rewrite import masked, rewrite
+from edgeprune.tracing.trace import trace
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 NETWORKS = [Residual, Concatenating, Mobile, Shuffled, Bare, Branching]

@@ -18,21 +18,21 @@ from torch import nn
 
 from edgeprune.bundle import open_bundle
 from edgeprune.cli import main
-from edgeprune.data import Dataset
+from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError
-from edgeprune.fold import fold
 from edgeprune.graph import CoupledSet, Graph, Layer
-from edgeprune.healing import loss_gradients
 from edgeprune.method_record import FILE_NAME, MethodRecord
 from edgeprune.methods.base import Budget, Healed, MethodInput, MethodResult, PruneRequest
 from edgeprune.methods.gconv import Settings, prune
 from edgeprune.methods.gconv_counts import as_asked, at_most_channels
-from edgeprune.network import layer_weights
-from edgeprune.plan import Plan
-from edgeprune.plan_check import check_plan
-from edgeprune.plan_costs import planned_macs, planned_params
-from edgeprune.rewrite import rewrite
-from edgeprune.trace import trace
+from edgeprune.plans.check import check_plan
+from edgeprune.plans.costs import planned_macs, planned_params
+from edgeprune.plans.plan import Plan
+from edgeprune.pruning.healing import loss_gradients
+from edgeprune.pruning.network import layer_weights
+from edgeprune.rewriting.fold import fold
+from edgeprune.rewriting.rewrite import rewrite
+from edgeprune.tracing.trace import trace
 
 
 def chain(widths: list[int], positions: list[int]) -> MethodInput:

@@ -32,7 +32,6 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from edgeprune.bundle import open_bundle
 from edgeprune.cli import main
 from edgeprune.errors import InputError
-from edgeprune.fold import fold
 from edgeprune.graph import Graph
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordTable, load_method_record
 from edgeprune.methods.base import Budget, MethodInput, MethodResult, PruneRequest
@@ -40,13 +39,14 @@ from edgeprune.methods.gconv import Settings, prune
 from edgeprune.methods.gconv_divider import LayerDivision
 from edgeprune.methods.gconv_mixing import MACS_PER_ELEMENT, TITLE
 from edgeprune.methods.gconv_partitions import Key, Links, annealed, ascended, improved, numbered
-from edgeprune.network import layer_weights
-from edgeprune.plan import Plan
-from edgeprune.plan_check import check_plan
-from edgeprune.plan_costs import planned_macs
-from edgeprune.planned_gathers import planned_gathers
-from edgeprune.rewrite import rewrite
-from edgeprune.trace import trace
+from edgeprune.plans.check import check_plan
+from edgeprune.plans.costs import planned_macs
+from edgeprune.plans.gathers import planned_gathers
+from edgeprune.plans.plan import Plan
+from edgeprune.pruning.network import layer_weights
+from edgeprune.rewriting.fold import fold
+from edgeprune.rewriting.rewrite import rewrite
+from edgeprune.tracing.trace import trace
 from edgeprune.zoo.cifar_resnet import FORMS, CifarResNet
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeprune.checkpoint import read_state_dict
-from edgeprune.clustering import is_equal_division, to_clusters
+from edgeprune.checkpoints.checkpoint import read_state_dict
+from edgeprune.methods.clustering import is_equal_division, to_clusters
 from edgeprune.methods.gconv_divider import Divider, LayerDivision
 from edgeprune.methods.gconv_importance import kernel_importance
 from edgeprune.methods.gconv_solver import Problem, Solver, kept_importance, solve, sorted_division

@@ -16,7 +16,7 @@ from torch import nn
 
 from edgeprune.errors import InputError
 from edgeprune.exporters.to_onnx import to_onnx
-from edgeprune.half_precision import to_half
+from edgeprune.precision.half import to_half
 from edgeprune.runners.ort import OrtRunner
 
 X = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)

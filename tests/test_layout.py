@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from edgeprune.layout import Demand, LayoutProblem, Padding, choose_layouts, in_layout, needs_gather, padded_sources
 from edgeprune.permutation import Selection
+from edgeprune.plans.layout import (
+    Demand,
+    LayoutProblem,
+    Padding,
+    choose_layouts,
+    in_layout,
+    needs_gather,
+    padded_sources,
+)
 
 ODD_EVEN = ((1, 3), (0, 2))
 

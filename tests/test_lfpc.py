@@ -11,22 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeprune.data import Dataset
+from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError
-from edgeprune.kept_channels import KeptChannels
-from edgeprune.method_inputs import method_input
 from edgeprune.method_record import FILE_NAME, load_method_record
 from edgeprune.methods import Trained, load_method, parse_settings
 from edgeprune.methods.base import Budget, MethodInput, PruneRequest
 from edgeprune.methods.lfpc import Lfpc, Settings, train
-from edgeprune.plan import load_plan
-from edgeprune.plan_check import check_plan
-from edgeprune.plan_costs import planned_macs
-from edgeprune.rewrite import rewrite
-from edgeprune.trace import trace
-from edgeprune.training import TrainResult, TrainSettings, fit
-from edgeprune.training_hooks import Step
-from edgeprune.training_state import RunFiles
+from edgeprune.plans.check import check_plan
+from edgeprune.plans.costs import planned_macs
+from edgeprune.plans.kept_channels import KeptChannels
+from edgeprune.plans.plan import load_plan
+from edgeprune.pruning.method_inputs import method_input
+from edgeprune.rewriting.rewrite import rewrite
+from edgeprune.tracing.trace import trace
+from edgeprune.training.hooks import Step
+from edgeprune.training.loop import TrainResult, TrainSettings, fit
+from edgeprune.training.state import RunFiles
 
 LOOP = TrainSettings(epochs=4, batch_size=16, learning_rate=0.05, augment=False, device="cpu", precision="fp32")
 SMALL = Settings(validation_share=0.5, validation_batch=16)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgeprune.data import Dataset
+from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError
 from edgeprune.methods.base import Budget, PruneRequest
 from edgeprune.methods.channel_choice import Prunable, plan_of, prunable
@@ -28,9 +28,9 @@ from edgeprune.methods.lfpc_cost import (
 from edgeprune.methods.lfpc_sampler import CriteriaSampler, gumbel_softmax
 from edgeprune.methods.lfpc_scales import ChannelScales
 from edgeprune.methods.lfpc_validation import ValidationBatches, split_off
-from edgeprune.plan_costs import planned_macs, planned_params
-from edgeprune.rewrite import rewrite
-from edgeprune.trace import trace
+from edgeprune.plans.costs import planned_macs, planned_params
+from edgeprune.rewriting.rewrite import rewrite
+from edgeprune.tracing.trace import trace
 
 
 def units_of(model: nn.Module, coupling: str = "separate", **request: object) -> Prunable:

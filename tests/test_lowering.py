@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from edgeprune.device_profile import load_profile
+from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError
 from edgeprune.lowering.costs import cheapest, predict, predicted_costs
 from edgeprune.lowering.forms import (
@@ -31,8 +31,8 @@ from edgeprune.lowering.layers import GroupedLayer, grouped_layers
 from edgeprune.lowering.linear import as_convolutions, linear_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import load_lowering
-from edgeprune.macs import count_macs
-from edgeprune.onnx_model import check_model
+from edgeprune.onnx_files.macs import count_macs
+from edgeprune.onnx_files.model import check_model
 from edgeprune.permutation import Selection
 
 AVX512 = load_profile("x86-avx512")

@@ -6,7 +6,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from edgeprune.errors import InputError
-from edgeprune.macs import count_macs
+from edgeprune.onnx_files.macs import count_macs
 
 
 def network(inputs, body, **shapes):

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
-from edgeprune.method_inputs import method_input
 from edgeprune.method_record import load_method_record
 from edgeprune.methods import load_method
 from edgeprune.methods.base import MethodResult, PruneRequest
 from edgeprune.methods.masked_checkpoint import Settings, prune
-from edgeprune.plan_check import check_plan
-from edgeprune.rewrite import rewrite
-from edgeprune.trace import trace
+from edgeprune.plans.check import check_plan
+from edgeprune.pruning.method_inputs import method_input
+from edgeprune.rewriting.rewrite import rewrite
+from edgeprune.tracing.trace import trace
 from edgeprune.zoo import build
 
 NETWORKS = [networks.Residual, networks.Concatenating, networks.Mobile, networks.Shuffled, networks.Bare]

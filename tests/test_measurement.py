@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.errors import InputError
-from edgeprune.measurement import (
+from edgeprune.profiling.measurement import (
     MIN_ROUNDS,
     SETTLED_ROUNDS,
     Measurement,
@@ -115,7 +115,7 @@ def ticking(monkeypatch: pytest.MonkeyPatch, seconds: Iterator[float]) -> Callab
     """A run that takes this long, one time after the other, by a clock of its own."""
     now = [0.0]
     clock = SimpleNamespace(perf_counter=lambda: now[0])
-    monkeypatch.setattr("edgeprune.measurement.time", clock)
+    monkeypatch.setattr("edgeprune.profiling.measurement.time", clock)
 
     def run() -> None:
         now[0] += next(seconds)

@@ -29,15 +29,15 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from edgeprune.exporters.to_onnx import to_onnx
-from edgeprune.fold import fold
 from edgeprune.graph import Graph
-from edgeprune.macs import count_macs
-from edgeprune.onnx_model import save_onnx
-from edgeprune.plan import Plan
-from edgeprune.plan_check import check_plan
-from edgeprune.plan_costs import planned_macs, planned_params
-from edgeprune.rewrite import masked, rewrite
-from edgeprune.trace import trace
+from edgeprune.onnx_files.macs import count_macs
+from edgeprune.onnx_files.model import save_onnx
+from edgeprune.plans.check import check_plan
+from edgeprune.plans.costs import planned_macs, planned_params
+from edgeprune.plans.plan import Plan
+from edgeprune.rewriting.fold import fold
+from edgeprune.rewriting.rewrite import masked, rewrite
+from edgeprune.tracing.trace import trace
 from edgeprune.verify import measure_parity, random_inputs
 from edgeprune.zoo.cifar_densenet import CifarDenseNet, CifarDenseNet86
 from edgeprune.zoo.cifar_preresnet import CifarPreResNet

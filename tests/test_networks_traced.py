@@ -12,11 +12,11 @@ from networks import Exciting, Flattening
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from edgeprune.arch_fit import fitting_arch, shapes_of
-from edgeprune.channel_calls import literal_features
-from edgeprune.checkpoint import LoadedState, load_into
+from edgeprune.checkpoints.arch_fit import fitting_arch, shapes_of
+from edgeprune.checkpoints.checkpoint import LoadedState, load_into
 from edgeprune.graph import CoupledSet, Graph
-from edgeprune.trace import trace
+from edgeprune.tracing.channel_calls import literal_features
+from edgeprune.tracing.trace import trace
 from edgeprune.zoo import build
 
 

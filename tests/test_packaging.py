@@ -25,16 +25,17 @@ HEAVY = (
     "PIL",
 )
 DEVICE_SIDE = (
-    "macs",
-    "onnx_model",
-    "partition",
-    "executor",
-    "runners.ort",
-    "profiling",
-    "precise_models",
-    "pipeline",
     "bundle",
+    "calibration.machine",
+    "lower_bundle",
+    "onnx_files.macs",
+    "partitioning.executor",
+    "pipeline",
+    "profiling.precise_models",
+    "profiling.profiler",
     "report",
+    "runners.registry",
+    "tuning.tuner",
 )
 LIGHT_ENTRY = ("torch", "onnxruntime", "onnx", "numpy", "scipy", "sklearn", "matplotlib")
 
@@ -88,7 +89,7 @@ def test_the_wheel_holds_every_module_profile_and_template_under_one_name(wheel:
 
 def test_the_installed_copy_is_imported_outside_the_repository(installed: Path, tmp_path: Path) -> None:
     code = (
-        "import edgeprune, edgeprune.exporters, edgeprune.device_profiles; from edgeprune.device_profile import *\n"
+        "import edgeprune, edgeprune.exporters, edgeprune.device_profiles; from edgeprune.devices.device_profile import *\n"
         "print(edgeprune.__file__, edgeprune.exporters.__file__, len(list_profiles()), load_profile('raspberry-pi-4').name)"
     )
     words = run_python(code, installed, tmp_path).split()

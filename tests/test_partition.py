@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper, parser
 
-from edgeprune.device_profile import load_profile
-from edgeprune.devices import Device, LinkRate, load_devices
+from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError
-from edgeprune.onnx_model import input_specs, output_specs
-from edgeprune.partition import (
+from edgeprune.onnx_files.model import input_specs, output_specs
+from edgeprune.partitioning.devices import Device, LinkRate, load_devices
+from edgeprune.partitioning.partition import (
     check_partition,
     group_ranges,
     load_manifest,

@@ -15,9 +15,9 @@ from PIL import Image
 import edgeprune
 from edgeprune.bundle import Bundle, open_bundle
 from edgeprune.cli import main
-from edgeprune.macs import count_macs
-from edgeprune.onnx_model import load_model
-from edgeprune.plan import load_plan
+from edgeprune.onnx_files.macs import count_macs
+from edgeprune.onnx_files.model import load_model
+from edgeprune.plans.plan import load_plan
 from edgeprune.zoo import build
 
 
@@ -221,7 +221,7 @@ def test_layers_off_the_block_are_named_when_a_pruned_bundle_is_exported_too(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("edgeprune.pruned.this_machine_block", lambda: 16)
+    monkeypatch.setattr("edgeprune.pruning.pruned.this_machine_block", lambda: 16)
     run("prune", checkpoint, "--arch", "resnet8", *flags, "-o", tmp_path / "pruned")
     capsys.readouterr()
     assert main(["export", str(tmp_path / "pruned"), "-o", str(tmp_path / "out")]) == 0
@@ -286,7 +286,7 @@ def test_the_input_of_a_run_is_never_replaced(
 def test_values_that_cannot_work_are_refused_before_the_method_runs(
     checkpoint: Path, tmp_path: Path, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edgeprune.pruned.prune_network", lambda *_: pytest.fail("the method ran"))
+    monkeypatch.setattr("edgeprune.pruning.pruned.prune_network", lambda *_: pytest.fail("the method ran"))
     arguments = ["export", str(checkpoint), "--arch", "resnet8", "--groups", "4", flag, "-o", str(tmp_path / "out")]
     assert main([*arguments, "--quiet"]) == 1
     assert flag.partition("=")[0].strip("-") in capsys.readouterr().err.replace("imagenet", "data")

@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
 from edgeprune.methods import amount_flags
-from edgeprune.plan import LayerPlan, Plan, SetPlan, load_plan
-from edgeprune.plan_check import check_plan
-from edgeprune.plan_costs import off_block_note, planned_macs, planned_params
-from edgeprune.rewrite import rewrite
-from edgeprune.trace import trace
+from edgeprune.plans.check import check_plan
+from edgeprune.plans.costs import off_block_note, planned_macs, planned_params
+from edgeprune.plans.plan import LayerPlan, Plan, SetPlan, load_plan
+from edgeprune.rewriting.rewrite import rewrite
+from edgeprune.tracing.trace import trace
 
 X = torch.randn(1, 3, 16, 16)
 

@@ -16,10 +16,12 @@ import msgspec
 import pytest
 import small_bundle as small
 
-from edgeprune import pipeline, profile_process, profile_worker
+from edgeprune import pipeline
 from edgeprune.errors import InputError
-from edgeprune.profile_process import Failure, ProfileJob, Request, run_apart
-from edgeprune.profile_setup import ProfileOptions
+from edgeprune.profiling import process as profile_process
+from edgeprune.profiling import worker as profile_worker
+from edgeprune.profiling.process import Failure, ProfileJob, Request, run_apart
+from edgeprune.profiling.setup import ProfileOptions
 
 QUICK = ProfileOptions(warmup=1, iterations=4, interval=0, per_layer=False)
 
@@ -121,7 +123,7 @@ def test_a_bug_comes_back_with_its_traceback(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_worker_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
-    code = "import threading, time; from edgeprune import profile_worker as w; "
+    code = "import threading, time; from edgeprune.profiling import worker as w; "
     code += "threading.Thread(target=w._wait_for_parent, daemon=True).start(); print(1, flush=True); time.sleep(600)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     worker = subprocess.Popen(

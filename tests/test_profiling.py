@@ -16,21 +16,21 @@ import pytest
 import small_bundle as small
 from onnx import helper
 
-from edgeprune.causes import MachineFacts
-from edgeprune.environment import current_environment
+from edgeprune.devices.roofline import Roofline
+from edgeprune.devices.sensors import MachineState
 from edgeprune.errors import InputError
-from edgeprune.layer_times import LayerInfo, LayerTime, ModelLayers, attribute_times, match_layers
-from edgeprune.macs import count_macs
-from edgeprune.measurement import Measurement
-from edgeprune.onnx_model import TensorSpec
-from edgeprune.profile_batch import memory_checked, noise_warnings
-from edgeprune.profile_layers import LayerTimes, above_peak, layer_rows
-from edgeprune.profile_result import Drift
-from edgeprune.profile_setup import Batch, random_feeds
-from edgeprune.profiling import Pair, ProfileOptions, load_profile_result, profile_files, profile_runners
-from edgeprune.roofline import Roofline
+from edgeprune.onnx_files.macs import count_macs
+from edgeprune.onnx_files.model import TensorSpec
+from edgeprune.profiling.batch import memory_checked, noise_warnings
+from edgeprune.profiling.causes import MachineFacts
+from edgeprune.profiling.environment import current_environment
+from edgeprune.profiling.layer_times import LayerInfo, LayerTime, ModelLayers, attribute_times, match_layers
+from edgeprune.profiling.layers import LayerTimes, above_peak, layer_rows
+from edgeprune.profiling.measurement import Measurement
+from edgeprune.profiling.profiler import Pair, ProfileOptions, load_profile_result, profile_files, profile_runners
+from edgeprune.profiling.result import Drift
+from edgeprune.profiling.setup import Batch, random_feeds
 from edgeprune.runners.ort import NodeTime
-from edgeprune.sensors import MachineState
 
 QUICK = ProfileOptions(warmup=1, iterations=6, interval=0)
 MACHINE = MachineFacts(16)
@@ -191,7 +191,7 @@ def test_copies_to_and_from_a_device_are_told_apart_from_the_latency() -> None:
 
 def test_heat_and_a_falling_clock_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     states = iter((MachineState(3000.0, 60.0, 2), MachineState(2400.0, 90.0, 5)))
-    monkeypatch.setattr("edgeprune.profile_batch.machine_state", lambda cores: next(states))
+    monkeypatch.setattr("edgeprune.profiling.batch.machine_state", lambda cores: next(states))
     runners = fake_runners()
     (result,) = profile_runners(lambda which: runners[which], Pair(*small.models()), "cpu", QUICK)
     assert result.drift == Drift((3000.0, 2400.0), (60.0, 90.0), 3)
@@ -208,8 +208,8 @@ def test_energy_is_that_of_what_the_target_runs_on(monkeypatch: pytest.MonkeyPat
         def stop(self) -> float:
             return 0.5
 
-    monkeypatch.setattr("edgeprune.profile_batch.energy_meter", Meter)
-    monkeypatch.setattr("edgeprune.profile_batch.energy_per_run_mj", lambda run, meter: meter.stop() * 1e3)
+    monkeypatch.setattr("edgeprune.profiling.batch.energy_meter", Meter)
+    monkeypatch.setattr("edgeprune.profiling.batch.energy_per_run_mj", lambda run, meter: meter.stop() * 1e3)
     for target, energy in (("cpu", 500.0), ("cuda", None)):
         runners = fake_runners()
         options = replace(QUICK, per_layer=False)
@@ -457,7 +457,7 @@ def test_a_damaged_profile_is_an_error_of_the_input(tmp_path: Path, data: bytes)
 
 
 def test_profiling_does_not_import_torch() -> None:
-    code = "import sys, edgeprune.profiling; sys.exit('torch' in sys.modules)"
+    code = "import sys, edgeprune.profiling.profiler; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -14,16 +14,16 @@ import pytest
 import small_bundle as small
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from edgeprune import precision as precisions
 from edgeprune.bundle import MODEL, PROFILE, open_bundle, sha256_of
 from edgeprune.cli import main
 from edgeprune.errors import GateError, InputError
-from edgeprune.half_precision import to_half
-from edgeprune.onnx_model import attributes, load_model, save_onnx
-from edgeprune.precise_models import compare, is_converted, load_samples, precise_models
-from edgeprune.precision import PrecisionRecord, require_precise, tolerance
-from edgeprune.profile_setup import ProfileOptions
-from edgeprune.quantization import quantized_layers, to_int8
+from edgeprune.onnx_files.model import attributes, load_model, save_onnx
+from edgeprune.precision import formats
+from edgeprune.precision.formats import PrecisionRecord, require_precise, tolerance
+from edgeprune.precision.half import to_half
+from edgeprune.precision.quantization import quantized_layers, to_int8
+from edgeprune.profiling.precise_models import compare, is_converted, load_samples, precise_models
+from edgeprune.profiling.setup import ProfileOptions
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
 from edgeprune.runners.registry import TARGETS
@@ -142,7 +142,7 @@ def test_a_device_without_the_workstation_packages_can_quantise(tmp_path: Path) 
     missing = ("torch", "torchvision", "sklearn", "scipy", "matplotlib", "onnxsim", "onnxscript", "PIL")
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({missing})); import numpy as np\n"
-        "from edgeprune.onnx_model import load_model; from edgeprune.quantization import quantized_layers, to_int8\n"
+        "from edgeprune.onnx_files.model import load_model; from edgeprune.precision.quantization import quantized_layers, to_int8\n"
         "path = list(sys.path); model = load_model('model.onnx')\n"
         "print(quantized_layers(to_int8(model, [{'x': np.ones((1, 3, 8, 8), np.float32)}])), sys.path == path)"
     )
@@ -201,7 +201,7 @@ class TestSamples:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network with a grouped and a depthwise convolution that tells digits apart, as ONNX."""
     torch = pytest.importorskip("torch")
-    from edgeprune.data import load_data, normalised
+    from edgeprune.datasets.images import load_data, normalised
     from edgeprune.exporters.to_onnx import to_onnx
 
     torch.manual_seed(0)
@@ -309,7 +309,7 @@ class TestProfile:
     def test_outside_the_tolerance_the_result_is_kept_and_the_gate_fails(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(precisions._TOLERANCES, "int8", 1e-9)
+        monkeypatch.setitem(formats._TOLERANCES, "int8", 1e-9)
         bundle = small.write_bundle(tmp_path / "bundle", profiled=False)
         assert main(["profile", str(bundle), "--precision", "int8", "--no-per-layer", *QUICK]) == 3
         read = msgspec.json.decode((bundle / PROFILE).read_bytes())

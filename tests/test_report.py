@@ -30,13 +30,13 @@ from edgeprune.bundle import (
     pretty_json,
     write_manifest,
 )
-from edgeprune.environment import current_environment
 from edgeprune.errors import InputError
 from edgeprune.lowering.forms import DENSE, GROUPED, SPLIT, Form
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
-from edgeprune.plan import LayerPlan, Plan
-from edgeprune.profile_result import load_profile_result
+from edgeprune.plans.plan import LayerPlan, Plan
+from edgeprune.profiling.environment import current_environment
+from edgeprune.profiling.result import load_profile_result
 from edgeprune.report import formatting, write_report
 from edgeprune.report.contents import read_contents
 from edgeprune.report.document import Notes, Picture, Table

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.estimates import Estimate, LayerEstimate
-from edgeprune.precision import PrecisionRecord
-from edgeprune.profile_result import Drift
+from edgeprune.precision.formats import PrecisionRecord
+from edgeprune.profiling.estimates import Estimate, LayerEstimate
+from edgeprune.profiling.result import Drift
 from edgeprune.report.document import Notes, Picture, Subject, Table
 from edgeprune.report.measured import (
     MOST_LAYER_TABLES,

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgeprune.sensors import MachineState, energy_meter, energy_per_run_mj, machine_state
+from edgeprune.devices.sensors import MachineState, energy_meter, energy_per_run_mj, machine_state
 
 RAPL = {
     "class/powercap/intel-rapl/enabled": "1",
@@ -129,7 +129,7 @@ def test_a_jetsons_energy_is_the_power_of_the_rails_that_feed_the_board(
     assert meter is not None
     assert rails in meter.source
     clock = iter((10.0, 13.0))
-    monkeypatch.setattr("edgeprune.sensors.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("edgeprune.devices.sensors.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     meter.start()
     assert meter.stop() == pytest.approx(3 * watts)
 

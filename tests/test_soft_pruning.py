@@ -16,23 +16,23 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgeprune import progress
-from edgeprune.data import Dataset
+from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError
-from edgeprune.method_inputs import method_input
 from edgeprune.method_record import load_method_record
 from edgeprune.methods import OneShot, Trained, load_method
 from edgeprune.methods.asymptotic_rate import asymptotic_rate
 from edgeprune.methods.base import Budget, MethodInput, MethodResult, PruneRequest
 from edgeprune.methods.filter_criteria import by_both, by_distance, by_norm, distance_sums, norms
 from edgeprune.methods.soft_training import SoftPruningHooks
-from edgeprune.plan import Plan, load_plan
-from edgeprune.plan_check import check_plan
-from edgeprune.plan_costs import planned_macs
-from edgeprune.rewrite import rewrite
-from edgeprune.trace import trace
-from edgeprune.training import TrainSettings, fit
-from edgeprune.training_hooks import Step
-from edgeprune.training_state import RunFiles
+from edgeprune.plans.check import check_plan
+from edgeprune.plans.costs import planned_macs
+from edgeprune.plans.plan import Plan, load_plan
+from edgeprune.pruning.method_inputs import method_input
+from edgeprune.rewriting.rewrite import rewrite
+from edgeprune.tracing.trace import trace
+from edgeprune.training.hooks import Step
+from edgeprune.training.loop import TrainSettings, fit
+from edgeprune.training.state import RunFiles
 from edgeprune.zoo import build
 
 METHODS = ("sfp", "asfp", "fpgm", "fpgm-mix")

@@ -16,7 +16,7 @@ import small_bundle as small
 from onnx import numpy_helper, parser
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_model import constants
+from edgeprune.onnx_files.model import constants
 from edgeprune.runners import ort, registry
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.registry import TARGETS, Source, open_runner

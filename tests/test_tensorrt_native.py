@@ -21,7 +21,7 @@ from published_bindings import VERSIONS
 
 from edgeprune import progress
 from edgeprune.errors import InputError
-from edgeprune.onnx_model import load_model, save_onnx
+from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.runners import tensorrt_native
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.batch_range import BatchRange

@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from networks import Residual, settled
 from torch import Tensor, nn
 
-from edgeprune.constants import constants_by_reader, constants_by_set
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
-from edgeprune.kept_channels import Kept
-from edgeprune.plan import LayerPlan, Plan, SetPlan
-from edgeprune.plan_check import check_plan
-from edgeprune.rewrite import masked, rewrite
-from edgeprune.thinning import reduced_columns
-from edgeprune.trace import trace
+from edgeprune.plans.check import check_plan
+from edgeprune.plans.kept_channels import Kept
+from edgeprune.plans.plan import LayerPlan, Plan, SetPlan
+from edgeprune.rewriting.rewrite import masked, rewrite
+from edgeprune.rewriting.thinning import reduced_columns
+from edgeprune.tracing.constants import constants_by_reader, constants_by_set
+from edgeprune.tracing.trace import trace
 
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 

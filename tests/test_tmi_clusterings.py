@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 import edgeprune.methods.tmi_clusterings as tmi_clusterings
-from edgeprune.clustering import is_equal_division
+from edgeprune.methods.clustering import is_equal_division
 from edgeprune.methods.tmi_clusterings import SCHEMES, Scheme, cluster_filters, layer_seed, spectral_embedding
 
 Weight = NDArray[np.float32]

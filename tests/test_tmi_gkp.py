@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgeprune.clustering import is_equal_division
 from edgeprune.errors import InputError
 from edgeprune.graph import CoupledSet, Graph, Layer
 from edgeprune.methods import METHODS, describe_type, load_method, parse_settings, tmi_gkp
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest, Ticket
+from edgeprune.methods.clustering import is_equal_division
 from edgeprune.methods.tmi_gkp import Settings, prune
-from edgeprune.plan import LayerPlan, Plan
-from edgeprune.plan_check import check_plan
+from edgeprune.plans.check import check_plan
+from edgeprune.plans.plan import LayerPlan, Plan
 
 # name, C_in, C_out, kernel, reads, writes
 CONVS = [

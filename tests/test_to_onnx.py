@@ -15,13 +15,13 @@ from torch import nn
 
 from edgeprune.errors import GateError, InputError
 from edgeprune.exporters.to_onnx import ExportOptions, to_onnx
-from edgeprune.fold import fold
 from edgeprune.lowering.gathers import count_gathers
-from edgeprune.macs import count_macs
-from edgeprune.onnx_model import save_onnx
-from edgeprune.plan_costs import planned_macs
-from edgeprune.rewrite import masked, rewrite
-from edgeprune.trace import trace
+from edgeprune.onnx_files.macs import count_macs
+from edgeprune.onnx_files.model import save_onnx
+from edgeprune.plans.costs import planned_macs
+from edgeprune.rewriting.fold import fold
+from edgeprune.rewriting.rewrite import masked, rewrite
+from edgeprune.tracing.trace import trace
 from edgeprune.verify import measure_parity, random_inputs, require_parity
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))

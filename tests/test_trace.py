@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
-from edgeprune.trace import trace
+from edgeprune.tracing.trace import trace
 
 X = torch.randn(2, 3, 16, 16)
 

@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from edgeprune.bundle import open_bundle
-from edgeprune.checkpoint import read_state_dict
+from edgeprune.checkpoints.checkpoint import read_state_dict
 from edgeprune.cli import main
-from edgeprune.data import RGB_MEAN, RGB_STD, Dataset
+from edgeprune.datasets.images import RGB_MEAN, RGB_STD, Dataset
 from edgeprune.errors import InputError
 from edgeprune.methods import METHODS
 from edgeprune.methods.base import PruneRequest
-from edgeprune.network import NetworkSource, load_network
-from edgeprune.training import TrainSettings
+from edgeprune.pruning.network import NetworkSource, load_network
+from edgeprune.training.loop import TrainSettings
 from edgeprune.training_run import MethodChoice, train_network
 
 DATA = """
@@ -304,7 +304,7 @@ def test_the_seconds_of_a_resumed_run_hold_those_of_its_earlier_parts(
     result = tmp_path / "result.json"
     with monkeypatch.context() as patch:
         patch.setattr("halving_method.Hooks.after_epoch", stopping_in(2))
-        patch.setattr("edgeprune.training.time.perf_counter", itertools.count(step=500).__next__)
+        patch.setattr("edgeprune.training.loop.time.perf_counter", itertools.count(step=500).__next__)
         assert train("--epochs", 2, "--method", "halving")[0] == 130
     earlier = log(tmp_path / "out")[0]["seconds"]
     assert earlier >= 500

@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from networks import Residual
 from torch import Tensor, nn
 
-from edgeprune.checkpoint import load_into, read_state_dict, read_tickets
-from edgeprune.data import Dataset, load_data
+from edgeprune.checkpoints.checkpoint import load_into, read_state_dict, read_tickets
+from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.errors import InputError
 from edgeprune.methods.base import PruneRequest, dense_reason
-from edgeprune.plan import LayerPlan, Plan
+from edgeprune.plans.plan import LayerPlan, Plan
 from edgeprune.progress import shown
-from edgeprune.rewrite import rewrite
-from edgeprune.trace import trace
-from edgeprune.training import RunFiles, TrainSettings, evaluate, fit
-from edgeprune.training_hooks import Step, TrainingHooks
-from edgeprune.training_settings import learning_rate_at
+from edgeprune.rewriting.rewrite import rewrite
+from edgeprune.tracing.trace import trace
+from edgeprune.training.hooks import Step, TrainingHooks
+from edgeprune.training.loop import RunFiles, TrainSettings, evaluate, fit
+from edgeprune.training.settings import learning_rate_at
 from edgeprune.zoo import build
 
 SETTINGS = TrainSettings(epochs=2, batch_size=16, learning_rate=0.05, augment=False, precision="fp32", device="cpu")

@@ -13,12 +13,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from edgeprune.data import Dataset
+from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError
 from edgeprune.progress import shown
-from edgeprune.training import RunFiles, TrainResult, TrainSettings, fit
-from edgeprune.training_hooks import Step, TrainingHooks
-from edgeprune.training_state import epochs_done, require_same_run
+from edgeprune.training.hooks import Step, TrainingHooks
+from edgeprune.training.loop import RunFiles, TrainResult, TrainSettings, fit
+from edgeprune.training.state import epochs_done, require_same_run
 
 SETTINGS = TrainSettings(
     epochs=4, batch_size=16, learning_rate=0.05, warmup_epochs=1, label_smoothing=0.1, precision="fp32", device="cpu"

@@ -12,17 +12,18 @@ import small_bundle as small
 from onnx import ModelProto
 
 from edgeprune import bundle as bundles
-from edgeprune import lower_bundle, pipeline, tuning
-from edgeprune.device_profile import load_profile
+from edgeprune import lower_bundle, pipeline
+from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import GateError, InputError
 from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.forms import GROUPED
 from edgeprune.lowering.record import load_lowering
-from edgeprune.onnx_model import check_model, load_model
-from edgeprune.profiling import ProfileOptions
+from edgeprune.onnx_files.model import check_model, load_model
+from edgeprune.profiling.profiler import ProfileOptions
 from edgeprune.runners.ort import OrtRunner
-from edgeprune.tuning import ALL_DENSE, AS_PLANNED, DENSE_NETWORK, POINTWISE, TuneOptions, structure_key, tune
-from edgeprune.tuning_cache import CachedTime, TuningCache, default_path
+from edgeprune.tuning import tuner
+from edgeprune.tuning.cache import CachedTime, TuningCache, default_path
+from edgeprune.tuning.tuner import ALL_DENSE, AS_PLANNED, DENSE_NETWORK, POINTWISE, TuneOptions, structure_key, tune
 
 PROFILE = load_profile("x86-avx512")
 QUICK = ProfileOptions(warmup=1, iterations=3)
@@ -30,8 +31,8 @@ QUICK = ProfileOptions(warmup=1, iterations=3)
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "RUNS", 3)
-    monkeypatch.setattr(tuning, "SECONDS_A_NETWORK", 0.05)
+    monkeypatch.setattr(tuner, "RUNS", 3)
+    monkeypatch.setattr(tuner, "SECONDS_A_NETWORK", 0.05)
 
 
 def bundle(tmp_path: Path) -> Path:
@@ -77,7 +78,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     dense, pruned = networks()
     options = TuneOptions(cache=tmp_path / "cache.json")
     first = tune(pruned, dense, PROFILE, options)
-    monkeypatch.setattr(tuning, "open_runner", None)  # nothing may be run
+    monkeypatch.setattr(tuner, "open_runner", None)  # nothing may be run
     assert tune(pruned, dense, PROFILE, options) == first
     with pytest.raises(TypeError):  # another number of threads is another measurement
         tune(pruned, dense, PROFILE, TuneOptions(threads=2, cache=options.cache))
@@ -146,9 +147,9 @@ def test_the_fastest_network_is_taken_and_the_dense_form_where_none_beats_the_de
     def measured(self: Any, models: Mapping[str, ModelProto], seconds: float) -> dict[str, CachedTime]:
         return {name: CachedTime(times.get(name, 99.0)) for name in models}
 
-    monkeypatch.setattr(tuning._Timer, "_measure", measured)
-    monkeypatch.setattr(tuning, "_fastest", lambda costs: GROUPED)
-    monkeypatch.setattr(tuning, "RUNS", 1)
+    monkeypatch.setattr(tuner._Timer, "_measure", measured)
+    monkeypatch.setattr(tuner, "_fastest", lambda costs: GROUPED)
+    monkeypatch.setattr(tuner, "RUNS", 1)
     dense, pruned = networks()
     profile = load_profile("raspberry-pi-4")  # no cost table: nothing else is proposed
     record = tune(pruned, dense, profile, TuneOptions())
@@ -164,7 +165,7 @@ def test_linear_layers_become_convolutions_where_that_is_clearly_faster(
         slow = {DENSE_NETWORK: 10.0, ALL_DENSE: 10.0}
         return {name: CachedTime(pointwise_ms if POINTWISE in name else slow.get(name, 5.0)) for name in models}
 
-    monkeypatch.setattr(tuning._Timer, "_measure", measured)
+    monkeypatch.setattr(tuner._Timer, "_measure", measured)
     path = bundle(tmp_path)
     tuned, record = pipeline.tune(path, LowerOptions(tune=TuneOptions()))
     assert record.pointwise == ((small.HEAD,) if taken else ())
@@ -185,23 +186,23 @@ def test_a_busy_machine_is_measured_again_and_told_of_each_time(
     def noisy(runs: Mapping[str, Any], **_: Any) -> dict[str, Any]:
         nonlocal calls
         calls += 1
-        return {name: tuning.Measurement(name, (1.0, 1.0, 5.0, 9.0)) for name in runs}
+        return {name: tuner.Measurement(name, (1.0, 1.0, 5.0, 9.0)) for name in runs}
 
-    monkeypatch.setattr(tuning, "interleave", noisy)
-    monkeypatch.setattr(tuning, "RUNS", 1)
+    monkeypatch.setattr(tuner, "interleave", noisy)
+    monkeypatch.setattr(tuner, "RUNS", 1)
     dense, pruned = networks()
     options = TuneOptions(cache=tmp_path / "cache.json")
     record = tune(pruned, dense, PROFILE, options)
-    assert calls == tuning.REPEATS
+    assert calls == tuner.REPEATS
     assert "the machine was busy" in record.notes[0]
     assert tune(pruned, dense, PROFILE, options).notes == record.notes
 
 
 def test_a_layer_that_the_runtime_does_not_tell_of_stays_as_planned() -> None:
-    assert tuning._fastest({}) == GROUPED
-    assert tuning._fastest({tuning.DENSE: 1.0}) == GROUPED
-    assert tuning._fastest({GROUPED: 1.0, tuning.DENSE: 0.999}) == GROUPED
-    assert tuning._fastest({GROUPED: 1.0, tuning.DENSE: 0.9}) == tuning.DENSE
+    assert tuner._fastest({}) == GROUPED
+    assert tuner._fastest({tuner.DENSE: 1.0}) == GROUPED
+    assert tuner._fastest({GROUPED: 1.0, tuner.DENSE: 0.999}) == GROUPED
+    assert tuner._fastest({GROUPED: 1.0, tuner.DENSE: 0.9}) == tuner.DENSE
 
 
 def test_a_structure_is_told_by_operations_and_shapes_not_by_names_or_weights() -> None:
@@ -222,7 +223,7 @@ def test_tuning_a_bundle_keeps_the_planned_model_and_computes_the_same(
 ) -> None:
     folder = bundle(tmp_path)
     planned = (folder / "model.onnx").read_bytes()
-    monkeypatch.setattr(tuning._Timer, "times", _times_that_prefer(ALL_DENSE))
+    monkeypatch.setattr(tuner._Timer, "times", _times_that_prefer(ALL_DENSE))
     tuned, record = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
     assert [layer.form for layer in record.layers] == ["dense"]
     assert not tuned.faults()
@@ -245,8 +246,8 @@ def test_tuning_again_begins_with_the_planned_model(tmp_path: Path, monkeypatch:
     parity = bundles.open_bundle(folder).manifest.parity
     for preferred, forms in ((ALL_DENSE, ["dense"]), (ALL_DENSE, ["dense"]), (AS_PLANNED, ["grouped"])):
         with monkeypatch.context() as patch:
-            patch.setattr(tuning, "_fastest", lambda costs: GROUPED)
-            patch.setattr(tuning._Timer, "times", _times_that_prefer(preferred))
+            patch.setattr(tuner, "_fastest", lambda costs: GROUPED)
+            patch.setattr(tuner._Timer, "times", _times_that_prefer(preferred))
             tuned, record = pipeline.tune(folder, LowerOptions("raspberry-pi-4", TuneOptions()))
         assert [layer.form for layer in record.layers] == forms
     assert not tuned.has("plain.onnx")
@@ -262,7 +263,7 @@ def test_a_lowered_model_outside_the_tolerance_is_refused_and_the_bundle_stays(
 
     folder = bundle(tmp_path)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(tuning._Timer, "times", _times_that_prefer(ALL_DENSE))
+    monkeypatch.setattr(tuner._Timer, "times", _times_that_prefer(ALL_DENSE))
 
     def wrong(model: ModelProto, *forms: Any) -> ModelProto:
         changed = ModelProto()
@@ -283,7 +284,7 @@ def test_profile_tells_planned_from_executed_macs_and_names_the_form(
 ) -> None:
     folder = bundle(tmp_path)
     planned = pipeline.profile(folder, None, ("cpu",), QUICK).results[0]
-    monkeypatch.setattr(tuning._Timer, "times", _times_that_prefer(ALL_DENSE))
+    monkeypatch.setattr(tuner._Timer, "times", _times_that_prefer(ALL_DENSE))
     pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
     found = pipeline.profile(folder, None, ("cpu",), QUICK).results[0]
     assert found.theoretical_speedup == planned.theoretical_speedup, "never counts what a form computes in excess"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgeprune.errors import InputError
-from edgeprune.trace import trace
+from edgeprune.tracing.trace import trace
 from edgeprune.zoo import ARCH_FORMS, ARCHS, build
 from edgeprune.zoo.cifar_densenet import CifarDenseNet
 from edgeprune.zoo.cifar_preresnet import CifarPreResNet

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from edgeprune.channel_block import round_up
-from edgeprune.device_profile import ConvolutionCosts, DeviceProfile
+from edgeprune.devices.channel_block import round_up
+from edgeprune.devices.device_profile import ConvolutionCosts, DeviceProfile
 from edgeprune.lowering.forms import GROUPED, Form, Shape, candidate_forms, executed_macs, shape_of
 from edgeprune.lowering.layers import GroupedLayer
 from edgeprune.lowering.record import LoweringRecord, layer_choices

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgeprune.channel_block import round_up
+from edgeprune.devices.channel_block import round_up
 from edgeprune.lowering.layers import GroupedLayer, Reads
 from edgeprune.permutation import Selection
 

@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from edgeprune.lowering.forms import JOINED
 from edgeprune.lowering.layers import GraphView
-from edgeprune.onnx_graph import array, attributes, fresh_name
+from edgeprune.onnx_files.graph import array, attributes, fresh_name
 from edgeprune.permutation import Selection
 
 _ELEMENTWISE = frozenset(

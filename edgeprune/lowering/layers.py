@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
-from edgeprune.onnx_graph import array, attributes, concrete_shapes, constants, is_standard, static_batch
+from edgeprune.onnx_files.graph import array, attributes, concrete_shapes, constants, is_standard, static_batch
 from edgeprune.permutation import Selection
 
 Reads = tuple[tuple[int, ...], ...]

@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from edgeprune.errors import unknown_name
 from edgeprune.lowering.layers import GraphView
-from edgeprune.onnx_graph import array, attributes, is_standard
+from edgeprune.onnx_files.graph import array, attributes, is_standard
 
 
 def linear_layers(model: ModelProto) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from edgeprune.lowering.forms import GROUPED, Form, lower
 from edgeprune.lowering.gathers import absorb_gathers, activate_parts, drop_unused
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.linear import as_convolutions
-from edgeprune.onnx_model import name_nodes
+from edgeprune.onnx_files.model import name_nodes
 
 
 def lower_model(model: ModelProto, forms: Mapping[str, Form], pointwise: Collection[str] = ()) -> ModelProto:

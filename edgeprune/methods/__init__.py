@@ -28,7 +28,7 @@ from edgeprune.methods.base import Budget, MethodInput, MethodResult, PruneReque
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgeprune.training_hooks import TrainingHooks
+    from edgeprune.training.hooks import TrainingHooks
 
 METHODS: Mapping[str, str] = {
     "tmi-gkp": "edgeprune.methods.tmi_gkp",

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.channel_block import round_up
+from edgeprune.devices.channel_block import round_up
 
 FLOOR = 4
 """At least one in so many of the channels that were asked for stays."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.graph import Graph, Layer
-from edgeprune.plan import Plan
+from edgeprune.plans.plan import Plan
 
 Weights = Mapping[str, NDArray[np.float32]]
 """A layer's name -> its weight, shaped as in `Layer`."""

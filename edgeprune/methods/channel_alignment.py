@@ -14,7 +14,7 @@ from edgeprune.errors import InputError
 from edgeprune.methods.alignment import Part, counts_on_blocks, kept_importance, over_asked_note
 from edgeprune.methods.base import Weights
 from edgeprune.methods.channel_choice import Prunable, kept_counts, plan_of, shares_needed, unit_scores
-from edgeprune.plan import Plan
+from edgeprune.plans.plan import Plan
 
 
 def aligned(among: Prunable, weights: Weights) -> Prunable:

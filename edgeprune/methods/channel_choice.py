@@ -33,8 +33,8 @@ from scipy.sparse.csgraph import connected_components
 from edgeprune.errors import InputError
 from edgeprune.graph import CoupledSet, Graph, Layer
 from edgeprune.methods.base import Budget, PruneRequest, check_skip_patterns, nothing_to_prune
-from edgeprune.plan import LayerPlan, Plan, SetPlan
-from edgeprune.plan_costs import planned_macs, planned_params
+from edgeprune.plans.costs import planned_macs, planned_params
+from edgeprune.plans.plan import LayerPlan, Plan, SetPlan
 
 Coupling = Literal["separate", "coupled"]
 Numbers = tuple[int, ...]

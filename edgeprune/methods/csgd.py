@@ -34,19 +34,19 @@ import msgspec
 
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.graph import Graph
-from edgeprune.kept_channels import KeptChannels
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
 from edgeprune.methods.channel_alignment import aligned, alignment_notes, no_filter_goes
 from edgeprune.methods.channel_choice import Prunable, Unit, kept_counts, plan_of, prunable, within_budget
 from edgeprune.methods.csgd_clusters import SCHEMES, cluster_units
-from edgeprune.plan import Plan
+from edgeprune.plans.kept_channels import KeptChannels
+from edgeprune.plans.plan import Plan
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgeprune.clustering import Clusters
+    from edgeprune.methods.clustering import Clusters
     from edgeprune.methods.csgd_training import CentripetalHooks
 
 SUMMARY = "Trains the filters of each cluster to become equal, then keeps one of each without loss."
@@ -147,7 +147,7 @@ def _graph_of(arch: str, like: Graph) -> Graph:
     """The graph of an architecture with the input and the classes of the network that is squeezed."""
     import torch
 
-    from edgeprune.trace import trace
+    from edgeprune.tracing.trace import trace
     from edgeprune.zoo import build
 
     channels, height, width = like.input_shape

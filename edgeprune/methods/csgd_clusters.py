@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from edgeprune.clustering import Clusters
 from edgeprune.graph import Graph
 from edgeprune.methods.base import Weights, require_finite
 from edgeprune.methods.channel_choice import Prunable, Unit
+from edgeprune.methods.clustering import Clusters
 from edgeprune.progress import track
 
 Scheme = Literal["kmeans", "even", "imbalanced"]

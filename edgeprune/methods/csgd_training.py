@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeprune.clustering import Clusters
 from edgeprune.errors import InputError
 from edgeprune.methods.channel_choice import Prunable
+from edgeprune.methods.clustering import Clusters
 from edgeprune.methods.csgd_clusters import channel_clusters, clusters_from, labels_from
 from edgeprune.methods.csgd_update import CentripetalUpdate, ClusteredRows
-from edgeprune.thinning import NORM_TENSORS
-from edgeprune.training_hooks import Step, TrainingHooks
+from edgeprune.rewriting.thinning import NORM_TENSORS
+from edgeprune.training.hooks import Step, TrainingHooks
 
 PAPER_EPSILON = 3e-3
 DISTANCE_LEFT = 1e-3

@@ -38,7 +38,7 @@ from edgeprune.methods.gconv_importance import kernel_importance
 from edgeprune.methods.gconv_mixing import mix
 from edgeprune.methods.gconv_search import Heal, Terms, record, search
 from edgeprune.methods.gconv_solver import Solver
-from edgeprune.plan import LayerPlan, Plan
+from edgeprune.plans.plan import LayerPlan, Plan
 
 SUMMARY = "Divides filters and input channels so that dense groups hold the most important kernels; searches budgets."
 GROUPS = 8

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgeprune.clustering import Clusters, Labels, to_clusters
+from edgeprune.methods.clustering import Clusters, Labels, to_clusters
 from edgeprune.methods.gconv_solver import Matrix, Problem, Solver, best_columns, kept_importance, solve
 
 Configuration = Mapping[str, int]

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgeprune.clustering import Labels
 from edgeprune.graph import Graph, Layer
 from edgeprune.method_record import RecordTable
+from edgeprune.methods.clustering import Labels
 from edgeprune.methods.gconv_divider import Divider, Divisions, LayerDivision
 from edgeprune.methods.gconv_partitions import Key, Links, Partitions, annealed, ascended, numbered
 from edgeprune.methods.gconv_solver import Matrix
-from edgeprune.plan import LayerPlan
-from edgeprune.planned_gathers import PlannedGathers, planned_gathers, planned_layouts
+from edgeprune.plans.gathers import PlannedGathers, planned_gathers, planned_layouts
+from edgeprune.plans.plan import LayerPlan
 
 MACS_PER_ELEMENT = 28
 """Multiply-adds of a fast convolution in the time in which one element goes through a Gather and the reordering of data

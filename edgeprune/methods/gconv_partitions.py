@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from edgeprune.clustering import Labels, balanced_assignment
+from edgeprune.methods.clustering import Labels, balanced_assignment
 from edgeprune.methods.gconv_divider import Divisions
 from edgeprune.methods.gconv_solver import Matrix, best_columns, kept_importance
 

@@ -36,7 +36,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.clustering import Labels, balanced_assignment
+from edgeprune.methods.clustering import Labels, balanced_assignment
 
 Matrix = NDArray[np.float64]
 """(filters, inputs), not negative: how important each kernel is."""

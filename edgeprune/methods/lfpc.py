@@ -22,7 +22,7 @@ from edgeprune.methods.channel_alignment import aligned, alignment_notes
 from edgeprune.methods.channel_choice import Numbers, plan_of, prunable
 from edgeprune.methods.lfpc_search import EpochFigures, LfpcHooks
 from edgeprune.methods.lfpc_settings import Settings
-from edgeprune.plan import Plan
+from edgeprune.plans.plan import Plan
 
 __all__ = ["RATE", "SUMMARY", "Lfpc", "Settings", "train"]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from edgeprune.data import Dataset
+from edgeprune.datasets.images import Dataset
 from edgeprune.methods.channel_alignment import aligned_counts
 from edgeprune.methods.channel_choice import Numbers, Prunable
 from edgeprune.methods.filter_criteria import Filters, distance_sums, norms
@@ -34,7 +34,7 @@ from edgeprune.methods.lfpc_scales import ChannelScales
 from edgeprune.methods.lfpc_settings import Criterion, Settings
 from edgeprune.methods.lfpc_validation import ValidationBatches, split_off
 from edgeprune.methods.soft_training import zero_filters, zero_norms
-from edgeprune.training_hooks import Step, TrainingHooks
+from edgeprune.training.hooks import Step, TrainingHooks
 
 SCORES: Mapping[Criterion, Callable[[Filters], NDArray[np.float64]]] = {
     "l1": lambda filters: norms(filters, "l1"),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from edgeprune.data import Dataset, normalised
+from edgeprune.datasets.images import Dataset, normalised
 from edgeprune.errors import InputError
 
 

@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
 from edgeprune.graph import CoupledSet, Graph, Layer
-from edgeprune.kept_channels import KeptChannels
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordTable
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult
 from edgeprune.methods.channel_choice import units
-from edgeprune.plan import LayerPlan, Plan, SetPlan
-from edgeprune.plan_costs import planned_macs
+from edgeprune.plans.costs import planned_macs
+from edgeprune.plans.kept_channels import KeptChannels
+from edgeprune.plans.plan import LayerPlan, Plan, SetPlan
 
 SUMMARY = "Cuts the zero filters out of a checkpoint that was masked elsewhere, without changing what it computes."
 NEEDS_CONSTANTS = True

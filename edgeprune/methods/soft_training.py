@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgeprune.graph import Graph
 from edgeprune.methods.channel_choice import Numbers, Prunable, Unit
 from edgeprune.methods.soft_pruning import Choice, Schedule, SoftPruning, choose_filters
-from edgeprune.training_hooks import Step, TrainingHooks
+from edgeprune.training.hooks import Step, TrainingHooks
 
 
 class SoftPruningHooks(TrainingHooks):

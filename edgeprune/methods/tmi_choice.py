@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeprune.clustering import Clusters
 from edgeprune.errors import InputError
 from edgeprune.graph import Layer
 from edgeprune.methods.base import MethodInput, Ticket
+from edgeprune.methods.clustering import Clusters
 from edgeprune.methods.tmi_clusterings import SCHEMES, Scheme, cluster_filters
 from edgeprune.methods.tmi_records import Clustering, LayerClustering
 from edgeprune.methods.tmi_votes import clustering_scores, count_votes, filter_tmi

@@ -23,7 +23,7 @@ from sklearn.cluster import DBSCAN, KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.manifold import TSNE
 
-from edgeprune.clustering import Clusters, Labels, balanced_kmeans, to_clusters
+from edgeprune.methods.clustering import Clusters, Labels, balanced_kmeans, to_clusters
 
 Points = NDArray[np.float64]
 Scheme = Literal["spectral", "kpca", "tsne"]

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from edgeprune.clustering import Clusters
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.graph import Graph, Layer
 from edgeprune.methods import setting
@@ -33,13 +32,14 @@ from edgeprune.methods.base import (
     nothing_to_prune,
     require_finite,
 )
+from edgeprune.methods.clustering import Clusters
 from edgeprune.methods.grouped_kernels import Selection35, kept_count, select_grouped_kernels, selection_for
 from edgeprune.methods.tmi_choice import Chooser, Policy, allowed_schemes
 from edgeprune.methods.tmi_clusterings import SCHEMES, Scheme
 from edgeprune.methods.tmi_groupings import Groupings
 from edgeprune.methods.tmi_records import FILE_NAME, Clustering, check_fits, load_clustering
 from edgeprune.methods.tmi_votes import check_tickets, tickets_in_window
-from edgeprune.plan import LayerPlan, Plan
+from edgeprune.plans.plan import LayerPlan, Plan
 from edgeprune.progress import track
 
 SUMMARY = "Clusters filters by a scheme that earlier checkpoints vote for and keeps the most distinct grouped kernels."

@@ -22,7 +22,7 @@ from edgeprune.methods.alignment import (
 )
 from edgeprune.methods.base import MethodInput
 from edgeprune.methods.grouped_kernels import kept_count
-from edgeprune.plan import LayerPlan
+from edgeprune.plans.plan import LayerPlan
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgeprune.clustering import Clusters, is_equal_division
 from edgeprune.errors import InputError, first_line
 from edgeprune.graph import Graph, Layer
+from edgeprune.methods.clustering import Clusters, is_equal_division
 
 SCHEMA_VERSION = 1
 FILE_NAME = "clustering.json"

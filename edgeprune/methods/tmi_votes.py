@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.clustering import Clusters
 from edgeprune.errors import InputError
 from edgeprune.graph import Layer
 from edgeprune.methods.base import Ticket, Weights
+from edgeprune.methods.clustering import Clusters
 
 Weight = NDArray[np.floating[Any]]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeprune.bundle import Count
-from edgeprune.profile_result import Result
+from edgeprune.profiling.result import Result
 from edgeprune.report import formatting as f
 from edgeprune.report.comparison import FIGURES, Change, Fact, change, change_words, drift, facts, layer_changes
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Table, Tile, columns

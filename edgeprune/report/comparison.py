@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from edgeprune.errors import InputError
-from edgeprune.profile_result import LayerResult, Result, Settings
+from edgeprune.profiling.result import LayerResult, Result, Settings
 from edgeprune.report import formatting as f
 from edgeprune.report.results import Setting
 from edgeprune.report.runs import Run, all_settings

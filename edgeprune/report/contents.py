@@ -13,9 +13,9 @@ from edgeprune.errors import InputError, first_line
 from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.method_record import FILE_NAME as METHOD_RECORD
 from edgeprune.method_record import MethodRecord, load_method_record
-from edgeprune.onnx_model import load_model
-from edgeprune.plan import Plan, load_plan
-from edgeprune.profile_result import ProfileResult, load_profile_result
+from edgeprune.onnx_files.model import load_model
+from edgeprune.plans.plan import Plan, load_plan
+from edgeprune.profiling.result import ProfileResult, load_profile_result
 
 
 class SplitDevice(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from edgeprune.bundle import pretty_json
-from edgeprune.profile_result import Latency, Result
+from edgeprune.profiling.result import Latency, Result
 from edgeprune.report.compared import Compared, differences
 from edgeprune.report.comparison import ChangeRecord, changes
 from edgeprune.report.contents import Contents

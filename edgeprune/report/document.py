@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.method_record import RecordCurve
-from edgeprune.profile_result import ProfileResult, Result
+from edgeprune.profiling.result import ProfileResult, Result
 from edgeprune.report.contents import SplitPlan
 from edgeprune.report.kernels import KernelView
 from edgeprune.report.views import Distribution, Roofline, Sweep, Trend, Waterfall

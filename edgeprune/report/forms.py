@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import get_args
 
 from edgeprune.bundle import Manifest
-from edgeprune.device_profile import list_profiles, load_profile, this_machine_block
-from edgeprune.environment import current_environment
+from edgeprune.devices.device_profile import list_profiles, load_profile, this_machine_block
 from edgeprune.lowering.forms import Form, Kind
 from edgeprune.lowering.record import LoweringRecord, NetworkTime
-from edgeprune.plan import Plan
+from edgeprune.plans.plan import Plan
+from edgeprune.profiling.environment import current_environment
 from edgeprune.report import formatting as f
 from edgeprune.report.document import Block, Notes, Picture, Section, Table, columns
 

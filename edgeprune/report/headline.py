@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeprune.bundle import Count, Manifest
 from edgeprune.lowering.record import LoweringRecord
-from edgeprune.profile_result import ProfileResult, Result
+from edgeprune.profiling.result import ProfileResult, Result
 from edgeprune.report import formatting as f
 from edgeprune.report.forms import forms_row
 from edgeprune.report.results import setting

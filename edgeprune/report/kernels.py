@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgeprune.onnx_graph import array, constants
-from edgeprune.plan import LayerPlan, Plan
+from edgeprune.onnx_files.graph import array, constants
+from edgeprune.plans.plan import LayerPlan, Plan
 
 LARGEST = 256
 """Rows or columns at most that are shown; more are averaged in blocks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from edgeprune.profile_result import Latency, ProfileResult, Result
+from edgeprune.profiling.result import Latency, ProfileResult, Result
 from edgeprune.report import formatting as f
 from edgeprune.report import tables
 from edgeprune.report.document import Block, Notes, Picture, Section

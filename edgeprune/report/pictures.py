@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from edgeprune.lowering.record import LayerChoice, LoweringRecord
 from edgeprune.method_record import RecordCurve
-from edgeprune.profile_result import LayerResult, ProfileResult, Result
+from edgeprune.profiling.result import LayerResult, ProfileResult, Result
 from edgeprune.report import formatting as f
 from edgeprune.report import plots
 from edgeprune.report.contents import SplitPlan

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from edgeprune.profile_result import Latency
+from edgeprune.profiling.result import Latency
 from edgeprune.report import formatting as f
 from edgeprune.report.drawing import DENSE, GATHER, INK, PRUNED, REORDER, WIDTH, bar_axes, beside, legend
 from edgeprune.report.views import (

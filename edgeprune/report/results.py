@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeprune.profile_result import Result
+from edgeprune.profiling.result import Result
 from edgeprune.report import formatting as f
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgeprune.bundle import DENSE_MODEL, LOWERING, PROFILE, Manifest, open_bundle
 from edgeprune.errors import InputError
 from edgeprune.lowering.record import LoweringRecord, load_lowering
-from edgeprune.profile_result import ProfileResult, Result, load_profile_result
+from edgeprune.profiling.result import ProfileResult, Result, load_profile_result
 from edgeprune.report.results import Setting
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeprune.lowering.forms import GROUPED
-from edgeprune.profile_result import Result
+from edgeprune.profiling.result import Result
 from edgeprune.report import formatting as f
 from edgeprune.report import tables
 from edgeprune.report.contents import Contents

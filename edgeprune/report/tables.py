@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edgeprune.bundle import Manifest
-from edgeprune.estimates import Estimate
 from edgeprune.lowering.record import LoweringRecord
-from edgeprune.plan import Plan
-from edgeprune.profile_result import LayerResult, ProfileResult, Result
+from edgeprune.plans.plan import Plan
+from edgeprune.profiling.estimates import Estimate
+from edgeprune.profiling.result import LayerResult, ProfileResult, Result
 from edgeprune.report import formatting as f
 from edgeprune.report.contents import SplitPlan
 from edgeprune.report.document import Table, columns

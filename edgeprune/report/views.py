@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from edgeprune.profile_result import LayerResult, Result
+from edgeprune.profiling.result import LayerResult, Result
 from edgeprune.report import formatting as f
 from edgeprune.report.results import is_settled, precision_words, setting
 

@@ -19,7 +19,7 @@ from edgeprune import progress
 from edgeprune.bundle import pretty_json, write_atomically
 from edgeprune.errors import InputError, first_line
 from edgeprune.runners.batch_range import BatchRange
-from edgeprune.tuning_cache import default_path
+from edgeprune.tuning.cache import default_path
 
 KEY, TIMING_CACHE = "engines.key", "tensorrt-timing.cache"
 """In the user's cache folder."""

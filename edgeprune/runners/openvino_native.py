@@ -15,8 +15,8 @@ import openvino
 from onnx import ModelProto
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_model import TensorSpec, input_specs, output_specs
-from edgeprune.precision import Precision
+from edgeprune.onnx_files.model import TensorSpec, input_specs, output_specs
+from edgeprune.precision.formats import Precision
 from edgeprune.runners.base import Array, Feeds, RunOptions
 from edgeprune.runners.ort import NodeTime, as_model, check_cores, check_feeds, pinned
 

@@ -19,9 +19,9 @@ import onnxruntime
 from onnx import ModelProto
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from edgeprune.device_profile import machine_has_nvidia_gpu
+from edgeprune.devices.device_profile import machine_has_nvidia_gpu
 from edgeprune.errors import InputError, first_line, unknown_name
-from edgeprune.onnx_model import TensorSpec, check_model, load_model, parse_model
+from edgeprune.onnx_files.model import TensorSpec, check_model, load_model, parse_model
 from edgeprune.runners.base import OPTIMIZATION_LEVELS, Array, Feeds, RunOptions, TargetState
 from edgeprune.runners.node_names import NodeNames
 

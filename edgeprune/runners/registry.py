@@ -14,9 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgeprune.device_profile import is_importable, machine_has_half_arithmetic, machine_has_nvidia_gpu
+from edgeprune.devices.device_profile import is_importable, machine_has_half_arithmetic, machine_has_nvidia_gpu
 from edgeprune.errors import InputError, unknown_name
-from edgeprune.precision import Precision
+from edgeprune.precision.formats import Precision
 from edgeprune.runners import ort
 from edgeprune.runners.base import RunOptions, TargetState
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import nn
 
-    from edgeprune.profile_setup import ProfiledRunner
+    from edgeprune.profiling.setup import ProfiledRunner
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError, first_line, unknown_name
-from edgeprune.onnx_model import TensorSpec, input_specs, load_model, output_specs, static_batch
+from edgeprune.onnx_files.model import TensorSpec, input_specs, load_model, output_specs, static_batch
 from edgeprune.runners.base import Array, Feeds, RunOptions, TargetState
 from edgeprune.runners.batch_range import BatchRange
 from edgeprune.runners.engine_files import EngineFiles

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from edgeprune import progress
 from edgeprune.errors import InputError
-from edgeprune.half_precision import to_half
-from edgeprune.onnx_model import parse_model
+from edgeprune.onnx_files.model import parse_model
+from edgeprune.precision.half import to_half
 from edgeprune.runners.base import Array, Feeds
 from edgeprune.runners.batch_range import BatchRange
 from edgeprune.runners.cuda_memory import Marks, Stream, TensorBuffer

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import InputError, first_line
-from edgeprune.precision import Precision
+from edgeprune.precision.formats import Precision
 from edgeprune.runners.base import Array, Feeds, RunOptions
 from edgeprune.runners.ort import NodeTime
 

@@ -14,12 +14,12 @@ from typing import Literal
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgeprune.causes import Kind
 from edgeprune.lowering.forms import GROUPED, Form
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import LoweringRecord, layer_choices
-from edgeprune.profile_setup import Pair
+from edgeprune.profiling.causes import Kind
+from edgeprune.profiling.setup import Pair
 
 LAYER = "layer"
 

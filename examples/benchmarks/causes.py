@@ -19,10 +19,10 @@ import msgspec
 from cause_cases import LAYER, Case, cases
 
 from edgeprune.bundle import pretty_json
-from edgeprune.causes import MachineFacts
-from edgeprune.profile_layers import layer_rows, time_layers
-from edgeprune.profile_setup import Batch, Pair, ProfileOptions, Which, random_feeds
-from edgeprune.profiling import TimedOrtRunner, input_specs, machine_facts
+from edgeprune.profiling.causes import MachineFacts
+from edgeprune.profiling.layers import layer_rows, time_layers
+from edgeprune.profiling.profiler import TimedOrtRunner, input_specs, machine_facts
+from edgeprune.profiling.setup import Batch, Pair, ProfileOptions, Which, random_feeds
 from edgeprune.runners.base import Feeds, RunOptions
 
 WANTED = 0.95

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 
 from edgeprune.methods.base import MethodInput, PruneRequest
 from edgeprune.methods.csgd import RATE, Settings, train
-from edgeprune.network import layer_weights
-from edgeprune.trace import trace
-from edgeprune.training_hooks import Step
+from edgeprune.pruning.network import layer_weights
+from edgeprune.tracing.trace import trace
+from edgeprune.training.hooks import Step
 from edgeprune.zoo import build
 
 

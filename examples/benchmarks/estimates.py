@@ -30,15 +30,15 @@ import edgeprune
 from edgeprune import bundle as bundles
 from edgeprune import pipeline, progress
 from edgeprune.bundle import pretty_json, write_atomically
-from edgeprune.device_profile import DeviceProfile, load_profile
-from edgeprune.environment import current_environment, load_average
-from edgeprune.estimates import estimate_nodes, total_ms
+from edgeprune.devices.device_profile import DeviceProfile, load_profile
 from edgeprune.lower_bundle import LowerOptions
-from edgeprune.measurement import NOISY, interleave
-from edgeprune.network import NetworkSource, load_network
-from edgeprune.onnx_model import input_specs, load_model
-from edgeprune.profile_setup import random_feeds
-from edgeprune.profiling import TimedOrtRunner
+from edgeprune.onnx_files.model import input_specs, load_model
+from edgeprune.profiling.environment import current_environment, load_average
+from edgeprune.profiling.estimates import estimate_nodes, total_ms
+from edgeprune.profiling.measurement import NOISY, interleave
+from edgeprune.profiling.profiler import TimedOrtRunner
+from edgeprune.profiling.setup import random_feeds
+from edgeprune.pruning.network import NetworkSource, load_network
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import NodeRecorder, pinned
 

@@ -21,14 +21,14 @@ from onnx import ModelProto, TensorProto, helper
 
 from edgeprune import bundle as bundles
 from edgeprune.bundle import open_bundle
-from edgeprune.device_profile import this_machine_block
+from edgeprune.devices.device_profile import this_machine_block
 from edgeprune.errors import unknown_name
 from edgeprune.lowering.forms import DENSE, GROUPED, Form, candidate_forms, lower
 from edgeprune.lowering.layers import GroupedLayer, grouped_layers
 from edgeprune.lowering.record import LayerChoice, load_lowering
-from edgeprune.measurement import interleave
-from edgeprune.onnx_model import load_model
-from edgeprune.profiling import TimedOrtRunner
+from edgeprune.onnx_files.model import load_model
+from edgeprune.profiling.measurement import interleave
+from edgeprune.profiling.profiler import TimedOrtRunner
 from edgeprune.runners.base import RunOptions
 
 HEADS = (

@@ -36,13 +36,13 @@ from cause_cases import millisecond_model
 from edgeprune import bundle as bundles
 from edgeprune import pipeline
 from edgeprune.bundle import pretty_json
-from edgeprune.environment import current_environment
-from edgeprune.measurement import interleave
-from edgeprune.onnx_graph import input_specs
-from edgeprune.onnx_model import load_model
-from edgeprune.profile_result import Environment, Result
-from edgeprune.profile_setup import ProfileOptions, random_feeds
-from edgeprune.profiling import TimedOrtRunner
+from edgeprune.onnx_files.graph import input_specs
+from edgeprune.onnx_files.model import load_model
+from edgeprune.profiling.environment import current_environment
+from edgeprune.profiling.measurement import interleave
+from edgeprune.profiling.profiler import TimedOrtRunner
+from edgeprune.profiling.result import Environment, Result
+from edgeprune.profiling.setup import ProfileOptions, random_feeds
 from edgeprune.runners.ort import pinned
 
 TARGETS = {"repeatability": 0.05, "agreement": 0.05, "cost": 0.02}

@@ -55,23 +55,23 @@ import edgeprune
 from edgeprune import bundle as bundles
 from edgeprune import pipeline
 from edgeprune.bundle import Bundle, pretty_json, write_atomically
-from edgeprune.device_profile import is_importable, this_machine_block
-from edgeprune.environment import current_environment, load_average
+from edgeprune.devices.device_profile import is_importable, this_machine_block
 from edgeprune.errors import EdgepruneError
 from edgeprune.exporters.to_onnx import to_onnx
-from edgeprune.fold import fold
 from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.gathers import count_gathers
 from edgeprune.lowering.layers import grouped_layers
-from edgeprune.macs import count_macs
-from edgeprune.measurement import interleave, median_interval, paired_ratios
-from edgeprune.network import Network, NetworkSource, load_network
-from edgeprune.onnx_model import input_specs, load_model, save_onnx
-from edgeprune.profile_setup import random_feeds
-from edgeprune.pruned import Pruned
+from edgeprune.onnx_files.macs import count_macs
+from edgeprune.onnx_files.model import input_specs, load_model, save_onnx
+from edgeprune.profiling.environment import current_environment, load_average
+from edgeprune.profiling.measurement import interleave, median_interval, paired_ratios
+from edgeprune.profiling.setup import random_feeds
+from edgeprune.pruning.network import Network, NetworkSource, load_network
+from edgeprune.pruning.pruned import Pruned
+from edgeprune.rewriting.fold import fold
 from edgeprune.runners.base import Array, RunOptions
 from edgeprune.runners.registry import OpenOptions, Source, open_runner
-from edgeprune.tuning import TuneOptions, structure_key
+from edgeprune.tuning.tuner import TuneOptions, structure_key
 from edgeprune.verify import measure_parity, random_inputs
 
 DENSE = "dense"

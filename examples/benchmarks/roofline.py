@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgeprune.layer_times import ModelLayers
-from edgeprune.measurement import interleave
-from edgeprune.profiling import TimedOrtRunner
+from edgeprune.profiling.layer_times import ModelLayers
+from edgeprune.profiling.measurement import interleave
+from edgeprune.profiling.profiler import TimedOrtRunner
 from edgeprune.runners.base import Array, RunOptions
 
 CHANNEL_BLOCKS, SIZE, CHAIN = 16, 28, 4

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from edgeprune.device_profile import is_importable
+from edgeprune.devices.device_profile import is_importable
 from edgeprune.errors import InputError, first_line
-from edgeprune.network import Network
-from edgeprune.trace import trace
+from edgeprune.pruning.network import Network
+from edgeprune.tracing.trace import trace
 
 PACKAGE = "torch-pruning==1.6.1"
 ATTEMPTS = 5

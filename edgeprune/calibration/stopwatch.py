@@ -1,0 +1,87 @@
+"""Times of many small models and of their nodes, taken in turn in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sized
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from onnx import ModelProto
+
+from edgeprune.onnx_files.model import input_specs
+from edgeprune.profiling.measurement import Measurement, interleave
+from edgeprune.profiling.profiler import TimedOrtRunner
+from edgeprune.profiling.setup import random_feeds
+from edgeprune.runners.base import Feeds, RunOptions
+from edgeprune.runners.ort import NodeRecorder, pinned
+
+REORDERS = ""
+"""Under what a stopwatch gives all reordering of data together."""
+WARMUP, RUNS = 3, 40
+"""Rounds of one set of models."""
+SECONDS, SECONDS_A_MODEL = 3.0, 0.3
+"""Time after which no more rounds are begun: so much, or so much for each model, whichever is longer."""
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Stopwatch(Protocol):
+    """Takes the times of models. Those of one call run in turn."""
+
+    def nodes(self, models: Mapping[K, ModelProto], threads: int) -> Mapping[K, Mapping[str, Measurement]]:
+        """The nodes of every model by name, and as `REORDERS` the reordering of data that the runtime added."""
+
+    def runs(self, models: Mapping[K, ModelProto], threads: int) -> Mapping[K, Measurement]:
+        """Every model as a whole."""
+
+
+@dataclass(frozen=True)
+class OrtStopwatch:
+    """Times of ONNX Runtime's CPU provider."""
+
+    pin: tuple[int, ...] = ()
+    """Cores to pin threads to, as many as will be used; empty: the system decides."""
+
+    def nodes(self, models: Mapping[K, ModelProto], threads: int) -> dict[K, dict[str, Measurement]]:
+        with ExitStack() as stack:
+            runners = {key: self._opened(model, threads, stack) for key, model in models.items()}
+            recorders = {key: NodeRecorder(runner, _feeds(runner, models[key])) for key, runner in runners.items()}
+            calls = {str(key): recorder.run for key, recorder in recorders.items()}
+            stack.enter_context(pinned(self.pin[:1]))
+            interleave(calls, warmup=WARMUP, iterations=RUNS, time_limit_s=_limit(models))
+            return {key: _by_node(recorder, runners[key]) for key, recorder in recorders.items()}
+
+    def runs(self, models: Mapping[K, ModelProto], threads: int) -> dict[K, Measurement]:
+        with ExitStack() as stack:
+            calls = {}
+            for key, model in models.items():
+                runner = self._opened(model, threads, stack)
+                calls[str(key)] = runner.prepared(_feeds(runner, model))
+            stack.enter_context(pinned(self.pin[:1]))
+            taken = interleave(calls, warmup=WARMUP, iterations=4 * RUNS, time_limit_s=_limit(models))
+        return {key: taken[str(key)] for key in models}
+
+    def _opened(self, model: ModelProto, threads: int, stack: ExitStack) -> TimedOrtRunner:
+        options = RunOptions(threads=threads, spinning=False, pin=self.pin[:threads])
+        runner = TimedOrtRunner(model, options)
+        stack.callback(runner.close)
+        return runner
+
+
+def _limit(models: Sized) -> float:
+    return max(SECONDS, SECONDS_A_MODEL * len(models))
+
+
+def _feeds(runner: TimedOrtRunner, model: ModelProto) -> Feeds:
+    return dict(zip(runner.input_names, random_feeds(input_specs(model), 1, 0), strict=True))
+
+
+def _by_node(recorder: NodeRecorder, runner: TimedOrtRunner) -> dict[str, Measurement]:
+    """Times by the model's own nodes; what the runtime added to reorder data, run by run, together."""
+    found: dict[str, tuple[float, ...]] = {}
+    for (name, _, _), seconds in recorder.durations(warmup=WARMUP).items():
+        node = runner.original_node(name) or REORDERS
+        before = found.get(node, (0.0,) * len(seconds))
+        found[node] = tuple(a + b for a, b in zip(before, seconds, strict=True))
+    return {node: Measurement(node, seconds) for node, seconds in found.items()}

@@ -1,0 +1,1 @@
+"""Labelled images: what is trained on, evaluated on and calibrated with."""

@@ -1,0 +1,203 @@
+"""Labelled images in memory: what is trained on, evaluated on and calibrated with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor
+
+from edgeprune.datasets import sources
+from edgeprune.datasets.cifar10 import cifar10
+from edgeprune.datasets.sources import Images, balanced
+from edgeprune.errors import InputError, unknown_name
+from edgeprune.progress import note
+from edgeprune.user_code import is_file_spec
+
+Split = Literal["train", "test"]
+
+# The values that the public CIFAR checkpoints were trained with.
+RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SOURCES = ("digits", "cifar10:DIR", "imagefolder:DIR", "path/to/file.py:factory")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images, labels, and how the images become a network's input: (image - mean) / std a channel."""
+
+    name: str
+    images: Tensor
+    """(N, C, H, W): uint8 from 0 to 255, normalised as value / 255, or float32, taken as it is before mean and std."""
+    labels: Tensor
+    """(N,) int64."""
+    classes: tuple[str, ...]
+    """Names by label; empty if the source has none."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    may_flip: bool = True
+    """Whether a mirrored image still shows its class."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.images.shape[1:])
+
+    def first(self, count: int) -> Dataset:
+        """The first `count` samples."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+
+def load_data(
+    spec: str,
+    *,
+    split: Split,
+    input_shape: tuple[int, int, int],
+    num_classes: int | None = None,
+    limit: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Dataset:
+    """Load one split of a data source (`SOURCES`) with images of `input_shape` (C, H, W).
+
+    - `digits`: scikit-learn's handwritten digits, 1437 to train and 360 to test, enlarged bilinearly.
+    - `cifar10:DIR`: CIFAR-10's binary or Python version.
+    - `imagefolder:DIR`: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val), or DIR/CLASS/*.jpg, of which every
+      tenth image of each class is held out to test. Classes are numbered alphabetically. Images of another size are
+      cropped to the shape's aspect, then resized.
+    - `path/to/file.py:factory`: factory(split) returns (images, labels): uint8 images, or floats already normalised.
+
+    With `num_classes`, the network's, the labels must fit it; where the source has fewer classes, a note says what its
+    labels stand for. With `limit`, at most so many samples, the classes taken in turn. `mean` and `std`, one value a
+    channel, default to what public CIFAR and ImageNet checkpoints use for RGB, 0.5 else (and for digits), 0 and 1 for
+    float images.
+    Raises InputError if the source is unknown, missing, damaged, or does not give such images.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit of {limit} images", where=spec, expected="at least 1")
+    kind, _, folder = spec.partition(":")
+    if is_file_spec(spec):
+        loaded = sources.from_factory(spec, split, input_shape)
+    elif spec == "digits":
+        loaded = sources.digits(split, input_shape)
+    elif kind in ("cifar10", "imagefolder"):
+        if not folder:
+            raise InputError(f"{spec!r} names no folder", expected=f"{kind}:DIR")
+        load = cifar10 if kind == "cifar10" else sources.image_folder
+        loaded = load(folder, split, input_shape, limit)
+    else:
+        raise unknown_name("data source", spec, SOURCES)
+    if not len(loaded.labels):
+        raise InputError(f"holds no images in its {split} split", where=spec)
+    if num_classes is not None and split == "test":  # which every verb loads, and once
+        _note_unused_classes(spec, loaded, num_classes)
+    if limit is not None and len(loaded.labels) > limit:
+        chosen = balanced(loaded.labels, limit)
+        loaded = loaded._replace(images=loaded.images[chosen], labels=loaded.labels[chosen])
+    default_mean, default_std = _default_normalisation(spec, loaded, input_shape[0])
+    dataset = Dataset(
+        name=f"{spec} ({split})",
+        images=loaded.images,
+        labels=loaded.labels,
+        classes=loaded.classes,
+        mean=_per_channel("mean", mean, default_mean),
+        std=_per_channel("std", std, default_std),
+        may_flip=spec != "digits",
+    )
+    if num_classes is not None:
+        check_labels(dataset, num_classes)
+    return dataset
+
+
+def _note_unused_classes(spec: str, loaded: Images, num_classes: int) -> None:
+    present = len(loaded.classes) or int(loaded.labels.max()) + 1
+    if 0 < present < num_classes:
+        named = ", ".join(loaded.classes[:3]) + (", ..." if present > 3 else "")
+        numbered = f" are numbered by the folders present ({named}) and" if loaded.classes else ""
+        note(
+            f"{spec} has {present} classes and the network {num_classes}: labels 0..{present - 1}{numbered} must stand "
+            f"for the network's first {present} classes, and no image asks for its other outputs (a network trained "
+            f"anew leaves them out with --num-classes {present})"
+        )
+
+
+def _default_normalisation(spec: str, loaded: Images, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if loaded.images.dtype != torch.uint8:
+        return (0.0,) * channels, (1.0,) * channels
+    if channels == 3 and spec != "digits":
+        return RGB_MEAN, RGB_STD
+    return (0.5,) * channels, (0.5,) * channels
+
+
+def _per_channel(what: str, given: Sequence[float] | None, default: tuple[float, ...]) -> tuple[float, ...]:
+    if given is None:
+        return default
+    if len(given) != len(default) or (what == "std" and min(given) <= 0):
+        positive = " above 0" if what == "std" else ""
+        raise InputError(f"{what} {tuple(given)}", expected=f"{len(default)} values{positive}, one a channel")
+    return tuple(float(value) for value in given)
+
+
+def check_labels(dataset: Dataset, num_classes: int) -> None:
+    """InputError unless every label is in 0..num_classes - 1."""
+    low, high = int(dataset.labels.min()), int(dataset.labels.max())
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"has labels {low}..{high}, and the network has {num_classes} classes", where=dataset.name,
+            expected=f"labels 0..{num_classes - 1}", remedy="use the data that the network was trained on",
+        )  # fmt: skip
+
+
+def batches(
+    dataset: Dataset, batch_size: int, *, shuffle: torch.Generator | None = None, augment: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of normalised images (n, C, H, W) float32 and their labels; the last batch may be smaller.
+
+    With a generator, in random order; with `augment` too (which needs one), randomly cropped and, where the data allows
+    it, mirrored.
+    """
+    if augment and shuffle is None:
+        raise ValueError("augmentation needs a generator")
+    order = None if shuffle is None else torch.randperm(len(dataset), generator=shuffle)
+    for start in range(0, len(dataset), batch_size):
+        if order is None:
+            images, labels = (part[start : start + batch_size] for part in (dataset.images, dataset.labels))
+        else:
+            chosen = order[start : start + batch_size]
+            images, labels = torch.from_numpy(dataset.images.numpy()[chosen.numpy()]), dataset.labels[chosen]
+        if augment and shuffle is not None:
+            images = augmented(images, shuffle, flip=dataset.may_flip)
+        yield normalised(images, dataset), labels
+
+
+def normalised(images: Tensor, dataset: Dataset) -> Tensor:
+    """(n, C, H, W) uint8 or float -> float32, (x - mean) / std a channel, where x is uint8 / 255."""
+    full_scale = 255.0 if images.dtype == torch.uint8 else 1.0
+    mean, std = (np.array(v, np.float32)[:, None, None] * np.float32(full_scale) for v in (dataset.mean, dataset.std))
+    # NumPy needs one core for a fraction of a millisecond, where torch would wake (and wait for) all of them.
+    values = np.subtract(images.numpy(), mean, dtype=np.float32)
+    return torch.from_numpy(np.divide(values, std, out=values))
+
+
+def augmented(images: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
+    """Each image of (n, C, H, W) shifted by up to an eighth of its height (4 pixels of 32), zeros moving in.
+
+    With `flip`, each is mirrored with probability 1/2.
+    """
+    count, _, height, width = images.shape
+    margin = max(height // 8, 1)
+    sides = (margin, margin)
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), sides, sides))  # (n, C, H + 2 margin, W + 2 margin)
+    windows = sliding_window_view(padded, (height, width), axis=(2, 3))  # (n, C, 2 margin + 1, 2 margin + 1, H, W)
+    top, left = torch.randint(0, 2 * margin + 1, (2, count), generator=generator).numpy()
+    chosen = windows[np.arange(count), :, top, left]  # (n, C, H, W): NumPy copies whole rows, torch single bytes
+    if flip:
+        mirrored = (torch.rand(count, generator=generator) < 0.5).numpy()
+        chosen[mirrored] = chosen[mirrored][..., ::-1]
+    return torch.from_numpy(chosen)

@@ -1,0 +1,1 @@
+"""ONNX files: load and save them, ask about their graphs, count their multiply-adds."""

@@ -1,0 +1,1 @@
+"""Divide a network's groups over several devices, and run the parts."""

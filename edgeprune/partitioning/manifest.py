@@ -1,0 +1,253 @@
+"""The partition as data: which device runs which subgraph at which stage, and what is moved between them.
+
+`partition.json` lies beside one folder a device with its subgraphs. Both may come from anywhere, so the names in the
+manifest are checked before a file is opened, and `check_partition` follows every tensor before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import msgspec
+from onnx import ModelProto
+
+from edgeprune.errors import InputError, first_line
+from edgeprune.onnx_files.model import TensorSpec, input_specs, load_model, output_specs
+from edgeprune.partitioning.devices import Device, check_devices
+
+MANIFEST = "partition.json"
+SCHEMA_VERSION = 1
+
+
+class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An input or output of the whole network. A dimension is a size, a dynamic dimension's name, or null."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+class DeviceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One device's part of the network. The first device is the host."""
+
+    name: str
+    profile: str
+    """Name of the device profile that the estimate uses."""
+    subgraphs: tuple[str, ...]
+    """Its ONNX files, relative to the manifest, in order of execution."""
+    macs: int
+    """Multiply-adds an inference of batch 1."""
+    weight_bytes: int
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Work that needs no data from another device once it has started."""
+
+    index: int
+    kind: Literal["host", "parallel"]
+    subgraphs: dict[str, str]
+    """Device -> the file that it runs; all at the same time."""
+    layers: tuple[str, ...]
+    """The grouped convolutions that this stage divides."""
+
+
+class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
+    """A tensor moved from one device to another."""
+
+    from_: str
+    to: str
+    tensor: str
+    bytes: int
+    """For batch 1."""
+    stage: int
+    """The stage that reads it: it is moved before that stage starts."""
+
+
+class Predicted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An estimate, never a measurement."""
+
+    latency_ms: float
+    speedup: float
+    """Estimated latency of the same network on the host alone / `latency_ms`."""
+    bytes_per_inference: int
+    """All transfers together, batch 1."""
+    basis: str
+    """What the estimate rests on."""
+
+
+class PartitionManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`partition.json`."""
+
+    devices: tuple[DeviceEntry, ...]
+    stages: tuple[Stage, ...]
+    transfers: tuple[Transfer, ...]
+    predicted: Predicted
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def host(self) -> str:
+        return self.devices[0].name
+
+    def to_json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=2)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A network divided over devices: the manifest and its subgraphs by file name."""
+
+    manifest: PartitionManifest
+    models: Mapping[str, ModelProto]
+
+
+def write_partition(partition: Partition, folder: str | Path) -> None:
+    """Write `partition.json` and DEVICE/stage_NN.onnx into `folder`, which is made if need be."""
+    folder = Path(folder)
+    for name, model in partition.models.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(model.SerializeToString())
+    (folder / MANIFEST).write_bytes(partition.manifest.to_json())
+
+
+def load_manifest(folder: str | Path) -> PartitionManifest:
+    """Read `partition.json`; InputError if it is missing, none, or names a file outside the folder."""
+    folder = Path(folder)
+    path = folder / MANIFEST
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=PartitionManifest)
+    except OSError as error:
+        raise InputError(
+            "no split network",
+            where=folder,
+            expected=f"a folder with {MANIFEST}",
+            remedy="make one with `edgeprune split`",
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"is no partition: {first_line(error)}", where=path, expected="a file that `edgeprune split` wrote"
+        ) from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise InputError(
+            f"has partition schema {manifest.schema_version}",
+            where=path,
+            expected=f"schema {SCHEMA_VERSION}",
+            remedy="split the network again with this version of edgeprune",
+        )
+    check_devices([Device(entry.name) for entry in manifest.devices], where=path)
+    for entry in manifest.devices:
+        for name in entry.subgraphs:
+            _subgraph_path(folder, name)
+    return manifest
+
+
+def load_subgraph(folder: str | Path, name: str) -> ModelProto:
+    """One subgraph of a split network; InputError if the name leaves the folder or the file is no model."""
+    return load_model(_subgraph_path(Path(folder), name), require_conv=False)
+
+
+def load_partition(folder: str | Path) -> Partition:
+    """Read a split network, subgraphs included; InputError with the first fault if it cannot be carried out."""
+    manifest = load_manifest(folder)
+    models = {name: load_subgraph(folder, name) for entry in manifest.devices for name in entry.subgraphs}
+    faults = check_partition(manifest, models)
+    if faults:
+        more = f" ({len(faults)} faults)" if len(faults) > 1 else ""
+        raise InputError(f"cannot be run: {faults[0]}{more}", where=folder, remedy="split the network again")
+    return Partition(manifest, models)
+
+
+def check_partition(manifest: PartitionManifest, models: Mapping[str, ModelProto]) -> list[str]:
+    """Follow every tensor through the stages: a list of sentences, one a fault; empty if the partition can be run."""
+    faults = list(_structure_faults(manifest, models))
+    return faults or list(_flow_faults(manifest, models))
+
+
+def _subgraph_path(folder: Path, name: str) -> Path:
+    pure = PurePosixPath(name)
+    plain = not (pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name)
+    path = (folder / name).resolve() if plain else folder
+    if not plain or not path.is_relative_to(folder.resolve()):  # a link may lead elsewhere
+        raise InputError(
+            f"names the subgraph {name!r}",
+            where=folder / MANIFEST,
+            expected="a file inside the folder",
+            remedy="do not use this partition",
+        )
+    if not path.is_file():
+        raise InputError(f"subgraph {name!r} is missing", where=folder, remedy="copy the whole folder, or split again")
+    return path
+
+
+def _structure_faults(manifest: PartitionManifest, models: Mapping[str, ModelProto]) -> Iterator[str]:
+    owners = {name: entry.name for entry in manifest.devices for name in entry.subgraphs}
+    names = [entry.name for entry in manifest.devices]
+    if not names:
+        yield "there is no device."
+    if len(set(names)) < len(names) or len(owners) < sum(len(entry.subgraphs) for entry in manifest.devices):
+        yield "a device or a subgraph is listed twice."
+    yield from (f"{owners[name]}: the subgraph {name} is missing." for name in owners if name not in models)
+    staged = [(device, name) for stage in manifest.stages for device, name in stage.subgraphs.items()]
+    for device, name in staged:
+        if owners.get(name) != device:
+            yield f"{device}: a stage runs {name}, which is not among this device's subgraphs."
+    runs = Counter(name for _, name in staged)
+    for name, owner in owners.items():
+        if runs[name] != 1:
+            yield f"{owner}: {name} is run by {runs[name]} stages, expected one."
+    if [stage.index for stage in manifest.stages] != list(range(len(manifest.stages))):
+        yield "the stages are not numbered 0, 1, 2 ... in order."
+    for move in manifest.transfers:
+        for device in (move.from_, move.to):
+            if device not in names:
+                yield f"{device}: the tensor {move.tensor!r} is moved from or to this device, which does not exist."
+        if not 0 <= move.stage < len(manifest.stages):
+            yield f"{move.to}: the tensor {move.tensor!r} is moved for stage {move.stage}, which does not exist."
+
+
+def _flow_faults(manifest: PartitionManifest, models: Mapping[str, ModelProto]) -> Iterator[str]:
+    held: dict[str, dict[str, TensorSpec]] = {entry.name: {} for entry in manifest.devices}
+    held[manifest.host] = {info.name: TensorSpec(info.name, info.shape, info.dtype) for info in manifest.inputs}
+    moves: dict[int, list[Transfer]] = defaultdict(list)
+    for transfer in manifest.transfers:
+        moves[transfer.stage].append(transfer)
+    for stage in manifest.stages:
+        for move in moves[stage.index]:
+            if move.tensor in held[move.from_]:
+                held[move.to][move.tensor] = held[move.from_][move.tensor]
+            else:
+                yield f"{move.from_}: lacks the tensor {move.tensor!r} that it is to send before stage {stage.index}."
+        for device, name in stage.subgraphs.items():
+            for wanted in input_specs(models[name]):
+                found = held[device].get(wanted.name)
+                if found is None:
+                    yield f"{device}: {name} reads the tensor {wanted.name!r}, which was neither made there nor sent."
+                elif not _agree(found, wanted):
+                    yield (
+                        f"{device}: {name} reads the tensor {wanted.name!r} as {wanted.dtype} {wanted.shape}, "
+                        f"but it is {found.dtype} {found.shape}."
+                    )
+        for device, name in stage.subgraphs.items():
+            held[device].update({made.name: made for made in output_specs(models[name])})
+    for info in manifest.outputs:
+        if info.name not in held[manifest.host]:
+            yield f"{manifest.host}: the output {info.name!r} is never made."
+
+
+def _agree(made: TensorSpec, read: TensorSpec) -> bool:
+    """Whether a tensor can be read so: same type and rank, and sizes equal where both are known."""
+    return (
+        made.dtype == read.dtype
+        and len(made.shape) == len(read.shape)
+        and all(
+            one == other
+            for one, other in zip(made.shape, read.shape, strict=True)
+            if isinstance(one, int) and isinstance(other, int)
+        )
+    )

@@ -1,0 +1,355 @@
+"""Find what can be divided over devices: each grouped convolution, with the channel-wise work that follows it.
+
+A segment is a chain that starts at a grouped convolution and goes on as long as every channel of the result depends on
+nothing but the same channel (activations, BatchNorm, pooling, adding a constant), or, at a further grouped
+convolution, on channels that the same device has just computed. A device that owns groups [a, b) of the first
+convolution owns a contiguous range of channels of every value of the chain, so that it needs only slices of the
+constants, and nothing from another device before the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from edgeprune.errors import InputError
+from edgeprune.onnx_files.model import (
+    array,
+    attributes,
+    concrete_types,
+    constants,
+    element_bytes,
+    input_specs,
+    is_standard,
+    static_batch,
+)
+
+Range = tuple[int, int]
+"""First channel (or group), and the one behind the last."""
+
+
+@dataclass(frozen=True)
+class ValueType:
+    """What is known of one value: shape at the estimate's batch, dimensions for the files, ONNX element type."""
+
+    shape: tuple[int, ...]
+    dims: tuple[int | str | None, ...]
+    elem_type: int
+
+    @property
+    def bytes(self) -> int:
+        return math.ceil(math.prod(self.shape) * element_bytes(self.elem_type))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of a segment."""
+
+    node: NodeProto
+    sliced: Mapping[int, int]
+    """Constant input's position -> the axis along which a device takes its channels' slice."""
+    ranges: tuple[Range, ...]
+    """Per device, the channels of the node's output that it computes; start == stop if none."""
+    per_group: int = 0
+    """A convolution's output channels a group; 0 for other nodes."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Chain of nodes that the devices share."""
+
+    steps: tuple[Step, ...]
+    source: str
+    """The value whose channels the first convolution reads."""
+    reads: tuple[int, ...]
+    """The channel of `source` at each input position of the first convolution."""
+    entry_ranges: tuple[Range, ...]
+    """Per device, its input positions of the first convolution."""
+    exit: str
+    """The value that the chain ends in."""
+
+    @property
+    def convolutions(self) -> tuple[str, ...]:
+        return tuple(step.node.name or step.node.output[0] for step in self.steps if step.per_group)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Its nodes, each by the first value that it writes (names may be missing or shared)."""
+        return tuple(step.node.output[0] for step in self.steps)
+
+    @property
+    def exit_ranges(self) -> tuple[Range, ...]:
+        return self.steps[-1].ranges
+
+
+class Network:
+    """A model with the questions answered that dividing it asks."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.constants: Mapping[str, TensorProto] = constants(model)
+        constant = {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
+        constant &= self.constants.keys()
+        self.nodes = tuple(node for node in model.graph.node if node.output[0] not in constant)
+        self.outputs = tuple(value.name for value in model.graph.output)
+        self.inputs = input_specs(model)
+
+    @cached_property
+    def producers(self) -> dict[str, NodeProto]:
+        return {output: node for node in self.nodes for output in node.output if output}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[NodeProto]]:
+        found: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in used_values(node):
+                found.setdefault(name, []).append(node)
+        return found
+
+    @cached_property
+    def batch(self) -> int:
+        """The batch size that bytes and MACs are given for: 1, or the one that the model was exported with."""
+        return static_batch(self.model) or 1
+
+    @cached_property
+    def _types(self) -> dict[str, ValueType]:
+        first = concrete_types(self.model, self.batch)
+        dynamic = static_batch(self.model) is None
+        second = concrete_types(self.model, self.batch + 1) if dynamic else first
+        names = (spec.shape[0] for spec in self.inputs if spec.shape)
+        batch = next((name for name in names if isinstance(name, str)), "batch")
+        found = {}
+        for name, (shape, elem_type) in first.items():
+            other = second.get(name, (None, 0))[0]
+            if shape is not None and other is not None and len(shape) == len(other):
+                dims = tuple(_dimension(one, two, self.batch, batch) for one, two in zip(shape, other, strict=True))
+                found[name] = ValueType(shape, dims, elem_type)
+        return found
+
+    def type_of(self, value: str) -> ValueType:
+        """InputError if the value's shape cannot be inferred."""
+        if value not in self._types:
+            raise InputError(
+                f"the shape of {value!r} cannot be inferred",
+                where=self.model.graph.name or "ONNX model",
+                expected="a model with shapes known but for the batch",
+                remedy="export with a fixed input size",
+            )
+        return self._types[value]
+
+    def rank(self, value: str) -> int:
+        """Number of axes; 0 if unknown."""
+        known = self._types.get(value)
+        return len(known.shape) if known else 0
+
+
+def _dimension(one: int, two: int, batch: int, name: str) -> int | str | None:
+    """A dimension seen at two batch sizes: fixed, the batch itself, or something that depends on it."""
+    if one == two:
+        return one
+    return name if (one, two) == (batch, batch + 1) else None
+
+
+def group_ranges(groups: int, rates: Sequence[float]) -> tuple[Range, ...]:
+    """Divide `groups` in contiguous ranges, one a device, in proportion to `rates` by the largest remainder."""
+    total = math.fsum(rates)
+    quotas = [groups * rate / total for rate in rates]
+    counts = [math.floor(quota) for quota in quotas]
+    by_remainder = sorted(range(len(rates)), key=lambda device: counts[device] - quotas[device])  # ties: first device
+    for device in by_remainder[: groups - sum(counts)]:
+        counts[device] += 1
+    stops = [sum(counts[: device + 1]) for device in range(len(rates))]
+    return tuple((stop - count, stop) for stop, count in zip(stops, counts, strict=True))
+
+
+def is_divisible(node: NodeProto, network: Network) -> bool:
+    """Whether a node is a grouped convolution whose weights are constants."""
+    if node.op_type != "Conv" or not is_standard(node) or _group(node) < 2 or node.input[0] in network.constants:
+        return False
+    if any(name not in network.constants for name in node.input[1:] if name):
+        return False
+    dims = network.constants[node.input[1]].dims
+    return len(dims) > 2 and min(dims) > 0 and dims[0] % _group(node) == 0
+
+
+def find_segments(network: Network, rates: Sequence[float]) -> tuple[Segment, ...]:
+    """Every segment of which a device other than the host (the first) gets a part, in the order of the model."""
+    segments: list[Segment] = []
+    taken: set[str] = set()
+    for node in network.nodes:
+        if node.output[0] in taken or not is_divisible(node, network):
+            continue
+        groups = group_ranges(_group(node), rates)
+        if all(start == stop for start, stop in groups[1:]):
+            continue
+        segment = _segment(node, groups, network)
+        taken.update(segment.nodes)
+        segments.append(segment)
+    return tuple(segments)
+
+
+def used_values(node: NodeProto) -> set[str]:
+    """The values that a node reads, those that the graphs inside it take from outside included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            names |= _free_values(graph)
+    return names
+
+
+def _free_values(graph: GraphProto) -> set[str]:
+    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    made |= {output for node in graph.node for output in node.output}
+    read = {name for node in graph.node for name in used_values(node)} | {value.name for value in graph.output}
+    return read - made
+
+
+def _group(node: NodeProto) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+
+
+def _segment(head: NodeProto, groups: tuple[Range, ...], network: Network) -> Segment:
+    steps = [_convolution_step(head, groups, network)]
+    while following := _following(steps[-1], network):
+        steps += following
+    per_group_in = network.constants[head.input[1]].dims[1]
+    source, reads = _source(head, per_group_in * _group(head), network)
+    entry = _scaled(groups, per_group_in)
+    return Segment(tuple(steps), source, reads, entry, steps[-1].node.output[0])
+
+
+def _convolution_step(node: NodeProto, groups: tuple[Range, ...], network: Network) -> Step:
+    per_group = network.constants[node.input[1]].dims[0] // _group(node)
+    sliced = {position: 0 for position in range(1, len(node.input)) if node.input[position]}
+    return Step(node, sliced, _scaled(groups, per_group), per_group)
+
+
+def _scaled(ranges: tuple[Range, ...], factor: int) -> tuple[Range, ...]:
+    return tuple((start * factor, stop * factor) for start, stop in ranges)
+
+
+def _source(head: NodeProto, channels: int, network: Network) -> tuple[str, tuple[int, ...]]:
+    """The value that a convolution takes its channels from, looking through a Gather by constant channel numbers."""
+    value = head.input[0]
+    gather = network.producers.get(value)
+    plain = value, tuple(range(channels))
+    if gather is None or gather.op_type != "Gather" or not is_standard(gather):
+        return plain
+    if gather.input[1] not in network.constants:
+        return plain
+    data, rank = gather.input[0], network.rank(gather.input[0])
+    axis = int(str(attributes(gather).get("axis", 0)))
+    index = array(network.constants[gather.input[1]])
+    if data in network.constants or index.ndim != 1 or not rank or axis % rank != 1:
+        return plain
+    held = network.type_of(data).shape[1]
+    if index.min(initial=0) < -held or index.max(initial=0) >= held:
+        return plain  # ONNX Runtime will say so
+    return data, tuple(int(i) % held for i in index)
+
+
+def _following(last: Step, network: Network) -> list[Step]:
+    """The step (or a gate's two) that can follow in a segment; empty where the segment ends."""
+    value = last.node.output[0]
+    nodes = network.consumers.get(value, [])
+    if value in network.outputs or any(name for name in last.node.output[1:]):
+        return []
+    if len(nodes) == 2:
+        return _gate(nodes, value, last, network)
+    if len(nodes) != 1:
+        return []
+    node = nodes[0]
+    if is_divisible(node, network) and node.input[0] == value:
+        per_group_in = network.constants[node.input[1]].dims[1]
+        if any(bound % per_group_in for channels in last.ranges for bound in channels):
+            return []
+        groups = tuple((start // per_group_in, stop // per_group_in) for start, stop in last.ranges)
+        return [_convolution_step(node, groups, network)]
+    sliced = channel_wise(node, value, network)
+    return [] if sliced is None else [Step(node, sliced, last.ranges)]
+
+
+def _gate(nodes: Sequence[NodeProto], value: str, last: Step, network: Network) -> list[Step]:
+    """x * sigmoid(x), as SiLU is exported: both nodes, if nothing else reads what lies between them."""
+    for gate, product in (nodes, nodes[::-1]):
+        between = gate.output[0]
+        if (
+            gate.op_type in ("Sigmoid", "HardSigmoid", "Tanh")
+            and product.op_type == "Mul"
+            and sorted(product.input) == sorted((value, between))
+            and network.consumers.get(between) == [product]
+            and between not in network.outputs
+        ):
+            return [Step(gate, {}, last.ranges), Step(product, {}, last.ranges)]
+    return []
+
+
+_UNARY = frozenset(
+    {
+        "Relu",
+        "LeakyRelu",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "Elu",
+        "Celu",
+        "Selu",
+        "Softplus",
+        "Softsign",
+        "Tanh",
+        "Mish",
+        "Gelu",
+        "Swish",
+        "ThresholdedRelu",
+        "Abs",
+        "Neg",
+        "Exp",
+        "Erf",
+        "Sqrt",
+        "Floor",
+        "Ceil",
+        "Identity",
+        "MaxPool",
+        "AveragePool",
+        "LpPool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "GlobalLpPool",
+    }
+)
+_WITH_CONSTANTS = frozenset({"BatchNormalization", "Clip", "PRelu", "Add", "Sub", "Mul", "Div", "Min", "Max"})
+
+
+def channel_wise(node: NodeProto, value: str, network: Network) -> dict[int, int] | None:
+    """How to slice a node's constants if each channel of its result depends on that channel of `value` alone.
+
+    None if that is not so, or is not known. Constants that are not in the result hold for every channel.
+    """
+    if not is_standard(node) or any(name for name in node.output[1:]):
+        return None
+    if node.op_type in _UNARY:
+        return {} if [name for name in node.input if name] == [value] else None
+    if node.op_type not in _WITH_CONSTANTS or list(node.input).count(value) != 1:
+        return None
+    others = {place: name for place, name in enumerate(node.input) if name and name != value}
+    if any(name not in network.constants for name in others.values()):
+        return None
+    if node.op_type == "BatchNormalization":
+        training = any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
+        return None if training or node.input[0] != value else dict.fromkeys(others, 0)
+    rank = network.rank(value)
+    if not rank or network.rank(node.output[0]) != rank:
+        return None
+    if network.type_of(node.output[0]).shape != network.type_of(value).shape:
+        return None  # the constant widens the value
+    sliced = {}
+    for place, name in others.items():
+        dims = network.constants[name].dims
+        axis = len(dims) - (rank - 1)  # where the channels lie in a constant that is aligned to the right
+        if axis >= 0 and len(dims) and dims[axis] > 1:
+            sliced[place] = axis
+    return sliced

@@ -1,0 +1,159 @@
+"""Build the ONNX subgraphs of a partition: the host's work between two joins, and a device's part of a segment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from edgeprune.onnx_files.model import array, element_bytes, fresh_name, name_nodes
+from edgeprune.partitioning.segments import Network, Segment, Step, ValueType, used_values
+
+
+class Scope:
+    """What all subgraphs of one partition share: the network, and the values that only the partition has."""
+
+    def __init__(self, network: Network, macs: Mapping[str, int]) -> None:
+        self.network = network
+        self.macs = macs
+        """Multiply-adds of a node by the first value that it writes."""
+        self._types: dict[str, ValueType] = {}
+        self._taken = set(network.constants) | set(network.producers) | {spec.name for spec in network.inputs}
+
+    def new_value(self, base: str, known: ValueType | None = None) -> str:
+        """A name that no other value has; the type is needed only where the value leaves its subgraph."""
+        name = fresh_name(base, self._taken)
+        if known:
+            self._types[name] = known
+        return name
+
+    def type_of(self, value: str) -> ValueType:
+        return self._types[value] if value in self._types else self.network.type_of(value)
+
+    def value_info(self, value: str) -> ValueInfoProto:
+        known = self.type_of(value)
+        return helper.make_tensor_value_info(value, known.elem_type, known.dims)
+
+
+@dataclass
+class Subgraph:
+    """One subgraph while it is built."""
+
+    device: str
+    stage: int
+    nodes: list[NodeProto] = field(default_factory=list)
+    constants: dict[str, TensorProto] = field(default_factory=dict)
+    macs: int = 0
+
+    @property
+    def file(self) -> str:
+        return f"{self.device}/stage_{self.stage:02d}.onnx"
+
+    @property
+    def made(self) -> set[str]:
+        """The values that it computes."""
+        return {output for node in self.nodes for output in node.output if output}
+
+    @property
+    def read(self) -> list[str]:
+        """The values that it needs from outside, in order of use."""
+        known = self.made | self.constants.keys()
+        used = dict.fromkeys(name for node in self.nodes for name in sorted(used_values(node)))
+        return [name for name in used if name not in known]
+
+    @property
+    def weight_bytes(self) -> int:
+        sizes = (math.prod(tensor.dims) * element_bytes(tensor.data_type) for tensor in self.constants.values())
+        return math.ceil(math.fsum(sizes))
+
+    def add_node(self, node: NodeProto, scope: Scope) -> None:
+        """One of the network's nodes as it is, with the constants that it reads."""
+        self.nodes.append(_bare(node))
+        self.macs += scope.macs.get(node.output[0], 0)
+        for name in used_values(node) & scope.network.constants.keys():
+            self.constants[name] = scope.network.constants[name]
+
+    def add_gather(self, source: str, positions: Sequence[int], base: str, scope: Scope) -> str:
+        """The channels of `source` (N, C, ...) at `positions`, as a new value named like `base`."""
+        name = scope.new_value(base, with_channels(scope.type_of(source), len(positions)))
+        index = scope.new_value(f"{name}_channels")
+        self.constants[index] = numpy_helper.from_array(np.asarray(positions, np.int64), index)
+        self.nodes.append(helper.make_node("Gather", [source, index], [name], name=f"Gather_{name}", axis=1))
+        return name
+
+    def add_join(self, parts: Sequence[str], result: str) -> None:
+        """Concatenate the devices' channels."""
+        self.nodes.append(helper.make_node("Concat", parts, [result], name=f"Concat_{result}", axis=1))
+
+    def add_part(self, segment: Segment, number: int, data: str, scope: Scope) -> str:
+        """Device `number`'s part of a segment, reading its input channels from `data`; the name of its result."""
+        renamed = {segment.steps[0].node.input[0]: data}
+        for step in segment.steps:
+            start, stop = step.ranges[number]
+            total = step.ranges[-1][1]  # the ranges lie end to end
+            result = step.node.output[0]
+            known = with_channels(scope.type_of(result), stop - start) if result == segment.exit else None
+            renamed[result] = scope.new_value(f"{result}@{self.device}", known)
+            self.nodes.append(self._part_of(step, number, renamed, scope.network.constants))
+            self.macs += scope.macs.get(result, 0) * (stop - start) // total
+        return renamed[segment.exit]
+
+    def _part_of(
+        self, step: Step, number: int, renamed: Mapping[str, str], constants: Mapping[str, TensorProto]
+    ) -> NodeProto:
+        node = _bare(step.node)
+        start, stop = step.ranges[number]
+        for place, name in enumerate(step.node.input):
+            if name in constants:
+                node.input[place] = self._slice(constants[name], name, step.sliced.get(place), start, stop)
+            elif name:
+                node.input[place] = renamed[name]
+        node.output[0] = renamed[step.node.output[0]]
+        for attribute in node.attribute:
+            if step.per_group and attribute.name == "group":
+                attribute.i = (stop - start) // step.per_group
+        return node
+
+    def _slice(self, tensor: TensorProto, name: str, axis: int | None, start: int, stop: int) -> str:
+        """Keep a constant, or its channels start..stop along `axis`; returns the name that it has here."""
+        if axis is None:
+            self.constants[name] = tensor
+            return name
+        key = f"{name}[{start}:{stop}]"
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(array(tensor).take(np.arange(start, stop), axis), key)
+        return key
+
+    def to_model(self, scope: Scope, wanted: Collection[str]) -> ModelProto:
+        """The subgraph as a model; its outputs are those of its values that are `wanted` elsewhere."""
+        outputs = [name for node in self.nodes for name in node.output if name in wanted]
+        graph = helper.make_graph(
+            self.nodes,
+            f"{self.device}_stage_{self.stage}",
+            [scope.value_info(name) for name in self.read],
+            [scope.value_info(name) for name in outputs],
+            list(self.constants.values()),
+        )
+        name_nodes(graph)
+        source = scope.network.model
+        return helper.make_model(
+            graph, opset_imports=source.opset_import, ir_version=max(source.ir_version, 4), producer_name="edgeprune"
+        )
+
+
+def with_channels(value: ValueType, channels: int) -> ValueType:
+    """The type of a value (N, C, ...) cut to some of its channels."""
+    shape = (value.shape[0], channels, *value.shape[2:])
+    return ValueType(shape, (value.dims[0], channels, *value.dims[2:]), value.elem_type)
+
+
+def _bare(node: NodeProto) -> NodeProto:
+    """A copy without the exporter's notes (stack traces with paths of the machine it ran on)."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.ClearField("doc_string")
+    copy.ClearField("metadata_props")
+    return copy

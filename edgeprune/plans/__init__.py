@@ -1,0 +1,1 @@
+"""The plan, and all that follows from a plan and a graph alone."""

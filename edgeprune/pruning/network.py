@@ -1,0 +1,212 @@
+"""A network ready to be pruned: an architecture with the weights of a checkpoint, and its example input."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeprune import progress
+from edgeprune.bundle import DENSE_WEIGHTS, PLAN, Bundle, open_bundle
+from edgeprune.checkpoints.checkpoint import LoadedState, load_into, read_state_dict, read_tickets
+from edgeprune.errors import InputError
+from edgeprune.methods.base import Ticket
+from edgeprune.user_code import is_file_spec
+from edgeprune.zoo import build
+
+
+@dataclass(frozen=True)
+class NetworkSource:
+    """Which network, with which weights."""
+
+    arch: str
+    """A built-in name, torchvision:NAME, timm:NAME, or path/to/file.py:factory."""
+    checkpoint: Path | None = None
+    """A checkpoint file, or a bundle that `edgeprune train` wrote."""
+    random_init: bool = False
+    """Random weights instead of a checkpoint's: for measuring speed."""
+    input_size: tuple[int, ...] = ()
+    """(H, W) or (C, H, W) where the architecture's own is not wanted."""
+    num_classes: int | None = None
+    """None: as in the checkpoint, or the architecture's own."""
+    allow_partial: bool = False
+    """Accept a checkpoint that lacks some of the network's tensors."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in eval mode with its weights."""
+
+    arch: str
+    model: nn.Module
+    input_shape: tuple[int, int, int]
+    """(channels, height, width) of one sample."""
+
+    def example_input(self, batch: int = 2) -> Tensor:
+        """Standard normal values of shape (batch, channels, height, width), always the same."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(batch, *self.input_shape, generator=generator)
+
+    @property
+    def num_classes(self) -> int:
+        """Size of the last linear layer (or convolution); 0 where there is none."""
+        layers = [m for m in self.model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+        if not layers:
+            return 0
+        last = layers[-1]
+        return last.out_features if isinstance(last, nn.Linear) else last.out_channels
+
+    @property
+    def public_arch(self) -> str:
+        """The architecture's name without the local path of a user's own file."""
+        return public_arch(self.arch)
+
+
+def public_arch(arch: str) -> str:
+    """An architecture's name without the local path of a user's own file."""
+    if not is_file_spec(arch):
+        return arch
+    file, _, factory = arch.rpartition(":")
+    return f"{Path(file).name}:{factory}"
+
+
+def load_network(source: NetworkSource) -> Network:
+    """Build the architecture and load the checkpoint into it, saying which key was used and what was renamed.
+
+    Raises InputError if the source is incomplete, or the checkpoint does not fit.
+    """
+    if source.checkpoint is None and not source.random_init:
+        raise InputError("no checkpoint given", remedy="name a checkpoint file, or pass --random-init")
+    if source.checkpoint is not None and source.random_init:
+        raise InputError(
+            "both a checkpoint and --random-init were given", where=source.checkpoint, remedy="leave one of them out"
+        )
+    if source.checkpoint is not None and source.checkpoint.is_dir():
+        source = _in_bundle(source, open_bundle(source.checkpoint))
+    if source.checkpoint is not None and source.checkpoint.suffix == ".onnx":
+        raise InputError(
+            "is an ONNX file", where=source.checkpoint, expected="a checkpoint (.pt, .pth, .th, .safetensors)",
+            remedy="`split`, `profile` and `eval` take ONNX files; pruning needs the trained weights",
+        )  # fmt: skip
+    state = None if source.checkpoint is None else read_state_dict(source.checkpoint)
+    network = _built(source, source.num_classes)
+    if state is None:
+        return network
+    classes = _classes_in(state, network)
+    if source.num_classes is None and classes != network.num_classes:
+        progress.note(f"{source.checkpoint}: has {classes} classes, so the network is built with {classes}")
+        network = _built(source, classes)
+    key = f"under {state.key_used!r}" if state.key_used else "bare"
+    progress.note(f"{source.checkpoint}: {len(state.tensors)} tensors, {key}{''.join(f'; {r}' for r in state.renamed)}")
+    report = load_into(network.model, state, where=source.checkpoint, allow_partial=source.allow_partial)
+    for line in report.notes:
+        progress.note(f"{source.checkpoint}: {line}")
+    return network
+
+
+def _in_bundle(source: NetworkSource, bundle: Bundle) -> NetworkSource:
+    """The source with the weights of a bundle of `edgeprune train`, and its architecture where none is given."""
+    if bundle.has(PLAN):
+        raise InputError(
+            "is pruned already", where=bundle.folder, expected="a checkpoint, or a bundle of `edgeprune train`",
+            remedy="`edgeprune export` takes pruned bundles, and `edgeprune train --from` trains them on",
+        )  # fmt: skip
+    manifest = bundle.manifest
+    return replace(
+        source,
+        arch=source.arch or bundle_arch(bundle),
+        checkpoint=bundle.path(DENSE_WEIGHTS),
+        input_size=source.input_size or manifest.input_shape,
+        num_classes=source.num_classes or manifest.num_classes or None,
+    )
+
+
+def bundle_arch(bundle: Bundle) -> str:
+    """The architecture that a bundle names; InputError if that is a user's own file: no bundle runs code."""
+    arch = bundle.manifest.arch
+    if is_file_spec(arch):
+        raise InputError(
+            f"its architecture is the file {arch}, which a bundle may not run by itself", where=bundle.folder,
+            remedy="pass --arch path/to/file.py:factory",
+        )  # fmt: skip
+    return arch
+
+
+def load_tickets(folder: Path, network: Network) -> list[Ticket]:
+    """The tickets in `folder`, earliest epoch first; InputError if there are none, or they are of another network."""
+    shapes = {f"{name}.weight": tuple(layer.weight.shape) for name, layer in _layers(network.model).items()}
+    return [
+        Ticket(t.epoch, t.path.name, {key.removesuffix(".weight"): t.tensors[key].float().numpy() for key in shapes})
+        for t in read_tickets(folder, shapes)
+    ]
+
+
+def parse_input_size(text: str) -> tuple[int, ...]:
+    """(H, W) or (C, H, W) from `H,W`, `C,H,W` or the same with `x` between; empty for an empty text."""
+    if not text:
+        return ()
+    try:
+        size = tuple(int(part) for part in text.lower().replace("x", ",").split(","))
+    except ValueError:
+        size = ()
+    if len(size) not in (2, 3) or min(size) < 1:
+        raise InputError(f"--input-size {text!r} is no size", expected="H,W or C,H,W, such as 224,224 or 3,224,224")
+    return size
+
+
+def layer_weights(model: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """The weight of every convolution and linear layer, by the layer's name."""
+    return {name: layer.weight.detach().float().numpy() for name, layer in _layers(model).items()}
+
+
+def layer_biases(model: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """The bias of every convolution and linear layer that has one, by the layer's name."""
+    return {
+        name: layer.bias.detach().float().numpy() for name, layer in _layers(model).items() if layer.bias is not None
+    }
+
+
+def environment() -> dict[str, str]:
+    """Versions of what made a bundle."""
+    names = ("edgeprune", "torch", "torchvision", "onnx", "onnxruntime", "onnxsim", "numpy", "scikit-learn")
+    versions = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _built(source: NetworkSource, num_classes: int | None) -> Network:
+    size = source.input_size
+    torch.manual_seed(source.seed)
+    built = build(
+        source.arch,
+        num_classes=num_classes,
+        in_channels=size[0] if len(size) == 3 else 3,
+        input_size=(size[-2], size[-1]) if size else None,
+    )
+    return Network(source.arch, built.model, built.input_shape)
+
+
+def _classes_in(state: LoadedState, network: Network) -> int:
+    """Classes of the checkpoint's last layer, where it has the network's last layer with another number of rows."""
+    layers = _layers(network.model)
+    name = next(reversed(layers), "")
+    weight = state.tensors.get(f"{name}.weight")
+    own = layers[name].weight if name else None
+    if weight is None or own is None or weight.dim() != own.dim() or weight.shape[1:] != own.shape[1:]:
+        return network.num_classes
+    return int(weight.shape[0])
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}

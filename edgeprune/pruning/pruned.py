@@ -1,0 +1,324 @@
+"""A pruned network: method and rewriter on a network, optional fine-tuning, and its place in a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from edgeprune import bundle as bundles
+from edgeprune import progress
+from edgeprune.bundle import Accuracy, Bundle, Count
+from edgeprune.datasets.images import Dataset, load_data
+from edgeprune.devices.device_profile import this_machine_block
+from edgeprune.errors import GateError, InputError, first_line
+from edgeprune.graph import Graph
+from edgeprune.method_record import FILE_NAME as METHOD_RECORD
+from edgeprune.methods import amount_flags, load_method, one_shot, parse_settings
+from edgeprune.methods.base import MethodResult, PruneRequest
+from edgeprune.plans.costs import off_block_note, planned_macs, planned_params
+from edgeprune.plans.kept_channels import KeptChannels
+from edgeprune.plans.plan import Plan, load_plan
+from edgeprune.pruning.healing import Healer, loss_gradients
+from edgeprune.pruning.method_inputs import FromImages, method_input
+from edgeprune.pruning.network import Network, NetworkSource, bundle_arch, load_network, load_tickets
+from edgeprune.rewriting.rewrite import rewrite
+from edgeprune.tracing.trace import trace
+from edgeprune.training.loop import TrainSettings, evaluate, fit
+from edgeprune.user_code import is_file_spec
+
+CALIBRATION_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """How to prune."""
+
+    method: str = "tmi-gkp"
+    request: PruneRequest = field(default_factory=PruneRequest)
+    assignments: tuple[str, ...] = ()
+    """The method's own settings, each NAME=VALUE."""
+    tickets: Path | None = None
+    """Folder of checkpoints of earlier epochs."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Real data: to measure accuracy, and to fine-tune."""
+
+    data: str = ""
+    """digits, imagefolder:DIR, cifar10:DIR or path/to/file.py:factory; empty for none."""
+    finetune_epochs: int = 0
+    learning_rate: float = 0.01
+    batch_size: int = 64
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of fine-tuning."""
+    max_drop: float | None = None
+    """Points of top-1 that the pruned network may lose; more is a GateError."""
+    seed: int = 0
+
+    def check(self) -> None:
+        """InputError if something needs data and there is none."""
+        if not self.data and (self.finetune_epochs or self.max_drop is not None):
+            what = "--finetune-epochs" if self.finetune_epochs else "--max-drop"
+            raise InputError(f"{what} needs images", remedy="pass --data, such as --data imagefolder:DIR")
+        if self.finetune_epochs < 0:
+            raise InputError(f"--finetune-epochs {self.finetune_epochs} is negative", expected="0 or more")
+
+    def training(self, epochs: int) -> TrainSettings:
+        """How to fine-tune for so many epochs."""
+        return TrainSettings(
+            epochs=epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A network after a method and the rewriter, perhaps fine-tuned."""
+
+    network: Network
+    graph: Graph
+    plan: Plan
+    model: nn.Module
+    """The rewritten model, in eval mode."""
+    result: MethodResult
+    seconds: float = 0.0
+    accuracy: Accuracy | None = None
+
+    @property
+    def macs(self) -> Count:
+        """Multiply-adds a sample."""
+        return Count(self.graph.macs, sum(planned_macs(self.plan, self.graph).values()))
+
+    @property
+    def params(self) -> Count:
+        return Count(self.graph.params, planned_params(self.plan, self.graph))
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Layer -> what the plan says of it, or else of the coupled set that it writes."""
+        of_sets = {entry.name: entry.note for entry in self.plan.sets}
+        return {
+            entry.name: entry.note or of_sets.get(self.graph.layer(entry.name).writes, "") for entry in self.plan.layers
+        }
+
+    def summary(self) -> PruneSummary:
+        kept, notes = KeptChannels(self.plan, self.graph), self.notes
+        return PruneSummary(
+            macs=self.macs,
+            params=self.params,
+            plan_sha256=self.plan.sha256(),
+            seconds=round(self.seconds, 3),
+            peak_rss_mb=round(peak_rss_mb(), 1),
+            accuracy=self.accuracy,
+            layers=tuple(
+                LayerSummary(
+                    e.name,
+                    e.groups,
+                    e.kept,
+                    round(self.result.seconds.get(e.name, 0.0), 4),
+                    notes[e.name],
+                    len(kept.filters(self.graph.layer(e.name)).index),
+                    self.result.recovery.get(e.name),
+                )
+                for e in self.plan.layers
+            ),
+        )
+
+
+class LayerSummary(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One layer of `prune --json`; `kept` is the input channels that each group reads, 0 for a dense layer."""
+
+    name: str
+    groups: int
+    kept: int
+    seconds: float
+    note: str
+    filters: int
+    """That are left."""
+    recovery_ratio: float | None = None
+    """Share of the layer's importance that its kept kernels hold; absent where the method defines none."""
+
+
+class PruneSummary(msgspec.Struct, frozen=True):
+    """`prune --json`."""
+
+    macs: Count
+    params: Count
+    plan_sha256: str
+    seconds: float
+    peak_rss_mb: float
+    layers: tuple[LayerSummary, ...]
+    accuracy: Accuracy | None = None
+
+
+@dataclass(frozen=True)
+class Images:
+    """The data of one run, loaded before any long work."""
+
+    test: Dataset
+    train: Dataset | None
+    """Only where there is fine-tuning."""
+    calibration: Dataset | None = None
+    """Part of the training data, for the gradients that a method asks for."""
+
+
+def prune_network(
+    network: Network, options: PruneOptions, data: DataOptions | None = None, images: Images | None = None
+) -> Pruned:
+    """Trace, let the method decide, rewrite. The network is left as it is.
+
+    With images (and how to fine-tune on them), the method is given what it asks for: gradients, and fine-tuning between
+    its decisions.
+    """
+    options.request.check()
+    decider = one_shot(options.method)
+    settings = parse_settings(options.method, options.assignments)
+    started = time.perf_counter()
+    graph = trace(network.model, network.example_input(1)).graph
+    tickets = load_tickets(options.tickets, network) if options.tickets else []
+    healer, seen = _from_images(network, graph, data, images)
+    given = method_input(load_method(options.method), network.model, graph, options.request, tickets, seen)
+    result = decider.prune(given, settings)
+    return carried_out(result, healer.model if healer else network.model, network, graph, started)
+
+
+def carried_out(result: MethodResult, weights: nn.Module, network: Network, graph: Graph, started: float) -> Pruned:
+    """The network pruned as the method decided, with the weights of a model of the same architecture that was trained
+    since; `started` is the clock (time.perf_counter) at which the method began."""
+    for text in result.notes:
+        progress.note(text)
+    note_off_block(result.plan, graph)
+    model = rewrite(weights, result.plan, graph).eval()
+    return Pruned(network, graph, result.plan, model, result, time.perf_counter() - started)
+
+
+def note_off_block(plan: Plan, graph: Graph) -> None:
+    """Say which layers will not be as fast on this kind of machine as their MACs promise, before they are exported."""
+    if slow := off_block_note(plan, graph, this_machine_block(), amount_flags(plan.method)):
+        progress.note(slow)
+
+
+def _from_images(
+    network: Network, graph: Graph, data: DataOptions | None, images: Images | None
+) -> tuple[Healer | None, FromImages]:
+    """What fine-tunes the network for a method, and what the method sees of the images."""
+    if data is None or images is None:
+        return None, FromImages()
+    calibration = images.calibration
+    gradients = loss_gradients(network.model, calibration) if calibration else {}
+    if images.train is None:
+        return None, FromImages(gradients)
+    healer = Healer(network.model, graph, images.train, data.training(epochs=1), calibration)
+    return healer, FromImages(gradients, healer)
+
+
+def load_images(options: DataOptions, network: Network, *, calibrate: bool = False) -> Images | None:
+    """What the options ask for, and with `calibrate` images for gradients; None if the options name no data."""
+    options.check()
+    if not options.data:
+        return None
+    train = dataset(options.data, "train", network) if options.finetune_epochs else None
+    calibration = dataset(options.data, "train", network, limit=CALIBRATION_IMAGES) if calibrate else None
+    return Images(dataset(options.data, "test", network), train, calibration)
+
+
+def with_accuracy(pruned: Pruned, options: DataOptions, images: Images | None) -> Pruned:
+    """Fine-tune if asked, and measure top-1 of the dense and the pruned network; GateError past `max_drop`."""
+    if images is None:
+        return pruned
+    network, test = pruned.network, images.test
+    dense, before = evaluate(network.model, test), evaluate(pruned.model, test)
+    after = before
+    if images.train is not None:
+        tuned = fit(pruned.model, images.train, options.training(options.finetune_epochs)).model
+        pruned = dataclasses.replace(pruned, model=tuned)
+        after = evaluate(tuned, test)
+    if options.max_drop is not None and dense.top1 - after.top1 > options.max_drop:
+        raise GateError(
+            f"top-1 fell from {dense.top1:.2f} to {after.top1:.2f}, more than --max-drop {options.max_drop} points: "
+            "prune less (--rate) or fine-tune longer (--finetune-epochs)"
+        )
+    accuracy = Accuracy(
+        dense=dense.top1,
+        pruned=after.top1,
+        pruned_before_finetune=before.top1 if options.finetune_epochs else None,
+        n=after.n,
+        data=public_data_name(options.data),
+    )
+    return dataclasses.replace(pruned, accuracy=accuracy)
+
+
+def dataset(spec: str, split: Literal["train", "test"], network: Network, *, limit: int | None = None) -> Dataset:
+    """One split of a data source, shaped and checked for this network."""
+    return load_data(spec, split=split, input_shape=network.input_shape, num_classes=network.num_classes, limit=limit)
+
+
+def public_data_name(spec: str) -> str:
+    """A data source's name without local paths."""
+    if is_file_spec(spec):
+        return Path(spec.rpartition(":")[0]).name
+    return spec.partition(":")[0]
+
+
+def save_pruned(pruned: Pruned, stage: Path) -> None:
+    """Write the plan, what the method recorded, and both networks' weights into a staged bundle."""
+    (stage / bundles.PLAN).write_bytes(pruned.plan.to_readable_json())
+    for name, data in pruned.result.records.items():
+        (stage / name).write_bytes(data)
+    save_weights(pruned.model, stage / bundles.WEIGHTS)
+    save_weights(pruned.network.model, stage / bundles.DENSE_WEIGHTS)
+
+
+def open_pruned(bundle: Bundle, *, arch: str = "") -> Pruned:
+    """The pruned network of a bundle. `arch` is needed where the bundle's is a user's own file: no bundle runs code.
+
+    Raises InputError if a file is missing, damaged, or of another architecture.
+    """
+    manifest = bundle.manifest
+    classes = manifest.num_classes or None
+    source = NetworkSource(
+        arch or bundle_arch(bundle), random_init=True, input_size=manifest.input_shape, num_classes=classes
+    )
+    network = load_network(source)
+    plan = load_plan(bundle.path(bundles.PLAN))
+    _load_weights(network.model, bundle.path(bundles.DENSE_WEIGHTS))
+    graph = trace(network.model, network.example_input(1)).graph
+    model = rewrite(network.model, plan, graph).eval()
+    _load_weights(model, bundle.path(bundles.WEIGHTS))
+    kept = (bundles.CLUSTERING, METHOD_RECORD)
+    records = {name: bundle.path(name).read_bytes() for name in bundle.manifest.files if name in kept}
+    return Pruned(network, graph, plan, model, MethodResult(plan, records), accuracy=manifest.accuracy)
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's state dict as safetensors."""
+    # Shared tensors (tied layers) are stored once each: safetensors refuses aliases.
+    tensors: dict[str, Tensor] = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
+    path.write_bytes(safetensors.torch.save(tensors))
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise InputError(f"does not hold this network's weights: {first_line(error)}", where=path) from error

@@ -1,0 +1,241 @@
+"""One walk over an fx graph that finds the layers and the coupled sets of their channels.
+
+Layers make new sets (convolution, linear) or keep that of their input (depthwise convolution, BatchNorm, activation,
+pooling); `channel_calls` knows what functions and methods do. What is not known pins the sets that it touches to the
+original order and width. A part of the model that torch.fx cannot trace is one unknown operation, and its layers stay
+dense.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import fx, nn
+from torch.fx.passes.shape_prop import TensorMetadata
+
+from edgeprune.graph import CoupledSet, Graph, Layer, Norm, ZeroPadding
+from edgeprune.rewriting.grouped_conv import GroupedConv2d
+from edgeprune.tracing.channel_calls import CallWalk, Channels
+from edgeprune.tracing.channel_ops import KEEPS_MODULES
+from edgeprune.tracing.fx_tracer import LayerCalls
+from edgeprune.tracing.layer_roles import calls_of, ends_branch, is_shortcut, norm_behind
+
+NETWORK_INPUT = "the network's input"
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced model. `module` is a copy of the model as an fx graph, in eval mode."""
+
+    module: fx.GraphModule
+    graph: Graph
+    channels: Mapping[str, Channels]
+    """fx node name -> where its channels are, for every tensor with a channel axis."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """fx node name -> shape of its tensor for the example input."""
+    paddings: Mapping[str, tuple[int, int]]
+    """fx node name of a zero-channel padding -> (channels before, channels after)."""
+    concatenations: Mapping[str, tuple[str, ...]]
+    """Coupled set of a concatenation -> the sets of its parts, in order."""
+    literal_views: tuple[str, ...] = ()
+    """fx node names of the views that write the number of features down (`x.view(-1, 512)`): where their channels
+    become fewer, `channel_calls.set_literal_features` puts the new number there."""
+
+
+class ChannelWalk(CallWalk):
+    """One pass over the fx graph that assigns coupled sets; union-find over sets that are joined."""
+
+    def __init__(self, module: fx.GraphModule, opaque: Mapping[str, str], calls: LayerCalls) -> None:
+        super().__init__({n.name: tuple(meta.shape) for n in module.graph.nodes if (meta := _tensor_meta(n))})
+        self.module, self.opaque, self.calls = module, opaque, calls
+        self.modules = dict(module.named_modules())
+        self.owners = Counter(id(p) for m in self.modules.values() for p in m.parameters(recurse=False))
+        """A parameter -> how many modules hold it."""
+        self.layers: dict[str, Layer] = {}
+        self.norms: list[Norm] = []
+
+    # -- nodes -------------------------------------------------------------------------------------------------------
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "output":
+            self.pin_inputs(node, "the network's output")
+        elif node.op == "placeholder" and node.name in self.shapes:
+            shape = self.shapes[node.name]
+            self.values[node.name] = Channels(self.sets.make(node.name, shape[1] if len(shape) > 1 else 1))
+            self.sets.pin(node.name, NETWORK_INPUT)
+        elif node.op == "call_module":
+            self.visit_module(node, self.modules[str(node.target)])
+        elif node.op in ("call_function", "call_method"):
+            self.visit_call(node)
+
+    def visit_module(self, node: fx.Node, module: nn.Module) -> None:
+        name = str(node.target)
+        used_twice = calls_of(node) > 1 or any(self.owners[id(p)] > 1 for p in module.parameters())
+        source = self.source(node)
+        if name in self.opaque or source is None:
+            self.unknown(node, f"{name} cannot be traced by torch.fx")
+        elif isinstance(module, nn.Conv2d) and type(module) in (nn.Conv2d, GroupedConv2d):
+            self.visit_conv(node, module, source, used_twice)
+        elif type(module) is nn.Linear and len(self.shapes[node.name]) == 2:
+            self.visit_linear(node, module, source, used_twice)
+        elif type(module) is nn.Flatten:
+            self.reshape(node, source)
+        elif isinstance(module, KEEPS_MODULES) or (type(module) is nn.PReLU and module.num_parameters == 1):
+            self.values[node.name] = source
+            if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
+                self.norms.append(Norm(name, source.coupled_set, source.features, module.affine))
+            if used_twice and any(True for _ in module.parameters()):
+                self.sets.pin(source.coupled_set, f"{name} is used at several places")
+        else:
+            self.unknown(node, f"{name}, a {type(module).__name__}, may reorder, mix or count its channels")
+
+    def visit_conv(self, node: fx.Node, module: nn.Conv2d, source: Channels, used_twice: bool) -> None:
+        name = str(node.target)
+        groups, in_channels, out_channels = _shape_of(module)
+        if groups > 1 and groups == in_channels == out_channels:  # depthwise: follows its input
+            self.values[node.name] = source
+        else:
+            self.values[node.name] = Channels(self.sets.make(node.name, out_channels))
+            if groups > 1:
+                self.pin_around(node, source, f"{name} is already grouped")
+        self.add_layer(name, module, node, source, self.shared(node, source) if used_twice else "")
+
+    def visit_linear(self, node: fx.Node, module: nn.Linear, source: Channels, used_twice: bool) -> None:
+        self.values[node.name] = Channels(self.sets.make(node.name, module.out_features))
+        self.add_layer(str(node.target), module, node, source, self.shared(node, source) if used_twice else "")
+
+    def shared(self, node: fx.Node, source: Channels) -> str:
+        self.pin_around(node, source, f"{node.target} is used at several places")
+        return "its weights are used at several places"
+
+    def pin_around(self, node: fx.Node, source: Channels, reason: str) -> None:
+        self.sets.pin(source.coupled_set, reason)
+        self.sets.pin(self.values[node.name].coupled_set, reason)
+
+    def add_layer(
+        self, name: str, module: nn.Conv2d | nn.Linear, node: fx.Node | None, source: Channels | None, refusal: str
+    ) -> None:
+        groups, in_channels, out_channels = _shape_of(module)
+        features = source.features if source else 1
+        writes = self.values[node.name].coupled_set if node is not None and node.name in self.values else ""
+        layer = Layer(
+            name=name,
+            kind="conv" if isinstance(module, nn.Conv2d) else "linear",
+            in_channels=in_channels // features,
+            out_channels=out_channels,
+            kernel_size=tuple(module.kernel_size) if isinstance(module, nn.Conv2d) else (),
+            groups=groups,
+            positions=self.calls.positions.get(name, 0),
+            reads=source.coupled_set if source else "",
+            writes=writes,
+            features_per_channel=features,
+            is_first=source is not None and self.sets.pinned(source.coupled_set) == NETWORK_INPUT,
+            is_shortcut=node is not None and is_shortcut(node, self.modules, self.shapes),
+            refusal=refusal,
+            has_bias=module.bias is not None,
+            norm=norm_behind(node, self.modules) if node is not None else "",
+            ends_branch=node is not None and ends_branch(node, self.modules, self.shapes),
+            input_positions=0 if node is None else math.prod(self.shapes[node.all_input_nodes[0].name][2:]),
+        )
+        self.layers.setdefault(name, layer)
+
+    # -- result ------------------------------------------------------------------------------------------------------
+    def finish(self, input_shape: tuple[int, ...]) -> Traced:
+        self.add_untraced_layers()
+        self.pin_concatenations()
+        layers = tuple(self.resolved(layer) for layer in self.in_forward_order())
+        weights = sum(layer.weight_count for layer in layers)
+        return Traced(
+            module=self.module,
+            graph=Graph(
+                layers=layers,
+                coupled_sets=tuple(self.coupled_set(name, layers) for name in self.sets.roots()),
+                input_shape=input_shape,
+                other_params=sum(p.numel() for p in self.module.parameters()) - weights,
+                norms=tuple(replace(norm, coupled_set=self.sets.root(norm.coupled_set)) for norm in self.norms),
+                paddings=self.zero_paddings(),
+            ),
+            channels={n: Channels(self.sets.root(c.coupled_set), c.features) for n, c in self.values.items()},
+            shapes=self.shapes,
+            paddings=self.paddings,
+            concatenations={
+                self.sets.root(n): tuple(self.sets.root(p) for p in parts) for n, parts in self.concatenations
+            },
+            literal_views=tuple(self.literal_views),
+        )
+
+    def pin_concatenations(self) -> None:
+        """A concatenation that is added to something cannot change, and neither can the parts of one that cannot."""
+        for name, _ in self.concatenations:
+            if self.sets.origins(name) > 1:
+                self.sets.pin(name, f"they are in a concatenation ({name}) that is added to other channels")
+        for name, parts in reversed(self.concatenations):  # the parts may be concatenations, made earlier
+            for part in parts if self.sets.pinned(name) else ():
+                self.sets.pin(part, self.sets.pinned(name))
+
+    def add_untraced_layers(self) -> None:
+        for name, module in self.modules.items():
+            if (
+                name in self.layers
+                or not isinstance(module, (nn.Conv2d, nn.Linear))
+                or name not in self.calls.positions
+            ):
+                continue
+            inside = next((o for o in self.opaque if name == o or name.startswith(f"{o}.")), "")
+            if inside:
+                refusal = f"inside {inside}, which torch.fx cannot trace ({self.opaque[inside]})"
+            elif type(module) not in (nn.Conv2d, nn.Linear):
+                refusal = f"is a {type(module).__name__}, not a plain convolution"
+            else:
+                refusal = "its place in the graph is not understood"
+            self.add_layer(name, module, None, None, refusal)
+
+    def in_forward_order(self) -> list[Layer]:
+        order = {name: i for i, name in enumerate(self.calls.positions)}  # the run met them in forward order
+        layers = sorted(self.layers.values(), key=lambda layer: order.get(layer.name, len(order)))
+        # What reads a normalised copy of the input is the first convolution, too.
+        return [replace(layer, is_first=layer.is_first or i == 0) for i, layer in enumerate(layers)]
+
+    def resolved(self, layer: Layer) -> Layer:
+        names = {s: self.sets.root(s) if s else "" for s in (layer.reads, layer.writes)}
+        return replace(layer, reads=names[layer.reads], writes=names[layer.writes])
+
+    def coupled_set(self, name: str, layers: tuple[Layer, ...]) -> CoupledSet:
+        return CoupledSet(
+            name=name,
+            channels=self.sets.channels(name),
+            producers=tuple(layer.name for layer in layers if layer.writes == name),
+            consumers=tuple(layer.name for layer in layers if layer.reads == name),
+            pinned=self.sets.pinned(name),
+            parts=next((tuple(self.sets.root(p) for p in parts) for n, parts in self.concatenations if n == name), ()),
+        )
+
+    def zero_paddings(self) -> tuple[ZeroPadding, ...]:
+        nodes = {node.name: node for node in self.module.graph.nodes}
+        sources = {name: self.values[nodes[name].all_input_nodes[0].name].coupled_set for name in self.paddings}
+        return tuple(
+            ZeroPadding(
+                self.sets.root(sources[name]),
+                self.sets.root(self.values[name].coupled_set),
+                lead,
+                trail,
+                math.prod(self.shapes[name][2:]),
+            )
+            for name, (lead, trail) in self.paddings.items()
+        )
+
+
+def _tensor_meta(node: fx.Node) -> TensorMetadata | None:
+    meta = node.meta.get("tensor_meta")
+    return meta if isinstance(meta, TensorMetadata) else None
+
+
+def _shape_of(module: nn.Conv2d | nn.Linear) -> tuple[int, int, int]:
+    """(groups, input channels, output channels) of the layer as it stands in the original network."""
+    if isinstance(module, GroupedConv2d):
+        return 1, module.dense_in_channels, module.out_channels
+    if isinstance(module, nn.Conv2d):
+        return module.groups, module.in_channels, module.out_channels
+    return 1, module.in_features, module.out_features

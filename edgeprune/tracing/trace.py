@@ -1,0 +1,42 @@
+"""Tracing: an ordinary model -> its fx graph, its layers, and the coupled sets of its channels."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, fx, nn
+
+from edgeprune.errors import InputError, first_line
+from edgeprune.tracing.channel_walk import ChannelWalk, Traced
+from edgeprune.tracing.fx_tracer import LenientTracer, run_once
+
+__all__ = ["Traced", "trace"]
+
+
+def trace(model: nn.Module, example_input: Tensor) -> Traced:
+    """Trace `model` (left as it is) with an example input of shape (N, C, H, W).
+
+    Raises InputError if the model's own forward cannot be traced or run with this input.
+    """
+    try:
+        model = copy.deepcopy(model).eval()
+    except Exception as error:  # whatever a user's module does when it is copied
+        raise InputError(
+            f"{type(model).__name__} cannot be copied: {first_line(error)}",
+            remedy="remove weight_norm and the like first (torch.nn.utils.remove_weight_norm)",
+        ) from error
+    tracer = LenientTracer()
+    try:
+        fx_graph = tracer.trace(model)
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} cannot be traced by torch.fx: {first_line(error)}",
+            expected="a forward without branches on tensor values",
+            remedy="move what is dynamic into a submodule (it then stays dense as a whole) or out of the model",
+        ) from error
+    module = fx.GraphModule(model, fx_graph)
+    calls = run_once(module, example_input)
+    walk = ChannelWalk(module, tracer.opaque, calls)
+    for node in fx_graph.nodes:
+        walk.visit(node)
+    return walk.finish(tuple(example_input.shape[1:]))

@@ -1,0 +1,1 @@
+"""Measure in which form each layer runs fastest, and remember it."""
