@@ -146,7 +146,7 @@ def test_the_bound_of_a_layer_is_its_arithmetic_or_its_memory() -> None:
 def test_estimates_stand_beside_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = small_bundle.write_bundle(tmp_path / "small", profiled=False, lowered=small_bundle.lowering())
     core = min(os.sched_getaffinity(0))
-    asked = ["--bundles", str(bundle), "--profile", str(DEVICES / "x86-avx512.toml"), "--core", str(core)]
+    asked = ["--bundles", str(bundle), "--profile", str(DEVICES / "x86-avx512.toml"), "--cores", str(core)]
     rows = load("estimates").main([*asked, "--rounds", "4", "-o", str(tmp_path / "out")])
     assert [row.variant for row in rows] == ["dense", "as planned", "predicted forms"]
     results = json.loads((tmp_path / "out" / "results.json").read_text())

@@ -1,13 +1,13 @@
-"""Estimates by a calibrated device profile beside measured latency, on one core of this machine.
+"""Estimates by a calibrated device profile beside measured latency, on cores of this machine.
 
 python examples/benchmarks/estimates.py --quick -o runs/estimates       (a few networks, some minutes)
 python examples/benchmarks/estimates.py -o runs/estimates               (those of realistic.py, dense and grouped)
     [--networks torchvision:resnet18,resnet56] [--methods gconv,tmi-gkp-paper] [--groups 4,8]
-    [--bundles DIR,DIR] [--profile my-machine.toml] [--core 1] [--rounds 30]
+    [--bundles DIR,DIR] [--profile my-machine.toml] [--cores 0,1] [--rounds 30]
 
 Calibrates first (or takes --profile), then runs the dense network and the pruned one, as planned and with predicted
 forms, in turn; random weights are enough. --bundles takes what is exported already instead. Everything on one pinned
-core. Writes my-machine.toml, results.json and results.md.
+core, or with one thread on each of several. Writes my-machine.toml, results.json and results.md.
 
 An estimate's error is how far it is from the median of the runs, either way. On a machine that others use, too, runs
 are interrupted; `undisturbed` adds up every node's fastest run instead, which no interruption reaches.
@@ -51,7 +51,7 @@ NODE_RUNS = 12
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One ONNX file on one core, batch 1."""
+    """One ONNX file, batch 1."""
 
     case: str
     variant: str
@@ -86,9 +86,11 @@ def files_of(folder: Path) -> dict[str, Path]:
     return found | ({LOWERED: bundle.path(bundles.MODEL)} if bundle.has(bundles.PLAIN_MODEL) else {})
 
 
-def measured(case: str, files: Mapping[str, Path], profile: DeviceProfile, core: int, rounds: int) -> Iterator[Row]:
-    """A row for every file; all are run in turn."""
-    options = RunOptions(threads=1, spinning=False, pin=(core,))
+def measured(
+    case: str, files: Mapping[str, Path], profile: DeviceProfile, cores: tuple[int, ...], rounds: int
+) -> Iterator[Row]:
+    """A row for every file; all are run in turn, with a thread on each of the cores."""
+    options = RunOptions(threads=len(cores), spinning=False, pin=cores)
     load = load_average()
     with ExitStack() as stack:
         models = {name: load_model(path) for name, path in files.items()}
@@ -97,14 +99,15 @@ def measured(case: str, files: Mapping[str, Path], profile: DeviceProfile, core:
             name: dict(zip(runner.input_names, random_feeds(input_specs(models[name]), 1, 0), strict=True))
             for name, runner in runners.items()
         }
-        stack.enter_context(pinned((core,)))
+        stack.enter_context(pinned(cores[:1]))
         runs = {name: runner.prepared(feeds[name]) for name, runner in runners.items()}
         taken = interleave(runs, warmup=3, iterations=rounds)
         recorders = {name: NodeRecorder(runner, feeds[name]) for name, runner in runners.items()}
         interleave({name: recorder.run for name, recorder in recorders.items()}, warmup=2, iterations=NODE_RUNS)
         for name, model in models.items():
             fastest = math.fsum(min(seconds) for seconds in recorders[name].durations().values()) * 1e3
-            estimated, p50, noise = total_ms(estimate_nodes(model, profile)), taken[name].p50_ms, taken[name].noise
+            estimated = total_ms(estimate_nodes(model, profile, threads=len(cores)))
+            p50, noise = taken[name].p50_ms, taken[name].noise
             errors = abs(estimated / p50 - 1), abs(estimated / fastest - 1)
             yield Row(case, name, estimated, p50, fastest, noise, load, *errors)
 
@@ -155,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--groups", default="4")
     parser.add_argument("--bundles", default="")
     parser.add_argument("--profile", type=Path)
-    parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--cores", type=_numbers, default=(0,), help="one thread on each; numbers with commas")
     parser.add_argument("--rounds", type=int, default=30)
     asked = parser.parse_args(arguments)
     known = [method.name for method in METHODS]
@@ -166,13 +169,17 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         if asked.profile:
             profile = load_profile(asked.profile)
         else:
-            profile = pipeline.calibrate(asked.out / "my-machine.toml", (asked.core,))
+            profile = pipeline.calibrate(asked.out / "my-machine.toml", asked.cores)
     rows: list[Row] = []
     for case, files in _work(asked):
         print(case, flush=True)
-        rows += measured(case, files, profile, asked.core, asked.rounds)
-        _write(asked.out, rows, profile)
+        rows += measured(case, files, profile, asked.cores, asked.rounds)
+        _write(asked.out, rows, profile, len(asked.cores))
     return rows
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
 
 
 def _work(asked: argparse.Namespace) -> Iterator[tuple[str, dict[str, Path]]]:
@@ -187,10 +194,11 @@ def _work(asked: argparse.Namespace) -> Iterator[tuple[str, dict[str, Path]]]:
             yield case.name, exported(case, Path(folder) / "bundle")
 
 
-def _write(out: Path, rows: Sequence[Row], profile: DeviceProfile) -> None:
+def _write(out: Path, rows: Sequence[Row], profile: DeviceProfile, cores: int) -> None:
     """What there is so far, and print it."""
-    environment = current_environment(1)
-    machine = f"{environment.cpu}, one core, {environment.platform}, {environment.runtime_versions}"
+    environment = current_environment(cores)
+    used = f"{cores} core{'s' if cores > 1 else ''}"
+    machine = f"{environment.cpu}, {used}, {environment.platform}, {environment.runtime_versions}"
     lines = [*table(rows), "", *(f"- {line}" for line in summary(rows)), f"- {machine}"]
     data = {
         "rows": rows,
