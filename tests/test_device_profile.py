@@ -1,6 +1,7 @@
 import msgspec
 import pytest
 
+from edgeprune.devices import device_profile
 from edgeprune.devices.device_profile import (
     DeviceProfile,
     channel_block_for,
@@ -10,7 +11,6 @@ from edgeprune.devices.device_profile import (
     this_machine_block,
 )
 from edgeprune.errors import InputError
-from edgeprune.partitioning.devices import device_profile
 
 
 def as_toml(data, prefix=""):

@@ -265,7 +265,9 @@ def test_a_partition_with_a_lost_transfer_is_refused(folder):
 
 
 def test_nothing_that_runs_on_a_device_imports_the_libraries_of_the_workstation():
-    modules = "macs, edgeprune.partitioning.partition, edgeprune.partitioning.executor, edgeprune.devices.device_profile, edgeprune.runners.ort"
+    modules = (
+        "onnx_files.macs, edgeprune.partitioning.executor, edgeprune.devices.device_profile, edgeprune.runners.ort"
+    )
     heavy = "{'torch', 'scipy', 'sklearn', 'matplotlib', 'onnx_ir'}"
     code = f"import sys, edgeprune.{modules}; found = {heavy} & set(sys.modules); assert not found, found"
     subprocess.run([sys.executable, "-c", code], check=True)
