@@ -9,14 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import small_bundle as small
 
-from edgeprune import pipeline
 from edgeprune.errors import InputError
 from edgeprune.profiling import process as profile_process
 from edgeprune.profiling import sweep
@@ -142,50 +140,3 @@ def test_the_worker_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> N
         with contextlib.suppress(ProcessLookupError):
             worker.kill()
         worker.stdout.close()
-
-
-class TestSweeps:
-    """`pipeline.profile`: every target with every number of threads and every batch size."""
-
-    def test_every_combination_has_a_result(self, tmp_path: Path) -> None:
-        dense, pruned = small.write_models(tmp_path)
-        options = replace(QUICK, batch_sizes=(1, 2), fresh_process=False)
-        measured = pipeline.profile(pruned, dense, ("cpu",), options, thread_counts=(1, 2, 1))
-        assert [(r.threads, r.batch_size) for r in measured.results] == [(1, 1), (1, 2), (2, 1), (2, 2)]
-        assert measured.environment.threads == 2
-        assert not measured.settings.fresh_process
-
-    def test_each_target_and_thread_count_has_a_process(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        jobs: list[ProfileJob] = []
-
-        def apart(job: ProfileJob) -> object:
-            jobs.append(job)
-            return sweep.measure(job)
-
-        monkeypatch.setattr(sweep, "run_apart", apart)
-        dense, pruned = small.write_models(tmp_path)
-        measured = pipeline.profile(pruned, dense, ("cpu", "cpu"), QUICK, thread_counts=(1, 2))
-        assert [(job.target, job.options.threads) for job in jobs] == [("cpu", 1), ("cpu", 2)]
-        assert measured.settings.fresh_process
-
-    @pytest.mark.parametrize(
-        ("targets", "counts", "pin", "words"),
-        [
-            (("cpu", "gpu"), (1,), (), "unknown target 'gpu'"),
-            (("cpu",), (0, 1), (), "--threads 0"),
-            (("cpu",), (1, 2), (0,), "1 cores to pin to for 2 threads"),
-        ],
-    )
-    def test_what_cannot_be_measured_is_refused_before_anything_is(
-        self,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        targets: tuple[str, ...],
-        counts: tuple[int, ...],
-        pin: tuple[int, ...],
-        words: str,
-    ) -> None:
-        monkeypatch.setattr(sweep, "run_apart", lambda job: pytest.fail("measured"))
-        dense, pruned = small.write_models(tmp_path)
-        with pytest.raises(InputError, match=words):
-            pipeline.profile(pruned, dense, targets, replace(QUICK, pin=pin), thread_counts=counts)

@@ -11,7 +11,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeprune.bundle import DENSE_MODEL, LOWERING, MODEL, PLAIN_MODEL, PLAN, Bundle, open_bundle
+from edgeprune.bundle import (
+    DENSE_MODEL,
+    DENSE_WEIGHTS,
+    LOWERING,
+    MODEL,
+    PLAIN_MODEL,
+    PLAN,
+    WEIGHTS,
+    Bundle,
+    open_bundle,
+)
 from edgeprune.errors import InputError
 from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.onnx_files.graph import with_input_size
@@ -57,6 +67,7 @@ class Subject:
         if baseline is not None:
             raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
         bundle = open_bundle(model)
+        bundle.require_sound()
 
         def path(name: str) -> Path | None:
             return bundle.path(name) if bundle.has(name) else None
@@ -102,12 +113,15 @@ class Subject:
         return {"dense": fold(pruned.network.model, example).module, "pruned": fold(pruned.model, example).module}
 
     def require_modules(self, target: str) -> None:
-        """InputError if it holds no modules for this target, or does not tell their architecture."""
+        """InputError if it lacks what `modules` are made of: weights, and an architecture that may be run."""
         if self.bundle is None:
             require_source(target, Source(self.pruned))
-        elif not self.arch:
-            from edgeprune.pruning.network import bundle_arch
+            return
+        from edgeprune.pruning.network import bundle_arch
 
+        for name in (PLAN, DENSE_WEIGHTS, WEIGHTS):
+            self.bundle.path(name)
+        if not self.arch:
             bundle_arch(self.bundle)
 
     def with_input_size(self, size: Sequence[int], folder: Path) -> Subject:

@@ -75,6 +75,7 @@ class Sweep:
         if self.options.precision == "fp32":
             return PreciseModels()
         samples = load_samples(load_model(subject.pruned), data, self.options.seed)
+        folder.mkdir(parents=True, exist_ok=True)
         modules = subject.modules() if any(target_named(name).runs == "module" for name in self.targets) else {}
         return precise_models(subject.networks, modules, self.targets, self.options, samples, folder, engines)
 
@@ -129,12 +130,12 @@ def require_complete(result: ProfileResult) -> None:
     """InputError, or whatever else it comes to, where a part of a sweep could not be measured."""
     if not result.failures:
         return
-    jobs = [f"{failure.target} with threads {failure.threads}" for failure in result.failures]
+    jobs = [f"{failure.target}, threads {failure.threads}" for failure in result.failures]
     kinds = {failure.kind for failure in result.failures}
     if "interrupted" in kinds:
-        raise Interrupted(f"interrupted; the other results are kept, not measured: {', '.join(jobs)}")
-    told = "; ".join(f"{job}: {failure.error}" for job, failure in zip(jobs, result.failures, strict=True))
-    text = f"the other results are kept, not measured: {told}"
+        raise Interrupted(f"interrupted; all was measured but {'; '.join(jobs)}")
+    told = [f"{job} ({failure.error})" for job, failure in zip(jobs, result.failures, strict=True)]
+    text = f"all was measured but {'; '.join(told)}"
     raise RuntimeError(text) if "bug" in kinds else InputError(text)
 
 
