@@ -227,6 +227,18 @@ class TestFailures:
         assert [result.threads for result in load_profile_result(bundle / PROFILE).results] == [1]
 
 
+def test_the_result_is_written_though_nobody_reads_the_tables(tmp_path: Path) -> None:
+    _, pruned = small.write_models(tmp_path)
+    json = tmp_path / "speed.json"
+    command = [sys.executable, "-m", "edgeprune.cli", "profile", str(pruned), "--json", str(json), *FLAGS]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.close()  # as `| head` does
+    assert running.returncode == 0
+    assert load_profile_result(json).results
+
+
 class TestReplaced:
     """A bundle has one profile: what it loses is said."""
 
