@@ -434,8 +434,8 @@ def profile(
         data=numbers.data,
         device_profiles=devices,
     )
-    _write_json(common, result)  # first: what took minutes is not lost where nobody reads the tables
     show.profile(result)
+    _write_json(common, result)
     require_complete(result)
     require_precise(result.precisions)
 
