@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +197,9 @@ def profile(result: ProfileResult) -> None:
         heads = ("device", "threads", "batch", "dense ms", "pruned ms", "speed-up", "from")
         table("estimates: nothing of this was measured", heads, estimated)
     _precisions(result)
+    for failure in result.failures:
+        what = f"{failure.target}, threads {failure.threads}"
+        _console().print(f"not measured ({what}): {failure.error}", markup=False, soft_wrap=True)
     for r in result.results:
         what = f"{r.target}, batch {r.batch_size}, threads {r.threads}"
         for warning in r.warnings:
@@ -323,7 +327,13 @@ def _plain(text: str) -> Any:
     return Text(text)
 
 
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on (`| head`): print nothing more, but let the exit code still say how it went."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _console() -> Console:
     """Standard output; in a pipe or a file, lines are wide rather than wrapped."""
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=PIPE_WIDTH)
+    console = _Output()
+    return console if console.is_terminal or "COLUMNS" in os.environ else _Output(width=PIPE_WIDTH)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from edgeprune.errors import InputError
+from edgeprune.onnx_files.graph import with_input_size
 from edgeprune.onnx_files.model import concrete_shapes, constants, input_specs, load_model, output_specs, static_batch
 
 CONV = """<ir_version: 9, opset_import: ["" : 18]>
@@ -195,6 +196,52 @@ def test_a_fixed_batch_and_other_dynamic_dimensions_are_errors():
         concrete_shapes(fixed, 1)
     with pytest.raises(InputError, match="'height' at axis 2"):
         concrete_shapes(parser.parse_model(CONV.replace("float[batch,3,8,8]", "float[batch,3,height,8]")), 1)
+
+
+DYNAMIC = CONV.replace("[batch,3,8,8]", "[batch,3,h,w]").replace("[batch,4,6,6]", "[batch,4,n,m]")
+
+
+@pytest.mark.parametrize("size", [(8, 10), (3, 8, 10)])
+def test_dynamic_axes_get_the_size_that_is_given(size):
+    model = parser.parse_model(DYNAMIC)
+    sized = with_input_size(model, size)
+    assert input_specs(sized)[0].shape == ("batch", 3, 8, 10)
+    assert concrete_shapes(sized, 2)["y"] == (2, 4, 6, 8)
+    assert input_specs(model)[0].shape == ("batch", 3, "h", "w")
+
+
+def test_a_size_that_the_model_has_already_changes_nothing():
+    model = parser.parse_model(CONV)
+    assert with_input_size(model, ()) is with_input_size(model, (8, 8)) is with_input_size(model, (3, 8, 8)) is model
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "words"),
+    [
+        (DYNAMIC, (), r"dynamic axes beside the batch: \(batch, 3, h, w\).*pass --input-size"),
+        (DYNAMIC.replace("3,h,w", "c,h,w"), (8, 8), "dynamic axes beside the batch"),
+        (DYNAMIC.replace("3,h,w", "3,h,h"), (8, 10), "the same for those of the same name"),
+        (
+            DYNAMIC.replace("3,h,w", "3,h,8"),
+            (8, 10),
+            r"--input-size 8,10 contradicts input 'x' of shape \(batch, 3, h, 8\)",
+        ),
+        (DYNAMIC, (1, 8, 8), "--input-size 1,8,8 contradicts"),
+        (DYNAMIC, (2, 3, 8, 8), "--input-size 2,3,8,8 contradicts"),
+        (CONV, (9, 8), r"--input-size 9,8 contradicts input 'x' of shape \(batch, 3, 8, 8\)"),
+    ],
+)
+def test_sizes_that_contradict_the_model_or_leave_an_axis_open_are_refused(text, size, words):
+    with pytest.raises(InputError, match=f"m.onnx: .*{words}"):
+        with_input_size(parser.parse_model(text), size, where="m.onnx")
+
+
+def test_inputs_that_have_a_size_are_left_alone():
+    text = DYNAMIC.replace("float[batch,3,h,w] x)", "float[batch,3,h,w] x, float[batch,7] z)")
+    assert [spec.shape for spec in input_specs(with_input_size(parser.parse_model(text), (8, 8)))] == [
+        ("batch", 3, 8, 8),
+        ("batch", 7),
+    ]
 
 
 def test_constant_nodes_count_as_constants():

@@ -33,6 +33,7 @@ DEVICE_SIDE = (
     "pipeline",
     "profiling.precise_models",
     "profiling.profiler",
+    "profiling.worker",
     "report",
     "runners.registry",
     "tuning.tuner",
