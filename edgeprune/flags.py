@@ -439,7 +439,7 @@ class ExportFlags:
 class NumberFormatFlags:
     """In which precision to measure."""
 
-    precision: Annotated[Literal["fp32", "fp16", "int8"], Parameter(name="--precision")] = "fp32"
+    precision: Annotated[Literal["fp32", "tf32", "fp16", "int8"], Parameter(name="--precision")] = "fp32"
     """Run both models in it, where the target can: the networks are converted, compared with FP32 on the target, and
     kept beside the others."""
     data: OptionalText = ""
