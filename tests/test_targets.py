@@ -15,6 +15,8 @@ import pytest
 import small_bundle as small
 from onnx import numpy_helper, parser
 
+from edgeprune.devices import device_profile
+from edgeprune.devices.device_profile import NVIDIA_DRIVER
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.model import constants
 from edgeprune.runners import ort, ort_providers, registry
@@ -192,6 +194,17 @@ def test_a_provider_without_its_device_or_libraries_is_not_available(monkeypatch
     monkeypatch.setattr(ort_providers, "_can_load", lambda library: False)
     assert "libnvinfer.so.10 cannot be loaded" in ort.target_state("tensorrt").reason
     assert ort.target_state("cuda").available
+
+
+def test_an_nvidia_driver_is_found_on_every_kind_of_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = tuple(tmp_path / str(number) for number in range(len(device_profile.NVIDIA_DRIVER)))
+    monkeypatch.setattr(device_profile, "NVIDIA_DRIVER", places)
+    assert not device_profile.machine_has_nvidia_gpu()
+    for place in places:
+        place.touch()
+        assert device_profile.machine_has_nvidia_gpu()
+        place.unlink()
+    assert any("wsl" in str(path) for path in NVIDIA_DRIVER)
 
 
 def test_every_target_states_whether_it_can_be_used() -> None:
