@@ -8,6 +8,7 @@ They are loaded when they are first used, so that `import edgeprune` needs neith
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from edgeprune.api import train as train
     from edgeprune.api import tune as tune
     from edgeprune.api import write_report as write_report
+
+# ONNX Runtime's packages since 1.29 number the machine, in the home folder, and tell Microsoft of each session, with
+# names and hashes of the model. It reads this when it is imported; a user who has decided has the last word.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["export", "profile", "prune", "run", "split", "train", "tune", "write_report"]
 

@@ -452,9 +452,9 @@ class ExportFlags:
 class NumberFormatFlags:
     """In which precision to measure."""
 
-    precision: Annotated[Literal["fp32", "fp16", "int8"], Parameter(name="--precision")] = "fp32"
-    """Run both models in it, where the target can: the networks are converted, compared with FP32 on the target, and
-    kept beside the others."""
+    precision: Annotated[Literal["fp32", "tf32", "fp16", "int8"], Parameter(name="--precision")] = "fp32"
+    """Run both models in it, where the target can: the networks are converted (for tf32 they need not be), compared
+    with FP32 on the target, and kept beside the others."""
     data: OptionalText = ""
     """Calibrates INT8 and tells the accuracy: digits, imagefolder:DIR, cifar10:DIR, path/to/file.py:factory (as for
     `edgeprune eval`; needs torch), or a .npy file with inputs (N,C,H,W)."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as edgeprune does, which some tests import behind ONNX Runtime
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.pop("COLUMNS", None)  # pytest's workers are told 80, which cuts the tables that tests read
 

@@ -125,9 +125,10 @@ def cuda_module(gpu: FakeGpu) -> ModuleType:
         return result
 
     def cudaStreamCreateWithFlags(flags: int) -> Any:
-        handle = next(gpu.handles)
-        gpu.streams[handle] = []
-        return answer("cudaStreamCreateWithFlags", handle)
+        result = answer("cudaStreamCreateWithFlags", next(gpu.handles))
+        if not result[0]:
+            gpu.streams[result[1]] = []
+        return result
 
     def cudaStreamSynchronize(stream: Any) -> Any:
         result = answer("cudaStreamSynchronize")
@@ -143,9 +144,10 @@ def cuda_module(gpu: FakeGpu) -> ModuleType:
         return answer("cudaStreamDestroy")
 
     def cudaEventCreate() -> Any:
-        handle = next(gpu.handles)
-        gpu.events[handle] = None
-        return answer("cudaEventCreate", handle)
+        result = answer("cudaEventCreate", next(gpu.handles))
+        if not result[0]:
+            gpu.events[result[1]] = None
+        return result
 
     def cudaEventRecord(event: Any, stream: Any) -> Any:
         gpu.events[event] = None

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,13 @@ import pytest
 import small_bundle as small
 from onnx import numpy_helper, parser
 
+from edgeprune.devices import device_profile
+from edgeprune.devices.device_profile import NVIDIA_DRIVER
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.model import constants
-from edgeprune.runners import ort, registry
+from edgeprune.runners import ort, ort_providers, registry
 from edgeprune.runners.base import RunOptions
+from edgeprune.runners.openvino_import import import_openvino
 from edgeprune.runners.registry import TARGETS, Source, open_runner
 
 AS_CLOSE = 1e-4
@@ -111,7 +114,7 @@ def test_the_timed_call_computes_the_same_and_tells_who_ran_it(present: str, run
     expected = reference(feeds)
     np.testing.assert_allclose(next(iter(runner.run(feeds).values())), expected, atol=AS_CLOSE * np.abs(expected).max())
     assert runner.target == present
-    assert runner.provider == TARGETS[present].state().provider
+    assert runner.provider.startswith(TARGETS[present].state().provider)  # behind it, TensorRT tells of its engine
     counted = runner.providers()
     assert counted.get(runner.provider, 0) >= 1
     assert all(count >= 1 for count in counted.values())
@@ -184,13 +187,24 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_a_provider_without_its_device_or_libraries_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [t.provider for t in ort.TARGETS.values()])
-    monkeypatch.setattr(ort, "machine_has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr(ort_providers, "machine_has_nvidia_gpu", lambda: False)
     for target in ("cuda", "tensorrt"):
         assert ort.target_state(target).reason == "needs an NVIDIA GPU and its driver"
-    monkeypatch.setattr(ort, "machine_has_nvidia_gpu", lambda: True)
-    monkeypatch.setattr(ort, "_can_load", lambda library: False)
+    monkeypatch.setattr(ort_providers, "machine_has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(ort_providers, "_can_load", lambda library: False)
     assert "libnvinfer.so.10 cannot be loaded" in ort.target_state("tensorrt").reason
     assert ort.target_state("cuda").available
+
+
+def test_an_nvidia_driver_is_found_on_every_kind_of_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = tuple(tmp_path / str(number) for number in range(len(device_profile.NVIDIA_DRIVER)))
+    monkeypatch.setattr(device_profile, "NVIDIA_DRIVER", places)
+    assert not device_profile.machine_has_nvidia_gpu()
+    for place in places:
+        place.touch()
+        assert device_profile.machine_has_nvidia_gpu()
+        place.unlink()
+    assert any("wsl" in str(path) for path in NVIDIA_DRIVER)
 
 
 def test_every_target_states_whether_it_can_be_used() -> None:
@@ -277,3 +291,143 @@ class TestOpenVino:
         )
         with pytest.raises(InputError, match="OpenVINO cannot read it: .*Twist"):
             OpenVinoRunner(strange)
+
+
+WATCHED = f"""
+import socket, sys
+def refuse(*arguments, **_):
+    open(sys.argv[1], "a").write(repr(arguments))
+    raise OSError("no network")
+socket.getaddrinfo = socket.socket.connect = refuse  # in processes and threads that are forked from here, too
+import edgeprune.cli
+import numpy as np
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import small_bundle as small
+from edgeprune.runners.registry import Source, open_runner
+runner = open_runner(sys.argv[2], Source(small.models()[1]))
+runner.prepared({{"input": np.zeros((1, 3, small.SIZE, small.SIZE), np.float32)}})()
+"""
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino-native"])
+def test_runtimes_send_nothing_and_keep_nothing_in_the_home_folder(target: str, tmp_path: Path) -> None:
+    """Both would, when they are imported: ONNX Runtime to Microsoft (from C++), OpenVINO to Google."""
+    state = TARGETS[target].state()
+    if not state.available:
+        pytest.skip(f"{target} {state.reason}")
+    home, sent = tmp_path / "home", tmp_path / "sent"
+    home.mkdir()
+    decided = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "CI", "TF_BUILD", "JENKINS_URL")  # where they send nothing
+    known = {name: value for name, value in os.environ.items() if name not in decided}
+    command = [sys.executable, "-c", WATCHED, str(sent), target]
+    done = subprocess.run(command, capture_output=True, text=True, env={**known, "HOME": str(home)}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not sent.exists()
+    assert list(home.iterdir()) == []
+
+
+def test_a_user_who_wants_onnx_runtimes_telemetry_keeps_it() -> None:
+    code = "import os, edgeprune; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "0"
+
+
+def test_openvinos_telemetry_is_hidden_from_openvino_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install 'edgeprune[openvino]'")
+    for known in (None, ModuleType("openvino_telemetry")):
+        if known is None:
+            monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+        else:
+            monkeypatch.setitem(sys.modules, "openvino_telemetry", known)
+        assert import_openvino() is sys.modules["openvino"]
+        assert sys.modules.get("openvino_telemetry") is known
+
+
+class TestTorch:
+    @pytest.fixture(autouse=True)
+    def installed(self) -> None:
+        pytest.importorskip("torch")
+
+    def runner(self, kind: str = "TorchRunner", **options: Any) -> Any:
+        from edgeprune.runners import torch_modules
+
+        return getattr(torch_modules, kind)(module(1), ["input"], RunOptions(**options))
+
+    def test_its_threads_run_on_the_cores_that_are_pinned(self) -> None:
+        """In a process of its own, since threads stay: all would be on the core that the caller is pinned to."""
+        cores = sorted(os.sched_getaffinity(0))[:2]
+        if len(cores) < 2:
+            pytest.skip("one core")
+        code = f"""
+import os, sys
+import numpy as np, torch
+from edgeprune.runners.base import RunOptions
+from edgeprune.runners.openvino_import import import_openvino
+from edgeprune.runners.cores import pinned
+from edgeprune.runners.torch_modules import TorchRunner
+def threads():
+    return {{name: sorted(os.sched_getaffinity(int(name))) for name in os.listdir("/proc/self/task")}}
+runner = TorchRunner(torch.nn.Conv2d(3, 64, 3), ["x"], RunOptions(threads=2, pin={tuple(cores)}))
+before = set(threads())
+with pinned({cores[:1]}):
+    run = runner.prepared({{"x": np.zeros((4, 3, 64, 64), np.float32)}})
+    run()
+    assert threads()[str(os.getpid())] == {cores[:1]}
+workers = [cores for name, cores in threads().items() if name not in before]
+assert workers and all(cores == {cores[1:]} for cores in workers), workers
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def test_cores_that_are_not_there_are_refused(self) -> None:
+        with pytest.raises(InputError, match="cannot pin to cores"):
+            self.runner(pin=(99999,))
+
+    def test_a_gpu_runner_tells_what_copies_take_and_another_has_none(self) -> None:
+        runner = self.runner("GpuTorchRunner")  # on the processor here, where copies are copies, too
+        assert min(runner.copy_times(images(2), 3)) > 0
+        with pytest.raises(InputError, match="--iterations 0"):
+            runner.copy_times(images(2), 0)
+        runner.close()
+        plain = self.runner()
+        assert not hasattr(plain, "copy_times")
+        plain.close()
+
+    @pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("fp16", False)])
+    def test_tf32_is_on_while_a_runner_is_open_that_was_asked_for_it(
+        self, precision: str, allowed: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torch
+
+        from edgeprune.runners import torch_modules
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch_modules.torch, "device", lambda _: "cpu")
+        before = torch_modules._allowed_tf32()
+        source = Source(Path("model.onnx"), module(1), ("input",))
+        monkeypatch.setattr(registry, "machine_has_nvidia_gpu", lambda: True)
+        runner = open_runner("torch-cuda", source, registry.OpenOptions(precision=precision))  # type: ignore[arg-type]
+        assert isinstance(runner, torch_modules.GpuTorchRunner)
+        assert torch_modules._allowed_tf32() == (allowed, allowed)
+        runner.close()
+        assert torch_modules._allowed_tf32() == before
+
+    def test_torchs_newer_switches_for_tf32_are_an_error_of_the_models_code(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torch
+
+        from edgeprune.runners import torch_modules
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        switch = torch.backends.cuda.matmul
+        before = switch.fp32_precision
+        try:
+            switch.fp32_precision = "tf32"
+            with pytest.raises(InputError, match="TF32 was switched by fp32_precision"):
+                torch_modules.TorchRunner(module(1), ["input"], target="torch-cuda")
+            self.runner().close()  # on the processor it does not matter
+        finally:
+            switch.fp32_precision = before
+        assert torch_modules._allowed_tf32()

@@ -197,10 +197,11 @@ def test_the_time_of_every_convolution_is_put_down_to_its_node(
         originals = [runner.original_node(time.name) for time in times]
         with pytest.raises(InputError, match="--iterations 0"):
             runner.profile_nodes(feeds(), 0)
+        provider = runner.provider
     for node in model.graph.node:
         if node.op_type == "Conv":
             assert originals.count(node.name) == 1
-    assert all(time.mean_ms >= 0 and time.provider == runner.provider for time in times)
+    assert all(time.mean_ms >= 0 and time.provider == provider for time in times)
     if machine is not None:
         kinds = {time.name: time.op_type for time in times}
         assert (originals[0], times[0].op_type) == ("", "Reformat")
@@ -275,6 +276,64 @@ def test_nothing_is_left_on_the_gpu(fake: FakeMachine, models: tuple[Path, Path]
     for using in (lambda: runner.run(feeds()), lambda: runner.original_node("x")):
         with pytest.raises(ValueError, match="closed"):
             using()
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["cudaStreamCreateWithFlags", "cudaEventCreate", "cudaMallocHost", "cudaMalloc", "cudaMemcpyAsync"],
+)
+def test_nothing_is_left_on_the_gpu_where_opening_fails(
+    fake: FakeMachine, models: tuple[Path, Path], function: str
+) -> None:
+    fake.gpu.failing = {function: "cudaErrorIllegalAddress"}
+    with opened(models[0]) as runner, pytest.raises(InputError):
+        runner.run(feeds())
+    assert fake.leaks() == NO_LEAKS
+
+
+def test_a_clock_that_cannot_be_made_whole_is_not_kept(
+    fake: FakeMachine, models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, made = sys.modules["cuda.bindings.runtime"].cudaEventCreate, []
+
+    def third_fails() -> Any:
+        made.append(None)
+        if len(made) == 3:
+            fake.gpu.failing = {"cudaEventCreate": "cudaErrorInvalidValue"}
+        return real()
+
+    monkeypatch.setattr(sys.modules["cuda.bindings.runtime"], "cudaEventCreate", third_fails)
+    with opened(models[0]) as runner, pytest.raises(InputError, match="making a clock on the GPU"):
+        runner.run(feeds())
+    assert fake.leaks() == NO_LEAKS
+
+
+def test_memory_that_cannot_be_placed_is_not_taken_for_placed_in_the_next_run(
+    fake: FakeMachine, models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(models[0]) as runner:
+        runner.run(feeds(1))
+        context = type(runner._session._context)  # type: ignore[union-attr]
+        with monkeypatch.context() as patch:
+            patch.setattr(context, "set_address", lambda *_: (_ for _ in ()).throw(InputError("placing failed")))
+            with pytest.raises(InputError, match="placing failed"):
+                runner._session._make_room({"input": (1, 3, 12, 12)})  # type: ignore[union-attr]
+        (output,) = runner.run(feeds(1)).values()
+        np.testing.assert_allclose(output, by_onnx_runtime(models[0], 1), rtol=1e-3, atol=1e-3)
+
+
+def test_the_provider_says_for_which_batch_sizes_the_engine_was_built(
+    fake: FakeMachine, models: tuple[Path, Path]
+) -> None:
+    version = f"TensorRT {fake.tensorrt.__version__}"
+    with opened(models[0]) as runner:
+        assert runner.provider == version
+        for size in (1, 3):
+            runner.run(feeds(size))
+            assert runner.provider == f"{version}, engine for batch {size}"
+            assert list(runner.providers()) == [runner.provider]
+    with opened(models[0], batches=BatchRange(1, 2, 4)) as runner:
+        assert runner.provider == f"{version}, engine for batch 1 to 4, best at 2"
 
 
 def test_two_models_run_in_turn_and_share_nothing(fake: FakeMachine, models: tuple[Path, Path]) -> None:
@@ -358,6 +417,18 @@ def test_an_engine_of_another_user_is_never_loaded(
 def test_the_key_is_for_the_user_alone(fake: FakeMachine, models: tuple[Path, Path], own_cache: Path) -> None:
     with opened(models[0], engines=own_cache.parent, batches=BatchRange.only(2)):
         assert (own_cache / "engines.key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("key", [b"", b"short"])
+def test_a_key_that_was_not_written_to_its_end_seals_nothing(
+    fake: FakeMachine, models: tuple[Path, Path], tmp_path: Path, own_cache: Path, key: bytes
+) -> None:
+    """Anybody could guess it, and so make an engine that is loaded."""
+    own_cache.mkdir(parents=True)
+    (own_cache / "engines.key").write_bytes(key)
+    for builds in (1, 2):
+        with opened(models[0], engines=tmp_path / "engines", batches=BatchRange.only(2)):
+            assert len(fake.state.builds) == builds
 
 
 def test_an_engine_that_tensorrt_refuses_all_the_same_is_built_again(

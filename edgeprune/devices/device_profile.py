@@ -276,9 +276,17 @@ def channel_block_for(align: int | str, profile: str | Path = "") -> int:
         raise InputError(f"--align {align!r} is no block", expected="auto, none, or a number such as 16") from None
 
 
+NVIDIA_DRIVER = (
+    Path("/proc/driver/nvidia/version"),
+    Path("/dev/nvhost-gpu"),  # a Jetson
+    Path("/usr/lib/wsl/lib/libcuda.so.1"),  # Linux inside Windows, which lends its driver
+)
+"""What there is of the driver, one of them on each kind of machine."""
+
+
 def machine_has_nvidia_gpu() -> bool:
     """Whether an NVIDIA driver is loaded (without loading any library of it)."""
-    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvhost-gpu").exists()
+    return any(path.exists() for path in NVIDIA_DRIVER)
 
 
 def machine_has_half_arithmetic() -> bool:

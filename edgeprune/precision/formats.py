@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from edgeprune.errors import GateError
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "tf32", "fp16", "int8"]
+"""fp32: all of its bits; tf32: numbers stay FP32, but the factors of products are rounded to 11 bits, as NVIDIA's
+libraries do where they may; fp16, int8: weights and activations are kept in the format."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-_TOLERANCES: dict[str, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.15}
+_TOLERANCES: dict[str, float] = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "int8": 0.15}
 
 
 def tolerance(precision: str) -> float:
     """Largest difference from the FP32 model's outputs that passes, over their range (max_rel, as in `verify`).
 
-    FP16 keeps 11 bits of a number and INT8 at most 8, of activations with one scale a tensor: deep networks reach a few
-    per cent of the logits' range without losing accuracy. More than this tolerance is a fault, not rounding.
+    TF32 and FP16 keep 11 bits of a number and INT8 at most 8, of activations with one scale a tensor: deep networks
+    reach a few per cent of the logits' range without losing accuracy. More than the tolerance is a fault, not rounding.
     """
     return _TOLERANCES[precision]
 
 
 def share_of_bytes(precision: str) -> float:
     """Bytes of a weight or an activation, as a share of FP32's."""
-    return {"fp32": 1.0, "fp16": 0.5, "int8": 0.25}[precision]
+    return {"fp32": 1.0, "tf32": 1.0, "fp16": 0.5, "int8": 0.25}[precision]
 
 
 class PrecisionRecord(msgspec.Struct, frozen=True):

@@ -183,7 +183,7 @@ class Result(msgspec.Struct, frozen=True):
     """Time of everything that is no layer: activations, adds, pooling."""
     pruned_other_ms: float | None = None
     precision: str = "fp32"
-    """Number format of the models that ran: fp32, fp16 or int8."""
+    """Number format of the models that ran: fp32, tf32, fp16 or int8."""
     providers: dict[str, int] = {}
     """Provider -> nodes of the pruned model that it ran; empty where the target does not tell."""
     peak_memory_mb: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,16 @@ from edgeprune.errors import InputError, unknown_name
 
 Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]
+
+
+class NodeTime(NamedTuple):
+    """Time of one node as the runtime runs it. A runner's `original_node` tells which node of the file it was."""
+
+    name: str
+    op_type: str
+    provider: str
+    mean_ms: float
+    """Of one run: the median of all where the runtime tells them, elsewhere the mean."""
 
 
 class Runner(Protocol):

@@ -60,7 +60,13 @@ class Marks:
     """Points in a stream's work; the time between two of them is read when the stream is idle again."""
 
     def __init__(self, count: int) -> None:
-        self._events = [_value(cudart.cudaEventCreate(), "making a clock on the GPU") for _ in range(count)]
+        self._events: list[Any] = []
+        try:
+            for _ in range(count):
+                self._events.append(_value(cudart.cudaEventCreate(), "making a clock on the GPU"))
+        except InputError:
+            self.close()
+            raise
 
     def set(self, number: int, stream: Stream) -> None:
         _value(cudart.cudaEventRecord(self._events[number], stream.handle), "reading the GPU's clock")

@@ -133,6 +133,11 @@ def _key() -> bytes:
             file.write(fresh)
         return fresh
     except FileExistsError:
-        return path.read_bytes()
+        pass
     except OSError:
         return fresh
+    try:
+        known = path.read_bytes()
+    except OSError:
+        return fresh
+    return known if len(known) == len(fresh) else fresh  # one that was not written to its end anybody could guess

@@ -11,14 +11,18 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import openvino
 from onnx import ModelProto
 
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.model import TensorSpec, input_specs, output_specs
 from edgeprune.precision.formats import Precision
-from edgeprune.runners.base import Array, Feeds, RunOptions
-from edgeprune.runners.ort import NodeTime, as_model, check_cores, check_feeds, pinned
+from edgeprune.runners.base import Array, Feeds, NodeTime, RunOptions
+from edgeprune.runners.cores import check_cores, pinned
+from edgeprune.runners.feeds import check_feeds
+from edgeprune.runners.openvino_import import import_openvino
+from edgeprune.runners.ort import as_model
+
+openvino: Any = import_openvino()
 
 DEVICE = "CPU"
 _NOT_RUN = frozenset({"Const", "Input", "Output"})

@@ -9,16 +9,18 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeprune.devices.device_profile import is_importable, machine_has_half_arithmetic, machine_has_nvidia_gpu
 from edgeprune.errors import InputError, unknown_name
-from edgeprune.precision.formats import Precision
+from edgeprune.precision.formats import PRECISIONS, Precision
 from edgeprune.runners import ort
 from edgeprune.runners.base import RunOptions, TargetState
+from edgeprune.runners.gpu import check_tf32
+from edgeprune.runners.ort_device import DeviceOrtRunner
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -102,6 +104,8 @@ def require(name: str, precision: Precision = "fp32") -> Target:
             expected=f"--precision {' or '.join(target.precisions)}",
             remedy=f"{precision} is for {', '.join(able)}",
         )
+    if precision == "tf32":
+        check_tf32(f"target {name}")
     return target
 
 
@@ -127,12 +131,11 @@ def require_source(name: str, source: Source) -> None:
 
 
 def _onnx_runtime(name: str, precisions: tuple[Precision, ...], *, tells_layers: bool, symmetric: bool) -> Target:
+    on_gpu = ort.TARGETS[name].needs_gpu
+
     def open_here(source: Source, options: OpenOptions) -> ProfiledRunner:
-        # TensorRT 10 takes the file's number formats as leave to use them, where it is told to.
-        enabled = (f"trt_{options.precision}_enable", "1")
-        own = (enabled,) if name == "tensorrt" and options.precision != "fp32" else ()
-        run = replace(options.run, provider_options=(*own, *options.run.provider_options))
-        return ort.TimedOrtRunner(source.model, run, target=name)
+        kind = DeviceOrtRunner if on_gpu else ort.TimedOrtRunner
+        return kind(source.model, options.run, target=name, precision=options.precision)
 
     def state() -> TargetState:
         return ort.target_state(name)
@@ -147,12 +150,13 @@ def _torch(name: str, *, compiled: bool, cuda: bool) -> Target:
         return TargetState(name, provider, not missing, missing or f"torch {metadata.version('torch')}")
 
     def open_here(source: Source, options: OpenOptions) -> ProfiledRunner:
-        from edgeprune.runners.torch_modules import TorchRunner
+        from edgeprune.runners.torch_modules import GpuTorchRunner, TorchRunner
 
         assert source.module is not None
-        return TorchRunner(source.module, source.input_names, options.run, target=name, precision=options.precision)
+        kind = GpuTorchRunner if cuda else TorchRunner
+        return kind(source.module, source.input_names, options.run, target=name, precision=options.precision)
 
-    precisions: tuple[Precision, ...] = ("fp32", "fp16") if cuda else ("fp32",)
+    precisions: tuple[Precision, ...] = ("fp32", "tf32", "fp16") if cuda else ("fp32",)
     return Target(name, state, open_here, precisions, runs="module", tells_layers=not compiled, halves_itself=True)
 
 
@@ -205,7 +209,7 @@ def _tensorrt_native() -> Target:
             source.model, options.run, precision=options.precision, engines=options.engines
         )
 
-    return Target("tensorrt-native", state, open_here, ("fp32", "fp16", "int8"), halves_itself=True, symmetric=True)
+    return Target("tensorrt-native", state, open_here, PRECISIONS, halves_itself=True, symmetric=True)
 
 
 def _on_processor() -> tuple[Precision, ...]:
@@ -218,7 +222,8 @@ TARGETS: Mapping[str, Target] = {
     for target in (
         _onnx_runtime("cpu", _on_processor(), tells_layers=True, symmetric=False),
         # It would compute quantised convolutions in FP32, between conversions.
-        _onnx_runtime("cuda", ("fp32", "fp16"), tells_layers=False, symmetric=False),
+        _onnx_runtime("cuda", ("fp32", "tf32", "fp16"), tells_layers=False, symmetric=False),
+        # It has no switch for TF32: in FP32 the environment forbids it (`ort_providers.start`).
         _onnx_runtime("tensorrt", ("fp32", "fp16", "int8"), tells_layers=False, symmetric=True),
         _onnx_runtime("openvino", _on_processor(), tells_layers=False, symmetric=False),
         _tensorrt_native(),

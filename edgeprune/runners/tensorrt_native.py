@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError, first_line, unknown_name
 from edgeprune.onnx_files.model import TensorSpec, input_specs, load_model, output_specs, static_batch
-from edgeprune.runners.base import Array, Feeds, RunOptions, TargetState
+from edgeprune.precision.formats import PRECISIONS
+from edgeprune.runners.base import Array, Feeds, NodeTime, RunOptions, TargetState
 from edgeprune.runners.batch_range import BatchRange
+from edgeprune.runners.cores import pinned
 from edgeprune.runners.engine_files import EngineFiles
+from edgeprune.runners.feeds import check_feeds
 from edgeprune.runners.gpu import Gpu
-from edgeprune.runners.ort import NodeTime, check_feeds, pinned
 
 if TYPE_CHECKING:
     from edgeprune.runners.tensorrt_session import EngineSession, StageTimes
 
 TARGET = "tensorrt-native"
 PROVIDER = "TensorRT"
-PRECISIONS = ("fp32", "tf32", "fp16", "int8")
-"""fp32: all of its bits; tf32: convolutions may round their inputs to 10 bits of mantissa, as TensorRT does by default;
-fp16: the model is converted, its inputs and outputs stay; int8: the model was quantised beforehand, and says where."""
 OLDEST = 10
 """TensorRT's first version with the API that is used here."""
 
@@ -107,7 +106,9 @@ class TensorrtRunner:
 
     @property
     def provider(self) -> str:
-        return f"{PROVIDER} {self._machine.version}"
+        """TensorRT's version and, once there is one, the batch sizes that the engine is built for."""
+        built = "" if self._session is None else f", engine for batch {self._session.batches}"
+        return f"{PROVIDER} {self._machine.version}{built}"
 
     def providers(self) -> dict[str, int]:
         """See `Runner`: the layers of the engine, as TensorRT fused them; empty before there is one."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -78,9 +79,16 @@ class EngineSession:
         self._inputs = [tensor.name for tensor in self._tensors if tensor.is_input]
         self._outputs = [tensor.name for tensor in self._tensors if not tensor.is_input]
         self._buffers: dict[str, TensorBuffer] = {}
-        self._context = engine.context()
-        self._stream = Stream()
-        self._marks = Marks(4)
+        with ExitStack() as made:  # whatever is made is freed again where the next thing cannot be made
+            made.callback(engine.close)
+            self._context = engine.context()
+            made.callback(self._context.close)
+            self._stream = Stream()
+            made.callback(self._stream.close)
+            self._marks = Marks(4)
+            made.callback(self._marks.close)
+            made.callback(self._free_buffers)
+            self._made = made.pop_all()
 
     @cached_property
     def layers(self) -> EngineLayers:
@@ -141,11 +149,7 @@ class EngineSession:
         return recorder.times
 
     def close(self) -> None:
-        self._free_buffers()
-        self._marks.close()
-        self._context.close()
-        self._engine.close()
-        self._stream.close()
+        self._made.close()
 
     def _make_room(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Buffers for inputs of these shapes and for the outputs that follow from them."""
@@ -155,10 +159,10 @@ class EngineSession:
         try:
             for tensor in self._tensors:
                 self._buffers[tensor.name] = TensorBuffer(self._context.shape(tensor.name), _dtype(tensor))
+            self._bind(self._context)
         except InputError:
             self._free_buffers()
             raise
-        self._bind(self._context)
 
     def _bind(self, context: Context) -> None:
         for name in self._inputs:

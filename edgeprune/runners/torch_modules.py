@@ -1,6 +1,6 @@
 """torch as a target: the networks as torch itself runs them, eagerly or compiled, beside deployed runtimes.
 
-FP32 is FP32: on GPUs, TF32 (factors rounded to 10 bits) is off while a runner is open.
+FP32 is FP32: on GPUs, TF32 (factors rounded to 11 bits) is off while a runner is open that was not asked for it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from torch import Tensor, nn
 
 from edgeprune.errors import InputError, first_line
 from edgeprune.precision.formats import Precision
-from edgeprune.runners.base import Array, Feeds, RunOptions
-from edgeprune.runners.ort import NodeTime
+from edgeprune.runners.base import Array, Feeds, NodeTime, RunOptions
+from edgeprune.runners.cores import check_cores, pinned
+from edgeprune.runners.gpu import median_ms
+
+_ENOUGH_WORK = 1 << 16
+"""Elements for each thread at which torch lets all of them work on one addition."""
 
 
 class TorchRunner:
@@ -38,9 +42,11 @@ class TorchRunner:
         target: str = "torch-cpu",
         precision: Precision = "fp32",
     ) -> None:
-        """`input_names`: the forward function's arguments, in order. InputError for a GPU target without a GPU."""
+        """`input_names`: the forward function's arguments, in order. InputError for a GPU target without a GPU, and for
+        cores that cannot be pinned to."""
         self.options = options or RunOptions()
         self.options.check()
+        check_cores(self.options.pin)
         on_gpu, self._is_compiled = target.endswith("cuda"), "compile" in target
         if on_gpu and not torch.cuda.is_available():
             raise InputError("torch finds no GPU", where=f"target {target}", remedy="choose --target torch-cpu")
@@ -49,6 +55,7 @@ class TorchRunner:
         self.output_names: tuple[str, ...] = ("output",)
         self._device = torch.device("cuda" if on_gpu else "cpu")
         self._half = precision == "fp16"
+        self._tf32 = _allowed_tf32() if on_gpu else None
         self._home = next((p.device for p in module.parameters()), torch.device("cpu"))
         self._given, self._was_training = module, module.training
         placed = (copy.deepcopy(module).half() if self._half else module).eval().to(self._device)
@@ -56,9 +63,12 @@ class TorchRunner:
         # Parts that cannot be compiled would run eagerly and still be called compiled: fullgraph refuses them.
         compiled = torch.compile(placed, mode="default", fullgraph=True, dynamic=False) if self._is_compiled else placed
         self._forward: Callable[..., Any] | None = compiled
-        self._threads, self._tf32 = torch.get_num_threads(), _allowed_tf32()
+        self._worker_cores = self.options.pin[1:]
+        """For the threads that torch starts in the first run."""
+        self._threads = torch.get_num_threads()
         torch.set_num_threads(self.options.threads)
-        _allow_tf32(False, False)
+        if on_gpu:
+            _allow_tf32(precision == "tf32", precision == "tf32")
 
     @property
     def provider(self) -> str:
@@ -72,12 +82,16 @@ class TorchRunner:
         """Outputs by name, in the computer's memory; InputError if an input is missing or does not fit."""
         values = self._values(feeds)
         try:
-            with torch.inference_mode():
+            with pinned(self._worker_cores), torch.inference_mode():
+                if self._worker_cores:
+                    # Threads inherit the cores of the one that starts them, which the caller pins to a single one.
+                    torch.zeros(self.options.threads * _ENOUGH_WORK).add_(1)
                 outputs = self._call(values)
         except RuntimeError as error:  # the compiler's errors are of this class, too
             what = "compile the model, or run it" if self._is_compiled else "run the model"
             raise InputError(f"torch cannot {what} on this input: {first_line(error)}") from error
-        named = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        self._worker_cores = ()
+        named = _tensors(outputs)
         self.output_names = tuple(f"output{number or ''}" for number in range(len(named)))
         return {name: value.float().cpu().numpy() for name, value in zip(self.output_names, named, strict=True)}
 
@@ -100,7 +114,8 @@ class TorchRunner:
             self._given.to(self._home).train(self._was_training)
             self._module = self._forward = None
             torch.set_num_threads(self._threads)
-            _allow_tf32(*self._tf32)
+            if self._tf32 is not None:
+                _allow_tf32(*self._tf32)
             if self._is_compiled:
                 torch.compiler.reset()  # or what was compiled would stay in memory
 
@@ -173,6 +188,25 @@ class TorchRunner:
         return [value.half() if self._half and value.is_floating_point() else value for value in values]
 
 
+class GpuTorchRunner(TorchRunner):
+    """A `TorchRunner` whose inputs and outputs stay on the GPU while it is timed, and which tells what copies take."""
+
+    def copy_times(self, feeds: Feeds, iterations: int) -> tuple[float, float]:
+        """Median milliseconds of copying the inputs to the GPU, and of copying the outputs back, by this computer's
+        clock: from and to ordinary memory."""
+        outputs = _tensors(self.prepared(feeds)())
+
+        def copy_in() -> None:
+            self._values(feeds)
+            self._wait()
+
+        return median_ms(copy_in, iterations), median_ms(lambda: [value.cpu() for value in outputs], iterations)
+
+
+def _tensors(outputs: Any) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
 def _computing(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules with weights of their own or without modules in them, with their names.
 
@@ -184,7 +218,16 @@ def _computing(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _allowed_tf32() -> tuple[bool, bool]:
-    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    """For products of matrices, and for convolutions. By torch's older switches, which its compiler reads; InputError
+    where the newer ones were set, since then these cannot be read."""
+    try:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    except RuntimeError as error:
+        raise InputError(
+            "TF32 was switched by fp32_precision of torch.backends",
+            expected="its allow_tf32, or neither",
+            remedy="take it out of the model's code: --precision decides here",
+        ) from error
 
 
 def _allow_tf32(matmul: bool, convolution: bool) -> None:
