@@ -16,12 +16,12 @@ import numpy as np
 from cause_cases import LAYER, Case
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgeprune.causes import Kind
 from edgeprune.lowering.forms import Form
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import LoweringRecord, layer_choices
-from edgeprune.profile_setup import Pair
+from edgeprune.profiling.causes import Kind
+from edgeprune.profiling.setup import Pair
 
 OUTSIDE = 16
 """Channels that a network takes and gives, unless the layer is at its end."""
