@@ -29,7 +29,7 @@ FACTS = LayerFacts(
 )
 ROOFLINE = Roofline("a device", 1e11, 1e10)
 """1 ms for 10^8 multiply-adds, 0.1 ms for 10^6 bytes."""
-MACHINE = MachineFacts(16, off_block="the runtime falls back to im2col", roofline=ROOFLINE)
+MACHINE = MachineFacts(16, off_block="the runtime falls back to im2col", roofline=ROOFLINE, dispatch_ms=0.005)
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,9 @@ MACHINE = MachineFacts(16, off_block="the runtime falls back to im2col", rooflin
             "compute-bound: at 80% of the device's peak",
         ),
         (
-            {"pruned_ms": 2.5},
+            {"pruned_ms": 2.5, "products": 16},
             "kernel",
-            "its kernel works at 40% of the device's bound: sums over 16 channels a group are short for it, "
-            "with little to reuse",
+            "its kernel works at 40% of the device's bound: sums of 16 products are short for it",
         ),
     ],
 )
@@ -165,6 +164,47 @@ def test_of_several_causes_the_one_that_takes_most_time_is_named() -> None:
 def test_depthwise_and_first_layers_are_never_off_the_block(changes: dict[str, Any]) -> None:
     cause = explain(replace(FACTS, **changes), MACHINE)
     assert cause is None or "block" not in cause.kind
+
+
+@pytest.mark.parametrize(("channels", "is_off"), [(54, True), (56, False)])
+def test_depthwise_channels_in_no_multiple_of_four_lose_the_fast_kernels(channels: int, is_off: bool) -> None:
+    facts = replace(FACTS, groups=channels, in_per_group=1, out_per_group=1, pruned_ms=9.0)
+    cause = explain(facts, replace(MACHINE, layout_channels=4))
+    assert cause is not None
+    assert (cause.kind == "off-block") == is_off
+    if is_off:
+        assert "54 channels are no multiple of 4" in cause.words
+        assert "52 or 56 would fit" in cause.words
+    elsewhere = explain(facts, MACHINE)
+    assert elsewhere is not None
+    assert elsewhere.kind != "off-block", "other runtimes have depthwise kernels for any number"
+
+
+def test_movements_that_are_merely_started_count_as_dispatch() -> None:
+    few_bytes = replace(FACTS, pruned_ms=0.2, dense_ms=0.4, gather_ms=0.1, moves=16, nodes=9, macs=10**6)
+    cause = explain(few_bytes, MACHINE)
+    assert cause is not None
+    assert (cause.kind, "25 operations" in cause.words) == ("dispatch", True)
+    many_bytes = explain(replace(few_bytes, moves=2, nodes=1), MACHINE)
+    assert many_bytes is not None
+    assert many_bytes.kind == "gather"
+
+
+def test_a_peak_from_a_data_sheet_bounds_earlier_than_a_measured_one() -> None:
+    alone = replace(FACTS, dense_ms=None, theoretical=None, pruned_ms=1 / 0.45)
+    kinds = [
+        cause.kind
+        for is_measured in (True, False)
+        if (cause := explain(alone, replace(MACHINE, roofline=replace(ROOFLINE, is_measured=is_measured))))
+    ]
+    assert kinds == ["kernel", "compute-bound"]
+
+
+def test_few_filters_cost_layers_without_groups_too() -> None:
+    thin = replace(FACTS, groups=1, in_per_group=256, out_per_group=16, pruned_ms=2.5)
+    cause = explain(thin, replace(MACHINE, filter_rates={16: 0.5, 32: 0.8, 64: 1.0}))
+    assert cause is not None
+    assert cause.words.startswith("16 filters: the fast kernels work on 64 at a time")
 
 
 def test_an_unknown_block_and_roofline_leave_the_other_causes() -> None:

@@ -399,7 +399,7 @@ def test_reordering_without_a_layer_behind_it_belongs_to_the_layer_before() -> N
     model = ModelLayers.of(small.models()[1], 1)
     nodes = [Node("stem", "Conv", 1.0), Node("ReorderOutput", "ReorderOutput", 0.5), Node("relu0", "Relu", 0.25)]
     times, other = attribute_times(nodes, {"ReorderOutput": ""}, model.owners)
-    assert times == {"stem": LayerTime(1.5, 0.0, 0.5, nodes=1)}
+    assert times == {"stem": LayerTime(1.5, 0.0, 0.5, nodes=1, moves=1)}
     assert other == 0.25
 
 

@@ -89,8 +89,8 @@ def conv_probes(block: int) -> dict[tuple[KernelKind, Varied, int], ConvProbe]:
 
 
 def _off_block_probes(unit: int) -> dict[tuple[KernelKind, Varied, int], ConvProbe]:
-    """The same of grouped convolutions whose channels miss the block. Their groups are matrix products, one by one, so
-    that it matters how many positions each has."""
+    """The same of convolutions whose channels miss the block. Their groups are matrix products, one by one, so that it
+    matters how many positions each has."""
     half, deep = unit // 2, unit * 9 // 4
     found: dict[tuple[KernelKind, Varied, int], ConvProbe] = {}
     kinds: tuple[tuple[KernelKind, int, int], ...] = (("off_block", 3, 2), ("off_block_pointwise", 1, 8))
@@ -102,6 +102,10 @@ def _off_block_probes(unit: int) -> dict[tuple[KernelKind, Varied, int], ConvPro
         for width in WIDTHS:
             count = max(groups * WIDTH**2 // width**2, 2)
             found[kind, "width", width] = ConvProbe(count, half, half, width, kernel, height=width)
+    for width in WIDTHS:
+        channels = 2 * unit * WIDTHS[-1] // width - 2
+        found["off_block_depthwise", "width", width] = ConvProbe(channels, 1, 1, width, height=width)
+    found["off_block_depthwise", "filters", 1] = found["off_block_depthwise", "width", WIDTH]
     return found
 
 

@@ -23,9 +23,11 @@ import msgspec
 from edgeprune.errors import InputError, first_line, unknown_name
 
 Certainty = Literal["measured", "published", "derived", "uncertain"]
-KernelKind = Literal["spatial", "pointwise", "image", "depthwise", "off_block", "off_block_pointwise"]
+KernelKind = Literal[
+    "spatial", "pointwise", "image", "depthwise", "off_block", "off_block_pointwise", "off_block_depthwise"
+]
 """Convolutions that run at rates of their own: kernels larger than 1x1; 1x1 and matrix products; on fewer input
-channels than a block; one channel a group; and grouped off the channel block, larger than 1x1 and 1x1."""
+channels than a block; one channel a group; and off the channel block, larger than 1x1, 1x1, and one channel a group."""
 MoveKind = Literal["operation", "gather", "reorder"]
 _RELATIVES: Mapping[KernelKind, KernelKind | None] = {
     "spatial": None,
@@ -34,6 +36,7 @@ _RELATIVES: Mapping[KernelKind, KernelKind | None] = {
     "depthwise": "spatial",
     "off_block": "spatial",
     "off_block_pointwise": "off_block",
+    "off_block_depthwise": "off_block",
 }
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]

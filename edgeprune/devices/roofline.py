@@ -16,6 +16,8 @@ class Roofline:
     """The device profile's name."""
     macs_per_s: float
     bytes_per_s: float
+    is_measured: bool = True
+    """Whether the peaks are what such a device was seen to do, not what follows from its clock and its data sheet."""
 
     @staticmethod
     def of(profile: DeviceProfile, threads: int = 1, precision: str = "fp32") -> Roofline:
@@ -23,7 +25,9 @@ class Roofline:
         a profile does not know the rate of fp16 or int8, that of fp32 counts."""
         others = {"fp16": profile.peak_gflops_fp16, "int8": profile.peak_gops_int8}
         faster = (others.get(precision) or profile.peak_gflops_fp32).value / profile.peak_gflops_fp32.value
-        return Roofline(profile.name, profile.macs_per_s_of(threads) * faster, profile.memory_bytes_per_s_of(threads))
+        is_measured = profile.peak_gflops_fp32.certainty == "measured"
+        macs, moved = profile.macs_per_s_of(threads) * faster, profile.memory_bytes_per_s_of(threads)
+        return Roofline(profile.name, macs, moved, is_measured)
 
     def compute_ms(self, macs: int) -> float:
         return macs / self.macs_per_s * 1e3

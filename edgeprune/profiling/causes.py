@@ -12,15 +12,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edgeprune.devices.channel_block import round_up
+from edgeprune.devices.channel_block import is_off_block, round_up
 from edgeprune.devices.roofline import Roofline
 
 LOW_EFFICIENCY = 0.85
 """Below this share of a layer's theoretical speed-up, a cause is looked for."""
-AT_BOUND = 0.5
-"""From this share of the device's bound on, a layer is as fast as the device: few kernels reach more of its peaks."""
+AT_BOUND, AT_NOMINAL_BOUND = 0.5, 0.4
+"""From this share of the device's bound on, a layer is as fast as the device: few kernels reach more of its peaks, or
+of what its data sheet says, where nobody measured them."""
 NOTABLE_SHARE = 0.15
 """Share of a layer's time from which on one of its parts is worth naming, where half of what is missing is more."""
+SHORT_SUM = 64
+"""Products in a sum below which a kernel spends a good part of its time beside multiplying."""
+MERELY_STARTED = 0.7
+"""Share of the time of data movements that starting them takes, from which on they are just that: started."""
 NEAR_MEMORY = 0.1
 """Share of a layer's time that its memory traffic takes at least, at the device's bandwidth, if it waits for memory:
 one core alone reaches but a part of that."""
@@ -71,7 +76,11 @@ class LayerFacts:
     """The form in which it is written."""
     is_conv: bool = True
     nodes: int = 1
-    """Operations that the runtime starts for it."""
+    """Operations that the runtime starts for it, those that only move data not counted."""
+    moves: int = 0
+    """Gathers and reorderings that it starts for it."""
+    products: int = 0
+    """Multiply-adds of one output; 0 if unknown."""
     provider: str = ""
     """What ran it; empty if unknown."""
     wanted_provider: str = ""
@@ -103,13 +112,18 @@ class MachineFacts:
     """What happens to a grouped convolution off the block."""
     off_block_rate: float = 0.36
     """Share of the full rate that is left then."""
+    off_block_depthwise_rate: float = 0.15
+    """The same of depthwise convolutions."""
+    layout_channels: int = 1
+    """What all channels together must be a multiple of for the fast kernels, as `channel_block.is_off_block` says."""
     filter_rates: Mapping[int, float] = field(default_factory=dict)
     """Filters a group, from that number on -> share of the full rate: fast kernels work on many filters at a time, and
     with fewer a group, inputs are read more often for less work. Empty if unknown."""
     roofline: Roofline | None = None
     """None if nobody knows the device's peaks."""
-    dispatch_ms: float = 0.005
-    """To start one operation, whatever it does."""
+    dispatch_ms: float = 0.003
+    """To start one operation, whatever it does, as the times of single operations show it: with what telling a time
+    takes, several times what a device profile's `dispatch_us` says of runs that nobody watches."""
     wake_ms: float = 0.02
     """To wake the other threads for one operation, and to wait until the last is done."""
     balance_flops_per_byte: float = 8.0
@@ -142,7 +156,7 @@ def explain(layer: LayerFacts, machine: MachineFacts) -> Cause | None:
     if missing is None:
         return None
     largest = max(_candidates(layer, machine), key=lambda cause: cause.share, default=None)
-    if layer.efficiency is None and missing <= 1 - AT_BOUND:
+    if layer.efficiency is None and machine.roofline and missing <= 1 - at_bound(machine.roofline):
         return _at_bound(layer, machine)
     if largest and largest.share >= min(NOTABLE_SHARE, missing / 2):
         return largest
@@ -154,13 +168,6 @@ def dense_words(note: str) -> str:
     return note if "dense" in note else f"not pruned: {note}"
 
 
-def is_off_block(layer: LayerFacts, block: int) -> bool:
-    """Whether channels a group miss the block. Depthwise convolutions have kernels of their own."""
-    if block <= 1 or layer.groups == 1 or (layer.in_per_group == 1 and layer.out_per_group == 1):
-        return False
-    return bool(layer.in_per_group % block or layer.out_per_group % block)
-
-
 def block_excess(layer: LayerFacts, block: int) -> float:
     """How many times its MACs an ungrouped convolution computes in whole blocks of filters and input channels. Fewer
     input channels than a block are read as they are."""
@@ -169,6 +176,11 @@ def block_excess(layer: LayerFacts, block: int) -> float:
     outer, inner = layer.out_per_group, layer.in_per_group
     read = round_up(inner, block) if inner > block else inner
     return round_up(outer, block) * read / (outer * inner)
+
+
+def at_bound(roofline: Roofline) -> float:
+    """The share of a device's bound from which on a layer counts as bound by it."""
+    return AT_BOUND if roofline.is_measured else AT_NOMINAL_BOUND
 
 
 def fitting_groups(layer: LayerFacts, block: int) -> int:
@@ -193,14 +205,18 @@ def _missing(layer: LayerFacts, machine: MachineFacts) -> float | None:
 
 def _candidates(layer: LayerFacts, machine: MachineFacts) -> Iterator[Cause]:
     """Every cause that may hold, with the share of the time that would go without it."""
-    kernel = 1 - layer.moving
-    yield _moving(layer)
+    kernel = max(1 - layer.moving - layer.nodes * machine.dispatch_ms / layer.pruned_ms, 0.0)
+    # Movements that take little more than being started are a matter of their number, not of their bytes.
+    are_starts = layer.moves * machine.dispatch_ms >= MERELY_STARTED * (layer.gather_ms + layer.reorder_ms)
+    started = layer.nodes + (layer.moves if are_starts else 0)
+    starting = started * machine.dispatch_ms
+    if not are_starts:
+        yield _moving(layer)
     excess = layer.executed_macs / layer.macs if layer.macs else 1.0
     if excess > 1:
         words = f"written as {layer.lowering}, {excess:.1f}x the planned MACs: chosen as its fastest form"
         yield Cause("zeros", words, kernel * (1 - 1 / excess))
-    if layer.lowering != "split" and is_off_block(layer, machine.channel_block):
-        yield Cause("off-block", _off_block_words(layer, machine), kernel * (1 - machine.off_block_rate))
+    yield from _off_block(layer, machine, kernel)
     whole = block_excess(layer, machine.channel_block)
     if whole > 1:
         words = (
@@ -209,13 +225,12 @@ def _candidates(layer: LayerFacts, machine: MachineFacts) -> Iterator[Cause]:
             "fit"
         )
         yield Cause("part-block", words, kernel * (1 - 1 / whole))
-    if layer.groups > 1 and layer.out_per_group > 1 and machine.filter_rates:
-        full = max(machine.filter_rates)
-        words = f"{layer.out_per_group} filters a group: the fast kernels work on {full} at a time, so part of them "
+    if layer.is_conv and layer.out_per_group > 1 and machine.filter_rates:
+        full, each = max(machine.filter_rates), " a group" if layer.groups > 1 else ""
+        words = f"{layer.out_per_group} filters{each}: the fast kernels work on {full} at a time, so part of them "
         yield Cause("few-filters", words + "idles", kernel * (1 - _filter_rate(layer.out_per_group, machine)))
     yield from _waiting(layer, machine, kernel)
-    starting = layer.nodes * machine.dispatch_ms
-    words = f"dispatch-bound: starting {_counted(layer.nodes)} takes a large part of {layer.pruned_ms:.2g} ms"
+    words = f"dispatch-bound: starting {_counted(started)} takes a large part of {layer.pruned_ms:.2g} ms"
     yield Cause("dispatch", words, min(starting / layer.pruned_ms, 1.0))
     if machine.threads > 1:
         words = f"too little work for {machine.threads} threads ({layer.pruned_ms:.2g} ms): waking them costs as much"
@@ -241,13 +256,13 @@ def _of_the_rest(layer: LayerFacts, machine: MachineFacts) -> Cause:
     share = bound_share(layer, machine.roofline)
     if layer.efficiency is not None and layer.efficiency * (1 + layer.noise) >= LOW_EFFICIENCY:
         return Cause("noise", f"within its noise: its times vary by {layer.noise:.0%}")
-    if share is not None and share >= AT_BOUND:
+    if share is not None and machine.roofline and share >= at_bound(machine.roofline):
         return _at_bound(layer, machine)
     if layer.noise > NOTABLE_SHARE:
         return Cause("noise", f"too noisy to explain: its times vary by {layer.noise:.0%}")
     reached = f"at {share:.0%} of the device's bound" if share is not None else "slower than in the dense layer"
-    sums = f"{layer.in_per_group} channels{' a group' if layer.groups > 1 else ''}"
-    return Cause("kernel", f"its kernel works {reached}: sums over {sums} are short for it, with little to reuse")
+    sums = f": sums of {layer.products} products are short for it" if 0 < layer.products < SHORT_SUM else ""
+    return Cause("kernel", f"its kernel works {reached}{sums}")
 
 
 def _at_bound(layer: LayerFacts, machine: MachineFacts) -> Cause:
@@ -269,6 +284,22 @@ def _moving(layer: LayerFacts) -> Cause:
     if gather > reorder:
         return Cause("gather", f"gather takes {gather:.0%} of the layer", gather)
     return Cause("reorder", f"reordering data between layouts takes {reorder:.0%} of the layer", reorder)
+
+
+def _off_block(layer: LayerFacts, machine: MachineFacts, kernel: float) -> Iterator[Cause]:
+    """Channels for which the runtime has no fast kernel."""
+    groups, inner, outer, block = layer.groups, layer.in_per_group, layer.out_per_group, machine.channel_block
+    if not layer.is_conv or layer.lowering == "split":
+        return
+    if not is_off_block(groups, inner, outer, block, machine.layout_channels):
+        return
+    if inner == outer == 1:
+        multiple = machine.layout_channels
+        fits = f"{groups // multiple * multiple} or {round_up(groups, multiple)}"
+        words = f"{groups} channels are no multiple of {multiple}: {machine.off_block}; {fits} would fit"
+        yield Cause("off-block", words, kernel * (1 - machine.off_block_depthwise_rate))
+    else:
+        yield Cause("off-block", _off_block_words(layer, machine), kernel * (1 - machine.off_block_rate))
 
 
 def _off_block_words(layer: LayerFacts, machine: MachineFacts) -> str:

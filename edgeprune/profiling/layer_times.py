@@ -42,6 +42,8 @@ class LayerInfo:
     out_per_group: int
     macs: int
     bytes_moved: int
+    products: int = 0
+    """Multiply-adds of one value of its output."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,10 @@ class ModelLayers:
                 node = nodes[entry.name]
                 groups, inner, outer = _channels(node, weights[entry.weight_name])
                 moved = sum(sizes.get(value, 0) for value in (*node.input, *node.output)) * share_of_bytes
-                layers.append(LayerInfo(entry.name, entry.op_type, groups, inner, outer, entry.macs, int(moved)))
+                products = math.prod(weights[entry.weight_name]) // (groups * outer)
+                layers.append(
+                    LayerInfo(entry.name, entry.op_type, groups, inner, outer, entry.macs, int(moved), products)
+                )
         joined = _joined(layers)
         return ModelLayers(joined, counted, _owners(model, {layer.name for layer in joined}))
 
@@ -87,6 +92,8 @@ class LayerTime(NamedTuple):
     """Interquartile range over median, where the layer was timed in several turns."""
     nodes: int = 0
     """Operations that were started for it, its Gathers and reordering not counted."""
+    moves: int = 0
+    """Gathers and reorderings that were started for it."""
     provider: str = ""
     """What ran it; where several did, the first that is not the target's own. Empty where the target does not tell."""
 
@@ -131,6 +138,7 @@ def attribute_times(
             known.gather + (node.mean_ms if is_gather else 0.0),
             known.reorder + (node.mean_ms if is_reorder else 0.0),
             nodes=known.nodes + is_kernel,
+            moves=known.moves + (not is_kernel),
             provider=own if is_kernel and not foreign else known.provider,
         )
     return times, other
@@ -140,7 +148,8 @@ def median_time(turns: Sequence[LayerTime]) -> LayerTime:
     """The median of every part over several turns, and the total's spread."""
     total, gather, reorder = (median(part) for part in zip(*(turn[:3] for turn in turns), strict=True))
     noise = Measurement("layer", tuple(turn.total for turn in turns)).noise
-    return LayerTime(total, gather, reorder, noise, turns[0].nodes, turns[0].provider)
+    first = turns[0]
+    return LayerTime(total, gather, reorder, noise, first.nodes, first.moves, first.provider)
 
 
 def _reorder_owner(owners: Sequence[str], nodes: Sequence[TimedNode], position: int) -> str:

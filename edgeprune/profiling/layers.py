@@ -155,6 +155,8 @@ def _facts(batch: Batch, layer: _Layer, provider: str) -> LayerFacts | None:
         lowering=_lowering(batch, info),
         is_conv=info.op_type == "Conv",
         nodes=max(time.nodes, 1),
+        moves=time.moves,
+        products=info.products,
         provider=time.provider,
         wanted_provider=provider,
     )

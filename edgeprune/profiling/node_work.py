@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from onnx import ModelProto, NodeProto
 
-from edgeprune.devices.channel_block import round_up
+from edgeprune.devices.channel_block import is_off_block, reads_blocks, round_up
 from edgeprune.devices.device_profile import KernelKind
 from edgeprune.onnx_files.graph import attributes, concrete_types, constants, element_bytes
 from edgeprune.profiling.layer_times import ModelLayers
@@ -168,8 +168,8 @@ class _Walk:
         if not self.reorders:
             return False
         if node.op_type == "Conv":
-            kernel = self._kernel(node)
-            return kernel is not None and kernel.kind not in ("off_block", "off_block_pointwise")
+            weight, groups = self.shapes.get(node.input[1], ()), _groups(attributes(node))
+            return len(weight) > 1 and reads_blocks(groups, weight[1], weight[0] // groups, self.block)
         channels = [self.shapes[value][1] for value in data if len(self.shapes.get(value, ())) > 2]
         whole = node.op_type != "Concat" or not any(count % self.block for count in channels)
         return node.op_type in _BLOCKWISE and whole and set(data) <= self.blocked
@@ -199,12 +199,12 @@ def conv_kernel(weight: Sequence[int], groups: int, width: int, block: int) -> K
     """Of a convolution with a weight (filters, inputs a group, *kernel) and so many columns of output."""
     filters, inputs, size = weight[0] // groups, weight[1], math.prod(weight[2:])
     depth = inputs * size
+    off_block = is_off_block(groups, inputs, filters, block)
     if groups > 1 and inputs == filters == 1:
-        return Kernel("depthwise", 1, width, depth)
-    if groups > 1 and (inputs % block or filters % block):
+        return Kernel("off_block_depthwise" if off_block else "depthwise", 1, width, depth)
+    if off_block:
         return Kernel("off_block_pointwise" if size == 1 else "off_block", filters, width, depth)
-    # An ungrouped convolution may have any width: it is filled up to blocks. Fewer inputs than a block are read as
-    # they are.
+    # Filters, and inputs of ungrouped convolutions, are filled up to blocks; fewer inputs than a block are not.
     filled = round_up(filters, block)
     if inputs < block:
         return Kernel("image", filled, width, depth, filled / filters)

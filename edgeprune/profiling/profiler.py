@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto
 
 from edgeprune import progress
+from edgeprune.devices.channel_block import LAYOUT_CHANNELS
 from edgeprune.devices.device_profile import default_profile_name, load_profile, this_machine_block
 from edgeprune.devices.roofline import Roofline
 from edgeprune.errors import InputError
@@ -131,14 +132,17 @@ def machine_facts(target: str, threads: int, machine_profile: str | Path = "") -
         # GPUs of all makes work on tiles of 8 or more channels; threads only start kernels.
         return MachineFacts(8, roofline=roofline, dispatch_ms=0.01)
     profile = load_profile(machine_profile or default_profile_name())
-    block, roofline = this_machine_block(), Roofline.of(profile, threads) if profile.kind == "cpu" else None
-    costs = profile.convolution
+    block = profile.channel_block.fp32 if machine_profile else this_machine_block()
+    roofline, costs = Roofline.of(profile, threads) if profile.kind == "cpu" else None, profile.convolution
     if target != "cpu" or costs is None:
         return MachineFacts(block, threads, roofline=roofline)
     # The table is of ONNX Runtime's kernels.
-    facts = MachineFacts(block, threads, "", costs.off_block_rate, costs.rates, roofline)
-    blocked = platform.machine().lower() in ("x86_64", "amd64")
-    return replace(facts, off_block="the runtime falls back to im2col" if blocked else MachineFacts.off_block)
+    facts = MachineFacts(
+        block, threads, off_block_rate=costs.off_block_rate, filter_rates=costs.rates, roofline=roofline
+    )
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        facts = replace(facts, off_block="the runtime falls back to im2col", layout_channels=LAYOUT_CHANNELS)
+    return facts
 
 
 def check_same_shapes(dense: ModelProto, pruned: ModelProto, *, where: object = "") -> None:
