@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from edgeprune.bundle import ParityRecord
 from edgeprune.errors import GateError
-from edgeprune.runners.ort import OrtRunner, RunOptions
+from edgeprune.runners.base import RunOptions
+from edgeprune.runners.ort import OrtRunner
 
 TOLERANCE = 1e-4
 """On max_rel, float32."""

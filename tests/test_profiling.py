@@ -31,7 +31,7 @@ from edgeprune.profiling.profiler import Pair, ProfileOptions, load_profile_resu
 from edgeprune.profiling.result import Drift
 from edgeprune.profiling.setup import Batch, random_feeds
 from edgeprune.profiling.subject import Subject
-from edgeprune.runners.ort import NodeTime
+from edgeprune.runners.base import NodeTime
 
 QUICK = ProfileOptions(warmup=1, iterations=6, interval=0)
 MACHINE = MachineFacts(16)

@@ -8,7 +8,9 @@ from onnx import numpy_helper, parser
 
 from edgeprune.errors import InputError
 from edgeprune.runners.base import RunOptions
-from edgeprune.runners.ort import OrtRunner, pinned, target_state
+from edgeprune.runners.cores import pinned
+from edgeprune.runners.ort import OrtRunner
+from edgeprune.runners.ort_providers import target_state
 
 CHANNELS = 16
 

@@ -186,14 +186,14 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_a_provider_without_its_device_or_libraries_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [t.provider for t in ort.TARGETS.values()])
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [t.provider for t in ort_providers.TARGETS.values()])
     monkeypatch.setattr(ort_providers, "machine_has_nvidia_gpu", lambda: False)
     for target in ("cuda", "tensorrt"):
-        assert ort.target_state(target).reason == "needs an NVIDIA GPU and its driver"
+        assert ort_providers.target_state(target).reason == "needs an NVIDIA GPU and its driver"
     monkeypatch.setattr(ort_providers, "machine_has_nvidia_gpu", lambda: True)
     monkeypatch.setattr(ort_providers, "_can_load", lambda library: False)
-    assert "libnvinfer.so.10 cannot be loaded" in ort.target_state("tensorrt").reason
-    assert ort.target_state("cuda").available
+    assert "libnvinfer.so.10 cannot be loaded" in ort_providers.target_state("tensorrt").reason
+    assert ort_providers.target_state("cuda").available
 
 
 def test_an_nvidia_driver_is_found_on_every_kind_of_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from edgeprune.profiling.measurement import Measurement, interleave
 from edgeprune.profiling.profiler import TimedOrtRunner
 from edgeprune.profiling.setup import random_feeds
 from edgeprune.runners.base import Feeds, RunOptions
-from edgeprune.runners.ort import NodeRecorder, pinned
+from edgeprune.runners.cores import pinned
+from edgeprune.runners.ort_profile import NodeRecorder
 
 REORDERS = ""
 """Under what a stopwatch gives all reordering of data together."""

@@ -15,7 +15,8 @@ from edgeprune.errors import InputError
 from edgeprune.onnx_files.model import TensorSpec
 from edgeprune.partitioning.manifest import Stage, load_partition
 from edgeprune.runners.base import Array, Feeds, RunOptions
-from edgeprune.runners.ort import OrtRunner, check_feeds
+from edgeprune.runners.feeds import check_feeds
+from edgeprune.runners.ort import OrtRunner
 
 
 @dataclass(frozen=True)

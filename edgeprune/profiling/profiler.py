@@ -30,7 +30,8 @@ from edgeprune.profiling.result import ProfileResult, Result, Settings, load_pro
 from edgeprune.profiling.setup import Batch, Pair, ProfiledRunner, ProfileOptions, Which, is_gpu, random_feeds
 from edgeprune.profiling.subject import Subject
 from edgeprune.runners import registry
-from edgeprune.runners.ort import TimedOrtRunner, check_cores, pinned
+from edgeprune.runners.cores import check_cores, pinned
+from edgeprune.runners.ort import TimedOrtRunner
 
 if TYPE_CHECKING:
     from torch import nn

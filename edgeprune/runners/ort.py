@@ -21,20 +21,7 @@ from edgeprune.runners.cores import check_cores, pinned
 from edgeprune.runners.feeds import check_feeds, shape_text
 from edgeprune.runners.node_names import NodeNames
 from edgeprune.runners.ort_profile import NodeRecorder
-from edgeprune.runners.ort_providers import TARGETS, check_available, provider_error, providers, start, target_state
-
-__all__ = [
-    "TARGETS",
-    "NodeRecorder",
-    "NodeTime",
-    "OrtRunner",
-    "RunOptions",
-    "TimedOrtRunner",
-    "as_model",
-    "check_feeds",
-    "pinned",
-    "target_state",
-]
+from edgeprune.runners.ort_providers import TARGETS, check_available, provider_error, providers, start
 
 _NUMPY_TYPES = {
     "tensor(float)": "float32",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from edgeprune.devices.device_profile import is_importable, machine_has_half_arithmetic, machine_has_nvidia_gpu
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.precision.formats import PRECISIONS, Precision
-from edgeprune.runners import ort
+from edgeprune.runners import ort, ort_providers
 from edgeprune.runners.base import RunOptions, TargetState
 from edgeprune.runners.gpu import check_tf32
 from edgeprune.runners.ort_device import DeviceOrtRunner
@@ -131,14 +131,14 @@ def require_source(name: str, source: Source) -> None:
 
 
 def _onnx_runtime(name: str, precisions: tuple[Precision, ...], *, tells_layers: bool, symmetric: bool) -> Target:
-    on_gpu = ort.TARGETS[name].needs_gpu
+    on_gpu = ort_providers.TARGETS[name].needs_gpu
 
     def open_here(source: Source, options: OpenOptions) -> ProfiledRunner:
         kind = DeviceOrtRunner if on_gpu else ort.TimedOrtRunner
         return kind(source.model, options.run, target=name, precision=options.precision)
 
     def state() -> TargetState:
-        return ort.target_state(name)
+        return ort_providers.target_state(name)
 
     return Target(name, state, open_here, precisions, tells_layers=tells_layers, symmetric=symmetric)
 

@@ -40,7 +40,8 @@ from edgeprune.profiling.profiler import TimedOrtRunner
 from edgeprune.profiling.setup import random_feeds
 from edgeprune.pruning.network import NetworkSource, load_network
 from edgeprune.runners.base import RunOptions
-from edgeprune.runners.ort import NodeRecorder, pinned
+from edgeprune.runners.cores import pinned
+from edgeprune.runners.ort_profile import NodeRecorder
 
 DENSE, PLANNED, LOWERED = "dense", "as planned", "predicted forms"
 QUICK = (

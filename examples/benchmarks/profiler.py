@@ -43,7 +43,7 @@ from edgeprune.profiling.measurement import interleave
 from edgeprune.profiling.profiler import TimedOrtRunner
 from edgeprune.profiling.result import Environment, Result
 from edgeprune.profiling.setup import ProfileOptions, random_feeds
-from edgeprune.runners.ort import pinned
+from edgeprune.runners.cores import pinned
 
 TARGETS = {"repeatability": 0.05, "agreement": 0.05, "cost": 0.02}
 AGREED = ("speed-up", "dense latency", "pruned latency")
