@@ -172,6 +172,12 @@ def test_a_device_without_enough_memory_is_an_error_of_the_input(error: Exceptio
         raise error
 
 
+def test_where_no_batch_was_chosen_none_is_to_blame() -> None:
+    words = "target cuda: not enough memory: .*free memory of the device"
+    with pytest.raises(InputError, match=words), memory_checked("cuda"):
+        raise MemoryError("out of memory")
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     with pytest.raises(ZeroDivisionError), memory_checked("cpu", 1):
         raise ZeroDivisionError("in a room")

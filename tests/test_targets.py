@@ -186,7 +186,9 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_a_provider_without_its_device_or_libraries_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [t.provider for t in ort_providers.TARGETS.values()])
+    monkeypatch.setattr(
+        "onnxruntime.get_available_providers", lambda: [t.provider for t in ort_providers.TARGETS.values()]
+    )
     monkeypatch.setattr(ort_providers, "machine_has_nvidia_gpu", lambda: False)
     for target in ("cuda", "tensorrt"):
         assert ort_providers.target_state(target).reason == "needs an NVIDIA GPU and its driver"

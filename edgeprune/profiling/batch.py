@@ -129,8 +129,9 @@ def is_settled(measured: Mapping[str, Measurement], options: ProfileOptions) -> 
 
 
 @contextmanager
-def memory_checked(target: str, batch: int) -> Iterator[None]:
-    """Whatever a runtime says when it runs out of memory in this block, as an InputError."""
+def memory_checked(target: str, batch: int = 0) -> Iterator[None]:
+    """Whatever a runtime says when it runs out of memory in this block, as an InputError. Batch 0: of no size that the
+    user chose."""
     try:
         yield
     except Exception as error:  # runtimes share no base class for it
@@ -138,7 +139,7 @@ def memory_checked(target: str, batch: int) -> Iterator[None]:
             raise
         raise InputError(
             f"not enough memory: {first_line(error)}",
-            where=f"target {target}, batch {batch}",
+            where=f"target {target}{f', batch {batch}' if batch else ''}",
             remedy="pass a smaller --batch-size" if batch > 1 else "free memory of the device, or choose another one",
         ) from error
 

@@ -25,6 +25,7 @@ from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.precision.formats import Precision, PrecisionRecord, tolerance
 from edgeprune.precision.half import to_half
 from edgeprune.precision.quantization import to_int8
+from edgeprune.profiling.batch import memory_checked
 from edgeprune.profiling.setup import ProfiledRunner, ProfileOptions, Which, random_feeds
 from edgeprune.runners import registry
 from edgeprune.runners.base import Feeds
@@ -124,10 +125,8 @@ def precise_models(
             names, expected = reference.input_names, _outputs(reference, samples)
         for name in wanted:
             file = files.get(name, networks)[which]
-            opened = registry.open_runner(
-                name, Source(file, modules.get(which), names), OpenOptions(run, precision, engines)
-            )
-            with closing(opened) as runner:
+            source, how = Source(file, modules.get(which), names), OpenOptions(run, precision, engines)
+            with memory_checked(name), closing(registry.open_runner(name, source, how)) as runner:
                 compared = compare(expected, _outputs(runner, samples), samples.labels)
             limit = tolerance(precision)
             records.append(
