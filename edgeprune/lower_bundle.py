@@ -65,7 +65,7 @@ def lower_into(stage: Path, manifest: Manifest, options: LowerOptions, tolerance
     else:
         dense = load_model(stage / bundles.DENSE_MODEL) if (stage / bundles.DENSE_MODEL).is_file() else None
         record = tune(plain, dense, profile, _as_fixed(options.tune, static_batch(plain)))
-    for text in (*_new_device(stage, record, layers, profile), *record.notes):
+    for text in _new_device(stage, record, layers, profile):
         progress.note(text)
     forms = {name: form for name, form in record.forms().items() if form != GROUPED}
     changes = bool(forms or record.pointwise)

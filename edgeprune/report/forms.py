@@ -59,6 +59,13 @@ def excess_sentence(record: LoweringRecord, manifest: Manifest) -> str:
     return f"As its layers are written it executes {f.count(executed)} MACs (dense: {f.count(manifest.macs.dense)})."
 
 
+def cache_sentence(record: LoweringRecord) -> str:
+    """Which times were measured by an earlier run, and how to measure them anew; empty if none was."""
+    counts = {"of layers in their forms": record.from_cache.forms, "of whole networks": record.from_cache.networks}
+    told = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return told and f"From the cache: {told}. `edgeprune tune --no-cache` measures all anew."
+
+
 def forms_section(record: LoweringRecord | None, manifest: Manifest, plan: Plan | None, folder: str) -> Section:
     """How the forms were chosen, what they compute and cost, and what to try; empty without a lowering."""
     blocks = tuple(_blocks(record, manifest, plan, folder)) if record else ()
