@@ -24,6 +24,7 @@ from edgeprune.methods import amounts, require_taken
 from edgeprune.methods.base import Budget, PruneRequest
 from edgeprune.partitioning.manifest import PartitionManifest
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
+from edgeprune.profiling.sweep import require_complete
 from edgeprune.pruning.network import Network
 from edgeprune.pruning.pruned import Pruned, PruneOptions, prune_network
 from edgeprune.training.settings import TrainSettings
@@ -180,8 +181,13 @@ def run(bundle: str | Path, inputs: NDArray[np.float32], *, threads: int = 1) ->
 def profile(
     bundle: str | Path, *, targets: Sequence[str] = ("cpu",), options: ProfileOptions | None = None
 ) -> ProfileResult:
-    """Measure a bundle's dense and pruned models in turn, and keep the result in it."""
-    return pipeline.profile(Path(bundle), None, tuple(targets), options or ProfileOptions())
+    """Measure a bundle's dense and pruned models in turn, and keep the result in it.
+
+    InputError if a target could not be measured; what could is kept all the same.
+    """
+    result = pipeline.profile(Path(bundle), None, tuple(targets), options or ProfileOptions())
+    require_complete(result)
+    return result
 
 
 def write_report(bundle: str | Path, *, formats: Sequence[str] = ("html", "md", "json")) -> list[Path]:

@@ -238,6 +238,13 @@ def finished_bundle(folder: Path, kept: Iterable[str]) -> Iterator[Path]:
         yield stage
 
 
+def copy_files(names: Iterable[str], source: Path, destination: Path) -> None:
+    """Copy files from folder to folder, those in folders inside of it, too."""
+    for name in names:
+        (destination / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, destination / name)
+
+
 def check_out(out: Path, *, overwrite: bool = False) -> None:
     """InputError if a bundle cannot be written to `out`; called before any long work."""
     if out.exists() and not out.is_dir():

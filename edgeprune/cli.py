@@ -38,6 +38,7 @@ from edgeprune.flags import (
     Switch,
     TrainFlags,
     TrainMethodFlags,
+    parse_input_size,
 )
 
 EXIT_BUG = 70
@@ -315,6 +316,7 @@ def profile(
     target: Annotated[str, Parameter(group=MEASURING)] = "cpu",
     threads: Annotated[str, Parameter(group=MEASURING)] = "1",
     batch_size: Annotated[str, Parameter(group=MEASURING)] = "1",
+    input_size: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     warmup: Annotated[Integer, Parameter(group=MEASURING)] = 10,
     iterations: Annotated[Integer, Parameter(group=MEASURING)] = 1000,
     interval: Annotated[float, Parameter(group=MEASURING)] = 0.02,
@@ -337,6 +339,7 @@ def profile(
 
     - `edgeprune profile out/ --threads 1,2 --batch-size 1,8`
     - `edgeprune profile pruned.onnx --baseline dense.onnx --target cpu`
+    - `edgeprune profile pruned.onnx --baseline dense.onnx --input-size 224,224` where height and width are dynamic
     - `edgeprune profile out/ --target cpu,openvino-native --precision int8 --data imagefolder:DIR`
     - `edgeprune profile out/ --device-profile raspberry-pi-5`
     - `edgeprune profile --calibrate -o my-machine.toml`
@@ -353,6 +356,8 @@ def profile(
         Threads inside one operation; several numbers, separated by commas, are each measured with every batch size.
     batch_size
         Batch sizes, separated by commas.
+    input_size
+        H,W or C,H,W of the input, for an ONNX file whose axes are dynamic, not the batch alone.
     warmup
         Runs of each model before measuring, at least: warm-up goes on until its times are steady.
     iterations
@@ -385,6 +390,7 @@ def profile(
     from edgeprune import pipeline, show
     from edgeprune.precision.formats import require_precise
     from edgeprune.profiling.profiler import ProfileOptions
+    from edgeprune.profiling.sweep import require_complete
 
     counts = _integers("--threads", threads)
     cores = _integers("--pin", pin) if pin else ()
@@ -414,6 +420,7 @@ def profile(
         machine_profile=machine_profile,
         seed=common.seed,
         precision=numbers.precision,
+        input_size=parse_input_size(input_size),
     )
     targets = tuple(name.strip() for name in target.split(","))
     devices = tuple(name.strip() for name in device_profile.split(",") if name.strip())
@@ -429,6 +436,7 @@ def profile(
     )
     show.profile(result)
     _write_json(common, result)
+    require_complete(result)
     require_precise(result.precisions)
 
 

@@ -171,7 +171,7 @@ class NetworkFlags:
     """Accept a checkpoint that lacks some tensors."""
 
     def source(self, checkpoint: Path | None, seed: int) -> NetworkSource:
-        from edgeprune.pruning.network import NetworkSource, parse_input_size
+        from edgeprune.pruning.network import NetworkSource
 
         if not self.arch and not (checkpoint is not None and checkpoint.is_dir()):  # a bundle says its own
             if checkpoint is not None and not checkpoint.exists():
@@ -186,6 +186,19 @@ class NetworkFlags:
             self.allow_partial,
             seed,
         )
+
+
+def parse_input_size(text: str) -> tuple[int, ...]:
+    """(H, W) or (C, H, W) from `H,W`, `C,H,W` or the same with `x` between; empty for an empty text."""
+    if not text:
+        return ()
+    try:
+        size = tuple(int(part) for part in text.lower().replace("x", ",").split(","))
+    except ValueError:
+        size = ()
+    if len(size) not in (2, 3) or min(size) < 1:
+        raise InputError(f"--input-size {text!r} is no size", expected="H,W or C,H,W, such as 224,224 or 3,224,224")
+    return size
 
 
 @Parameter(name="*", group=PRUNING)

@@ -9,10 +9,9 @@ What needs torch is imported inside the verbs that need it: the others also run 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -40,24 +39,20 @@ from edgeprune.partitioning.devices import load_devices
 from edgeprune.partitioning.executor import LocalExecutor
 from edgeprune.partitioning.manifest import PartitionManifest, write_partition
 from edgeprune.partitioning.partition import partition_model
-from edgeprune.plans.plan import load_plan
-from edgeprune.profiling.environment import current_environment
-from edgeprune.profiling.estimates import Estimate, estimate
-from edgeprune.profiling.precise_models import PreciseModels, is_converted, load_samples, precise_models
-from edgeprune.profiling.process import ProfileJob, run_apart
-from edgeprune.profiling.profiler import ProfileOptions, ProfileResult, Which, check_targets, profile_files
+from edgeprune.profiling.keeping import fetch_engines, keep, note_replaced, note_tuned_for_other
+from edgeprune.profiling.precise_models import is_converted
+from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
+from edgeprune.profiling.subject import Subject
+from edgeprune.profiling.sweep import Sweep
 from edgeprune.report import write_comparison, write_report
 from edgeprune.report.compared import Compared, differences
 from edgeprune.report.comparison import ChangeRecord, Gate, changes, regressions, unchecked
 from edgeprune.report.runs import read_runs
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
-from edgeprune.runners.registry import target_named
-from edgeprune.tuning.tuner import runtime_here
 from edgeprune.verify import TOLERANCE
 
 if TYPE_CHECKING:
-    from torch import nn
 
     from edgeprune.evaluation import EvalResult
     from edgeprune.exporting import DeployOptions
@@ -206,7 +201,7 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
         manifest = Manifest(bundles.SCHEMA_VERSION, metadata.version("edgeprune"))
     loaded = load_model(path)
     with bundles.new_bundle(out.folder, overwrite=out.overwrite) as stage:
-        _copy_files(names, model, stage)
+        bundles.copy_files(names, model, stage)
         if not names:
             (stage / bundles.MODEL).write_bytes(loaded.SerializeToString(deterministic=True))
         partition = _split_into(stage, loaded, options)
@@ -301,141 +296,25 @@ def profile(
     estimates for the devices of these profiles; the result is kept in a bundle, if it is one.
 
     In another precision than FP32 the networks are converted first, with `data` to calibrate and to compare on; a
-    bundle keeps these files, too.
+    bundle keeps these files, too. What could not be measured is in the result's `failures`; where that is everything,
+    the first error is raised.
     """
-    sweep = tuple(dict.fromkeys(thread_counts)) or (options.threads,)
-    RunOptions(min(sweep)).check()
-    replace(options, threads=max(sweep)).check()
-    check_targets(targets, options.precision)
-    profiles = [load_profile(name) for name in device_profiles]
+    sweep = Sweep.of(targets, options, thread_counts)
+    devices = [load_profile(name) for name in device_profiles]
     if data and options.precision == "fp32":
         raise InputError("--data is for other precisions", where="profile", remedy="pass --precision int8, or leave it")
-    bundle = bundles.open_bundle(model) if model.is_dir() else None
-    if bundle is not None and baseline is not None:
-        raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
-    if bundle is not None and bundle.has(bundles.LOWERING):
-        _note_tuned_for_other(load_lowering(bundle.path(bundles.LOWERING)), targets, options, sweep)
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as temporary:
-        folder = Path(temporary)
-        kept = bundle.manifest.files if bundle is not None else ()
-        _copy_files((n for n in kept if n.startswith(f"{bundles.ENGINES}/")), model, folder)
-        precise = _precise(model, baseline, targets, options, arch, data, folder)
-        result = _measure_each(model, baseline, targets, options, arch, sweep, precise, folder / bundles.ENGINES)
-        result = msgspec.structs.replace(result, estimates=_estimates(model, baseline, profiles, options, sweep))
-        if bundle is not None:
-            with bundles.updated_bundle(model) as stage:
-                _copy_files((p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()), folder, stage)
-                (stage / bundles.PROFILE).write_bytes(bundles.pretty_json(result))
-                bundles.write_manifest(stage, bundle.manifest)
+        sized, made = Path(temporary) / "sized", Path(temporary) / "made"
+        subject = Subject.of(model, baseline, arch).with_input_size(options.input_size, sized)
+        sweep.check(subject)
+        estimates = sweep.estimates(subject, devices)
+        note_tuned_for_other(subject, sweep)
+        note_replaced(subject, sweep, devices)
+        engines = fetch_engines(subject, made)
+        precise = sweep.convert(subject, data, made, engines)
+        result = msgspec.structs.replace(sweep.measure(subject, precise, engines), estimates=estimates)
+        keep(subject, result, made)
     return result
-
-
-def _copy_files(names: Iterable[str], source: Path, destination: Path) -> None:
-    for name in names:
-        (destination / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, destination / name)
-
-
-def measure(job: ProfileJob) -> ProfileResult:
-    """One target with one number of threads, in this process; nothing is written."""
-    model, targets = Path(job.model), (job.target,)
-    files = {job.target: {which: Path(path) for which, path in job.files.items()}} if job.files else None
-    if not model.is_dir():
-        return profile_files(Path(job.baseline) if job.baseline else None, model, targets, job.options, files=files)
-    bundle = bundles.open_bundle(model)
-    modules = _torch_modules(bundle, job.arch) if target_named(job.target).runs == "module" else None
-    dense = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
-    notes = {e.name: e.note for e in load_plan(bundle.path(bundles.PLAN)).layers} if bundle.has(bundles.PLAN) else {}
-    lowering = load_lowering(bundle.path(bundles.LOWERING)) if bundle.has(bundles.LOWERING) else None
-    if lowering is not None:
-        notes |= dict.fromkeys(
-            lowering.pointwise, "written as a 1x1 convolution, with which the whole network was faster"
-        )
-    planned = bundle.path(bundles.PLAIN_MODEL) if bundle.has(bundles.PLAIN_MODEL) else None
-    engines = Path(job.engines) if job.engines else None
-    return profile_files(
-        dense, bundle.path(bundles.MODEL), targets, job.options, modules, notes, lowering, planned, files, engines
-    )
-
-
-def _precise(
-    model: Path,
-    baseline: Path | None,
-    targets: Sequence[str],
-    options: ProfileOptions,
-    arch: str,
-    data: str,
-    folder: Path,
-) -> PreciseModels:
-    """The networks in the options' precision, in `folder`."""
-    if options.precision == "fp32":
-        return PreciseModels()
-    networks: dict[Which, Path] = {"pruned": model} if baseline is None else {"dense": baseline, "pruned": model}
-    modules: dict[Which, nn.Module] = {}
-    if model.is_dir():
-        bundle = bundles.open_bundle(model)
-        networks = {"dense": bundle.path(bundles.DENSE_MODEL)} if bundle.has(bundles.DENSE_MODEL) else {}
-        networks["pruned"] = bundle.path(bundles.MODEL)
-        if any(target_named(name).runs == "module" for name in targets):
-            modules = _torch_modules(bundle, arch)
-    samples = load_samples(load_model(networks["pruned"]), data, options.seed)
-    return precise_models(networks, modules, targets, options, samples, folder, folder / bundles.ENGINES)
-
-
-def _measure_each(
-    model: Path,
-    baseline: Path | None,
-    targets: Sequence[str],
-    options: ProfileOptions,
-    arch: str,
-    sweep: Sequence[int],
-    precise: PreciseModels,
-    engines: Path,
-) -> ProfileResult:
-    """The results of all targets and thread counts, one process for each of them if that is asked."""
-    taken = []
-    for target in dict.fromkeys(targets):
-        files: dict[Which, str] = {which: str(path) for which, path in precise.files.get(target, {}).items()}
-        for count in sweep:
-            own = options.with_threads(count)
-            job = ProfileJob(str(model), str(baseline or ""), target, own, arch, files, str(engines))
-            taken.append(run_apart(job) if options.fresh_process else measure(job))
-    first = taken[0]
-    return msgspec.structs.replace(
-        first,
-        environment=msgspec.structs.replace(first.environment, threads=max(sweep)),
-        settings=msgspec.structs.replace(first.settings, pin=options.pin, fresh_process=options.fresh_process),
-        results=tuple(
-            msgspec.structs.replace(result, warnings=(*precise.warnings, *result.warnings))
-            for each in taken
-            for result in each.results
-        ),
-        precisions=precise.records,
-    )
-
-
-def _estimates(
-    model: Path,
-    baseline: Path | None,
-    profiles: Sequence[DeviceProfile],
-    options: ProfileOptions,
-    sweep: Sequence[int],
-) -> tuple[Estimate, ...]:
-    """One for every device, number of threads and batch size."""
-    if not profiles:
-        return ()
-    pruned = model
-    if model.is_dir():
-        bundle = bundles.open_bundle(model)
-        pruned = bundle.path(bundles.MODEL)
-        baseline = bundle.path(bundles.DENSE_MODEL) if bundle.has(bundles.DENSE_MODEL) else None
-    before, after = None if baseline is None else load_model(baseline), load_model(pruned)
-    return tuple(
-        estimate(before, after, device, batch, threads)
-        for device in profiles
-        for threads in sweep
-        for batch in options.batch_sizes
-    )
 
 
 def calibrate(out: Path, pin: tuple[int, ...] = ()) -> DeviceProfile:
@@ -451,31 +330,6 @@ def calibrate(out: Path, pin: tuple[int, ...] = ()) -> DeviceProfile:
         progress.note(f"{noisy} of {len(figures)} figures are noisy: close other programs and calibrate again")
     bundles.write_atomically(out, toml_text(found).encode())
     return load_profile(out.absolute())
-
-
-def _note_tuned_for_other(
-    lowering: LoweringRecord, targets: Sequence[str], options: ProfileOptions, sweep: Sequence[int]
-) -> None:
-    """A word to the user if the forms were measured on another machine or runtime, or for other threads or batches."""
-    if lowering.chosen_by != "measured":
-        return
-    here = current_environment(options.threads).cpu, runtime_here(lowering.target)
-    is_same = (lowering.device, lowering.runtime) == here and set(targets) == {lowering.target}
-    if not is_same or set(sweep) != {lowering.threads} or set(options.batch_sizes) != {lowering.batch_size}:
-        progress.note(
-            f"this bundle was tuned on {lowering.device}, {lowering.runtime}, threads {lowering.threads}, batch "
-            f"{lowering.batch_size}: run `edgeprune tune` to choose its layers' forms for what is measured here"
-        )
-
-
-def _torch_modules(bundle: Bundle, arch: str) -> dict[Which, nn.Module]:
-    """The bundle's two networks as torch runs them, folded like the ONNX files."""
-    from edgeprune.pruning.pruned import open_pruned
-    from edgeprune.rewriting.fold import fold
-
-    pruned = open_pruned(bundle, arch=arch)
-    example = pruned.network.example_input(2)
-    return {"dense": fold(pruned.network.model, example).module, "pruned": fold(pruned.model, example).module}
 
 
 def report(folder: Path, formats: Sequence[str]) -> list[Path]:

@@ -31,6 +31,7 @@ from edgeprune.onnx_files.macs import count_macs
 from edgeprune.onnx_files.model import check_model, load_model
 from edgeprune.plans.plan import LayerPlan, Plan
 from edgeprune.profiling.profiler import ProfileOptions, profile_files
+from edgeprune.profiling.subject import Subject
 
 CHANNELS, SIZE, CLASSES, GROUPS, KEPT = 32, 12, 10, 2, 16
 STEM, MIDDLE, LAST, HEAD = "stem", "layer1.0.conv1", "layer1.0.conv2", "fc"
@@ -148,7 +149,7 @@ def write_bundle(
     if profiled:
         options = ProfileOptions(warmup=1, iterations=9, batch_sizes=(1, 4))
         notes = {layer.name: layer.note for layer in plan(middle).layers}
-        measured = profile_files(dense, pruned, ("cpu",), options, notes=notes, lowering=lowered)
+        measured = profile_files(Subject(pruned, dense, None, lowered, notes), ("cpu",), options)
         (folder / PROFILE).write_bytes(pretty_json(measured))
     if partition:
         (folder / "partition.json").write_bytes(partition)

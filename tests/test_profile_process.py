@@ -19,21 +19,23 @@ import small_bundle as small
 from edgeprune import pipeline
 from edgeprune.errors import InputError
 from edgeprune.profiling import process as profile_process
+from edgeprune.profiling import sweep
 from edgeprune.profiling import worker as profile_worker
 from edgeprune.profiling.process import Failure, ProfileJob, Request, run_apart
 from edgeprune.profiling.setup import ProfileOptions
+from edgeprune.profiling.subject import Subject
 
 QUICK = ProfileOptions(warmup=1, iterations=4, interval=0, per_layer=False)
 
 
-def job(folder: Path, **changes: str) -> ProfileJob:
+def job(folder: Path) -> ProfileJob:
     dense, pruned = small.write_models(folder)
-    return msgspec.structs.replace(ProfileJob(str(pruned), str(dense), "cpu", QUICK), **changes)
+    return ProfileJob(Subject(pruned, dense), "cpu", QUICK)
 
 
 def test_a_job_measured_apart_is_the_same_job(tmp_path: Path) -> None:
     asked = job(tmp_path)
-    apart, here = run_apart(asked), pipeline.measure(asked)
+    apart, here = run_apart(asked), sweep.measure(asked)
     assert apart.settings == here.settings
     for name in ("target", "provider", "threads", "batch_size", "dense_macs", "pruned_macs"):
         assert getattr(apart.results[0], name) == getattr(here.results[0], name)
@@ -42,11 +44,12 @@ def test_a_job_measured_apart_is_the_same_job(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_the_input_is_said_as_if_measured_here(tmp_path: Path) -> None:
-    asked = job(tmp_path, baseline=str(tmp_path / "none.onnx"))
+    asked = job(tmp_path)
+    asked.subject.pruned.unlink()
     with pytest.raises(InputError) as apart:
         run_apart(asked)
     with pytest.raises(InputError) as here:
-        pipeline.measure(asked)
+        sweep.measure(asked)
     assert str(apart.value) == str(here.value)
 
 
@@ -112,9 +115,9 @@ def test_a_bug_comes_back_with_its_traceback(tmp_path: Path, monkeypatch: pytest
     def broken(job: ProfileJob) -> None:
         raise ZeroDivisionError("of the test")
 
-    monkeypatch.setattr(pipeline, "measure", broken)
+    monkeypatch.setattr(sweep, "measure", broken)
     request = Request(job(tmp_path), shows_progress=False)
-    (tmp_path / profile_process.JOB).write_bytes(msgspec.json.encode(request))
+    (tmp_path / profile_process.JOB).write_bytes(request.encoded())
     profile_worker.work(tmp_path)
     failure = msgspec.json.decode((tmp_path / profile_process.FAILURE).read_bytes(), type=Failure)
     assert isinstance(failure.error(), RuntimeError)
@@ -157,9 +160,9 @@ class TestSweeps:
 
         def apart(job: ProfileJob) -> object:
             jobs.append(job)
-            return pipeline.measure(job)
+            return sweep.measure(job)
 
-        monkeypatch.setattr(pipeline, "run_apart", apart)
+        monkeypatch.setattr(sweep, "run_apart", apart)
         dense, pruned = small.write_models(tmp_path)
         measured = pipeline.profile(pruned, dense, ("cpu", "cpu"), QUICK, thread_counts=(1, 2))
         assert [(job.target, job.options.threads) for job in jobs] == [("cpu", 1), ("cpu", 2)]
@@ -182,7 +185,7 @@ class TestSweeps:
         pin: tuple[int, ...],
         words: str,
     ) -> None:
-        monkeypatch.setattr(pipeline, "run_apart", lambda job: pytest.fail("measured"))
+        monkeypatch.setattr(sweep, "run_apart", lambda job: pytest.fail("measured"))
         dense, pruned = small.write_models(tmp_path)
         with pytest.raises(InputError, match=words):
             pipeline.profile(pruned, dense, targets, replace(QUICK, pin=pin), thread_counts=counts)

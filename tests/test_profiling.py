@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from edgeprune.profiling.measurement import Measurement
 from edgeprune.profiling.profiler import Pair, ProfileOptions, load_profile_result, profile_files, profile_runners
 from edgeprune.profiling.result import Drift
 from edgeprune.profiling.setup import Batch, random_feeds
+from edgeprune.profiling.subject import Subject
 from edgeprune.runners.ort import NodeTime
 
 QUICK = ProfileOptions(warmup=1, iterations=6, interval=0)
@@ -145,13 +146,13 @@ def test_a_layer_that_another_provider_ran_is_told() -> None:
 
 def test_raw_samples_are_kept_and_an_unsettled_measurement_says_so_with_its_interval(tmp_path: Path) -> None:
     dense, pruned = small.write_models(tmp_path)
-    (result,) = profile_files(dense, pruned, ("cpu",), replace(QUICK, interval=1e-9, per_layer=False)).results
+    (result,) = profile_files(Subject(pruned, dense), ("cpu",), replace(QUICK, interval=1e-9, per_layer=False)).results
     assert result.dense is not None
     assert len(result.dense.samples_ms) == len(result.pruned.samples_ms) == 6
     assert np.median(result.pruned.samples_ms) == pytest.approx(result.pruned.p50_ms, abs=1e-4)
     assert not result.pruned.settled
     assert any("not settled within 6 runs" in warning and "speed-up is" in warning for warning in result.warnings)
-    (fixed,) = profile_files(dense, pruned, ("cpu",), replace(QUICK, per_layer=False)).results
+    (fixed,) = profile_files(Subject(pruned, dense), ("cpu",), replace(QUICK, per_layer=False)).results
     assert fixed.pruned.settled, "no interval was asked"
 
 
@@ -219,7 +220,7 @@ def test_energy_is_that_of_what_the_target_runs_on(monkeypatch: pytest.MonkeyPat
 
 def test_profiles_of_former_versions_are_read(tmp_path: Path) -> None:
     dense, pruned = small.write_models(tmp_path)
-    data = msgspec.json.decode(msgspec.json.encode(profile_files(dense, pruned, ("cpu",), QUICK)))
+    data = msgspec.json.decode(msgspec.json.encode(profile_files(Subject(pruned, dense), ("cpu",), QUICK)))
     result = data["results"][0]
     for name in ("precision", "providers", "peak_memory_mb", "energy_mj", "dense_energy_mj", "copy_in_ms"):
         del result[name]
@@ -239,7 +240,7 @@ def test_profiles_of_former_versions_are_read(tmp_path: Path) -> None:
 
 def test_theory_comes_from_the_files_and_practice_from_the_runs(tmp_path: Path) -> None:
     dense, pruned = small.write_models(tmp_path)
-    measured = profile_files(dense, pruned, ("cpu",), replace(QUICK, batch_sizes=(1, 3)))
+    measured = profile_files(Subject(pruned, dense), ("cpu",), replace(QUICK, batch_sizes=(1, 3)))
     assert [result.batch_size for result in measured.results] == [1, 3]
     for result in measured.results:
         assert (result.target, result.provider, result.threads) == ("cpu", "CPUExecutionProvider", 1)
@@ -263,7 +264,7 @@ def test_theory_comes_from_the_files_and_practice_from_the_runs(tmp_path: Path) 
 def test_the_profile_has_the_keys_that_scripts_read(tmp_path: Path) -> None:
     dense, pruned = small.write_models(tmp_path)
     path = tmp_path / "profile.json"
-    path.write_bytes(msgspec.json.encode(profile_files(dense, pruned, ("cpu",), QUICK)))
+    path.write_bytes(msgspec.json.encode(profile_files(Subject(pruned, dense), ("cpu",), QUICK)))
     read = msgspec.json.decode(path.read_bytes())
     assert {"schema_version", "environment", "results"} <= set(read)
     assert {"cpu", "cores", "threads", "runtime_versions", "load_average", "flags", "platform", "date"} <= set(
@@ -299,7 +300,7 @@ def test_the_profile_has_the_keys_that_scripts_read(tmp_path: Path) -> None:
 
 def test_without_a_baseline_only_the_pruned_model_is_measured(tmp_path: Path) -> None:
     _, pruned = small.write_models(tmp_path)
-    (result,) = profile_files(None, pruned, ("cpu",), QUICK).results
+    (result,) = profile_files(Subject(pruned), ("cpu",), QUICK).results
     assert result.dense is None
     assert (result.theoretical_speedup, result.realistic_speedup, result.efficiency) == (None, None, None)
     assert result.layers[1].pruned_ms > 0
@@ -309,12 +310,12 @@ def test_without_a_baseline_only_the_pruned_model_is_measured(tmp_path: Path) ->
 def test_idle_threads_do_not_spin_since_both_models_stay_loaded(tmp_path: Path) -> None:
     assert not ProfileOptions(threads=2).run_options().spinning
     dense, pruned = small.write_models(tmp_path)
-    assert not profile_files(dense, pruned, ("cpu",), replace(QUICK, threads=2)).settings.spinning
+    assert not profile_files(Subject(pruned, dense), ("cpu",), replace(QUICK, threads=2)).settings.spinning
 
 
 def test_layers_can_be_left_out(tmp_path: Path) -> None:
     dense, pruned = small.write_models(tmp_path)
-    assert profile_files(dense, pruned, ("cpu",), replace(QUICK, per_layer=False)).results[0].layers == ()
+    assert profile_files(Subject(pruned, dense), ("cpu",), replace(QUICK, per_layer=False)).results[0].layers == ()
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:
@@ -341,9 +342,9 @@ def test_inputs_that_cannot_be_made_up_are_refused(spec: TensorSpec, batch: int,
 
 def test_a_fixed_batch_must_be_asked_for(tmp_path: Path) -> None:
     dense, pruned = small.write_models(tmp_path, batch=2)
-    assert profile_files(dense, pruned, ("cpu",), replace(QUICK, batch_sizes=(2,))).results[0].batch_size == 2
+    assert profile_files(Subject(pruned, dense), ("cpu",), replace(QUICK, batch_sizes=(2,))).results[0].batch_size == 2
     with pytest.raises(InputError, match="fixed batch of 2"):
-        profile_files(dense, pruned, ("cpu",), QUICK)
+        profile_files(Subject(pruned, dense), ("cpu",), QUICK)
 
 
 def test_a_baseline_with_other_inputs_is_refused(tmp_path: Path) -> None:
@@ -352,16 +353,16 @@ def test_a_baseline_with_other_inputs_is_refused(tmp_path: Path) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 14
     dense.write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match=r"takes float32 \(N, 3, 12, 14\); expected .* float32 \(N, 3, 12, 12\)"):
-        profile_files(dense, pruned, ("cpu",), QUICK)
+        profile_files(Subject(pruned, dense), ("cpu",), QUICK)
     with_classes = small.models()[0]
     with_classes.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
     dense.write_bytes(with_classes.SerializeToString())
     with pytest.raises(InputError, match=r"gives float32 \(N, 7\); expected what the pruned model gives"):
-        profile_files(dense, pruned, ("cpu",), QUICK)
+        profile_files(Subject(pruned, dense), ("cpu",), QUICK)
     model.graph.input.append(helper.make_tensor_value_info("extra", 1, [1]))
     dense.write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match="2 inputs"):
-        profile_files(dense, pruned, ("cpu",), QUICK)
+        profile_files(Subject(pruned, dense), ("cpu",), QUICK)
 
 
 @pytest.mark.parametrize(
@@ -383,7 +384,7 @@ def test_wrong_options_are_refused(
 ) -> None:
     dense, pruned = small.write_models(tmp_path)
     with pytest.raises(InputError, match=words):
-        profile_files(dense, pruned, targets, options)
+        profile_files(Subject(pruned, dense), targets, options)
 
 
 def test_layers_are_matched_by_name_else_by_order_else_not() -> None:
@@ -461,6 +462,18 @@ def test_profiling_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@dataclass(frozen=True)
+class WithModules(Subject):
+    """Loose files with the modules that they were made from."""
+
+    own: Mapping[Any, Any] = field(default_factory=dict)
+
+    def require_modules(self, target: str) -> None: ...
+
+    def modules(self) -> dict[Any, Any]:
+        return dict(self.own)
+
+
 class TestTorch:
     """The torch target."""
 
@@ -477,7 +490,9 @@ class TestTorch:
     def test_torch_modules_are_profiled_like_files(self, tmp_path: Path, modules: dict[str, Any]) -> None:
         dense, pruned = small.write_models(tmp_path)
         threads = modules["dense"].training, __import__("torch").get_num_threads()
-        (result,) = profile_files(dense, pruned, ("torch-cpu",), replace(QUICK, threads=1), modules).results
+        (result,) = profile_files(
+            WithModules(pruned, dense, own=modules), ("torch-cpu",), replace(QUICK, threads=1)
+        ).results
         assert (result.target, result.provider) == ("torch-cpu", "torch cpu")
         assert result.dense is not None
         assert result.realistic_speedup > 0
@@ -488,7 +503,9 @@ class TestTorch:
         record = small.lowering()
         small.write_lowering(tmp_path, record)
         plain = tmp_path / "plain.onnx"
-        results = profile_files(dense, pruned, ("cpu", "torch-cpu"), QUICK, modules, None, record, plain).results
+        results = profile_files(
+            WithModules(pruned, dense, plain, record, own=modules), ("cpu", "torch-cpu"), QUICK
+        ).results
         forms = [next(layer for layer in result.layers if layer.name == small.MIDDLE) for result in results]
         assert [form.lowering for form in forms] == ["dense", "grouped"]
         assert [form.executed_macs // form.macs for form in forms] == [2, 1]

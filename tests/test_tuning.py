@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from onnx import ModelProto
 
 from edgeprune import bundle as bundles
-from edgeprune import lower_bundle, pipeline
+from edgeprune import lower_bundle, pipeline, progress
 from edgeprune.cli import main
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import GateError, InputError
@@ -21,7 +21,10 @@ from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.forms import GROUPED
 from edgeprune.lowering.record import FromCache, load_lowering
 from edgeprune.onnx_files.model import check_model, load_model
+from edgeprune.profiling.keeping import note_tuned_for_other
 from edgeprune.profiling.profiler import ProfileOptions
+from edgeprune.profiling.subject import Subject
+from edgeprune.profiling.sweep import Sweep
 from edgeprune.runners.ort import OrtRunner
 from edgeprune.tuning import cache as cache_module
 from edgeprune.tuning import tuner
@@ -361,15 +364,13 @@ def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     said: list[str] = []
     folder = bundle(tmp_path)
     pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
-    monkeypatch.setattr(pipeline.progress, "note", said.append)
+    monkeypatch.setattr(progress, "note", said.append)
     pipeline.profile(folder, None, ("cpu",), QUICK)
     assert not [text for text in said if "was tuned on" in text]
     pipeline.profile(folder, None, ("cpu",), ProfileOptions(warmup=1, iterations=3, batch_sizes=(2,)))
     assert [text for text in said if "batch 1: run `edgeprune tune`" in text]
     said.clear()
-    pipeline._note_tuned_for_other(
-        load_lowering(folder / "lowering.json"), ("openvino-native",), ProfileOptions(), (1,)
-    )
+    note_tuned_for_other(Subject.of(folder), Sweep(("openvino-native",), (1,), ProfileOptions()))
     assert [text for text in said if "ONNX Runtime" in text and "run `edgeprune tune`" in text]
     record = json.loads((folder / "lowering.json").read_bytes()) | {"device": "another processor"}
     manifest = bundles.open_bundle(folder).manifest

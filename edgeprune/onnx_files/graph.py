@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,29 @@ def static_batch(model: ModelProto) -> int | None:
     first = [spec.shape[0] for spec in input_specs(model) if spec.shape]
     fixed = [size for size in first if isinstance(size, int)]
     return fixed[0] if fixed and len(fixed) == len(first) else None
+
+
+def with_input_size(model: ModelProto, size: Sequence[int], *, where: object = "ONNX model") -> ModelProto:
+    """The model with every axis of its inputs fixed but the batch; `size` is that of the last axes, as (H, W) or
+    (C, H, W). The model itself where no axis is dynamic.
+
+    InputError if the size contradicts an axis that is fixed already, or leaves one dynamic.
+    """
+    specs = [spec for spec in input_specs(model) if spec.shape]
+    unsized = {spec.name: spec for spec in specs if _dynamic_axes(spec)}
+    named: dict[int | str | None, int] = {}
+    for spec in unsized.values() or specs[:1]:
+        _check_input_size(spec, size, named, where)
+    if not unsized:
+        return model
+    sized = ModelProto()
+    sized.CopyFrom(model)
+    for value in sized.graph.input:
+        if value.name in unsized:
+            dims = value.type.tensor_type.shape.dim
+            for dim, given in zip(dims[-len(size) :], size, strict=True):
+                dim.dim_value = given
+    return sized
 
 
 def constants(model: ModelProto) -> dict[str, TensorProto]:
@@ -118,6 +141,34 @@ def fresh_name(base: str, taken: set[str]) -> str:
         name = f"{base}_{number}"
     taken.add(name)
     return name
+
+
+def _dynamic_axes(spec: TensorSpec) -> list[int]:
+    """Axes without a size, the batch aside."""
+    return [axis for axis in range(1, len(spec.shape)) if not isinstance(spec.shape[axis], int)]
+
+
+def _check_input_size(spec: TensorSpec, size: Sequence[int], named: dict[int | str | None, int], where: object) -> None:
+    """InputError unless the size fits the input and leaves no axis of it dynamic; `named` collects the sizes by the
+    names of the axes."""
+    rank, given = len(spec.shape), ",".join(map(str, size))
+    shape = ", ".join("?" if dim is None else str(dim) for dim in spec.shape)
+    last = list(zip(spec.shape[-len(size) :], size, strict=False)) if size else []
+    if len(size) >= rank or any(dim not in (None, value) for dim, value in last if not isinstance(dim, str)):
+        raise InputError(
+            f"--input-size {given} contradicts input {spec.name!r} of shape ({shape})",
+            where=where,
+            expected="sizes of its dynamic axes, and its own for the others",
+            remedy="leave --input-size out, or export the network with that size",
+        )
+    unsized = [axis for axis in _dynamic_axes(spec) if axis < rank - len(size)]
+    if unsized or any(named.setdefault(dim, value) != value for dim, value in last if isinstance(dim, str)):
+        raise InputError(
+            f"input {spec.name!r} has dynamic axes beside the batch: ({shape})",
+            where=where,
+            expected="a size for each, the same for those of the same name",
+            remedy="pass --input-size H,W or C,H,W",
+        )
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

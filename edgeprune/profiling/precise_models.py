@@ -18,6 +18,7 @@ from onnx import ModelProto
 
 from edgeprune import progress
 from edgeprune.arrays import load_array
+from edgeprune.bundle import DENSE_MODEL, MODEL
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.graph import input_specs, output_specs, static_batch
 from edgeprune.onnx_files.model import load_model, save_onnx
@@ -113,7 +114,7 @@ def precise_models(
     precision, run = options.precision, options.run_options()
     wanted = {name: registry.require(name, precision) for name in targets}
     files: dict[str, dict[Which, Path]] = {
-        name: {which: _converted(path, target, precision, samples, folder) for which, path in networks.items()}
+        name: {which: _converted(path, which, target, precision, samples, folder) for which, path in networks.items()}
         for name, target in wanted.items()
         if target.is_given(precision)
     }
@@ -180,10 +181,12 @@ def is_converted(name: str) -> bool:
     return re.fullmatch(r"\w+\.(fp16|int8|int8-symmetric)\.onnx", name) is not None
 
 
-def _converted(path: Path, target: Target, precision: Precision, samples: Samples, folder: Path) -> Path:
-    """The file in the precision; the same for targets that want the same."""
+def _converted(path: Path, which: Which, target: Target, precision: Precision, samples: Samples, folder: Path) -> Path:
+    """The file in the precision; the same for targets that want the same. Named as in a bundle: two loose files may
+    have the same name."""
     symmetric = precision == "int8" and target.symmetric
-    place = folder / f"{path.stem}.{precision}{'-symmetric' if symmetric else ''}.onnx"
+    stem = Path(DENSE_MODEL if which == "dense" else MODEL).stem
+    place = folder / f"{stem}.{precision}{'-symmetric' if symmetric else ''}.onnx"
     if not place.exists():
         model = load_model(path)
         progress.note(f"converting {path.name} to {precision}")

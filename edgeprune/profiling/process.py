@@ -22,7 +22,8 @@ import msgspec
 from edgeprune import progress
 from edgeprune.errors import InputError
 from edgeprune.profiling.result import ProfileResult
-from edgeprune.profiling.setup import ProfileOptions, Which
+from edgeprune.profiling.setup import ProfileOptions
+from edgeprune.profiling.subject import Subject
 
 JOB, RESULT, FAILURE = "job.json", "result.json", "failure.json"
 INTERRUPTED = 130  # as shells report it
@@ -31,17 +32,10 @@ INTERRUPTED = 130  # as shells report it
 class ProfileJob(msgspec.Struct, frozen=True):
     """One target with one thread count."""
 
-    model: str
-    """A bundle's folder, or an ONNX file."""
-    baseline: str
-    """The dense ONNX file; empty if there is none, or a bundle brings its own."""
+    subject: Subject
     target: str
     options: ProfileOptions
-    arch: str = ""
-    """For a bundle whose architecture is the user's own file."""
-    files: dict[Which, str] = {}
-    """The networks in the options' precision, where the target does not run those of the bundle."""
-    engines: str = ""
+    engines: Path | None = None
     """Folder of what runtimes built for this device, which they use again."""
 
 
@@ -67,16 +61,22 @@ class Request(msgspec.Struct, frozen=True):
     job: ProfileJob
     shows_progress: bool
 
+    def encoded(self) -> bytes:
+        return msgspec.json.encode(self, enc_hook=str)  # JSON has no type for paths
+
+    @staticmethod
+    def decoded(data: bytes) -> Request:
+        return msgspec.json.decode(data, type=Request, dec_hook=lambda kind, text: kind(text))
+
 
 def run_apart(job: ProfileJob) -> ProfileResult:
-    """The result of `pipeline.measure` for this job, out of a process of its own.
+    """The result of `sweep.measure` for this job, out of a process of its own.
 
     InputError as there, or if the process was ended from outside (mostly: for the memory that it took).
     """
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as text:
         folder = Path(text)
-        request = Request(job, progress.is_shown())
-        (folder / JOB).write_bytes(msgspec.json.encode(request))
+        (folder / JOB).write_bytes(Request(job, progress.is_shown()).encoded())
         # The same modules as here, wherever they came from; -P: and not the working directory's, if it was not there.
         paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         command = [sys.executable, "-P", "-m", "edgeprune.profiling.worker", str(folder)]

@@ -1,8 +1,8 @@
 """Measure dense and pruned beside each other, and put the realistic speed-up beside the theoretical one.
 
 Both models run in turn in one loop, on the same inputs, with the same threads. MACs come from the ONNX files, so that
-what is promised is what the files hold. Everything is measured in the calling process; `pipeline.profile` starts one
-for each target and thread count.
+what is promised is what the files hold. Everything is measured in the calling process; `sweep` starts one for each
+target and thread count.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from edgeprune import progress
 from edgeprune.devices.device_profile import default_profile_name, load_profile, this_machine_block
 from edgeprune.devices.roofline import Roofline
 from edgeprune.errors import InputError
-from edgeprune.lowering.record import LoweringRecord
 from edgeprune.onnx_files.graph import TensorSpec, input_specs, output_specs
-from edgeprune.onnx_files.model import load_model
 from edgeprune.precision.formats import Precision
 from edgeprune.profiling.batch import measure_batch, memory_checked
 from edgeprune.profiling.causes import MachineFacts
 from edgeprune.profiling.environment import current_environment
 from edgeprune.profiling.result import ProfileResult, Result, Settings, load_profile_result
-from edgeprune.profiling.setup import Batch, Pair, ProfiledRunner, ProfileOptions, Which, is_gpu
+from edgeprune.profiling.setup import Batch, Pair, ProfiledRunner, ProfileOptions, Which, is_gpu, random_feeds
+from edgeprune.profiling.subject import Subject
 from edgeprune.runners import registry
-from edgeprune.runners.ort import TimedOrtRunner, pinned
+from edgeprune.runners.ort import TimedOrtRunner, check_cores, pinned
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,46 +49,21 @@ MakeRunner = Callable[[Which], ProfiledRunner]
 
 
 def profile_files(
-    dense: Path | None,
-    pruned: Path,
-    targets: Sequence[str],
-    options: ProfileOptions,
-    torch_modules: Mapping[Which, nn.Module] | None = None,
-    notes: Mapping[str, str] | None = None,
-    lowering: LoweringRecord | None = None,
-    planned: Path | None = None,
-    files: Mapping[str, Mapping[Which, Path]] | None = None,
-    engines: Path | None = None,
+    subject: Subject, targets: Sequence[str], options: ProfileOptions, engines: Path | None = None
 ) -> ProfileResult:
-    """Measure two ONNX files (or one, without a baseline) on every target, with every batch size.
+    """Measure a subject's networks (or the one, without a baseline) on every target, with every batch size.
 
-    The torch targets run `torch_modules`, which must be the same networks. `notes` are the plan's, by layer; `lowering`
-    tells the forms of grouped layers in `pruned`, and `planned` is the network without them, as torch runs it. `files`
-    are the same networks in the options' precision, by target, where it does not run the others. In `engines` a runtime
-    may keep what it builds for this device.
-    InputError if a target cannot be used, the two models take different inputs, or a batch size does not fit them: all
-    before anything is measured.
+    In `engines` a runtime may keep what it builds for this device. InputError as `check_measurable`, and what runtimes
+    refuse.
     """
-    options.check()
-    macs = lowering.planned_macs() if lowering else {}
-    kinds = {layer.name: layer.kind for layer in lowering.layers} if lowering else {}
-    pair = Pair(None if dense is None else load_model(dense), load_model(pruned), notes or {}, macs, kinds)
-    as_planned = pair if planned is None else Pair(pair.dense, load_model(planned), pair.notes)
-    given: dict[Which, Path] = {"dense": dense or pruned, "pruned": pruned}
-    makers = {
-        target: _maker(target, (files or {}).get(target, given), pair, options, torch_modules, engines)
-        for target in targets
-    }
-    if pair.dense is not None:
-        check_same_shapes(pair.dense, pair.pruned, where=dense)
+    check_measurable(subject, targets, options)
+    modules = subject.modules() if any(registry.target_named(name).runs == "module" for name in targets) else {}
     environment = current_environment(options.threads)
-    results = [
-        result
-        for target, make in makers.items()
-        for result in profile_runners(
-            make, as_planned if registry.TARGETS[target].runs == "module" else pair, target, options
-        )
-    ]
+    results = []
+    for target in targets:
+        pair = subject.pair_for(registry.target_named(target))
+        make = _maker(target, subject.files_for(target), pair, options, modules, engines)
+        results += profile_runners(make, pair, target, options)
     settings = Settings(
         options.warmup,
         options.iterations,
@@ -98,8 +72,27 @@ def profile_files(
         options.spinning,
         options.time_limit_s,
         options.interval,
+        input_size=options.input_size,
     )
     return ProfileResult(environment, settings, tuple(results))
+
+
+def check_measurable(subject: Subject, targets: Sequence[str], options: ProfileOptions) -> None:
+    """InputError for what can be known beforehand, before anything is measured: a target that cannot be used or does
+    not take these networks, models with different inputs or outputs, a batch size that does not fit them."""
+    options.check()
+    check_cores(options.pin)
+    check_targets(targets, options.precision)
+    for name in targets:
+        pair = subject.pair_for(registry.target_named(name))
+        if registry.target_named(name).runs == "module":
+            subject.require_modules(name)
+        machine = machine_facts(name, options.threads, options.machine_profile)
+        if pair.dense is not None:
+            check_same_shapes(pair.dense, pair.pruned, where=subject.dense)
+        for size in options.batch_sizes:
+            Batch.of(pair, name, size, machine, options.precision)
+        random_feeds(input_specs(pair.pruned), min(options.batch_sizes), options.seed)
 
 
 def profile_runners(make: MakeRunner, pair: Pair, target: str, options: ProfileOptions) -> list[Result]:
@@ -172,15 +165,14 @@ def _maker(
     files: Mapping[Which, Path],
     pair: Pair,
     options: ProfileOptions,
-    torch_modules: Mapping[Which, nn.Module] | None,
+    modules: Mapping[Which, nn.Module],
     engines: Path | None,
 ) -> MakeRunner:
-    """The factory of a target's runners; InputError if the target is unknown or cannot be used."""
-    registry.require(target, options.precision)
-    modules, names = torch_modules or {}, tuple(spec.name for spec in input_specs(pair.pruned))
-    sources: dict[Which, registry.Source] = {
-        which: registry.Source(path, modules.get(which), names) for which, path in files.items()
-    }
-    registry.require_source(target, sources["pruned"])
+    """The factory of a target's runners."""
+    names = tuple(spec.name for spec in input_specs(pair.pruned))
     how = registry.OpenOptions(options.run_options(), options.precision, engines)
-    return lambda which: registry.open_runner(target, sources[which], how)
+
+    def make(which: Which) -> ProfiledRunner:
+        return registry.open_runner(target, registry.Source(files[which], modules.get(which), names), how)
+
+    return make

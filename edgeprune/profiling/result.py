@@ -6,6 +6,7 @@ Times are milliseconds. A speed-up is dense / pruned, so that more than 1 is fas
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -57,6 +58,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Width of the 95% interval, as a share of the speed-up, at which measuring ended; 0: all iterations were run."""
     fresh_process: bool = False
     """Whether every target and thread count had a process of its own."""
+    input_size: tuple[int, ...] = ()
+    """Of the last axes of the input, where the networks leave them open."""
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -197,6 +200,17 @@ class Result(msgspec.Struct, frozen=True):
     """What to try next, the largest gain first."""
 
 
+class SweepFailure(msgspec.Struct, frozen=True):
+    """One target with one number of threads that has no results."""
+
+    target: str
+    threads: int
+    error: str
+    """One line."""
+    kind: Literal["input", "bug", "interrupted"] = "input"
+    """Whose fault it is: the user's input or machine, edgeprune's own, or nobody's: the user ended the sweep."""
+
+
 class ProfileResult(msgspec.Struct, frozen=True):
     """`profile.json`."""
 
@@ -207,6 +221,8 @@ class ProfileResult(msgspec.Struct, frozen=True):
     """How the networks in another precision than FP32 compare with it."""
     estimates: tuple[Estimate, ...] = ()
     """For devices that were asked for by their profile. Nothing of these was measured."""
+    failures: tuple[SweepFailure, ...] = ()
+    """What was asked for and could not be measured."""
     schema_version: int = SCHEMA_VERSION
 
 

@@ -83,6 +83,8 @@ class ProfileOptions:
     """Whether every target and thread count is measured in a process of its own (by `pipeline.profile`)."""
     precision: Precision = "fp32"
     """The number format that both models are run in."""
+    input_size: tuple[int, ...] = ()
+    """(H, W) or (C, H, W) for networks whose input has dynamic axes beside the batch."""
 
     def check(self) -> None:
         """InputError for values that make no sense on any machine."""
@@ -91,6 +93,9 @@ class ProfileOptions:
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             given = ",".join(map(str, self.batch_sizes)) or "is empty"
             raise InputError(f"--batch-size {given}", expected="1 or more", remedy="pass --batch-size 1")
+        if min(self.input_size, default=1) < 1:
+            given = ",".join(map(str, self.input_size))
+            raise InputError(f"--input-size {given}", expected="1 or more on each axis")
         if not 0 <= self.interval < 1:
             raise InputError(f"--interval {self.interval:g}", expected="a share from 0 to 1", remedy="try 0.02")
         if not self.time_limit_s > 0:

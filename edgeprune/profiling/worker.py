@@ -10,17 +10,18 @@ from pathlib import Path
 
 import msgspec
 
-from edgeprune import pipeline, progress
+from edgeprune import progress
 from edgeprune.errors import InputError
+from edgeprune.profiling import sweep
 from edgeprune.profiling.process import FAILURE, INTERRUPTED, JOB, RESULT, Failure, Request
 
 
 def work(folder: Path) -> None:
     """Measure the folder's job, and leave there what came of it."""
-    request = msgspec.json.decode((folder / JOB).read_bytes(), type=Request)
+    request = Request.decoded((folder / JOB).read_bytes())
     try:
         with progress.shown(request.shows_progress):
-            result = pipeline.measure(request.job)
+            result = sweep.measure(request.job)
     except InputError as error:
         failure = Failure(error.what, error.where, error.expected, error.remedy)
         (folder / FAILURE).write_bytes(msgspec.json.encode(failure))

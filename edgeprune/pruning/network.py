@@ -148,19 +148,6 @@ def load_tickets(folder: Path, network: Network) -> list[Ticket]:
     ]
 
 
-def parse_input_size(text: str) -> tuple[int, ...]:
-    """(H, W) or (C, H, W) from `H,W`, `C,H,W` or the same with `x` between; empty for an empty text."""
-    if not text:
-        return ()
-    try:
-        size = tuple(int(part) for part in text.lower().replace("x", ",").split(","))
-    except ValueError:
-        size = ()
-    if len(size) not in (2, 3) or min(size) < 1:
-        raise InputError(f"--input-size {text!r} is no size", expected="H,W or C,H,W, such as 224,224 or 3,224,224")
-    return size
-
-
 def layer_weights(model: nn.Module) -> dict[str, NDArray[np.float32]]:
     """The weight of every convolution and linear layer, by the layer's name."""
     return {name: layer.weight.detach().float().numpy() for name, layer in _layers(model).items()}
