@@ -53,7 +53,6 @@ from edgeprune.runners.ort import OrtRunner
 from edgeprune.verify import TOLERANCE
 
 if TYPE_CHECKING:
-
     from edgeprune.evaluation import EvalResult
     from edgeprune.exporting import DeployOptions
     from edgeprune.pruning.network import NetworkSource

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace as replace_options
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.forms import GROUPED
 from edgeprune.lowering.record import FromCache, load_lowering
 from edgeprune.onnx_files.model import check_model, load_model
+from edgeprune.profiling import profiler
 from edgeprune.profiling.keeping import note_tuned_for_other
 from edgeprune.profiling.profiler import ProfileOptions
 from edgeprune.profiling.subject import Subject
@@ -358,6 +360,24 @@ def test_profile_tells_planned_from_executed_macs_and_names_the_form(
     layer = next(layer for layer in found.layers if layer.name == small.MIDDLE)
     assert layer.lowering == "dense"
     assert layer.executed_macs == 2 * layer.macs
+
+
+def test_tuning_is_advised_where_the_bundle_was_not_tuned_for_just_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    asked: list[bool] = []
+    folder, here = bundle(tmp_path), replace_options(QUICK, fresh_process=False)
+    both = replace_options(here, batch_sizes=(1, 2))
+    monkeypatch.setattr(profiler, "advice", lambda result, *, may_tune: asked.append(may_tune) or ())
+    pipeline.profile(folder, None, ("cpu",), both)
+    assert asked == [True, True]
+    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    asked.clear()
+    pipeline.profile(folder, None, ("cpu",), both)
+    assert asked == [False, True]
+    asked.clear()
+    pipeline.profile(folder / "model.onnx", None, ("cpu",), here)
+    assert asked == [False], "only a bundle can be tuned"
 
 
 def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:

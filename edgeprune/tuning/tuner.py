@@ -77,6 +77,14 @@ def runtime_here(target: str) -> str:
         return name
 
 
+def is_tuned_for(record: LoweringRecord | None, target: str, threads: int, batch_size: int) -> bool:
+    """Whether forms were measured on this machine, in the runtime that is here, for just that use."""
+    if record is None or record.chosen_by != "measured":
+        return False
+    here = current_environment(threads).cpu, runtime_here(target), target, threads, batch_size
+    return here == (record.device, record.runtime, record.target, record.threads, record.batch_size)
+
+
 @dataclass(frozen=True)
 class TuneOptions:
     """How to tune."""
