@@ -46,7 +46,7 @@ from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweep import Sweep
 from edgeprune.report import write_comparison, write_report
 from edgeprune.report.compared import Compared, differences
-from edgeprune.report.comparison import ChangeRecord, Gate, changes, regressions, unchecked
+from edgeprune.report.comparison import ChangeRecord, Gate, changes, nothing_shared, regressions, unchecked
 from edgeprune.report.runs import read_runs
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
@@ -333,6 +333,9 @@ def calibrate(out: Path, pin: tuple[int, ...] = ()) -> DeviceProfile:
 
 def report(folder: Path, formats: Sequence[str]) -> list[Path]:
     """`edgeprune report`: the report files, written into the bundle; returns their paths."""
+    if folder.is_file():
+        remedy = "a profile.json is compared with other runs: edgeprune report OLD NEW"
+        raise InputError("is a file", where=folder, expected="a bundle", remedy=remedy)
     bundle = bundles.open_bundle(folder)
     with bundles.updated_bundle(folder) as stage:
         names = [path.name for path in write_report(folder, formats, into=stage)]
@@ -352,6 +355,8 @@ class CompareResult(msgspec.Struct, frozen=True):
     """What differs between the runs besides their figures."""
     not_compared: tuple[str, ...]
     """Settings that the baseline or the last run alone measured."""
+    nothing_shared: str
+    """A sentence where that is all of them; else empty."""
     regressions: tuple[str, ...]
     """What got worse in the last run by more than the gate accepts."""
 
@@ -374,7 +379,8 @@ def compare(paths: Sequence[Path], out: Path | None, formats: Sequence[str], gat
         write_comparison(compared, files)
     left_out = tuple(map(str, unchecked(runs[0], runs[-1])))
     changed = tuple(map(ChangeRecord.of, changes(runs[0], runs[-1])))
-    return CompareResult(tuple(map(str, files.values())), runs[0].name, changed, differences(runs), left_out, found)
+    told = differences(runs), left_out, nothing_shared(runs[0], runs[-1])
+    return CompareResult(tuple(map(str, files.values())), runs[0].name, changed, *told, found)
 
 
 def evaluate(model: Path, data: str, source: NetworkSource | None, batch_size: int, limit: int | None) -> EvalResult:

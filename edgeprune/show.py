@@ -121,6 +121,7 @@ def headline(bundle: Bundle) -> None:
 def lowering(record: LoweringRecord, bundle: Bundle) -> None:
     """The form of each layer beside what the others cost, and what whole networks took."""
     from edgeprune.lowering.forms import Form
+    from edgeprune.report.forms import choice_sentence
 
     forms = sorted({form for layer in record.layers for form in layer.costs}, key=Form.parse)
     rows = [
@@ -133,6 +134,8 @@ def lowering(record: LoweringRecord, bundle: Bundle) -> None:
         for network in record.networks
     ]
     table("Networks", ("network", "p50 ms", "speed-up", ""), networks)
+    if choice := choice_sentence(record):
+        _say(choice)
     headline(bundle)
 
 
@@ -283,10 +286,13 @@ def comparison(result: CompareResult) -> None:
         for c in result.changes
     ]
     names = ("target", "precision", "batch", "threads", "figure", "before", "after", "change", "")
-    table(f"the last run against {result.baseline}", names, rows)
+    if rows:
+        table(f"the last run against {result.baseline}", names, rows)
+    if result.nothing_shared:
+        _say(result.nothing_shared)
     for text in result.differences:
         _say(f"not alike: {text}")
-    for setting in result.not_compared:
+    for setting in () if result.nothing_shared else result.not_compared:
         _say(f"not compared, measured in one run only: {setting}")
     for path in result.files:
         _say(path)

@@ -169,6 +169,15 @@ def _slower(old: Run, new: Run, limit: float, figures: Sequence[str]) -> tuple[s
     )
 
 
+def nothing_shared(old: Run, new: Run) -> str:
+    """A sentence where the two runs have no setting in common, with what each of them measured; else nothing."""
+    if any(old.result(setting) and new.result(setting) for setting in all_settings((old, new))):
+        return ""
+    held = {run.name: f.some(list(map(str, all_settings((run,)))), between="; ") for run in (old, new)}
+    told = " ".join(f"{f.clean(name)} has {settings}." for name, settings in held.items())
+    return f"There is nothing to compare: the runs have no target, precision, batch size and threads in common. {told}"
+
+
 def unchecked(old: Run, new: Run) -> tuple[Setting, ...]:
     """Settings that one of the two runs alone measured."""
     return tuple(s for s in all_settings((old, new)) if (old.result(s) is None) != (new.result(s) is None))
