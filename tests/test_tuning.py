@@ -380,6 +380,19 @@ def test_tuning_is_advised_where_the_bundle_was_not_tuned_for_just_that(
     assert asked == [False], "only a bundle can be tuned"
 
 
+def test_tuning_with_the_profile_of_another_device_says_for_which_it_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    said: list[str] = []
+    folder = bundle(tmp_path)
+    monkeypatch.setattr(lower_bundle.progress, "note", said.append)
+    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    assert not [text for text in said if "measured on this machine" in text]
+    pipeline.tune(folder, LowerOptions("raspberry-pi-5", TuneOptions()))
+    (told,) = [text for text in said if "measured on this machine" in text]
+    assert "raspberry-pi-5 only gives the channel block of padded forms, 4," in told
+
+
 def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     said: list[str] = []
     folder = bundle(tmp_path)
