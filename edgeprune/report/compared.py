@@ -95,7 +95,7 @@ def shared_settings(compared: Compared) -> tuple[Setting, ...]:
 
 
 def verdict(one: Change | None) -> str:
-    """faster, slower, or not to be told apart."""
+    """better, worse, or within noise; a dash for a figure that one of the runs lacks."""
     if one is None:
         return f.NONE
     if not one.exceeds_noise:
