@@ -232,7 +232,7 @@ def test_layers_off_the_block_are_those_of_the_device_that_the_network_is_for(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("edgeprune.pruning.pruned.this_machine_block", lambda: 16)
-    flags = ("--groups", "4", "--rate", "0.5", "--set", "scheme=spectral", "--device-profile", "raspberry-pi-5")
+    flags = ("--groups", "4", "--set", "scheme=spectral", "--device-profile", "raspberry-pi-5")
     for verb, given in (("prune", (str(checkpoint), "--arch", "resnet8", *flags)), ("export", ("pruned", *flags[-2:]))):
         with monkeypatch.context() as there:
             there.chdir(tmp_path)
