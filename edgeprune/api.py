@@ -16,8 +16,7 @@ from edgeprune.bundle import Bundle, open_bundle
 from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.devices.device_profile import channel_block_for
 from edgeprune.errors import InputError
-from edgeprune.exporters.to_onnx import ExportOptions
-from edgeprune.exporting import DeployOptions
+from edgeprune.exporters.options import DeployOptions, ExportOptions
 from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.methods import amounts, require_taken
@@ -26,7 +25,8 @@ from edgeprune.partitioning.manifest import PartitionManifest
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.sweep import require_complete
 from edgeprune.pruning.network import Network
-from edgeprune.pruning.pruned import Pruned, PruneOptions, prune_network
+from edgeprune.pruning.options import PruneOptions
+from edgeprune.pruning.pruned import Pruned, prune_network
 from edgeprune.training.settings import TrainSettings
 from edgeprune.training_run import MethodChoice, train_network
 from edgeprune.tuning.cache import default_path
@@ -80,7 +80,9 @@ def prune(
         tuple(rates.items()),
         channel_block_for(align, device_profile),
     )
-    return prune_network(network, PruneOptions(method, request, assignments, Path(tickets) if tickets else None))
+    return prune_network(
+        network, PruneOptions(method, request, assignments, Path(tickets) if tickets else None, str(device_profile))
+    )
 
 
 def train(
@@ -122,7 +124,7 @@ def train(
         align=channel_block_for(align, device_profile),
     )
     images = load_data(data, split="train", input_shape=network.input_shape) if isinstance(data, str) else data
-    return train_network(network, images, training, MethodChoice(method, request, assignments))
+    return train_network(network, images, training, MethodChoice(method, request, assignments, str(device_profile)))
 
 
 def export(

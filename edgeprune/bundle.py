@@ -262,11 +262,29 @@ def check_out(out: Path, *, overwrite: bool = False) -> None:
             raise InputError(
                 "is not a bundle, so --overwrite will not replace it", where=out, remedy="choose another -o/--out"
             )
-    parent = _existing_parent(out)
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(
-            "the output folder cannot be written", where=out, remedy="choose a folder that you may write to"
-        )
+    _require_writable_beside(out, "choose a folder that you may write to")
+
+
+def check_file(path: Path) -> None:
+    """InputError if a file cannot be written there; called before any long work."""
+    parent = _existing_parent(path.parent)
+    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError("cannot be written", where=path, expected="a file in a folder that you may write to")
+
+
+def check_update(folder: Path) -> None:
+    """InputError if a bundle cannot be rewritten in its place; called before any long work."""
+    _require_writable_beside(folder, "copy the bundle to a folder that you may write to")
+
+
+def _require_writable_beside(out: Path, remedy: str) -> None:
+    """A bundle is staged beside its place. Permissions alone do not tell whether that can be: a file system may be
+    read-only, or full, or none to write to."""
+    try:
+        Path(tempfile.mkdtemp(prefix=".edgeprune-", dir=_existing_parent(Path(os.path.realpath(out)).parent))).rmdir()
+    except OSError as error:
+        what = f"cannot be written: the folder that it is in takes no new files ({error.strerror})"
+        raise InputError(what, where=out, remedy=remedy) from error
 
 
 def write_manifest(stage: Path, manifest: Manifest) -> Manifest:
@@ -347,7 +365,11 @@ def _publish(stage: Path, out: Path) -> None:
         # No atomic exchange here: the old bundle keeps its contents under the other name until the new one stands.
         old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
         out.rename(old)
-        stage.rename(out)
+        try:
+            stage.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from edgeprune import progress
-from edgeprune.errors import EdgepruneError, GateError, InputError, first_line
+from edgeprune.errors import EdgepruneError, GateError, InputError, UsageError, first_line
 from edgeprune.flags import (
     COMMON,
     DATA,
@@ -660,7 +660,7 @@ def _integers(flag: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{flag} {text!r} is no list of numbers", expected="such as 1 or 1,8") from None
+        raise UsageError(f"{flag} {text!r} is no list of integers", expected="such as 1 or 1,8") from None
 
 
 def _write_json(common: Common, value: Any) -> None:

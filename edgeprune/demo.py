@@ -15,12 +15,11 @@ from edgeprune import pipeline, progress
 from edgeprune.bundle import Bundle
 from edgeprune.datasets.images import load_data, normalised
 from edgeprune.errors import GateError
-from edgeprune.exporting import DeployOptions
+from edgeprune.exporters.options import DeployOptions
 from edgeprune.lower_bundle import LowerOptions
 from edgeprune.methods.base import PruneRequest
 from edgeprune.profiling.profiler import ProfileOptions
-from edgeprune.pruning.network import NetworkSource
-from edgeprune.pruning.pruned import DataOptions, PruneOptions
+from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
 from edgeprune.training.loop import RunFiles, TrainSettings, fit
 from edgeprune.zoo import build
 

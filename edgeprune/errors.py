@@ -30,6 +30,12 @@ class InputError(EdgepruneError):
         return " ".join("; ".join(parts).split())
 
 
+class UsageError(InputError):
+    """The command line cannot be read: what is no number, where one is asked for."""
+
+    exit_code = 2
+
+
 class Interrupted(KeyboardInterrupt):
     """The user stopped a run; the text says what is left of it."""
 

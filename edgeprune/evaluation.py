@@ -41,6 +41,8 @@ def evaluate(network: Network, data: Dataset, *, batch_size: int = 256, device: 
     fit the network's classes.
     """
     correct, total_loss = 0, 0.0
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size} is out of range", expected="1 or more")
     steps = math.ceil(len(data) / batch_size)
     sample, _ = next(batches(data, 2))
     with torch.inference_mode(), _as_function(network, sample, device) as run:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -19,38 +17,15 @@ from edgeprune import progress
 from edgeprune.arrays import load_array
 from edgeprune.bundle import GatherCount, Manifest, ParityRecord
 from edgeprune.errors import InputError
-from edgeprune.exporters.to_onnx import OLDEST_OPSET, ExportOptions, to_onnx
+from edgeprune.exporters.options import DeployOptions
+from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.lowering.gathers import count_gathers
 from edgeprune.onnx_files.model import save_onnx
 from edgeprune.pruning.network import environment
 from edgeprune.pruning.pruned import Pruned, save_pruned
 from edgeprune.rewriting.fold import fold
 from edgeprune.rewriting.rewrite import masked
-from edgeprune.verify import TOLERANCE, measure_parity, random_inputs, require_parity
-
-
-@dataclass(frozen=True)
-class DeployOptions:
-    """How to export."""
-
-    onnx: ExportOptions = field(default_factory=ExportOptions)
-    tolerance: float = TOLERANCE
-    """On the parity gate's max_rel."""
-    inputs: Path | None = None
-    """.npy with real inputs (N, C, H, W) for the parity gate."""
-    seed: int = 0
-
-    def check(self) -> None:
-        """InputError for values that cannot work; called before any long work."""
-        newest = onnx.defs.onnx_opset_version()
-        if not OLDEST_OPSET <= self.onnx.opset <= newest:
-            raise InputError(f"--opset {self.onnx.opset} is out of range", expected=f"{OLDEST_OPSET} to {newest}")
-        if not 0 < self.tolerance < 1:
-            raise InputError(
-                f"--tolerance {self.tolerance} is out of range", expected="above 0 and below 1, such as 1e-4"
-            )
-        if self.inputs is not None:
-            load_array(self.inputs)
+from edgeprune.verify import measure_parity, random_inputs, require_parity
 
 
 def export_into(stage: Path, pruned: Pruned, deploy: DeployOptions) -> Manifest:

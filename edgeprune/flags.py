@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,11 @@ from cyclopts import Group, Parameter, Token
 from edgeprune.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from edgeprune.exporting import DeployOptions
+    from edgeprune.exporters.options import DeployOptions
     from edgeprune.lower_bundle import LowerOptions
     from edgeprune.methods.base import PruneRequest
     from edgeprune.pipeline import Output, SplitOptions
-    from edgeprune.pruning.network import NetworkSource
-    from edgeprune.pruning.pruned import DataOptions, PruneOptions
+    from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
     from edgeprune.report.comparison import Gate
     from edgeprune.training_run import MethodChoice, TrainOptions
 
@@ -64,6 +64,12 @@ class Common:
     quiet: Switch = False
     """No progress bars and notes."""
 
+    def __post_init__(self) -> None:
+        if self.json is not None:  # written when all is done
+            from edgeprune.bundle import check_file
+
+            check_file(self.json)
+
 
 @Parameter(name="*", group=COMMON)
 @dataclass(frozen=True)
@@ -72,6 +78,11 @@ class Seeded(Common):
 
     seed: Integer = 0
     """Same seed and input, same plan and ONNX bytes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed} is negative", expected="0 or a positive integer")
 
 
 @Parameter(name="*", group=COMMON)
@@ -114,6 +125,8 @@ class CompareFlags:
         """InputError for a limit or a figure that cannot be read."""
         from edgeprune.report.comparison import FIGURES, Gate
 
+        if self.max_drop is not None and not math.isfinite(self.max_drop):
+            raise InputError(f"--max-drop {self.max_drop} is out of range", expected="points of top-1, such as 1.0")
         if not self.fail_on_regression:
             if self.regression_in != CompareFlags().regression_in:
                 raise InputError("--regression-in without a limit", remedy="pass --fail-on-regression 5%")
@@ -171,7 +184,7 @@ class NetworkFlags:
     """Accept a checkpoint that lacks some tensors."""
 
     def source(self, checkpoint: Path | None, seed: int) -> NetworkSource:
-        from edgeprune.pruning.network import NetworkSource
+        from edgeprune.pruning.options import NetworkSource
 
         if not self.arch and not (checkpoint is not None and checkpoint.is_dir()):  # a bundle says its own
             if checkpoint is not None and not checkpoint.exists():
@@ -273,11 +286,11 @@ class PruneFlags(MethodFlags):
 
     def options(self, seed: int) -> PruneOptions:
         from edgeprune.methods import require_taken
-        from edgeprune.pruning.pruned import PruneOptions
+        from edgeprune.pruning.options import PruneOptions
 
         require_taken(self.method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
         request = self.request(self.method, seed, self.groups, self.share_partitions)
-        return PruneOptions(self.method, request, self.set, self.tickets)
+        return PruneOptions(self.method, request, self.set, self.tickets, self.device_profile)
 
 
 @Parameter(name="*", group=PRUNING)
@@ -292,7 +305,7 @@ class TrainMethodFlags(MethodFlags):
         from edgeprune.training_run import MethodChoice
 
         if self.method:
-            return MethodChoice(self.method, self.request(self.method, seed), self.set)
+            return MethodChoice(self.method, self.request(self.method, seed), self.set, self.device_profile)
         if self != TrainMethodFlags():
             raise InputError("flags for a method, and no method", where="train", remedy="pass --method")
         return None
@@ -385,7 +398,7 @@ class DataFlags:
     """Gate: fail (exit 3) if top-1 falls by more points."""
 
     def options(self, seed: int) -> DataOptions:
-        from edgeprune.pruning.pruned import DataOptions
+        from edgeprune.pruning.options import DataOptions
 
         return DataOptions(
             data=self.data,
@@ -422,8 +435,7 @@ class ExportFlags:
     """Split the groups over N devices, or those in a TOML file."""
 
     def options(self, seed: int) -> DeployOptions:
-        from edgeprune.exporters.to_onnx import ExportOptions
-        from edgeprune.exporting import DeployOptions
+        from edgeprune.exporters.options import DeployOptions, ExportOptions
 
         onnx = ExportOptions(opset=self.opset, dynamic_batch=not self.static_batch)
         return DeployOptions(onnx, self.tolerance, self.parity_inputs, seed)

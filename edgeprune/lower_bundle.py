@@ -63,9 +63,14 @@ def lower_into(stage: Path, manifest: Manifest, options: LowerOptions, tolerance
     if options.tune is None:
         record = predict(layers, profile)
     else:
+        if profile != load_profile(default_profile_name()):
+            progress.note(
+                f"forms are measured on this machine and chosen for it: {profile.name} only gives the channel block of "
+                f"padded forms, {profile.channel_block.fp32}, and predicted forms to measure, too"
+            )
         dense = load_model(stage / bundles.DENSE_MODEL) if (stage / bundles.DENSE_MODEL).is_file() else None
         record = tune(plain, dense, profile, _as_fixed(options.tune, static_batch(plain)))
-    for text in (*_new_device(stage, record, layers, profile), *record.notes):
+    for text in _new_device(stage, record, layers, profile):
         progress.note(text)
     forms = {name: form for name, form in record.forms().items() if form != GROUPED}
     changes = bool(forms or record.pointwise)

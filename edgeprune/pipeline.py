@@ -46,7 +46,7 @@ from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweep import Sweep
 from edgeprune.report import write_comparison, write_report
 from edgeprune.report.compared import Compared, differences
-from edgeprune.report.comparison import ChangeRecord, Gate, changes, regressions, unchecked
+from edgeprune.report.comparison import ChangeRecord, Gate, changes, nothing_shared, regressions, unchecked
 from edgeprune.report.runs import read_runs
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
@@ -54,9 +54,9 @@ from edgeprune.verify import TOLERANCE
 
 if TYPE_CHECKING:
     from edgeprune.evaluation import EvalResult
-    from edgeprune.exporting import DeployOptions
-    from edgeprune.pruning.network import NetworkSource
-    from edgeprune.pruning.pruned import DataOptions, Pruned, PruneOptions
+    from edgeprune.exporters.options import DeployOptions
+    from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
+    from edgeprune.pruning.pruned import Pruned
     from edgeprune.training_run import TrainOptions, TrainOutcome
 
 
@@ -98,10 +98,11 @@ def train(source: NetworkSource, options: TrainOptions, out: Output) -> TrainOut
 
 def prune(source: NetworkSource, options: PruneOptions, data: DataOptions, out: Output) -> tuple[Bundle, Pruned]:
     """`edgeprune prune`: a bundle with the plan and the pruned weights."""
-    from edgeprune.exporting import manifest_of
+    for given in (out, source, options, data):
+        given.check()
+    from edgeprune.exporting import manifest_of  # torch: not before all that can be checked without it
     from edgeprune.pruning.pruned import save_pruned
 
-    out.check()
     pruned = _prune(source, options, data)
     with bundles.new_bundle(out.folder, overwrite=out.overwrite) as stage:
         save_pruned(pruned, stage)
@@ -122,10 +123,8 @@ def export(
     folder = source.checkpoint
     if folder is not None and folder.is_dir() and bundles.open_bundle(folder).has(bundles.PLAN):
         return export_bundle(folder, source.arch, data, deploy, lowering, split, out)
-    out.check()
-    deploy.check()
-    lowering.check()
-    split.check()
+    for given in (out, source, options, data, deploy, lowering, split):
+        given.check()
     pruned = _prune(source, options, data)
     return write_export(pruned, deploy, lowering, split, out), pruned
 
@@ -140,15 +139,12 @@ def export_bundle(
     out: Output,
 ) -> tuple[Bundle, Pruned]:
     """`edgeprune export DIR`: the same from a bundle that `prune` wrote."""
+    for given in (out, data, deploy, lowering, split):
+        given.check()
     from edgeprune.pruning.pruned import load_images, note_off_block, open_pruned, with_accuracy
 
-    out.check()
-    data.check()
-    deploy.check()
-    lowering.check()
-    split.check()
     opened = open_pruned(bundles.open_bundle(folder), arch=arch)
-    note_off_block(opened.plan, opened.graph)
+    note_off_block(opened.plan, opened.graph, lowering.device_profile)
     pruned = with_accuracy(opened, data, load_images(data, opened.network))
     return write_export(pruned, deploy, lowering, split, out), pruned
 
@@ -170,13 +166,10 @@ def write_export(
 
 
 def _prune(source: NetworkSource, options: PruneOptions, data: DataOptions) -> Pruned:
-    from edgeprune.methods import load_method, one_shot, parse_settings, wants_gradients
+    from edgeprune.methods import load_method, parse_settings, wants_gradients
     from edgeprune.pruning.network import load_network
     from edgeprune.pruning.pruned import load_images, prune_network, with_accuracy
 
-    data.check()
-    options.request.check()
-    one_shot(options.method)
     settings = parse_settings(options.method, options.assignments)
     network = load_network(source)
     images = load_images(data, network, calibrate=wants_gradients(load_method(options.method), settings))
@@ -266,6 +259,7 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
         raise InputError(
             "holds no ONNX model yet", where=folder, remedy=f"edgeprune export {folder} --tune -o OUT exports and tunes"
         )
+    bundles.check_update(folder)
     with bundles.updated_bundle(folder) as stage:
         for name in bundle.manifest.files:
             stale = name.startswith(("report.", f"{bundles.ENGINES}/")) or is_converted(name)
@@ -305,6 +299,8 @@ def profile(
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as temporary:
         sized, made = Path(temporary) / "sized", Path(temporary) / "made"
         subject = Subject.of(model, baseline, arch).with_input_size(options.input_size, sized)
+        if subject.bundle is not None:
+            bundles.check_update(model)
         sweep.check(subject)
         estimates = sweep.estimates(subject, devices)
         note_tuned_for_other(subject, sweep)
@@ -333,7 +329,11 @@ def calibrate(out: Path, pin: tuple[int, ...] = ()) -> DeviceProfile:
 
 def report(folder: Path, formats: Sequence[str]) -> list[Path]:
     """`edgeprune report`: the report files, written into the bundle; returns their paths."""
+    if folder.is_file():
+        remedy = "a profile.json is compared with other runs: edgeprune report OLD NEW"
+        raise InputError("is a file", where=folder, expected="a bundle", remedy=remedy)
     bundle = bundles.open_bundle(folder)
+    bundles.check_update(folder)
     with bundles.updated_bundle(folder) as stage:
         names = [path.name for path in write_report(folder, formats, into=stage)]
         bundles.write_manifest(stage, bundle.manifest)
@@ -352,6 +352,8 @@ class CompareResult(msgspec.Struct, frozen=True):
     """What differs between the runs besides their figures."""
     not_compared: tuple[str, ...]
     """Settings that the baseline or the last run alone measured."""
+    nothing_shared: str
+    """A sentence where that is all of them; else empty."""
     regressions: tuple[str, ...]
     """What got worse in the last run by more than the gate accepts."""
 
@@ -374,7 +376,8 @@ def compare(paths: Sequence[Path], out: Path | None, formats: Sequence[str], gat
         write_comparison(compared, files)
     left_out = tuple(map(str, unchecked(runs[0], runs[-1])))
     changed = tuple(map(ChangeRecord.of, changes(runs[0], runs[-1])))
-    return CompareResult(tuple(map(str, files.values())), runs[0].name, changed, differences(runs), left_out, found)
+    told = differences(runs), left_out, nothing_shared(runs[0], runs[-1])
+    return CompareResult(tuple(map(str, files.values())), runs[0].name, changed, *told, found)
 
 
 def evaluate(model: Path, data: str, source: NetworkSource | None, batch_size: int, limit: int | None) -> EvalResult:

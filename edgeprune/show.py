@@ -103,22 +103,26 @@ def trained(outcome: TrainOutcome) -> None:
 
 
 def headline(bundle: Bundle) -> None:
-    """The headline table of a bundle, and where it lies."""
+    """The headline table of a bundle, what to know of its layers' forms, and where its report lies."""
     from edgeprune.bundle import LOWERING, PROFILE
     from edgeprune.lowering.record import load_lowering
     from edgeprune.profiling.result import load_profile_result
+    from edgeprune.report.forms import cache_sentence
     from edgeprune.report.headline import headline_rows
 
     measured = load_profile_result(bundle.path(PROFILE)) if bundle.has(PROFILE) else None
     lowered = load_lowering(bundle.path(LOWERING)) if bundle.has(LOWERING) else None
     facts(str(bundle.folder), headline_rows(bundle.manifest, measured, lowered))
+    for text in filter(None, (cache_sentence(lowered), *lowered.notes) if lowered else ()):
+        _say(text)
     if bundle.has("report.html"):
-        _console().print(f"Report: {bundle.folder / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
+        _say(f"Report: {bundle.folder / 'report.html'}")
 
 
 def lowering(record: LoweringRecord, bundle: Bundle) -> None:
     """The form of each layer beside what the others cost, and what whole networks took."""
     from edgeprune.lowering.forms import Form
+    from edgeprune.report.forms import choice_sentence
 
     forms = sorted({form for layer in record.layers for form in layer.costs}, key=Form.parse)
     rows = [
@@ -131,8 +135,8 @@ def lowering(record: LoweringRecord, bundle: Bundle) -> None:
         for network in record.networks
     ]
     table("Networks", ("network", "p50 ms", "speed-up", ""), networks)
-    for text in record.notes:
-        _console().print(text, soft_wrap=True, highlight=False, markup=False)
+    if choice := choice_sentence(record):
+        _say(choice)
     headline(bundle)
 
 
@@ -283,16 +287,16 @@ def comparison(result: CompareResult) -> None:
         for c in result.changes
     ]
     names = ("target", "precision", "batch", "threads", "figure", "before", "after", "change", "")
-    table(f"the last run against {result.baseline}", names, rows)
-    console = _console()
+    if rows:
+        table(f"the last run against {result.baseline}", names, rows)
+    if result.nothing_shared:
+        _say(result.nothing_shared)
     for text in result.differences:
-        console.print(f"not alike: {text}", markup=False, soft_wrap=True, highlight=False)
-    for setting in result.not_compared:
-        console.print(
-            f"not compared, measured in one run only: {setting}", markup=False, soft_wrap=True, highlight=False
-        )
+        _say(f"not alike: {text}")
+    for setting in () if result.nothing_shared else result.not_compared:
+        _say(f"not compared, measured in one run only: {setting}")
     for path in result.files:
-        console.print(path, markup=False, soft_wrap=True, highlight=False)
+        _say(path)
 
 
 def evaluation(result: EvalResult) -> None:
@@ -319,6 +323,11 @@ def _methods(rows: Sequence[Row]) -> None:
         settings = [row for row in rows if row["method"] == head["method"] and row["setting"]]
         columns = ("setting", "default", "paper", "what")
         table("set with --set NAME=VALUE", columns, [tuple(row[name] for name in columns) for row in settings])
+
+
+def _say(text: str) -> None:
+    """A line as it is; names out of files are no markup."""
+    _console().print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _plain(text: str) -> Any:

@@ -32,7 +32,8 @@ from edgeprune.methods import Trained, TrainedMethod, load_method, parse_setting
 from edgeprune.methods.base import PruneRequest
 from edgeprune.plans.plan import load_plan
 from edgeprune.pruning.method_inputs import method_input
-from edgeprune.pruning.network import Network, NetworkSource, environment, load_network, public_arch
+from edgeprune.pruning.network import Network, environment, load_network, public_arch
+from edgeprune.pruning.options import NetworkSource
 from edgeprune.pruning.pruned import (
     Pruned,
     carried_out,
@@ -66,6 +67,8 @@ class MethodChoice:
     request: PruneRequest
     assignments: tuple[str, ...] = ()
     """The method's own settings, each NAME=VALUE."""
+    device_profile: str = ""
+    """Device type that the network is for; empty: this machine's."""
 
     def settings(self) -> Any:
         """The method's settings; InputError if it cannot work during training, or for what it is not to be told."""
@@ -192,7 +195,7 @@ def train_network(network: Network, data: Dataset, training: TrainSettings, choi
     method = _at_work(choice, network, graph, training.epochs)
     started = time.perf_counter()
     result = fit(network.model, data, training, hooks=method.hooks)
-    return carried_out(method.result(result.model), result.model, network, graph, started)
+    return carried_out(method.result(result.model), result.model, network, graph, started, choice.device_profile)
 
 
 def _at_work(choice: MethodChoice, network: Network, graph: Graph, epochs: int) -> TrainedMethod:
@@ -211,6 +214,8 @@ class _Subject:
     from_checkpoint: bool
     method: TrainedMethod | None = None
     pruned: Pruned | None = None
+    device_profile: str = ""
+    """Device type that the network is for; empty: this machine's."""
 
     @property
     def model(self) -> nn.Module:
@@ -240,7 +245,8 @@ def _subject(source: NetworkSource, options: TrainOptions) -> _Subject:
     network = load_network(source)
     graph = _graph(network, needed=options.method is not None)
     method = _at_work(options.method, network, graph, options.training.epochs) if options.method and graph else None
-    return _Subject(network, graph, source.checkpoint is not None, method)
+    device_profile = options.method.device_profile if options.method else ""
+    return _Subject(network, graph, source.checkpoint is not None, method, device_profile=device_profile)
 
 
 def _outcome(subject: _Subject, result: TrainResult, test: Dataset, data: str) -> tuple[Pruned | None, Accuracy]:
@@ -255,16 +261,22 @@ def _outcome(subject: _Subject, result: TrainResult, test: Dataset, data: str) -
         top1 = _last_top1(result)
         return None, Accuracy(top1, top1, None, len(test), public_data_name(data))
     home = subject.network if subject.from_checkpoint else dataclasses.replace(subject.network, model=result.model)
-    return _cut(subject.method, result, home, subject.graph, test, data)
+    return _cut(subject.method, result, home, subject.graph, test, data, subject.device_profile)
 
 
 def _cut(
-    method: TrainedMethod, result: TrainResult, network: Network, graph: Graph, test: Dataset, data: str
+    method: TrainedMethod,
+    result: TrainResult,
+    network: Network,
+    graph: Graph,
+    test: Dataset,
+    data: str,
+    device_profile: str,
 ) -> tuple[Pruned, Accuracy]:
     """Cut out what the method decided; top-1 of the start (or the trained network), as trained in full shape, and
     cut."""
     started = time.perf_counter()
-    pruned = carried_out(method.result(result.model), result.model, network, graph, started)
+    pruned = carried_out(method.result(result.model), result.model, network, graph, started, device_profile)
     # After its last epoch: at the end, C-SGD makes filters equal, which may cost accuracy if they were not.
     full, dense, small = _last_top1(result), evaluate(network.model, test), evaluate(pruned.model, test)
     progress.note(f"top-1 {full:.2f}% as trained in full shape, {small.top1:.2f}% with the pruned channels cut out")

@@ -48,18 +48,24 @@ def is_file_spec(spec: str) -> bool:
     return spec.endswith(".py") or ".py:" in spec
 
 
-def load_factory(spec: str, what: str) -> Factory:
-    """Import the file of `path/to/file.py:factory` under a private module name and find the factory in it.
-
-    `what` says what the factory is for ("model", "data") in errors. Raises InputError if the file is missing, cannot be
-    imported, or has no such function.
-    """
+def check_factory_file(spec: str, what: str) -> tuple[Path, str]:
+    """The file of `path/to/file.py:factory`, and the factory's name; InputError if one is missing. Nothing is run."""
     file_name, _, name = spec.rpartition(":")
     if not file_name or not name or name.endswith(".py"):
         raise InputError(f"{spec!r} names no {what} factory", expected="path/to/file.py:factory")
     path = Path(file_name).expanduser()
     if not path.is_file():
         raise InputError("no such file", where=path, expected=f"a Python file with the {what} factory {name!r}")
+    return path, name
+
+
+def load_factory(spec: str, what: str) -> Factory:
+    """Import the file of `path/to/file.py:factory` under a private module name and find the factory in it.
+
+    `what` says what the factory is for ("model", "data") in errors. Raises InputError if the file is missing, cannot be
+    imported, or has no such function.
+    """
+    path, name = check_factory_file(spec, what)
     module = _imported(path)
     function = getattr(module, name, None)
     if function is None:

@@ -12,34 +12,24 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import InputError, first_line
+from edgeprune.exporters.options import OLDEST_OPSET, ExportOptions
 from edgeprune.onnx_files.model import INLINE_LIMIT
 
-OLDEST_OPSET = 18
-"""The exporter does not go below it."""
 INPUT, OUTPUT = "input", "output"
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """How to write the ONNX file."""
-
-    opset: int = 20
-    dynamic_batch: bool = True
-    simplify: bool = True
-
-
-def to_onnx(module: nn.Module, example_input: Tensor, options: ExportOptions = ExportOptions()) -> onnx.ModelProto:
+def to_onnx(module: nn.Module, example_input: Tensor, options: ExportOptions | None = None) -> onnx.ModelProto:
     """Export a folded module (eval mode) with an example input of shape (N, C, H, W), N >= 2 if the batch is dynamic.
 
     Raises InputError if torch cannot export the module, or not at the opset that was asked for.
     """
+    options = options or ExportOptions()
     dynamic = ({0: torch.export.Dim("batch")},) if options.dynamic_batch else None
     try:
         with _quiet(), torch.no_grad():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeprune.profiling.advice import advice
+import pytest
+
+from edgeprune.profiling.advice import FORMS, advice
 from edgeprune.profiling.result import Latency, LayerResult, Result
 
 LATENCY = Latency(1.0, 1.0, 1.0, 1.0, 1.0, 10, 0.0, (1.0, 1.0))
@@ -35,7 +37,7 @@ def test_the_largest_gain_comes_first_and_small_ones_are_left_out() -> None:
         )
     )
     assert len(found) == 2
-    assert "Gathers (edgeprune tune): c (up to" in found[0]
+    assert "where Gathers take time: c (up to" in found[0]
     assert "up to 47%" in found[0]
     assert found[1].startswith("prune with --align auto, or into fewer --groups")
     assert ": a, b (" in found[1]
@@ -46,6 +48,14 @@ def test_many_layers_are_counted_and_the_slowest_named() -> None:
     layers = [layer(f"layer{number}", 1.0, 1.0 + number, "kernel") for number in range(6)]
     (found,) = advice(result(*layers))
     assert "layer5, layer4, layer3 and 3 more layers (" in found
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_tuning_is_advised_only_where_it_could_find_other_forms(kind: str) -> None:
+    (found,) = advice(result(layer("a", 2.0, 3.0, kind)), may_tune=True)
+    assert "(edgeprune tune), or " in found
+    (found,) = advice(result(layer("a", 2.0, 3.0, kind)), may_tune=False)
+    assert "tune" not in found
 
 
 def test_parts_that_were_never_pruned_are_told_where_they_are_large() -> None:

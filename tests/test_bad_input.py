@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle  # noqa: TID251  # to make what must be refused
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -311,11 +313,92 @@ def test_data_that_is_not_there(refused: Run, checkpoint: Path, tmp_path: Path) 
     assert "nowhere" in refused(*given, "--data", f"imagefolder:{tmp_path / 'nowhere'}")
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--align", "foo"), "--align 'foo' is no block"),
+        (("--set", "nosuch=1"), "unknown setting of tmi-gkp 'nosuch'"),
+        (("--set", "alpha=x"), "--set alpha=x cannot be read"),
+        (("--device-profile", "nosuch"), "unknown device profile 'nosuch'"),
+        (("--method", "nosuch"), "unknown method 'nosuch'"),
+        (("--tickets", "nowhere"), "nowhere: no such folder"),
+        (("--data", "nosuch"), "unknown data source 'nosuch'"),
+        (("--data", "nowhere.py:f"), "nowhere.py: no such file"),
+        (("--data", "digits", "--finetune-epochs", "1", "--batch-size", "1"), "batch size 1"),
+        (("--num-classes", "0"), "0 classes"),
+        (("--data", "digits", "--max-drop", "nan"), "--max-drop nan"),
+        (("--groups", "1"), "--groups 1"),
+        (("--arch", "nowhere.py:f"), "nowhere.py: no such file"),
+        (("-o", "/dev/null/out"), "/dev/null/out: "),
+        (("--json", "/dev/null/x.json"), "/dev/null/x.json: cannot be written"),
+        (("--devices", "nosuch"), "--devices 'nosuch' is neither a number nor a file"),
+        (("--opset", "99"), "--opset 99"),
+        (("--tune", "--threads", "0"), "--threads 0"),
+        (("--parity-inputs", "nowhere.npy"), "nowhere.npy: cannot be read"),
+    ],
+)
+def test_what_the_flags_tell_is_checked_before_anything_is_loaded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: tuple[str, ...],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("edgeprune.pruning.network.load_network", None)
+    monkeypatch.setattr("edgeprune.pruning.pruned.open_pruned", None)
+    network = ("--random-init", *(() if "--arch" in flags else ("--arch", "resnet8")))
+    out = () if "-o" in flags else ("-o", "out")
+    only_export = {"--devices", "--opset", "--tune", "--parity-inputs"} & {*flags}
+    for verb in ("export",) if only_export else ("export", "prune"):
+        assert main([verb, *network, *out, *flags]) == 1
+        told = capsys.readouterr().err
+        assert words in told
+        assert told.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", ["edgeprune.pruning.options", "edgeprune.exporters.options", "edgeprune.pipeline"])
+def test_checking_the_flags_takes_no_torch(module: str, tmp_path: Path) -> None:
+    code = f"import sys, {module}, edgeprune.methods.tmi_gkp; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+
+
 # -- usage and gates ---------------------------------------------------------------------------------------------------
 def test_wrong_usage_is_exit_2(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
-    for arguments in (["prune", str(checkpoint)], ["prune", "x", "-o", "y", "--groops", "3"], ["prun"], ["list", "x"]):
+    for arguments in (
+        ["prune", str(checkpoint)],
+        ["prune", "x", "-o", "y", "--groops", "3"],
+        ["prun"],
+        ["list", "x"],
+        *(["profile", "x", flag, "y"] for flag in ("--threads", "--batch-size", "--pin", "--iterations")),
+        ["profile", "x", "--batch-size", "1.5"],
+        ["tune", "x", "--threads", "y"],
+    ):
         assert main(arguments) == 2
-        assert "Error" in capsys.readouterr().err
+        assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *((verb, "x", "--seed", "-1") for verb in ("tune", "profile")),
+        ("tune", "x", "--batch-size", "0"),
+        ("profile", "x", "--threads", "0"),
+        ("profile", "x", "--batch-size", "1,0"),
+        ("report", "x", "y", "--max-drop", "nan"),
+        ("list", "methods", "--json", "/dev/null/x"),
+    ],
+)
+def test_values_out_of_range_are_exit_1(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(list(arguments)) == 1
+    assert arguments[-2].removeprefix("--") in (told := capsys.readouterr().err) or "/dev/null/x" in told
+    assert told.count("\n") == 1
+
+
+def test_accuracy_in_batches_of_nothing_is_refused(refused: Run, checkpoint: Path) -> None:
+    given = ("eval", checkpoint, "--arch", "resnet8", "--input-size", "32,32", "--data", "digits")
+    assert "--batch-size 0 is out of range" in refused(*given, "--batch-size", "0")
 
 
 def test_a_failed_gate_is_exit_3_and_leaves_no_bundle(refused: Run, checkpoint: Path) -> None:

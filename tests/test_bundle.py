@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from edgeprune import bundle as bundles
 from edgeprune.bundle import (
     MANIFEST,
     Manifest,
+    check_out,
+    check_update,
     new_bundle,
     open_bundle,
     updated_bundle,
@@ -81,6 +87,39 @@ def test_an_unwritable_place_is_refused_before_any_work(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="cannot be written"), new_bundle(tmp_path / "out"):
         pass
+
+
+@pytest.mark.parametrize("check", [check_out, check_update])
+def test_a_file_system_that_takes_no_files_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Callable[[Path], None]
+) -> None:
+    def refuse(**_: object) -> str:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(InputError, match=r"out: cannot be written: .* \(Read-only file system\)") as caught:
+        check(tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_that_cannot_be_replaced_stays_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(tmp_path / "out")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if ".partial-" in self.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(bundles, "_exchange", lambda first, second: False)
+    with pytest.raises(OSError, match="Input/output"), updated_bundle(folder) as stage:
+        (stage / "more").write_text("more")
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path for path in tmp_path.iterdir() if any(path.iterdir())] == [folder]
 
 
 def test_a_place_under_a_file_is_refused(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from edgeprune.report.comparison import (
     drift,
     facts,
     layer_changes,
+    nothing_shared,
     regressions,
     unchecked,
 )
@@ -199,8 +200,24 @@ def test_the_page_lines_up_every_setting_and_says_what_differs_first() -> None:
 def test_runs_without_anything_in_common_still_have_a_page() -> None:
     runs = (built.run("a", built.result(batch=1)), built.run("b", built.result(batch=8)))
     document = build_comparison(Compared(runs))
-    assert document.summary == "a and b have no target, precision, batch size and number of threads in common."
+    assert document.summary == (
+        "There is nothing to compare: the runs have no target, precision, batch size and threads in common. "
+        "a has cpu, batch 1, 1 thread. b has cpu, batch 8, 1 thread."
+    )
     assert document.tiles == ()
+
+
+def test_runs_without_anything_in_common_are_told_in_a_sentence_and_not_by_an_empty_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [built.write_profile(tmp_path / f"{size}.json", built.result(batch=size)) for size in (1, 8)]
+    assert cli("report", *runs, "-o", tmp_path / "page.md", "--json", tmp_path / "c.json") == 0
+    told = capsys.readouterr().out
+    assert "There is nothing to compare" in told
+    assert "8.json has cpu, batch 8, 1 thread" in told
+    assert "figure" not in told
+    assert json.loads((tmp_path / "c.json").read_bytes())["nothing_shared"] in told
+    assert nothing_shared(*read_runs(runs)[:1] * 2) == ""
 
 
 def test_runs_are_called_by_as_little_of_their_path_as_tells_them_apart(tmp_path: Path) -> None:
@@ -222,6 +239,8 @@ def test_a_bundle_that_was_not_measured_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "junk.json").write_text("{}")
     with pytest.raises(InputError, match="is no profile"):
         read_runs([tmp_path / "junk.json"])
+    with pytest.raises(InputError, match="absent: no such file or folder; expected a bundle, or a profile.json"):
+        read_runs([tmp_path / "junk.json", tmp_path / "absent"][::-1])
 
 
 def test_the_command_line_compares_bundles_and_profiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

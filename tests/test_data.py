@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgeprune.checkpoints.checkpoint import load_into, read_state_dict
-from edgeprune.datasets import images
+from edgeprune.datasets import names
 from edgeprune.datasets.images import (
     RGB_MEAN,
     RGB_STD,
@@ -564,7 +564,7 @@ def test_augmentation_without_a_generator_is_a_mistake_of_the_caller() -> None:
 
 
 def test_the_list_of_sources_is_what_load_data_knows() -> None:
-    assert images.SOURCES[0] == "digits"
+    assert names.SOURCES[0] == "digits"
     assert "imagefolder:DIR" in refusal("nothing like it")
 
 

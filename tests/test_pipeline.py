@@ -228,6 +228,20 @@ def test_layers_off_the_block_are_named_when_a_pruned_bundle_is_exported_too(
     assert expected in " ".join(capsys.readouterr().err.split())
 
 
+def test_layers_off_the_block_are_those_of_the_device_that_the_network_is_for(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgeprune.pruning.pruned.this_machine_block", lambda: 16)
+    flags = ("--groups", "4", "--set", "scheme=spectral", "--device-profile", "raspberry-pi-5")
+    for verb, given in (("prune", (str(checkpoint), "--arch", "resnet8", *flags)), ("export", ("pruned", *flags[-2:]))):
+        with monkeypatch.context() as there:
+            there.chdir(tmp_path)
+            assert main([verb, *given, "-o", {"prune": "pruned", "export": "out"}[verb]]) == 0
+        told = " ".join(capsys.readouterr().err.split())
+        assert "multiple of 4, the block of raspberry-pi-5's fast kernels" in told
+        assert "this machine's fast kernels" not in told
+
+
 @pytest.mark.parametrize("verb", ["eval", "eval-onnx", "prune", "train"])
 def test_images_of_some_of_the_classes_come_with_a_note_on_what_their_labels_mean(
     checkpoint: Path, exported: Bundle, tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]

@@ -20,6 +20,7 @@ import small_bundle as small
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeprune import pipeline
 from edgeprune.bundle import (
     PROFILE,
     Accuracy,
@@ -32,7 +33,7 @@ from edgeprune.bundle import (
 )
 from edgeprune.errors import InputError
 from edgeprune.lowering.forms import DENSE, GROUPED, SPLIT, Form
-from edgeprune.lowering.record import LoweringRecord
+from edgeprune.lowering.record import FromCache, LoweringRecord
 from edgeprune.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.plans.plan import LayerPlan, Plan
 from edgeprune.profiling.environment import current_environment
@@ -40,7 +41,7 @@ from edgeprune.profiling.result import load_profile_result
 from edgeprune.report import formatting, write_report
 from edgeprune.report.contents import read_contents
 from edgeprune.report.document import Notes, Picture, Table
-from edgeprune.report.forms import forms_section
+from edgeprune.report.forms import choice_sentence, forms_section
 from edgeprune.report.headline import headline_rows
 from edgeprune.report.kernels import block_diagonal, kernel_norms, kernel_view, reduced
 from edgeprune.report.markdown import escaped
@@ -331,6 +332,28 @@ def test_the_forms_of_the_layers_are_shown_in_every_format(lowered: Path, tmp_pa
     middle = next(row for row in csv.DictReader(io.StringIO(table)) if row["name"] == small.MIDDLE)
     assert (middle["lowering"], middle["form"], middle["form_chosen_by"]) == ("dense", "dense", "measured")
     assert int(middle["executed_macs"]) == 2 * int(middle["macs"])
+
+
+def test_the_report_says_why_a_layer_has_another_form_than_its_fastest() -> None:
+    assert choice_sentence(small.lowering(DENSE)) == ""
+    assert choice_sentence(small.lowering(SPLIT, measured=False)) == "", "nothing was measured whole"
+    assert choice_sentence(small.lowering(SPLIT)).startswith(
+        "1 of 1 layers are not written in the form that was fastest in their place: whole networks decide, and of these "
+        "'fastest forms' was taken."
+    )
+
+
+def test_the_report_says_which_times_were_remembered(tmp_path: Path) -> None:
+    record = msgspec.structs.replace(small.lowering(), from_cache=FromCache(3, 4))
+    folder = small.write_bundle(tmp_path / "fresh", profiled=False, lowered=record)
+    (path,) = write_report(folder, ["md"], into=tmp_path)
+    assert "From the cache: 3 of layers in their forms and 4 of whole networks." in path.read_text()
+
+
+def test_a_file_is_no_bundle_to_report_on(tmp_path: Path) -> None:
+    (tmp_path / "profile.json").write_text("{}")
+    with pytest.raises(InputError, match=r"profile.json: is a file; expected a bundle; .* edgeprune report OLD NEW"):
+        pipeline.report(tmp_path / "profile.json", ["md"])
 
 
 def test_forms_are_told_before_anything_is_profiled(tmp_path: Path) -> None:

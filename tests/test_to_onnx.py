@@ -14,7 +14,8 @@ from networks import Concatenating, Mobile, Residual, Shuffled, random_plan, set
 from torch import nn
 
 from edgeprune.errors import GateError, InputError
-from edgeprune.exporters.to_onnx import ExportOptions, to_onnx
+from edgeprune.exporters.options import ExportOptions
+from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.lowering.gathers import count_gathers
 from edgeprune.onnx_files.macs import count_macs
 from edgeprune.onnx_files.model import save_onnx

@@ -23,7 +23,8 @@ from edgeprune.datasets.images import RGB_MEAN, RGB_STD, Dataset
 from edgeprune.errors import InputError
 from edgeprune.methods import METHODS
 from edgeprune.methods.base import PruneRequest
-from edgeprune.pruning.network import NetworkSource, load_network
+from edgeprune.pruning.network import load_network
+from edgeprune.pruning.options import NetworkSource
 from edgeprune.training.loop import TrainSettings
 from edgeprune.training_run import MethodChoice, train_network
 

@@ -1,7 +1,8 @@
 """Tuning: what is measured decides, what is remembered is not measured again, and nothing slower than dense is taken."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace as replace_options
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 import small_bundle as small
+from msgspec.structs import replace
 from onnx import ModelProto
 
 from edgeprune import bundle as bundles
 from edgeprune import lower_bundle, pipeline, progress
+from edgeprune.cli import main
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import GateError, InputError
 from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.forms import GROUPED
-from edgeprune.lowering.record import load_lowering
+from edgeprune.lowering.record import FromCache, load_lowering
 from edgeprune.onnx_files.model import check_model, load_model
+from edgeprune.profiling import profiler
 from edgeprune.profiling.keeping import note_tuned_for_other
 from edgeprune.profiling.profiler import ProfileOptions
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweep import Sweep
 from edgeprune.runners.ort import OrtRunner
+from edgeprune.tuning import cache as cache_module
 from edgeprune.tuning import tuner
 from edgeprune.tuning.cache import CachedTime, TuningCache, default_path
 from edgeprune.tuning.tuner import ALL_DENSE, AS_PLANNED, DENSE_NETWORK, POINTWISE, TuneOptions, structure_key, tune
@@ -80,9 +85,13 @@ def test_forms_are_measured_in_the_runtime_that_is_asked_for(tmp_path: Path) -> 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     dense, pruned = networks()
     options = TuneOptions(cache=tmp_path / "cache.json")
+    monkeypatch.setattr(tuner, "interleave", _interleaved(1.0, 1.0, 1.0))
     first = tune(pruned, dense, PROFILE, options)
+    assert first.from_cache == FromCache()
     monkeypatch.setattr(tuner, "open_runner", None)  # nothing may be run
-    assert tune(pruned, dense, PROFILE, options) == first
+    again = tune(pruned, dense, PROFILE, options)
+    assert again.from_cache == FromCache(forms=3, networks=len(first.networks))
+    assert replace(again, from_cache=FromCache()) == first
     with pytest.raises(TypeError):  # another number of threads is another measurement
         tune(pruned, dense, PROFILE, TuneOptions(threads=2, cache=options.cache))
 
@@ -121,11 +130,29 @@ def test_two_runs_that_end_at_once_both_keep_what_they_measured(tmp_path: Path) 
     assert set(TuningCache.load(path, "m").times) == {"a", "b"}
 
 
-def test_a_cache_that_cannot_be_written_does_not_stop_the_tuning(tmp_path: Path) -> None:
+def test_no_file_that_was_named_by_mistake_is_ever_lost(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    for text in ("first", "second", "third"):
+        path.write_text(text)
+        TuningCache(path, "m", {"a": CachedTime(1.0)}).save()
+    kept = [path.with_name(f"notes.txt.kept{ending}") for ending in ("", "-2", "-3")]
+    assert [one.read_text() for one in kept] == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("place", ["file/cache.json", "folder"])
+def test_a_cache_that_cannot_be_written_is_told_and_does_not_stop_the_tuning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(cache_module.progress, "note", said.append)
     (tmp_path / "file").write_text("")
-    cache = TuningCache.load(tmp_path / "file" / "cache.json", "m")
+    (tmp_path / "folder").mkdir()
+    cache = TuningCache.load(tmp_path / place, "m")
     cache.times["a"] = CachedTime(1.0)
     cache.save()
+    assert len(said) == 1
+    assert "not remembered" in said[0]
+    assert str(tmp_path / place) in said[0]
 
 
 def test_the_cache_lies_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -181,24 +208,63 @@ def test_linear_layers_become_convolutions_where_that_is_clearly_faster(
     assert (head.macs, head.theoretical_speedup) == (small.CHANNELS * small.CLASSES, 1.0)
 
 
-def test_a_busy_machine_is_measured_again_and_told_of_each_time(
+def test_a_busy_machine_is_told_of_and_nothing_that_it_measured_is_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = 0
+    noisy, calls = _interleaved(1.0, 1.0, 5.0, 9.0), []
 
-    def noisy(runs: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-        nonlocal calls
-        calls += 1
-        return {name: tuner.Measurement(name, (1.0, 1.0, 5.0, 9.0)) for name in runs}
+    def counted(runs: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+        calls.append(runs)
+        return noisy(runs)
 
-    monkeypatch.setattr(tuner, "interleave", noisy)
+    monkeypatch.setattr(tuner, "interleave", counted)
     monkeypatch.setattr(tuner, "RUNS", 1)
     dense, pruned = networks()
     options = TuneOptions(cache=tmp_path / "cache.json")
     record = tune(pruned, dense, PROFILE, options)
-    assert calls == tuner.REPEATS
+    assert len(calls) == tuner.REPEATS
     assert "the machine was busy" in record.notes[0]
-    assert tune(pruned, dense, PROFILE, options).notes == record.notes
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(tuner, "interleave", _interleaved(1.0, 1.0, 1.0))
+    assert tune(pruned, dense, PROFILE, options).notes == ()
+
+
+def test_noisy_times_of_an_older_cache_are_measured_anew(tmp_path: Path) -> None:
+    cache = TuningCache(tmp_path / "cache.json", "m", {"steady": CachedTime(1.0, 0.02), "noisy": CachedTime(1.0, 0.5)})
+    cache.save()
+    assert set(TuningCache.load(cache.path, "m").times) == {"steady"}
+
+
+def test_the_command_tells_once_of_noise_and_of_what_came_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quick: None
+) -> None:
+    command = ["tune", str(bundle(tmp_path)), "--cache", str(tmp_path / "cache.json")]
+    monkeypatch.setattr(tuner, "interleave", _interleaved(1.0, 1.0, 5.0, 9.0))
+    assert main(command) == 0
+    output = capsys.readouterr()
+    assert (output.out + output.err).count("the machine was busy") == 1
+    monkeypatch.setattr(tuner, "interleave", _interleaved(1.0, 1.0, 1.0))
+    assert main(command) == 0
+    output = capsys.readouterr()
+    assert "the machine was busy" not in output.out + output.err
+    assert "the cache" not in output.out
+    assert main(command) == 0
+    assert "From the cache: 3 of layers in their forms and" in (told := capsys.readouterr().out)
+    assert "--no-cache" in told
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "torch-cpu"])
+def test_a_target_that_cannot_be_tuned_for_is_told_from_one_that_does_not_exist(target: str) -> None:
+    with pytest.raises(InputError, match=f"target {target} is not one that forms can be tuned for") as caught:
+        TuneOptions(target=target).check()
+    assert "cpu, openvino-native" in str(caught.value)
+    with pytest.raises(InputError, match="unknown target 'tensort'"):
+        TuneOptions(target="tensort").check()
+
+
+def _interleaved(*seconds: float) -> Callable[..., dict[str, tuner.Measurement]]:
+    """What `interleave` would have measured: the same times of every model."""
+    return lambda runs, **_: {name: tuner.Measurement(name, seconds) for name in runs}
 
 
 def test_a_layer_that_the_runtime_does_not_tell_of_stays_as_planned() -> None:
@@ -296,6 +362,37 @@ def test_profile_tells_planned_from_executed_macs_and_names_the_form(
     assert layer.executed_macs == 2 * layer.macs
 
 
+def test_tuning_is_advised_where_the_bundle_was_not_tuned_for_just_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    asked: list[bool] = []
+    folder, here = bundle(tmp_path), replace_options(QUICK, fresh_process=False)
+    both = replace_options(here, batch_sizes=(1, 2))
+    monkeypatch.setattr(profiler, "advice", lambda result, *, may_tune: asked.append(may_tune) or ())
+    pipeline.profile(folder, None, ("cpu",), both)
+    assert asked == [True, True]
+    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    asked.clear()
+    pipeline.profile(folder, None, ("cpu",), both)
+    assert asked == [False, True]
+    asked.clear()
+    pipeline.profile(folder / "model.onnx", None, ("cpu",), here)
+    assert asked == [False], "only a bundle can be tuned"
+
+
+def test_tuning_with_the_profile_of_another_device_says_for_which_it_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    said: list[str] = []
+    folder = bundle(tmp_path)
+    monkeypatch.setattr(lower_bundle.progress, "note", said.append)
+    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    assert not [text for text in said if "measured on this machine" in text]
+    pipeline.tune(folder, LowerOptions("raspberry-pi-5", TuneOptions()))
+    (told,) = [text for text in said if "measured on this machine" in text]
+    assert "raspberry-pi-5 only gives the channel block of padded forms, 4," in told
+
+
 def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     said: list[str] = []
     folder = bundle(tmp_path)
@@ -370,7 +467,7 @@ def test_a_bundle_without_a_model_is_sent_to_export(tmp_path: Path) -> None:
     [
         (LowerOptions(tune=TuneOptions(threads=0)), "--threads 0"),
         (LowerOptions(tune=TuneOptions(batch_size=0)), "--batch-size 0"),
-        (LowerOptions(tune=TuneOptions(target="torch-cpu")), "unknown target to tune for 'torch-cpu'"),
+        (LowerOptions(tune=TuneOptions(target="torch-cpu")), "torch-cpu is not one that forms can be tuned for"),
         (LowerOptions("no-such-device"), "unknown device profile"),
     ],
 )

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from edgeprune.datasets import sources
 from edgeprune.datasets.cifar10 import cifar10
+from edgeprune.datasets.names import check_source
 from edgeprune.datasets.sources import Images, balanced
-from edgeprune.errors import InputError, unknown_name
+from edgeprune.errors import InputError
 from edgeprune.progress import note
 from edgeprune.user_code import is_file_spec
 
@@ -22,7 +23,6 @@ Split = Literal["train", "test"]
 
 # The values that the public CIFAR checkpoints were trained with.
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SOURCES = ("digits", "cifar10:DIR", "imagefolder:DIR", "path/to/file.py:factory")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def load_data(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Dataset:
-    """Load one split of a data source (`SOURCES`) with images of `input_shape` (C, H, W).
+    """Load one split of a data source (`names.SOURCES`) with images of `input_shape` (C, H, W).
 
     - `digits`: scikit-learn's handwritten digits, 1437 to train and 360 to test, enlarged bilinearly.
     - `cifar10:DIR`: CIFAR-10's binary or Python version.
@@ -81,18 +81,15 @@ def load_data(
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit of {limit} images", where=spec, expected="at least 1")
+    check_source(spec)
     kind, _, folder = spec.partition(":")
     if is_file_spec(spec):
         loaded = sources.from_factory(spec, split, input_shape)
     elif spec == "digits":
         loaded = sources.digits(split, input_shape)
-    elif kind in ("cifar10", "imagefolder"):
-        if not folder:
-            raise InputError(f"{spec!r} names no folder", expected=f"{kind}:DIR")
+    else:
         load = cifar10 if kind == "cifar10" else sources.image_folder
         loaded = load(folder, split, input_shape, limit)
-    else:
-        raise unknown_name("data source", spec, SOURCES)
     if not len(loaded.labels):
         raise InputError(f"holds no images in its {split} split", where=spec)
     if num_classes is not None and split == "test":  # which every verb loads, and once

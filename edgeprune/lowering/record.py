@@ -43,6 +43,14 @@ class NetworkTime(msgspec.Struct, frozen=True):
     """Over the dense network: ratio of the medians of one run in turn."""
 
 
+class FromCache(msgspec.Struct, frozen=True):
+    """How many times were measured by an earlier run and remembered."""
+
+    forms: int = 0
+    """Of layers in their forms, equal layers counted once."""
+    networks: int = 0
+
+
 class LoweringRecord(msgspec.Struct, frozen=True):
     """`lowering.json`."""
 
@@ -60,6 +68,7 @@ class LoweringRecord(msgspec.Struct, frozen=True):
     """Which of `networks` was taken."""
     pointwise: tuple[str, ...] = ()
     """Linear layers that are written as 1x1 convolutions."""
+    from_cache: FromCache = FromCache()
     notes: tuple[str, ...] = ()
     planned_parity: ParityRecord | None = None
     """Of the model with every layer as planned."""

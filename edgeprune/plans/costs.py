@@ -44,11 +44,11 @@ def planned_params(plan: Plan, graph: Graph) -> int:
     return sum(planned_weights(plan, graph).values()) + graph.other_params - fewer
 
 
-def off_block_note(plan: Plan, graph: Graph, block: int, flags: Collection[str]) -> str:
+def off_block_note(plan: Plan, graph: Graph, block: int, flags: Collection[str], device: str = "this machine") -> str:
     """A sentence or two on convolutions whose channels miss a target's block: a group's, and those that are left of
     thinner layers; empty if none does, or the plan was aligned (to this or to another target's block).
 
-    `flags`: those of --groups and --rate that choose these channels.
+    `flags`: those of --groups and --rate that choose these channels; `device`: whose block it is.
     """
     if plan.settings.get("align", 1) > 1:
         return ""
@@ -65,12 +65,12 @@ def off_block_note(plan: Plan, graph: Graph, block: int, flags: Collection[str])
     if missed:
         sentences.append(
             f"{len(missed)} of {len(grouped)} grouped layers ({_some(missed)}) have channels a group that are no "
-            f"multiple of {block}, the block of this machine's fast kernels: they may run no faster than dense."
+            f"multiple of {block}, the block of {device}'s fast kernels: they may run no faster than dense."
         )
     if uneven:
         sentences.append(
             f"{len(uneven)} of {len(left)} thinner layers ({_some(uneven)}) keep filters that are no multiple of "
-            f"{block}, the block of this machine's fast kernels: they gain less than their MACs say, or nothing."
+            f"{block}, the block of {device}'s fast kernels: they gain less than their MACs say, or nothing."
         )
     if sentences and flags:
         often = " (often --groups 2 --rate 0.5)" if missed and len(flags) > 1 else ""

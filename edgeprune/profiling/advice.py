@@ -21,18 +21,23 @@ REMEDIES: Mapping[str, str] = {
     "part-block": "prune with --align auto where filters or channels miss the block",
     "few-filters": "prune into fewer --groups, which leaves more filters in each",
     "zeros": "prune into groups that fit the block (--align auto), so that no zeros are filled in",
-    "gather": "let neighbours agree on their groups (gconv with --set gather_share=0.02), or measure forms without "
-    "Gathers (edgeprune tune)",
-    "reorder": "measure forms that keep one layout (edgeprune tune) where data is reordered",
+    "gather": "let neighbours agree on their groups (gconv with --set gather_share=0.02) where Gathers take time",
+    "reorder": "prune with --align auto, or so that fewer Gathers are left (gconv with --set gather_share=0.02), where "
+    "data is reordered",
     "dispatch": "share the cost of starting operations among larger batches, or leave small layers dense (--skip)",
     "threads": "try fewer --threads, or larger batches, where there is too little work to share",
     "memory-bound": "move fewer bytes (INT8, thinner layers instead of groups), or use weights more often (larger "
     "batches), where layers wait for memory",
-    "kernel": "measure other forms (edgeprune tune), or leave more work in a group (fewer --groups), where kernels do "
-    "not use the device well",
+    "kernel": "leave more work in a group (fewer --groups) where kernels do not use the device well",
     "noise": "measure on an idle machine, or pin the threads (--pin), where times vary too much to be judged",
     "compute-bound": "prune more (--rate, --groups) where layers multiply as fast as the device can",
 }
+FORMS: Mapping[str, str] = {
+    "gather": "measure forms without Gathers (edgeprune tune)",
+    "reorder": "measure forms that keep one layout (edgeprune tune)",
+    "kernel": "measure other forms (edgeprune tune)",
+}
+"""What to try first, where it was not done yet."""
 
 
 class _Part(NamedTuple):
@@ -44,8 +49,11 @@ class _Part(NamedTuple):
     """What they take more than was promised."""
 
 
-def advice(result: Result) -> tuple[str, ...]:
-    """Sentences, the largest gain first; none where nothing is worth trying, or layers have no times."""
+def advice(result: Result, *, may_tune: bool = False) -> tuple[str, ...]:
+    """Sentences, the largest gain first; none where nothing is worth trying, or layers have no times.
+
+    `may_tune`: whether `edgeprune tune` could still find other forms of the layers.
+    """
     layers = [layer for layer in result.layers if layer.pruned_ms]
     total = math.fsum(layer.pruned_ms or 0.0 for layer in layers) + (result.pruned_other_ms or 0.0)
     if not layers or not total:
@@ -54,10 +62,14 @@ def advice(result: Result) -> tuple[str, ...]:
     parts = [_part(kind, [layer for layer in layers if layer.cause_kind == kind]) for kind in kinds]
     worth = sorted((part for part in parts if part.ms / total >= WORTHREMEDIESING), key=lambda part: -part.ms)
     sentences = [
-        f"{REMEDIES[part.kind]}: {_names(part.layers)} (up to {part.ms / total:.0%} of the network's time)"
+        f"{_remedy(part.kind, may_tune)}: {_names(part.layers)} (up to {part.ms / total:.0%} of the network's time)"
         for part in worth
     ]
     return (*sentences, *_never_pruned(result, layers, total))
+
+
+def _remedy(kind: str, may_tune: bool) -> str:
+    return f"{FORMS[kind]}, or {REMEDIES[kind]}" if may_tune and kind in FORMS else REMEDIES[kind]
 
 
 def _part(kind: str, layers: Sequence[LayerResult]) -> _Part:

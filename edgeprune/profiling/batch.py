@@ -7,13 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
-import msgspec
-
 from edgeprune import progress
 from edgeprune.devices.sensors import MachineState, energy_meter, energy_per_run_mj, machine_state
 from edgeprune.errors import InputError, first_line
 from edgeprune.onnx_files.model import input_specs
-from edgeprune.profiling.advice import advice
 from edgeprune.profiling.environment import load_average, peak_memory_mb, usable_core_numbers, usable_cores
 from edgeprune.profiling.layers import LayerTimes, above_peak, layer_rows, over, rounded, time_layers
 from edgeprune.profiling.measurement import (
@@ -74,7 +71,7 @@ def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options
     rows = layer_rows(batch, times) if options.per_layer else ()
     notes += above_peak(rows, batch.machine.roofline)
     speed, settled = _Speed.of(taken.measured, batch), is_settled(taken.measured, options)
-    result = Result(
+    return Result(
         target=batch.target,
         provider=pruned.provider,
         precision=options.precision,
@@ -101,7 +98,6 @@ def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options
         copy_out_ms=rounded(copy_out),
         drift=taken.drift,
     )
-    return msgspec.structs.replace(result, advice=advice(result))
 
 
 def noise_warnings(measured: Mapping[str, Measurement], load: float | None, options: ProfileOptions) -> list[str]:

@@ -10,11 +10,10 @@ from edgeprune import progress
 from edgeprune.bundle import ENGINES, PROFILE, copy_files, pretty_json, updated_bundle, write_manifest
 from edgeprune.devices.device_profile import DeviceProfile
 from edgeprune.errors import InputError
-from edgeprune.profiling.environment import current_environment
 from edgeprune.profiling.result import ProfileResult, load_profile_result
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweep import Sweep
-from edgeprune.tuning.tuner import runtime_here
+from edgeprune.tuning.tuner import is_tuned_for
 
 MOST_NAMED = 6
 """Results that are named one by one."""
@@ -68,10 +67,8 @@ def note_tuned_for_other(subject: Subject, sweep: Sweep) -> None:
     lowering = subject.lowering
     if lowering is None or lowering.chosen_by != "measured":
         return
-    here = current_environment(max(sweep.thread_counts)).cpu, runtime_here(lowering.target)
-    is_same = (lowering.device, lowering.runtime) == here and set(sweep.targets) == {lowering.target}
-    sizes = set(sweep.options.batch_sizes)
-    if not is_same or set(sweep.thread_counts) != {lowering.threads} or sizes != {lowering.batch_size}:
+    uses = {(target, threads, size) for target, _, threads, size in sweep.settings()}
+    if not all(is_tuned_for(lowering, *use) for use in uses):
         progress.note(
             f"this bundle was tuned on {lowering.device}, {lowering.runtime}, threads {lowering.threads}, batch "
             f"{lowering.batch_size}: run `edgeprune tune` to choose its layers' forms for what is measured here"

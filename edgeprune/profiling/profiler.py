@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from onnx import ModelProto
 
 from edgeprune import progress
@@ -23,6 +24,7 @@ from edgeprune.devices.roofline import Roofline
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.graph import TensorSpec, input_specs, output_specs
 from edgeprune.precision.formats import Precision
+from edgeprune.profiling.advice import advice
 from edgeprune.profiling.batch import measure_batch, memory_checked
 from edgeprune.profiling.causes import MachineFacts
 from edgeprune.profiling.environment import current_environment
@@ -32,6 +34,7 @@ from edgeprune.profiling.subject import Subject
 from edgeprune.runners import registry
 from edgeprune.runners.cores import check_cores, pinned
 from edgeprune.runners.ort import TimedOrtRunner
+from edgeprune.tuning.tuner import RUNTIMES, is_tuned_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +68,7 @@ def profile_files(
     for target in targets:
         pair = subject.pair_for(registry.target_named(target))
         make = _maker(target, subject.files_for(target), pair, options, modules, engines)
-        results += profile_runners(make, pair, target, options)
+        results += [_advised(result, subject) for result in profile_runners(make, pair, target, options)]
     settings = Settings(
         options.warmup,
         options.iterations,
@@ -77,6 +80,13 @@ def profile_files(
         input_size=options.input_size,
     )
     return ProfileResult(environment, settings, tuple(results))
+
+
+def _advised(result: Result, subject: Subject) -> Result:
+    """With what to try next. Only a bundle can be tuned, and only in FP32."""
+    tunable = subject.bundle is not None and result.precision == "fp32"
+    may_tune = tunable and not is_tuned_for(subject.lowering, result.target, result.threads, result.batch_size)
+    return msgspec.structs.replace(result, advice=advice(result, may_tune=may_tune and result.target in RUNTIMES))
 
 
 def check_measurable(subject: Subject, targets: Sequence[str], options: ProfileOptions) -> None:

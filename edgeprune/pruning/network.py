@@ -17,27 +17,9 @@ from edgeprune.bundle import DENSE_WEIGHTS, PLAN, Bundle, open_bundle
 from edgeprune.checkpoints.checkpoint import LoadedState, load_into, read_state_dict, read_tickets
 from edgeprune.errors import InputError
 from edgeprune.methods.base import Ticket
+from edgeprune.pruning.options import NetworkSource
 from edgeprune.user_code import is_file_spec
 from edgeprune.zoo import build
-
-
-@dataclass(frozen=True)
-class NetworkSource:
-    """Which network, with which weights."""
-
-    arch: str
-    """A built-in name, torchvision:NAME, timm:NAME, or path/to/file.py:factory."""
-    checkpoint: Path | None = None
-    """A checkpoint file, or a bundle that `edgeprune train` wrote."""
-    random_init: bool = False
-    """Random weights instead of a checkpoint's: for measuring speed."""
-    input_size: tuple[int, ...] = ()
-    """(H, W) or (C, H, W) where the architecture's own is not wanted."""
-    num_classes: int | None = None
-    """None: as in the checkpoint, or the architecture's own."""
-    allow_partial: bool = False
-    """Accept a checkpoint that lacks some of the network's tensors."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,19 +64,9 @@ def load_network(source: NetworkSource) -> Network:
 
     Raises InputError if the source is incomplete, or the checkpoint does not fit.
     """
-    if source.checkpoint is None and not source.random_init:
-        raise InputError("no checkpoint given", remedy="name a checkpoint file, or pass --random-init")
-    if source.checkpoint is not None and source.random_init:
-        raise InputError(
-            "both a checkpoint and --random-init were given", where=source.checkpoint, remedy="leave one of them out"
-        )
+    source.check()
     if source.checkpoint is not None and source.checkpoint.is_dir():
         source = _in_bundle(source, open_bundle(source.checkpoint))
-    if source.checkpoint is not None and source.checkpoint.suffix == ".onnx":
-        raise InputError(
-            "is an ONNX file", where=source.checkpoint, expected="a checkpoint (.pt, .pth, .th, .safetensors)",
-            remedy="`split`, `profile` and `eval` take ONNX files; pruning needs the trained weights",
-        )  # fmt: skip
     state = None if source.checkpoint is None else read_state_dict(source.checkpoint)
     network = _built(source, source.num_classes)
     if state is None:

@@ -6,7 +6,7 @@ import dataclasses
 import resource
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,70 +19,25 @@ from edgeprune import bundle as bundles
 from edgeprune import progress
 from edgeprune.bundle import Accuracy, Bundle, Count
 from edgeprune.datasets.images import Dataset, load_data
-from edgeprune.devices.device_profile import this_machine_block
+from edgeprune.devices.device_profile import load_profile, this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.graph import Graph
 from edgeprune.method_record import FILE_NAME as METHOD_RECORD
 from edgeprune.methods import amount_flags, load_method, one_shot, parse_settings
-from edgeprune.methods.base import MethodResult, PruneRequest
+from edgeprune.methods.base import MethodResult
 from edgeprune.plans.costs import off_block_note, planned_macs, planned_params
 from edgeprune.plans.kept_channels import KeptChannels
 from edgeprune.plans.plan import Plan, load_plan
 from edgeprune.pruning.healing import Healer, loss_gradients
 from edgeprune.pruning.method_inputs import FromImages, method_input
-from edgeprune.pruning.network import Network, NetworkSource, bundle_arch, load_network, load_tickets
+from edgeprune.pruning.network import Network, bundle_arch, load_network, load_tickets
+from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
 from edgeprune.rewriting.rewrite import rewrite
 from edgeprune.tracing.trace import trace
-from edgeprune.training.loop import TrainSettings, evaluate, fit
+from edgeprune.training.loop import evaluate, fit
 from edgeprune.user_code import is_file_spec
 
 CALIBRATION_IMAGES = 512
-
-
-@dataclass(frozen=True)
-class PruneOptions:
-    """How to prune."""
-
-    method: str = "tmi-gkp"
-    request: PruneRequest = field(default_factory=PruneRequest)
-    assignments: tuple[str, ...] = ()
-    """The method's own settings, each NAME=VALUE."""
-    tickets: Path | None = None
-    """Folder of checkpoints of earlier epochs."""
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Real data: to measure accuracy, and to fine-tune."""
-
-    data: str = ""
-    """digits, imagefolder:DIR, cifar10:DIR or path/to/file.py:factory; empty for none."""
-    finetune_epochs: int = 0
-    learning_rate: float = 0.01
-    batch_size: int = 64
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of fine-tuning."""
-    max_drop: float | None = None
-    """Points of top-1 that the pruned network may lose; more is a GateError."""
-    seed: int = 0
-
-    def check(self) -> None:
-        """InputError if something needs data and there is none."""
-        if not self.data and (self.finetune_epochs or self.max_drop is not None):
-            what = "--finetune-epochs" if self.finetune_epochs else "--max-drop"
-            raise InputError(f"{what} needs images", remedy="pass --data, such as --data imagefolder:DIR")
-        if self.finetune_epochs < 0:
-            raise InputError(f"--finetune-epochs {self.finetune_epochs} is negative", expected="0 or more")
-
-    def training(self, epochs: int) -> TrainSettings:
-        """How to fine-tune for so many epochs."""
-        return TrainSettings(
-            epochs=epochs,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            precision=self.precision,
-            seed=self.seed,
-        )
 
 
 @dataclass(frozen=True)
@@ -184,7 +139,7 @@ def prune_network(
     With images (and how to fine-tune on them), the method is given what it asks for: gradients, and fine-tuning between
     its decisions.
     """
-    options.request.check()
+    options.check()
     decider = one_shot(options.method)
     settings = parse_settings(options.method, options.assignments)
     started = time.perf_counter()
@@ -193,22 +148,31 @@ def prune_network(
     healer, seen = _from_images(network, graph, data, images)
     given = method_input(load_method(options.method), network.model, graph, options.request, tickets, seen)
     result = decider.prune(given, settings)
-    return carried_out(result, healer.model if healer else network.model, network, graph, started)
+    return carried_out(
+        result, healer.model if healer else network.model, network, graph, started, options.device_profile
+    )
 
 
-def carried_out(result: MethodResult, weights: nn.Module, network: Network, graph: Graph, started: float) -> Pruned:
+def carried_out(
+    result: MethodResult, weights: nn.Module, network: Network, graph: Graph, started: float, device_profile: str = ""
+) -> Pruned:
     """The network pruned as the method decided, with the weights of a model of the same architecture that was trained
     since; `started` is the clock (time.perf_counter) at which the method began."""
     for text in result.notes:
         progress.note(text)
-    note_off_block(result.plan, graph)
+    note_off_block(result.plan, graph, device_profile)
     model = rewrite(weights, result.plan, graph).eval()
     return Pruned(network, graph, result.plan, model, result, time.perf_counter() - started)
 
 
-def note_off_block(plan: Plan, graph: Graph) -> None:
-    """Say which layers will not be as fast on this kind of machine as their MACs promise, before they are exported."""
-    if slow := off_block_note(plan, graph, this_machine_block(), amount_flags(plan.method)):
+def note_off_block(plan: Plan, graph: Graph, device_profile: str = "") -> None:
+    """Say which layers will not be as fast as their MACs promise, before they are exported: on the type of device that
+    the network is for, by default on this machine."""
+    block, device = this_machine_block(), "this machine"
+    if device_profile:
+        profile = load_profile(device_profile)
+        block, device = profile.channel_block.fp32, profile.name
+    if slow := off_block_note(plan, graph, block, amount_flags(plan.method), device):
         progress.note(slow)
 
 

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from edgeprune.bundle import Count
 from edgeprune.profiling.result import Result
 from edgeprune.report import formatting as f
-from edgeprune.report.comparison import FIGURES, Change, Fact, change, change_words, drift, facts, layer_changes
+from edgeprune.report.comparison import (
+    FIGURES,
+    Change,
+    Fact,
+    change,
+    change_words,
+    drift,
+    facts,
+    layer_changes,
+    nothing_shared,
+)
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Table, Tile, columns
 from edgeprune.report.forms import count_words, executed_macs
 from edgeprune.report.results import Setting, unsettled_mark
@@ -85,7 +95,7 @@ def shared_settings(compared: Compared) -> tuple[Setting, ...]:
 
 
 def verdict(one: Change | None) -> str:
-    """faster, slower, or not to be told apart."""
+    """better, worse, or within noise; a dash for a figure that one of the runs lacks."""
     if one is None:
         return f.NONE
     if not one.exceeds_noise:
@@ -120,7 +130,7 @@ def _summary(compared: Compared) -> str:
     if len(compared.runs) == 1:
         return f"{first} alone: give more runs, or --baseline, to compare."
     if not shared:
-        return f"{first} and {last} have no target, precision, batch size and number of threads in common."
+        return nothing_shared(compared.baseline, compared.last)
     told = []
     for setting in shared:
         changes = [_change(name, compared.baseline, compared.last, setting) for name in ("realistic", "p50")]

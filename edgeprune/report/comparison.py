@@ -15,7 +15,7 @@ import msgspec
 from edgeprune.errors import InputError
 from edgeprune.profiling.result import LayerResult, Result, Settings
 from edgeprune.report import formatting as f
-from edgeprune.report.results import Setting
+from edgeprune.report.results import Setting, machine_words
 from edgeprune.report.runs import Run, all_settings
 
 Interval = tuple[float, float]
@@ -169,6 +169,15 @@ def _slower(old: Run, new: Run, limit: float, figures: Sequence[str]) -> tuple[s
     )
 
 
+def nothing_shared(old: Run, new: Run) -> str:
+    """A sentence where the two runs have no setting in common, with what each of them measured; else nothing."""
+    if any(old.result(setting) and new.result(setting) for setting in all_settings((old, new))):
+        return ""
+    held = {run.name: f.some(list(map(str, all_settings((run,)))), between="; ") for run in (old, new)}
+    told = " ".join(f"{f.clean(name)} has {settings}." for name, settings in held.items())
+    return f"There is nothing to compare: the runs have no target, precision, batch size and threads in common. {told}"
+
+
 def unchecked(old: Run, new: Run) -> tuple[Setting, ...]:
     """Settings that one of the two runs alone measured."""
     return tuple(s for s in all_settings((old, new)) if (old.result(s) is None) != (new.result(s) is None))
@@ -227,19 +236,16 @@ def facts(runs: Sequence[Run]) -> tuple[Fact, ...]:
     return tuple(fact for fact in rows if any(fact.values))
 
 
+_OF_THE_RUN = ("date (UTC)", "load average before")
+"""What is told of a machine and changes with every run."""
+
+
 def _machine(runs: Sequence[Run]) -> Iterator[Fact]:
-    machines = [run.profile.environment for run in runs]
-    yield Fact("date (UTC)", tuple(m.date for m in machines), False)
-    yield Fact("processor", tuple(m.cpu for m in machines))
-    yield Fact("cores", tuple(str(m.cores) for m in machines))
-    yield Fact("instruction sets", tuple(" ".join(m.flags) for m in machines))
-    yield Fact("memory", tuple(f"{m.memory_gb:g} GB" if m.memory_gb else "" for m in machines))
-    yield Fact("GPU", tuple(m.gpu or ("none" if any(other.gpu for other in machines) else "") for m in machines))
-    yield Fact("system", tuple(m.platform for m in machines))
-    yield Fact("clock governor", tuple(m.governor for m in machines))
-    yield Fact(
-        "load average before", tuple("" if m.load_average is None else str(m.load_average) for m in machines), False
-    )
+    machines = [machine_words(run.profile.environment) for run in runs]
+    if any(machine["GPU"] for machine in machines):
+        machines = [machine | {"GPU": machine["GPU"] or "none"} for machine in machines]
+    for name in machines[0]:
+        yield Fact(name, tuple(machine[name] for machine in machines), name not in _OF_THE_RUN)
 
 
 def _versions(runs: Sequence[Run]) -> Iterator[Fact]:

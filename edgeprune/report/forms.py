@@ -20,6 +20,8 @@ MANY = 0.25
 """Share of the grouped layers from which on it is worth a word that they are off the channel block."""
 NOTABLE = 1.15
 """Executed MACs over planned ones from which on the summary tells them."""
+TELLING = 1.02
+"""Time of a layer's form over that of its fastest form from which on it is worth a word."""
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -59,6 +61,25 @@ def excess_sentence(record: LoweringRecord, manifest: Manifest) -> str:
     return f"As its layers are written it executes {f.count(executed)} MACs (dense: {f.count(manifest.macs.dense)})."
 
 
+def cache_sentence(record: LoweringRecord) -> str:
+    """Which times were measured by an earlier run, and how to measure them anew; empty if none was."""
+    counts = {"of layers in their forms": record.from_cache.forms, "of whole networks": record.from_cache.networks}
+    told = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return told and f"From the cache: {told}. `edgeprune tune --no-cache` measures all anew."
+
+
+def choice_sentence(record: LoweringRecord) -> str:
+    """Why layers have another form than the one that was fastest in their place; empty where none has."""
+    other = [x for x in record.layers if x.costs and x.costs.get(x.form, 0.0) > TELLING * min(x.costs.values())]
+    if record.chosen_by != "measured" or not other:
+        return ""
+    return (
+        f"{len(other)} of {len(record.layers)} layers are not written in the form that was fastest in their place: "
+        f"whole networks decide, and of these '{f.clean(record.chosen)}' was taken. What a form costs the operations "
+        "around its layer shows in whole networks only."
+    )
+
+
 def forms_section(record: LoweringRecord | None, manifest: Manifest, plan: Plan | None, folder: str) -> Section:
     """How the forms were chosen, what they compute and cost, and what to try; empty without a lowering."""
     blocks = tuple(_blocks(record, manifest, plan, folder)) if record else ()
@@ -67,6 +88,8 @@ def forms_section(record: LoweringRecord | None, manifest: Manifest, plan: Plan 
 
 def _blocks(record: LoweringRecord, manifest: Manifest, plan: Plan | None, folder: str) -> Iterator[Block]:
     yield _how(record, folder)
+    if remembered := cache_sentence(record):
+        yield remembered
     executed = executed_macs(record, manifest)
     if manifest.macs and executed is not None:
         planned, dense = f.count(manifest.macs.pruned), f.count(manifest.macs.dense)
@@ -82,6 +105,8 @@ def _blocks(record: LoweringRecord, manifest: Manifest, plan: Plan | None, folde
     if record.networks:
         yield _network_table(record)
     yield _form_table(record)
+    if choice := choice_sentence(record):
+        yield choice
     if advice := tuple(_advice(record, plan)):
         yield Notes(advice)
     if record.notes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
-from math import log2
+from math import log2, nan
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from edgeprune.profiling.result import Latency
 from edgeprune.report import formatting as f
 from edgeprune.report.drawing import DENSE, GATHER, INK, PRUNED, REORDER, WIDTH, bar_axes, beside, legend
+from edgeprune.report.results import samples_per_second
 from edgeprune.report.views import (
     Distribution,
     Line,
@@ -130,10 +130,11 @@ def sweep_curves(view: Sweep) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.4))
     left, right = figure.subplots(1, 2)
     several = len(view.lines) > 1
-    for line, colour, marker in zip(view.lines, cycle(COLOURS), cycle(MARKERS), strict=False):
+    styled = list(zip(view.lines, cycle(COLOURS), cycle(MARKERS), strict=False))
+    for line, colour, marker in styled:
         _speedup_line(left, line, colour, marker)
-        dense = [_per_second(result.batch_size, result.dense) for result in line.results]
-        pruned = [_per_second(result.batch_size, result.pruned) for result in line.results]
+        dense = [samples_per_second(result.batch_size, result.dense) or nan for result in line.results]
+        pruned = [samples_per_second(result.batch_size, result.pruned) or nan for result in line.results]
         right.plot(
             line.x,
             dense,
@@ -154,9 +155,7 @@ def sweep_curves(view: Sweep) -> Figure:
         axes.margins(x=0.08, y=0.12)
         _grid(axes)
     figure.subplots_adjust(left=0.06, right=0.97, top=0.78, bottom=0.15, wspace=0.2)
-    colours = [
-        _marker(COLOURS[n % 6], MARKERS[n % 6], f.shortened(line.label, 30)) for n, line in enumerate(view.lines)
-    ]
+    colours = [_marker(colour, marker, f.shortened(line.label, 30)) for line, colour, marker in styled]
     dashes = [
         Line2D([], [], color=INK, linewidth=1.0, linestyle="--", label="theoretical; dense"),
         Line2D([], [], color=INK, linewidth=1.4, label="realistic; pruned"),
@@ -259,10 +258,6 @@ def _histograms(axes: Axes, panel: Sequence[Samples]) -> None:
 
 def _colour(which: str) -> str:
     return DENSE if which == "dense" else PRUNED
-
-
-def _per_second(batch: int, taken: Latency | None) -> float:
-    return batch / taken.p50_ms * 1e3 if taken is not None and taken.p50_ms else float("nan")
 
 
 def _marker(colour: str, shape: str, label: str, *, hollow: bool = False) -> Line2D:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeprune.profiling.result import Result
+from edgeprune.profiling.result import Environment, Latency, Result
 from edgeprune.report import formatting as f
 
 
@@ -35,6 +35,26 @@ def setting(result: Result) -> str:
 def precision_words(precision: str) -> tuple[str, ...]:
     """Nothing for FP32."""
     return () if precision == "fp32" else (f.clean(precision),)
+
+
+def machine_words(machine: Environment) -> dict[str, str]:
+    """The machine as it was, by what is told of it; empty text for what it does not tell."""
+    return {
+        "date (UTC)": machine.date,
+        "processor": machine.cpu,
+        "instruction sets": " ".join(machine.flags),
+        "cores": str(machine.cores),
+        "memory": f"{machine.memory_gb:g} GB" if machine.memory_gb else "",
+        "GPU": machine.gpu,
+        "system": machine.platform,
+        "clock governor": machine.governor,
+        "load average before": "" if machine.load_average is None else str(machine.load_average),
+    }
+
+
+def samples_per_second(batch_size: int, taken: Latency | None) -> float | None:
+    """At the median latency; None where there is none."""
+    return batch_size / taken.p50_ms * 1e3 if taken is not None and taken.p50_ms else None
 
 
 def is_settled(result: Result) -> bool:

@@ -52,6 +52,8 @@ def all_settings(runs: Iterable[Run]) -> tuple[Setting, ...]:
 
 
 def _read(path: Path, name: str) -> Run:
+    if not path.exists():
+        raise InputError("no such file or folder", where=path, expected="a bundle, or a profile.json")
     if not path.is_dir():
         return Run(name, load_profile_result(path))
     bundle = open_bundle(path)

@@ -14,7 +14,7 @@ from edgeprune.report.contents import SplitPlan
 from edgeprune.report.document import Table, columns
 from edgeprune.report.forms import executed_macs
 from edgeprune.report.headline import plain_rows, ratio
-from edgeprune.report.results import is_settled, setting, unsettled_mark
+from edgeprune.report.results import is_settled, machine_words, samples_per_second, setting, unsettled_mark
 
 WORDS: Mapping[str, str] = {
     "MAC": "one multiply-add. FLOPs = 2 x MACs; this report shows MACs everywhere.",
@@ -79,8 +79,8 @@ def speed_table(profile: ProfileResult) -> Table:
             f.times(result.realistic_speedup) + unsettled_mark(is_settled(result)),
             f.interval(result.paired_interval),
             f.percent(result.efficiency),
-            _rate(result.batch_size, result.dense.p50_ms if result.dense else None),
-            _rate(result.batch_size, result.pruned.p50_ms),
+            f.count(samples_per_second(result.batch_size, result.dense)),
+            f.count(samples_per_second(result.batch_size, result.pruned)),
         )
         for result in profile.results
     )
@@ -295,15 +295,7 @@ def environment_table(profile: ProfileResult | None, manifest: Manifest) -> Tabl
     machine, how = profile.environment, profile.settings
     most, least = ("at most ", " or more") if how.interval else ("", "")
     pairs: list[tuple[str, object]] = [
-        ("date (UTC)", machine.date),
-        ("processor", machine.cpu),
-        ("instruction sets", " ".join(machine.flags)),
-        ("cores", machine.cores),
-        ("memory", f"{machine.memory_gb:g} GB" if machine.memory_gb else ""),
-        ("GPU", machine.gpu),
-        ("system", machine.platform),
-        ("clock governor", machine.governor),
-        ("load average before", "" if machine.load_average is None else machine.load_average),
+        *machine_words(machine).items(),
         ("threads", machine.threads),
         ("pinned to cores", ", ".join(map(str, how.pin))),
         ("idle threads", ("spin" if how.spinning else "sleep") if machine.threads > 1 else ""),
@@ -343,13 +335,5 @@ def _millijoules(value: float | None) -> str:
     return f.NONE if value is None else f"{f.bare_ms(value)} mJ"
 
 
-def _times(count: int | None) -> str:
-    return f.plural(count, "time") if count else f.NONE
-
-
 def _ends(values: tuple[float, float] | None, unit: str) -> str:
     return f.NONE if values is None else f"{values[0]:.0f}, {values[1]:.0f} {unit}"
-
-
-def _rate(batch: int, latency_ms: float | None) -> str:
-    return f.NONE if not latency_ms else f.count(batch / latency_ms * 1e3)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from edgeprune.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["fp32", "bf16"]
 
@@ -109,6 +110,8 @@ def parse_epochs(flag: str, text: str) -> tuple[int, ...]:
 
 def device_named(name: str) -> torch.device:
     """The device of `TrainSettings.device`; InputError if it is not here."""
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name != "cpu" and not name.startswith("cuda"):
@@ -122,6 +125,8 @@ def device_named(name: str) -> torch.device:
 
 def precision_on(device: torch.device, asked: Literal["auto", "fp32", "bf16"]) -> Precision:
     """The precision that training takes on a device: what is asked, or what the device has units for."""
+    import torch
+
     if asked != "auto":
         return asked
     if device.type == "cuda":

@@ -1,20 +1,23 @@
 """What tuning measured before, so that it need not be measured again: one JSON file a user and machine.
 
 Entries belong to a runtime version, a processor and a number of threads; what differs in any of them is never found. A
-file that is corrupt, foreign or of another version counts as empty and is replaced.
+file that is corrupt, foreign or of another version counts as empty; it is kept under another name. What a busy machine
+spoilt is not remembered.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 
 import msgspec
 
 from edgeprune import progress
 from edgeprune.bundle import write_atomically
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, first_line
+from edgeprune.profiling.measurement import NOISY
 
 SCHEMA_VERSION = 1
 
@@ -26,6 +29,10 @@ class CachedTime(msgspec.Struct, frozen=True):
     noise: float = 0.0
     """Interquartile range over median."""
 
+    @property
+    def is_noisy(self) -> bool:
+        return self.noise > NOISY
+
 
 class _File(msgspec.Struct, frozen=True):
     schema_version: int
@@ -33,9 +40,14 @@ class _File(msgspec.Struct, frozen=True):
 
 
 def default_path() -> Path:
-    """Where the cache lies: in the user's cache folder, as the XDG base directory specification has it."""
+    """Where the cache lies: in the user's cache folder, as the XDG base directory specification has it. InputError for
+    a user without a home."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "edgeprune" / "tuning.json"
+    try:
+        folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise InputError("no home folder to keep caches in", remedy="set XDG_CACHE_HOME to an absolute path") from error
+    return folder / "edgeprune" / "tuning.json"
 
 
 @dataclass
@@ -52,29 +64,27 @@ class TuningCache:
         return TuningCache(path, machine, dict(_read(path).get(machine, {})) if path else {})
 
     def save(self) -> None:
-        """Write what was measured beside what the file holds by now; a cache that cannot be written is left out."""
+        """Write what was measured beside what the file holds by now; where that cannot be, a note says so."""
         if self.path is None:
             return
-        machines = _read(self.path)
-        if not machines:
-            _put_aside(self.path)
-        machines[self.machine] = {**machines.get(self.machine, {}), **self.times}
         try:
+            machines = _read(self.path)
+            if not machines:
+                _put_aside(self.path)
+            machines[self.machine] = {**machines.get(self.machine, {}), **self.times}
             write_atomically(self.path, msgspec.json.encode(_File(SCHEMA_VERSION, machines), order="sorted"))
-        except InputError:  # measured all the same
-            return
+        except (InputError, OSError) as error:  # measured all the same
+            progress.note(f"what was measured is not remembered for the next tuning: {first_line(error)}")
 
 
 def _put_aside(path: Path) -> None:
-    """Keep a file that is no cache (anything may have been named by mistake) under another name."""
-    try:
-        if not path.is_file() or not path.stat().st_size or _decoded(path):
-            return
-        kept = path.with_name(f"{path.name}.kept")
-        path.replace(kept)
-        progress.note(f"{path} was no tuning cache of this version: it is now {kept.name}")
-    except OSError:
+    """Keep a file that is no cache (anything may have been named by mistake) under a name that is not taken."""
+    if not path.is_file() or not path.stat().st_size or _decoded(path):
         return
+    names = chain([f"{path.name}.kept"], (f"{path.name}.kept-{number}" for number in count(2)))
+    kept = next(place for name in names if not os.path.lexists(place := path.with_name(name)))
+    path.rename(kept)
+    progress.note(f"{path} was no tuning cache of this version: it is now {kept.name}")
 
 
 def _decoded(path: Path) -> _File | None:
@@ -90,5 +100,9 @@ def _read(path: Path) -> dict[str, dict[str, CachedTime]]:
     file = _decoded(path)
     if file is None:
         return {}
-    sound = all(time.ms > 0 for times in file.machines.values() for time in times.values())
-    return file.machines if sound else {}
+    if not all(time.ms > 0 for times in file.machines.values() for time in times.values()):
+        return {}
+    return {
+        machine: {key: time for key, time in times.items() if not time.is_noisy}
+        for machine, times in file.machines.items()
+    }

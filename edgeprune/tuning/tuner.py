@@ -5,6 +5,7 @@ every layer that can has it, and the runtime tells the times of its nodes. (Alon
 finds so full, a layer takes other times, and other forms win.) Then whole networks are timed beside the dense one: the
 layers as planned, as the cost table predicts, each in the form that was fastest, and all dense; the fastest is taken.
 What was measured is kept in a cache and looked up by structure: equal layers of other networks are not measured again.
+Where whole networks' times are noisy the machine was busy, and nothing of that run is kept.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from onnx import ModelProto, TensorProto
 
 from edgeprune import progress
 from edgeprune.devices.device_profile import DeviceProfile
-from edgeprune.errors import InputError, unknown_name
+from edgeprune.errors import InputError
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.forms import DENSE, GROUPED, Form, candidate_forms, shape_of
 from edgeprune.lowering.layers import GroupedLayer, grouped_layers
 from edgeprune.lowering.linear import linear_layers
 from edgeprune.lowering.model import lower_model
-from edgeprune.lowering.record import LoweringRecord, NetworkTime, layer_choices
+from edgeprune.lowering.record import FromCache, LoweringRecord, NetworkTime, layer_choices
 from edgeprune.onnx_files.graph import constants
 from edgeprune.onnx_files.model import input_specs
 from edgeprune.profiling.environment import current_environment
@@ -36,7 +37,7 @@ from edgeprune.profiling.layer_times import LayerTime, ModelLayers, attribute_ti
 from edgeprune.profiling.measurement import NOISY, Measurement, interleave
 from edgeprune.profiling.setup import ProfiledRunner, RecordedRunner, random_feeds
 from edgeprune.runners.base import Feeds, RunOptions
-from edgeprune.runners.registry import OpenOptions, Source, open_runner, require
+from edgeprune.runners.registry import OpenOptions, Source, open_runner, require, target_named
 from edgeprune.tuning.cache import CachedTime, TuningCache
 
 AS_PLANNED, PREDICTED, FASTEST, ALL_DENSE = "as planned", "predicted forms", "fastest forms", "all dense"
@@ -56,6 +57,17 @@ WORTH = 0.99
 """Another form than the plan's own is taken if it needs at most so much of its time; so with linear layers."""
 
 
+def require_tunable(target: str) -> None:
+    """InputError if the target is unknown, tells no times of nodes run by run, or cannot be used on this machine."""
+    if target_named(target).name not in RUNTIMES:
+        raise InputError(
+            f"target {target} is not one that forms can be tuned for",
+            expected=f"one of {', '.join(RUNTIMES)}",
+            remedy=f"export with --as-planned, and measure with `edgeprune profile DIR --target {target}`",
+        )
+    require(target)
+
+
 def runtime_here(target: str) -> str:
     """Name and version of the runtime that serves a target on this machine; without a version if it is not there."""
     name, package = RUNTIMES.get(target, (target, target))
@@ -63,6 +75,14 @@ def runtime_here(target: str) -> str:
         return f"{name} {metadata.version(package)}"
     except metadata.PackageNotFoundError:
         return name
+
+
+def is_tuned_for(record: LoweringRecord | None, target: str, threads: int, batch_size: int) -> bool:
+    """Whether forms were measured on this machine, in the runtime that is here, for just that use."""
+    if record is None or record.chosen_by != "measured":
+        return False
+    here = current_environment(threads).cpu, runtime_here(target), target, threads, batch_size
+    return here == (record.device, record.runtime, record.target, record.threads, record.batch_size)
 
 
 @dataclass(frozen=True)
@@ -79,9 +99,7 @@ class TuneOptions:
     def check(self) -> None:
         """InputError for values that make no sense, or a target that cannot be used here."""
         self.run_options().check()
-        if self.target not in RUNTIMES:
-            raise unknown_name("target to tune for", self.target, RUNTIMES)
-        require(self.target)
+        require_tunable(self.target)
         if self.batch_size < 1:
             raise InputError(f"--batch-size {self.batch_size} is out of range", expected="1 or more")
 
@@ -107,7 +125,9 @@ def tune(model: ModelProto, dense: ModelProto | None, profile: DeviceProfile, op
     costs = _in_place(model, layers, forms, timer)
     fastest = {name: _fastest(costs[name]) for name in layers}
     networks, chosen = _whole(model, dense, {FASTEST: fastest, PREDICTED: predict(layers, profile).forms()}, timer)
-    cache.save()
+    notes = timer.notes()
+    if not notes:
+        cache.save()
     return LoweringRecord(
         chosen_by="measured",
         device=environment.cpu,
@@ -119,7 +139,8 @@ def tune(model: ModelProto, dense: ModelProto | None, profile: DeviceProfile, op
         networks=networks,
         chosen=chosen.what,
         pointwise=chosen.pointwise,
-        notes=timer.notes(),
+        notes=notes,
+        from_cache=timer.from_cache(),
     )
 
 
@@ -147,15 +168,20 @@ class _Timer:
 
     def __init__(self, options: TuneOptions, cache: TuningCache) -> None:
         self.options, self.cache = options, cache
-        self.used: dict[str, CachedTime] = {}
+        self.remembered = set(cache.times)
+        """Keys of what was not measured in this run."""
+        self.networks: dict[str, CachedTime] = {}
+        """What was asked for of whole networks, by their keys."""
+        self.forms: set[str] = set()
+        """Keys of what was asked for of layers in their forms."""
 
     def times(self, keys: Mapping[str, str], models: Mapping[str, ModelProto], seconds: float) -> dict[str, float]:
         """Milliseconds of each model by name; `keys` says under what each is remembered."""
         missing = {name for name, key in keys.items() if key not in self.cache.times}
         if missing:  # all of them again: only times of one run can be compared
             for name, time in self._measure(models, seconds).items():
-                self.cache.times[keys[name]] = time
-        self.used |= {key: self.cache.times[key] for key in keys.values()}
+                self.keep(keys[name], time)
+        self.networks |= {key: self.cache.times[key] for key in keys.values()}
         return {name: self.cache.times[key].ms for name, key in keys.items()}
 
     def layer_times(self, models: Mapping[Form, ModelProto]) -> dict[Form, dict[str, LayerTime]]:
@@ -184,16 +210,25 @@ class _Timer:
         values = random_feeds(input_specs(model), self.options.batch_size, self.options.seed)
         return dict(zip(runner.input_names, values, strict=True))
 
+    def keep(self, key: str, time: CachedTime) -> None:
+        """Remember what was measured."""
+        self.cache.times[key] = time
+        self.remembered.discard(key)
+
     def knows(self, keys: Mapping[str, str]) -> bool:
         return all(key in self.cache.times for key in keys.values())
 
+    def from_cache(self) -> FromCache:
+        return FromCache(len(self.remembered & self.forms), len(self.remembered & self.networks.keys()))
+
     def notes(self) -> tuple[str, ...]:
-        noisy = sum(time.noise > NOISY for time in self.used.values())
+        """What makes the times doubtful."""
+        noisy = sum(time.is_noisy for time in self.networks.values())
         if not noisy:
             return ()
         return (
-            f"{noisy} of {len(self.used)} networks' times spread by more than {NOISY:.0%} however often they were "
-            "repeated: the machine was busy. Close other programs and tune again with --no-cache.",
+            f"{noisy} of {len(self.networks)} networks' times spread by more than {NOISY:.0%} however often they were "
+            "repeated: the machine was busy, and nothing of this is remembered. Close other programs and tune again.",
         )
 
     def _measure(self, models: Mapping[str, ModelProto], seconds: float) -> dict[str, CachedTime]:
@@ -230,8 +265,9 @@ def _in_place(
                 if form in forms[name] and name in times:
                     taken.setdefault(keys[name][form], []).append(times[name].total)
             for key, values in taken.items():
-                timer.cache.times[key] = CachedTime(max(median(values), CLOCK_TICK_MS))
+                timer.keep(key, CachedTime(max(median(values), CLOCK_TICK_MS)))
     known = timer.cache.times
+    timer.forms.update(key for own in keys.values() for key in own.values())
     return {name: {form: known[key].ms for form, key in own.items() if key in known} for name, own in keys.items()}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import InputError, first_line, unknown_name
-from edgeprune.user_code import is_file_spec, load_factory
+from edgeprune.user_code import check_factory_file, is_file_spec, load_factory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +46,8 @@ ARCH_FORMS: Mapping[str, str] = {
 }
 """Other spellings that `build` takes -> summary."""
 
+PACKAGES = {"torchvision": "'edgeprune[prune]'", "timm": "timm"}
+"""Packages with networks, and what installs them."""
 
 AUXILIARY_KEYS = ("aux1.", "aux2.", "AuxLogits.")
 """How the keys of torchvision's auxiliary classifiers begin. Checkpoints of GoogLeNet and Inception v3 have them; no
@@ -77,8 +79,7 @@ def build(
     model or in the file gives its input shape. Raises InputError if there is no such architecture, or it cannot be
     built as asked.
     """
-    if num_classes is not None and num_classes < 1:
-        raise InputError(f"{num_classes} classes", where=arch, expected="at least 1")
+    check_arch(arch, num_classes)
     if is_file_spec(arch):
         model, shape = _from_file(arch, num_classes, in_channels, input_size)
     elif arch.startswith("torchvision:"):
@@ -94,6 +95,21 @@ def build(
     return BuiltArch(arch, model.eval(), shape)
 
 
+def check_arch(arch: str, num_classes: int | None = None) -> None:
+    """InputError for an architecture that cannot be built, as far as this is known without building it."""
+    if num_classes is not None and num_classes < 1:
+        raise InputError(f"{num_classes} classes", where=arch, expected="at least 1")
+    package, _, name = arch.partition(":")
+    if is_file_spec(arch):
+        check_factory_file(arch, "model")
+    elif package in PACKAGES and name:
+        if importlib.util.find_spec(package) is None:
+            remedy = f"pip install {PACKAGES[package]}"
+            raise InputError(f"the package {package} is not installed", where=arch, remedy=remedy)
+    elif arch != "vgg16-cifar" and (not _CIFAR.fullmatch(arch) or arch.split("-w")[0] not in ARCHS):
+        raise _unknown(arch)
+
+
 def _built_in(arch: str, num_classes: int, in_channels: int) -> tuple[nn.Module, tuple[int, int, int]]:
     shape = (in_channels, 32, 32)
     if arch == "vgg16-cifar":
@@ -101,8 +117,7 @@ def _built_in(arch: str, num_classes: int, in_channels: int) -> tuple[nn.Module,
 
         return CifarVgg16(num_classes=num_classes, in_channels=in_channels), shape
     match = _CIFAR.fullmatch(arch)
-    if match is None or arch.split("-w")[0] not in ARCHS:
-        raise _unknown(arch)
+    assert match is not None, "checked before"
     depth, width = int(match["depth"]), int(match["width"] or 16)
     if match["net"] == "densenet":
         from edgeprune.zoo.cifar_densenet import CifarDenseNet, CifarDenseNet86
@@ -134,8 +149,6 @@ def _torchvision_names() -> list[str]:
 
 
 def _from_torchvision(arch: str, num_classes: int | None, in_channels: int) -> tuple[nn.Module, tuple[int, int, int]]:
-    if importlib.util.find_spec("torchvision") is None:
-        raise InputError("torchvision is not installed", where=arch, remedy='pip install "edgeprune[prune]"')
     import torchvision
 
     name = arch.removeprefix("torchvision:")
@@ -157,8 +170,6 @@ def _from_torchvision(arch: str, num_classes: int | None, in_channels: int) -> t
 
 
 def _from_timm(arch: str, num_classes: int | None, in_channels: int) -> tuple[nn.Module, tuple[int, int, int]]:
-    if importlib.util.find_spec("timm") is None:
-        raise InputError("the package timm is not installed", where=arch, remedy="pip install timm")
     timm = importlib.import_module("timm")
     name = arch.removeprefix("timm:")
     known = timm.list_models()

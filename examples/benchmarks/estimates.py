@@ -38,7 +38,8 @@ from edgeprune.profiling.estimates import estimate_nodes, total_ms
 from edgeprune.profiling.measurement import NOISY, interleave
 from edgeprune.profiling.profiler import TimedOrtRunner
 from edgeprune.profiling.setup import random_feeds
-from edgeprune.pruning.network import NetworkSource, load_network
+from edgeprune.pruning.network import load_network
+from edgeprune.pruning.options import NetworkSource
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.cores import pinned
 from edgeprune.runners.ort_profile import NodeRecorder

@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from edgeprune.methods.gconv_importance import kernel_importance
 from edgeprune.methods.gconv_solver import Matrix, Solver, kept_importance, solve
-from edgeprune.pruning.network import NetworkSource, layer_weights, load_network
+from edgeprune.pruning.network import layer_weights, load_network
+from edgeprune.pruning.options import NetworkSource
 
 
 def importances(checkpoint: Path, arch: str) -> list[Matrix]:

@@ -66,7 +66,8 @@ from edgeprune.onnx_files.model import input_specs, load_model, save_onnx
 from edgeprune.profiling.environment import current_environment, load_average
 from edgeprune.profiling.measurement import interleave, median_interval, paired_ratios
 from edgeprune.profiling.setup import random_feeds
-from edgeprune.pruning.network import Network, NetworkSource, load_network
+from edgeprune.pruning.network import Network, load_network
+from edgeprune.pruning.options import NetworkSource
 from edgeprune.pruning.pruned import Pruned
 from edgeprune.rewriting.fold import fold
 from edgeprune.runners.base import Array, RunOptions

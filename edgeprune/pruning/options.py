@@ -1,0 +1,117 @@
+"""What is asked of `prune` and `export`: which network, how to prune it, and on what data.
+
+Importing this module does not import torch, so that what cannot work is told at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from edgeprune.datasets.names import check_source
+from edgeprune.errors import InputError
+from edgeprune.methods import one_shot, parse_settings
+from edgeprune.methods.base import PruneRequest
+from edgeprune.training.settings import TrainSettings
+from edgeprune.zoo import check_arch
+
+
+@dataclass(frozen=True)
+class NetworkSource:
+    """Which network, with which weights."""
+
+    arch: str
+    """A built-in name, torchvision:NAME, timm:NAME, or path/to/file.py:factory; empty for a bundle's own."""
+    checkpoint: Path | None = None
+    """A checkpoint file, or a bundle that `edgeprune train` wrote."""
+    random_init: bool = False
+    """Random weights instead of a checkpoint's: for measuring speed."""
+    input_size: tuple[int, ...] = ()
+    """(H, W) or (C, H, W) where the architecture's own is not wanted."""
+    num_classes: int | None = None
+    """None: as in the checkpoint, or the architecture's own."""
+    allow_partial: bool = False
+    """Accept a checkpoint that lacks some of the network's tensors."""
+    seed: int = 0
+
+    def check(self) -> None:
+        """InputError if it is incomplete, or there is no such architecture; called before any long work."""
+        if self.checkpoint is None and not self.random_init:
+            raise InputError("no checkpoint given", remedy="name a checkpoint file, or pass --random-init")
+        if self.checkpoint is not None and self.random_init:
+            raise InputError(
+                "both a checkpoint and --random-init were given", where=self.checkpoint, remedy="leave one of them out"
+            )
+        if self.checkpoint is not None and self.checkpoint.suffix == ".onnx":
+            raise InputError(
+                "is an ONNX file", where=self.checkpoint, expected="a checkpoint (.pt, .pth, .th, .safetensors)",
+                remedy="`split`, `profile` and `eval` take ONNX files; pruning needs the trained weights",
+            )  # fmt: skip
+        if self.arch:
+            check_arch(self.arch, self.num_classes)
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """How to prune."""
+
+    method: str = "tmi-gkp"
+    request: PruneRequest = field(default_factory=PruneRequest)
+    assignments: tuple[str, ...] = ()
+    """The method's own settings, each NAME=VALUE."""
+    tickets: Path | None = None
+    """Folder of checkpoints of earlier epochs."""
+    device_profile: str = ""
+    """Device type that the network is for; empty: this machine's."""
+
+    def check(self) -> None:
+        """InputError for what makes no sense for any network; called before any long work."""
+        self.request.check()
+        one_shot(self.method)
+        parse_settings(self.method, self.assignments)
+        if self.tickets is not None and not self.tickets.is_dir():
+            raise InputError(
+                "no such folder", where=self.tickets, expected="a folder of checkpoints from the same training run"
+            )
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Real data: to measure accuracy, and to fine-tune."""
+
+    data: str = ""
+    """digits, imagefolder:DIR, cifar10:DIR or path/to/file.py:factory; empty for none."""
+    finetune_epochs: int = 0
+    learning_rate: float = 0.01
+    batch_size: int = 64
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of fine-tuning."""
+    max_drop: float | None = None
+    """Points of top-1 that the pruned network may lose; more is a GateError."""
+    seed: int = 0
+
+    def check(self) -> None:
+        """InputError for values that make no sense, or if something needs data and there is none."""
+        if not self.data and (self.finetune_epochs or self.max_drop is not None):
+            what = "--finetune-epochs" if self.finetune_epochs else "--max-drop"
+            raise InputError(f"{what} needs images", remedy="pass --data, such as --data imagefolder:DIR")
+        if self.finetune_epochs < 0:
+            raise InputError(f"--finetune-epochs {self.finetune_epochs} is negative", expected="0 or more")
+        if self.max_drop is not None and not math.isfinite(self.max_drop):  # a gate that would always pass, or never
+            raise InputError(f"--max-drop {self.max_drop} is out of range", expected="points of top-1, such as 1.0")
+        if self.finetune_epochs:
+            self.training(self.finetune_epochs).check()
+        if self.data:
+            check_source(self.data)
+
+    def training(self, epochs: int) -> TrainSettings:
+        """How to fine-tune for so many epochs."""
+        return TrainSettings(
+            epochs=epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            seed=self.seed,
+        )
