@@ -122,6 +122,8 @@ def export(
     """`edgeprune export CKPT|DIR`: from a checkpoint, or what DIR holds, to a bundle with ONNX files."""
     folder = source.checkpoint
     if folder is not None and folder.is_dir() and bundles.open_bundle(folder).has(bundles.PLAN):
+        if options.asks_for_pruning:
+            progress.note(f"{folder} is pruned already: how to prune is not used")
         return export_bundle(folder, source.arch, data, deploy, lowering, split, out)
     for given in (out, source, options, data, deploy, lowering, split):
         given.check()

@@ -209,6 +209,14 @@ def test_eval_agrees_between_torch_and_onnx_runtime(exported: Bundle, checkpoint
     assert in_torch["loss"] == pytest.approx(in_onnx["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize(("flags", "is_told"), [((), False), (("--groups", "2"), True), (("--set", "x=1"), True)])
+def test_flags_for_pruning_what_is_pruned_already_are_told_to_be_unused(
+    exported: Bundle, tmp_path: Path, flags: tuple[str, ...], is_told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(exported.folder), *flags, "-o", str(tmp_path / "out")]) == 0
+    assert ("how to prune is not used" in capsys.readouterr().err) == is_told
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [(("--method", "sfp"), "6 of 6 thinner layers"), (("--method", "gconv", "--groups", "2"), "3 of 6 grouped layers")],

@@ -66,6 +66,12 @@ class PruneOptions:
     device_profile: str = ""
     """Device type that the network is for; empty: this machine's."""
 
+    @property
+    def asks_for_pruning(self) -> bool:
+        """Whether any of it was asked for, rather than left as it is by default."""
+        by_default = PruneOptions(request=PruneRequest(seed=self.request.seed), device_profile=self.device_profile)
+        return self != by_default
+
     def check(self) -> None:
         """InputError for what makes no sense for any network; called before any long work."""
         self.request.check()
