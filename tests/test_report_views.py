@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgeprune.precision.formats import PrecisionRecord
 from edgeprune.profiling.estimates import Estimate, LayerEstimate
-from edgeprune.profiling.result import Drift
+from edgeprune.profiling.result import Drift, SweepFailure
 from edgeprune.report.document import Notes, Picture, Subject, Table
 from edgeprune.report.measured import (
     MOST_LAYER_TABLES,
@@ -113,6 +113,13 @@ def test_what_makes_figures_doubtful_is_told_once_with_its_settings() -> None:
     measured = built.profile(*results)
     assert [row[2] for row in speed_table(measured).rows] == ["1.60x", "1.60x", "1.60x (unsettled)"]
     assert [row[2] for row in latency_table(measured).rows[-2:]] == ["100 (unsettled)"] * 2
+
+
+def test_what_could_not_be_measured_stands_among_what_makes_figures_doubtful() -> None:
+    failures = (SweepFailure("cuda", 2, "not enough memory"),)
+    profile = msgspec.structs.replace(built.profile(built.result()), failures=failures)
+    notes = [block for block in speed_blocks(profile) if isinstance(block, Notes)]
+    assert notes == [Notes(("Not measured: cuda, threads 2: not enough memory",), warning=True)]
 
 
 def test_the_layers_of_a_mixture_tell_what_ran_them() -> None:

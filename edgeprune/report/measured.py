@@ -42,8 +42,15 @@ def speed_blocks(profile: ProfileResult) -> Iterator[Block]:
     precisions = tables.precision_table(profile)
     if precisions.rows:
         yield precisions
-    if doubts := doubtful(results):
+    if doubts := (*not_measured(profile), *doubtful(results)):
         yield Notes(doubts, warning=True)
+
+
+def not_measured(profile: ProfileResult) -> tuple[str, ...]:
+    """What was asked for, and could not be measured."""
+    return tuple(
+        f"Not measured: {failure.target}, threads {failure.threads}: {failure.error}" for failure in profile.failures
+    )
 
 
 def doubtful(results: Sequence[Result]) -> tuple[str, ...]:
