@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from cause_cases import LAYER, Case
+from cause_cases import LAYER, Case, Expected
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgeprune.lowering.forms import Form
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import LoweringRecord, layer_choices
-from edgeprune.profiling.causes import Kind
 from edgeprune.profiling.setup import Pair
 
 OUTSIDE = 16
@@ -277,7 +276,7 @@ def _noise() -> Iterator[Case]:
 
 def _case(
     name: str,
-    kind: Kind,
+    kind: Expected,
     layer: Layer,
     dense: Layer | Literal["ungrouped"] | None = "ungrouped",
     *,

@@ -22,6 +22,8 @@ from edgeprune.profiling.causes import Kind
 from edgeprune.profiling.setup import Pair
 
 LAYER = "layer"
+Expected = Kind | Literal[""]
+"""The cause that must be named; empty: none, because the layer is as fast as promised."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,10 @@ class Conv:
 
 @dataclass(frozen=True)
 class Case:
-    """One pair, and the cause that its layer must be given."""
+    """One pair, and the cause that its layer must be given, if any."""
 
     name: str
-    kind: Kind
+    kind: Expected
     build: Callable[[], Pair]
     threads: int = 1
     trick: Literal["", "fallback", "noise"] = ""
