@@ -160,7 +160,7 @@ def explain(layer: LayerFacts, machine: MachineFacts) -> Cause | None:
         return _at_bound(layer, machine)
     if largest and largest.share >= min(NOTABLE_SHARE, missing / 2):
         return largest
-    return _of_the_rest(layer, machine)
+    return _of_the_rest(layer, machine, missing)
 
 
 def dense_words(note: str) -> str:
@@ -251,14 +251,14 @@ def _waiting(layer: LayerFacts, machine: MachineFacts, kernel: float) -> Iterato
         yield Cause("memory-bound", words, kernel * share)
 
 
-def _of_the_rest(layer: LayerFacts, machine: MachineFacts) -> Cause:
-    """A layer that none of the causes explains."""
+def _of_the_rest(layer: LayerFacts, machine: MachineFacts, missing: float) -> Cause:
+    """A layer that none of the causes explains, though this share of its time should not be there."""
     share = bound_share(layer, machine.roofline)
     if layer.efficiency is not None and layer.efficiency * (1 + layer.noise) >= LOW_EFFICIENCY:
         return Cause("noise", f"within its noise: its times vary by {layer.noise:.0%}")
     if share is not None and machine.roofline and share >= at_bound(machine.roofline):
         return _at_bound(layer, machine)
-    if layer.noise > NOTABLE_SHARE:
+    if layer.noise > max(NOTABLE_SHARE, missing / 2):
         return Cause("noise", f"too noisy to explain: its times vary by {layer.noise:.0%}")
     reached = f"at {share:.0%} of the device's bound" if share is not None else "slower than in the dense layer"
     sums = f": sums of {layer.products} products are short for it" if 0 < layer.products < SHORT_SUM else ""
