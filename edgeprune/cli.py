@@ -595,8 +595,9 @@ def main(argv: list[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _told(f"{where}{error.strerror or error}", InputError.exit_code)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in WORKSTATION_PACKAGES:
-            return _told(f"this needs {error.name}: pip install 'edgeprune[prune]'", InputError.exit_code)
+        package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if package in WORKSTATION_PACKAGES:
+            return _told(f"this needs {package}: pip install 'edgeprune[prune]'", InputError.exit_code)
         traceback.print_exc()
         return _told("this is a bug of edgeprune; please report it with the lines above", EXIT_BUG)
     return 0
