@@ -165,12 +165,18 @@ def test_what_is_computed_along_with_a_convolution_costs_only_what_it_reads_more
     assert behind["sum"].layer == behind["out"].layer == "conv2"
 
 
-def test_a_residual_behind_a_convolution_off_the_block_runs_by_itself() -> None:
-    add = helper.make_node("Add", ["conv1", "input"], ["sum"], "sum")
-    for groups, starts in ((1, 0), (2, 0), (4, 1)):
-        model = network(Conv(32, 32), Conv(32, 32, groups), add, channels=32)
-        assert works(model, reorders=True)["sum"].starts == starts
-        assert works(model)["sum"].starts == 0
+@pytest.mark.parametrize(
+    ("residual", "groups", "starts"),
+    [("conv0", 1, 0), ("conv0", 2, 0), ("conv0", 4, 1), ("input", 1, 1)],
+    ids=["on the block", "grouped on the block", "convolution off the block", "residual in the plain layout"],
+)
+def test_a_residual_is_computed_along_where_both_are_in_the_layout_of_the_fast_kernels(
+    residual: str, groups: int, starts: int
+) -> None:
+    add = helper.make_node("Add", ["conv1", residual], ["sum"], "sum")
+    model = network(Conv(32, 32), Conv(32, 32, groups), add, channels=32)
+    assert works(model, reorders=True)["sum"].starts == starts
+    assert works(model)["sum"].starts == 0
 
 
 def test_an_activation_of_a_value_that_others_read_runs_by_itself() -> None:

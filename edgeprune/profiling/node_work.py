@@ -160,8 +160,8 @@ class _Walk:
         is_activation = node.op_type in _ACTIVATIONS and len(data) == 1
         same = {self.shapes.get(value) for value in data}
         is_residual = node.op_type in ("Add", "Sum") and len(data) == 2 and len(same) == 1
-        if is_residual and self.reorders:  # only the fast kernels can begin with another value than 0
-            alone = [value for value in alone if value in self.blocked]
+        if is_residual and self.reorders and not set(data) <= self.blocked:
+            return ""  # only the fast kernels can begin with another value than 0, and that in their own layout
         return alone[-1] if alone and (is_activation or is_residual) else ""
 
     def _works_blocked(self, node: NodeProto, data: Sequence[str]) -> bool:
