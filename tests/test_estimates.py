@@ -240,7 +240,9 @@ def test_threads_work_on_cores_of_their_own() -> None:
 def test_dense_and_pruned_stand_side_by_side_layer_by_layer() -> None:
     found = estimate(*small.models(), DEVICE, batch=2, threads=2)
     assert (found.device, found.batch_size, found.threads) == ("made-up", 2, 2)
-    assert found.source == "estimate from measured figures of made-up"
+    told = "estimate from measured figures of made-up"
+    assert found.source == f"{told}; without what threads wait for each other"
+    assert estimate(*small.models(), DEVICE).source == told
     assert [layer.name for layer in found.layers] == [small.STEM, small.MIDDLE, small.LAST, small.HEAD]
     assert found.dense_ms is not None
     assert found.speedup == pytest.approx(found.dense_ms / found.pruned_ms, rel=1e-4)

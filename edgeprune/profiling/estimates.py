@@ -91,7 +91,7 @@ def estimate(
     pruned_ms, dense_ms = total_ms(nodes), total_ms(before) if dense is not None else None
     return Estimate(
         device=profile.name,
-        source=certainty_of(profile),
+        source=certainty_of(profile, threads),
         threads=threads if profile.kind == "cpu" else 1,
         batch_size=batch,
         dense_ms=None if dense_ms is None else round(dense_ms, _DIGITS),
@@ -124,13 +124,15 @@ def total_ms(nodes: Sequence[NodeEstimate]) -> float:
     return math.fsum(node.seconds for node in nodes) * 1e3
 
 
-def certainty_of(profile: DeviceProfile) -> str:
-    """In words, how sure the figures are that an estimate by this profile stands on."""
+def certainty_of(profile: DeviceProfile, threads: int = 1) -> str:
+    """In words, how sure the figures are that an estimate by this profile stands on, and what it lacks."""
     used = ("peak_gflops_fp32", "core_", "memory", "channel_block", "execution")
     found = {figure.certainty for key, figure in profile.figures().items() if key.startswith(used)}
     sure = [name for name in ("measured", "published", "derived", "uncertain") if name in found]
     words = f"estimate from {', '.join(sure[:-1])}{' and ' if sure[:-1] else ''}{sure[-1]} figures of {profile.name}"
-    return words if profile.execution else f"{words}, all at their peak: it takes at least so long"
+    if not profile.execution:
+        return f"{words}, all at their peak: it takes at least so long"
+    return f"{words}; without what threads wait for each other" if threads > 1 and profile.kind == "cpu" else words
 
 
 @dataclass(frozen=True)
