@@ -42,16 +42,16 @@ from edgeprune.flags import (
 )
 
 EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
 WORKSTATION_PACKAGES = {"torch", "torchvision", "sklearn", "scipy", "onnxsim", "onnxscript", "safetensors", "PIL"}
 """What `edgeprune[prune]` adds; a device has none of it."""
-EXIT_INTERRUPTED = 130
 
 app = App(
     name="edgeprune",
     help="Prune a trained CNN into dense grouped convolutions, export ONNX, split it over devices, and measure the "
     "real speed-up beside the promised one.",
     help_epilogue="Start with `edgeprune demo`. Every verb has --help with examples.\n\n"
-    "Exit codes: 0 done; 1 the input is at fault; 2 usage; 3 a gate failed; 70 a bug.",
+    "Exit codes: 0 done; 1 the input is at fault; 2 usage; 3 a gate failed; 70 a bug; 130 interrupted.",
     help_format="markdown",
     suppress_keyboard_interrupt=False,
 )
