@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -133,27 +133,30 @@ class Bundle:
             )
         return path
 
-    def require_sound(self) -> None:
-        """InputError if any file is missing, changed or not listed."""
-        faults = [fault.rstrip(".") for fault in self.faults()]
+    def require_sound(self, replacing: Collection[str] = ()) -> None:
+        """InputError if any file but those that are about to be replaced is missing, changed or not listed."""
+        faults = [fault.rstrip(".") for fault in self.faults(replacing)]
         if faults:
             raise InputError(f"the bundle is damaged: {'; '.join(faults)}", where=self.folder, remedy="write it again")
 
     def has(self, name: str) -> bool:
         return name in self.manifest.files
 
-    def faults(self) -> list[str]:
+    def faults(self, ignored: Collection[str] = ()) -> list[str]:
         """A sentence for every file that is missing, changed or not listed; empty for a sound bundle."""
         faults = []
         for name, digest in sorted(self.manifest.files.items()):
             path = self.folder / name
+            if name in ignored:
+                continue
             if path.is_symlink() or not path.is_file():
                 faults.append(f"{name}: listed in the manifest but not a file here.")
             elif sha256_of(path) != digest:
                 faults.append(f"{name}: its SHA-256 is not the manifest's; it was changed or damaged.")
         present = {str(p.relative_to(self.folder).as_posix()) for p in self.folder.rglob("*") if p.is_file()}
         faults.extend(
-            f"{name}: not listed in the manifest." for name in sorted(present - {MANIFEST, *self.manifest.files})
+            f"{name}: not listed in the manifest."
+            for name in sorted(present - {MANIFEST, *ignored, *self.manifest.files})
         )
         return faults
 
@@ -211,10 +214,11 @@ def new_bundle(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def updated_bundle(folder: Path) -> Iterator[Path]:
-    """Yield a staging copy of the bundle to change; on success it takes the bundle's place."""
+def updated_bundle(folder: Path, replacing: Collection[str] = ()) -> Iterator[Path]:
+    """Yield a staging copy of the bundle to change, in which some files will be replaced; on success it takes the
+    bundle's place."""
     bundle = open_bundle(folder)
-    bundle.require_sound()  # or its new manifest would hash whatever lies there
+    bundle.require_sound(replacing)  # or its new manifest would hash whatever lies there
     with _staged(folder) as stage:
         for name in [MANIFEST, *bundle.manifest.files]:
             source = folder / name

@@ -202,8 +202,7 @@ def profile(result: ProfileResult) -> None:
         table("estimates: nothing of this was measured", heads, estimated)
     _precisions(result)
     for failure in result.failures:
-        what = f"{failure.target}, threads {failure.threads}"
-        _console().print(f"not measured ({what}): {failure.error}", markup=False, soft_wrap=True)
+        _console().print(f"not measured ({failure.setting}): {failure.error}", markup=False, soft_wrap=True)
     for r in result.results:
         what = f"{r.target}, batch {r.batch_size}, threads {r.threads}"
         for warning in r.warnings:

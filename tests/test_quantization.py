@@ -186,6 +186,9 @@ class TestSamples:
         np.save(path, np.zeros((4, 3, 9, 8), np.float32))
         with pytest.raises(InputError, match=r"holds float32 \(4, 3, 9, 8\); expected float32 \(N, 3, 8, 8\)"):
             load_samples(convolution(1), str(path), 0)
+        np.save(path, np.full((4, 3, 8, 8), np.nan, np.float32))
+        with pytest.raises(InputError, match="inputs.npy: holds values that are not finite"):
+            load_samples(convolution(1), str(path), 0)
 
     def test_labelled_images_calibrate_and_compare_apart(self) -> None:
         pytest.importorskip("sklearn")

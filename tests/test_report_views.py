@@ -116,10 +116,10 @@ def test_what_makes_figures_doubtful_is_told_once_with_its_settings() -> None:
 
 
 def test_what_could_not_be_measured_stands_among_what_makes_figures_doubtful() -> None:
-    failures = (SweepFailure("cuda", 2, "not enough memory"),)
+    failures = (SweepFailure("cuda", 2, "not enough memory", batch_sizes=(8,)),)
     profile = msgspec.structs.replace(built.profile(built.result()), failures=failures)
     notes = [block for block in speed_blocks(profile) if isinstance(block, Notes)]
-    assert notes == [Notes(("Not measured: cuda, threads 2: not enough memory",), warning=True)]
+    assert notes == [Notes(("Not measured: cuda, threads 2, batch 8: not enough memory",), warning=True)]
 
 
 def test_the_layers_of_a_mixture_tell_what_ran_them() -> None:

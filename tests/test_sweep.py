@@ -131,12 +131,12 @@ class TestFailures:
         assert main(["profile", str(bundle), "--threads", "1,2,3", "--json", str(json), *FLAGS]) == 1
         told = capsys.readouterr()
         error = "target cpu: no room; make some"
-        assert told.err.splitlines() == [f"edgeprune: all was measured but cpu, threads 2 ({error})"]
-        assert f"not measured (cpu, threads 2): {error}" in told.out
+        assert told.err.splitlines() == [f"edgeprune: all was measured but cpu, threads 2, batch 1 ({error})"]
+        assert f"not measured (cpu, threads 2, batch 1): {error}" in told.out
         kept = load_profile_result(bundle / PROFILE)
         assert kept == load_profile_result(json)
         assert [result.threads for result in kept.results] == [1, 3]
-        assert kept.failures == (SweepFailure("cpu", 2, error),)
+        assert kept.failures == (SweepFailure("cpu", 2, error, batch_sizes=(1,)),)
         assert {"target", "threads", "error"} <= set(msgspec.json.decode(json.read_bytes())["failures"][0])
         assert open_bundle(bundle).faults() == []
 
@@ -167,6 +167,22 @@ class TestFailures:
         assert capsys.readouterr().err.splitlines() == ["edgeprune: the first"]
         assert not (bundle / PROFILE).exists()
 
+    def test_a_batch_that_memory_does_not_hold_costs_no_other(self, bundle: Path) -> None:
+        options = replace(QUICK, batch_sizes=(1, 10**9), fresh_process=False)
+        result = pipeline.profile(bundle, None, ("cpu",), options)
+        assert [measured.batch_size for measured in result.results] == [1]
+        (failure,) = result.failures
+        assert (failure.batch_sizes, failure.kind) == ((10**9,), "input")
+        assert "not enough memory" in failure.error
+
+    def test_a_damaged_profile_is_replaced(self, bundle: Path) -> None:
+        pipeline.profile(bundle, None, ("cpu",), QUICK)
+        (bundle / PROFILE).write_bytes(b"{")
+        pipeline.profile(bundle, None, ("cpu",), QUICK)
+        assert open_bundle(bundle).faults() == []
+        (bundle / PROFILE).unlink()
+        assert pipeline.profile(bundle, None, ("cpu",), QUICK).results
+
     def test_a_bug_keeps_the_rest_too_and_is_told_with_its_traceback(
         self, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -177,7 +193,7 @@ class TestFailures:
         assert "the measuring process failed:\nTraceback ...\nZeroDivisionError: of the test" in told
         assert told.splitlines()[-1].endswith("please report it with the lines above")
         (failure,) = load_profile_result(bundle / PROFILE).failures
-        assert failure == SweepFailure("cpu", 1, "ZeroDivisionError: of the test", "bug")
+        assert failure == SweepFailure("cpu", 1, "ZeroDivisionError: of the test", "bug", (1,))
 
     def test_an_interrupt_keeps_what_is_finished(
         self, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -185,8 +201,10 @@ class TestFailures:
         jobs = instead_of_a_process(monkeypatch, (None, KeyboardInterrupt()))
         assert main(["profile", str(bundle), "--threads", "1,2,3", *FLAGS]) == EXIT_INTERRUPTED
         told = capsys.readouterr()
-        assert told.err.splitlines() == ["edgeprune: interrupted; all was measured but cpu, threads 2; cpu, threads 3"]
-        assert "not measured (cpu, threads 3): interrupted" in told.out
+        assert told.err.splitlines() == [
+            "edgeprune: interrupted; all was measured but cpu, threads 2, batch 1; cpu, threads 3, batch 1"
+        ]
+        assert "not measured (cpu, threads 3, batch 1): interrupted" in told.out
         kept = load_profile_result(bundle / PROFILE)
         assert [result.threads for result in kept.results] == [1]
         assert [(failure.threads, failure.kind) for failure in kept.failures] == [

@@ -52,7 +52,8 @@ def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options
 
     InputError where there is not enough memory.
     """
-    values = random_feeds(input_specs(batch.pair.pruned), batch.size, options.seed)
+    with memory_checked(batch.target, batch.size):
+        values = random_feeds(input_specs(batch.pair.pruned), batch.size, options.seed)
     feeds: dict[Which, Feeds] = {
         which: dict(zip(runner.input_names, values, strict=True)) for which, runner in runners.items()
     }

@@ -32,7 +32,7 @@ def keep(subject: Subject, result: ProfileResult, folder: Path) -> None:
     if subject.bundle is None:
         return
     made = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    with updated_bundle(subject.bundle.folder) as stage:
+    with updated_bundle(subject.bundle.folder, replacing=(PROFILE,)) as stage:
         copy_files(made, folder, stage)
         (stage / PROFILE).write_bytes(pretty_json(result))
         write_manifest(stage, subject.bundle.manifest)

@@ -104,7 +104,9 @@ def check_measurable(subject: Subject, targets: Sequence[str], options: ProfileO
             check_same_shapes(pair.dense, pair.pruned, where=subject.dense)
         for size in options.batch_sizes:
             Batch.of(pair, name, size, machine, options.precision)
-        random_feeds(input_specs(pair.pruned), min(options.batch_sizes), options.seed)
+        least = min(options.batch_sizes)
+        with memory_checked(name, least):
+            random_feeds(input_specs(pair.pruned), least, options.seed)
 
 
 def profile_runners(make: MakeRunner, pair: Pair, target: str, options: ProfileOptions) -> list[Result]:

@@ -201,7 +201,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class SweepFailure(msgspec.Struct, frozen=True):
-    """One target with one number of threads that has no results."""
+    """One target with one number of threads that has no results for these batch sizes."""
 
     target: str
     threads: int
@@ -209,6 +209,13 @@ class SweepFailure(msgspec.Struct, frozen=True):
     """One line."""
     kind: Literal["input", "bug", "interrupted"] = "input"
     """Whose fault it is: the user's input or machine, edgeprune's own, or nobody's: the user ended the sweep."""
+    batch_sizes: tuple[int, ...] = ()
+
+    @property
+    def setting(self) -> str:
+        """In words."""
+        sizes = f", batch {' and '.join(map(str, self.batch_sizes))}" if self.batch_sizes else ""
+        return f"{self.target}, threads {self.threads}{sizes}"
 
 
 class ProfileResult(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from edgeprune.bundle import (
     MODEL,
     PLAIN_MODEL,
     PLAN,
+    PROFILE,
     WEIGHTS,
     Bundle,
     open_bundle,
@@ -67,7 +68,7 @@ class Subject:
         if baseline is not None:
             raise InputError("a bundle has its own baseline", where=baseline, remedy="leave out --baseline")
         bundle = open_bundle(model)
-        bundle.require_sound()
+        bundle.require_sound(replacing=(PROFILE,))
 
         def path(name: str) -> Path | None:
             return bundle.path(name) if bundle.has(name) else None

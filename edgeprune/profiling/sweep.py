@@ -6,9 +6,11 @@ What fails, or is ended by the user, does not take with it what was measured bef
 from __future__ import annotations
 
 import traceback
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -85,23 +87,29 @@ class Sweep:
         Where that is everything, the first error is raised.
         """
         subject = replace(subject, converted=precise.files)
-        jobs = [
+        jobs = deque(
             ProfileJob(subject, target, self.options.with_threads(count), engines)
             for target in self.targets
             for count in self.thread_counts
-        ]
+        )
         taken: list[ProfileResult] = []
         failed: list[tuple[ProfileJob, BaseException]] = []
-        for number, job in enumerate(jobs):
+        while jobs:
+            job = jobs.popleft()
             try:
                 taken.append(run_apart(job) if self.options.fresh_process else measure(job))
             except KeyboardInterrupt as stop:
                 if not taken:
                     raise
-                failed += [(left, stop) for left in jobs[number:]]
+                failed += [(left, stop) for left in (job, *jobs)]
                 break
             except Exception as error:  # runtimes raise what they like: it must not cost the other results
-                failed.append((job, error))
+                sizes = job.options.batch_sizes
+                if len(sizes) > 1:  # perhaps one of them fails alone, such as the one that memory does not hold
+                    alone = (replace(job.options, batch_sizes=(size,)) for size in sizes[::-1])
+                    jobs.extendleft(msgspec.structs.replace(job, options=options) for options in alone)
+                else:
+                    failed.append((job, error))
         if not taken:
             raise failed[0][1]
         return self._joined(taken, precise, [_failure(job, error) for job, error in failed])
@@ -130,7 +138,7 @@ def require_complete(result: ProfileResult) -> None:
     """InputError, or whatever else it comes to, where a part of a sweep could not be measured."""
     if not result.failures:
         return
-    jobs = [f"{failure.target}, threads {failure.threads}" for failure in result.failures]
+    jobs = [failure.setting for failure in result.failures]
     kinds = {failure.kind for failure in result.failures}
     if "interrupted" in kinds:
         raise Interrupted(f"interrupted; all was measured but {'; '.join(jobs)}")
@@ -141,10 +149,13 @@ def require_complete(result: ProfileResult) -> None:
 
 def _failure(job: ProfileJob, error: BaseException) -> SweepFailure:
     """The record of what happened; a bug's traceback goes to standard error, where bugs are told."""
+
+    def failed(told: str, kind: Literal["input", "bug", "interrupted"]) -> SweepFailure:
+        return SweepFailure(job.target, job.options.threads, told, kind, job.options.batch_sizes)
+
     if isinstance(error, KeyboardInterrupt):
-        return SweepFailure(job.target, job.options.threads, "interrupted", "interrupted")
+        return failed("interrupted", "interrupted")
     if isinstance(error, InputError):
-        return SweepFailure(job.target, job.options.threads, str(error))
+        return failed(str(error), "input")
     traceback.print_exception(error)
-    last = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
-    return SweepFailure(job.target, job.options.threads, last, "bug")
+    return failed(traceback.format_exception_only(error)[-1].strip().splitlines()[-1], "bug")

@@ -48,9 +48,7 @@ def speed_blocks(profile: ProfileResult) -> Iterator[Block]:
 
 def not_measured(profile: ProfileResult) -> tuple[str, ...]:
     """What was asked for, and could not be measured."""
-    return tuple(
-        f"Not measured: {failure.target}, threads {failure.threads}: {failure.error}" for failure in profile.failures
-    )
+    return tuple(f"Not measured: {failure.setting}: {failure.error}" for failure in profile.failures)
 
 
 def doubtful(results: Sequence[Result]) -> tuple[str, ...]:
