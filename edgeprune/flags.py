@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgeprune.methods.base import PruneRequest
     from edgeprune.pipeline import Output, SplitOptions
     from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
-    from edgeprune.report.comparison import Gate
+    from edgeprune.report.gate import Gate
     from edgeprune.training_run import MethodChoice, TrainOptions
 
 NETWORK = Group("Network", sort_key=1)
@@ -123,7 +123,8 @@ class CompareFlags:
 
     def gate(self) -> Gate | None:
         """InputError for a limit or a figure that cannot be read."""
-        from edgeprune.report.comparison import FIGURES, Gate
+        from edgeprune.report.comparison import FIGURES
+        from edgeprune.report.gate import Gate
 
         if self.max_drop is not None and not math.isfinite(self.max_drop):
             raise InputError(f"--max-drop {self.max_drop} is out of range", expected="points of top-1, such as 1.0")

@@ -45,8 +45,9 @@ from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweep import Sweep
 from edgeprune.report import write_comparison, write_report
-from edgeprune.report.compared import Compared, differences
-from edgeprune.report.comparison import ChangeRecord, Gate, changes, nothing_shared, regressions, unchecked
+from edgeprune.report.compared import Compared, differences, failures
+from edgeprune.report.comparison import ChangeRecord, changes
+from edgeprune.report.gate import Gate, nothing_shared, regressions, unchecked
 from edgeprune.report.runs import read_runs
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
@@ -356,6 +357,8 @@ class CompareResult(msgspec.Struct, frozen=True):
     """Settings that the baseline or the last run alone measured."""
     nothing_shared: str
     """A sentence where that is all of them; else empty."""
+    failures: tuple[str, ...]
+    """What could not be measured in any of the runs."""
     regressions: tuple[str, ...]
     """What got worse in the last run by more than the gate accepts."""
 
@@ -378,7 +381,7 @@ def compare(paths: Sequence[Path], out: Path | None, formats: Sequence[str], gat
         write_comparison(compared, files)
     left_out = tuple(map(str, unchecked(runs[0], runs[-1])))
     changed = tuple(map(ChangeRecord.of, changes(runs[0], runs[-1])))
-    told = differences(runs), left_out, nothing_shared(runs[0], runs[-1])
+    told = differences(runs), left_out, nothing_shared(runs[0], runs[-1]), failures(runs)
     return CompareResult(tuple(map(str, files.values())), runs[0].name, changed, *told, found)
 
 

@@ -291,6 +291,8 @@ def comparison(result: CompareResult) -> None:
         table(f"the last run against {result.baseline}", names, rows)
     if result.nothing_shared:
         _say(result.nothing_shared)
+    for text in result.failures:
+        _say(text)
     for text in result.differences:
         _say(f"not alike: {text}")
     for setting in () if result.nothing_shared else result.not_compared:

@@ -14,24 +14,22 @@ import small_bundle as small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.bundle import open_bundle, write_manifest
+from edgeprune.bundle import open_bundle, pretty_json, write_manifest
 from edgeprune.cli import main
 from edgeprune.errors import InputError
+from edgeprune.profiling.result import SweepFailure
 from edgeprune.report import write_comparison
 from edgeprune.report.compared import Compared, build_comparison, differences
 from edgeprune.report.comparison import (
     FIGURES,
-    Gate,
     change,
     changes,
     drift,
     facts,
     layer_changes,
-    nothing_shared,
-    regressions,
-    unchecked,
 )
 from edgeprune.report.document import Picture, Table
+from edgeprune.report.gate import Gate, nothing_shared, regressions, unchecked
 from edgeprune.report.markdown import render
 from edgeprune.report.results import Setting
 from edgeprune.report.runs import Run, read_runs
@@ -112,6 +110,39 @@ def test_another_precision_target_or_batch_is_another_setting() -> None:
         "cpu, int8, batch 1, 1 thread",
         "cpu, fp16, batch 1, 1 thread",
     }
+
+
+def test_a_target_that_the_baseline_measured_and_the_new_run_could_not_is_a_regression() -> None:
+    crash = SweepFailure("openvino-native", 1, "the runtime aborted", "bug")
+    native = built.result(target="openvino-native")
+    old, fine = built.run("old", built.result(), native), built.run("new", built.result())
+    new = built.failed(fine, crash, SweepFailure("coreml", 1, "is not installed"), SweepFailure("cpu", 2, "too many"))
+    told = "openvino-native, threads 1: could not be measured: the runtime aborted"
+    assert regressions(old, new, Gate(0.05)) == (told,)
+    assert regressions(built.run("old", native), new, Gate(0.05)) == (told,), "nothing else is shared"
+    assert regressions(old, fine, Gate(0.05)) == (), "it was not asked for"
+    assert regressions(built.run("old", built.result()), new, Gate(0.05)) == (), "the baseline lacks it, too"
+    both = built.failed(old, SweepFailure("cuda", 1, "no GPU"))
+    page = render(build_comparison(Compared((both, new))))
+    assert f"- new: {told}" in page
+    assert "- old: cuda, threads 1: could not be measured: no GPU" in page
+    assert "| new | – | – | – | – | – | – | – | could not be measured |" in page
+
+
+def test_the_gate_and_the_terminal_name_what_crashed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = built.write_profile(tmp_path / "old.json", built.result(), built.result(target="openvino-native"))
+    new = tmp_path / "new.json"
+    crashed = built.failed(built.run("new", built.result()), SweepFailure("openvino-native", 1, "the runtime aborted"))
+    new.write_bytes(pretty_json(crashed.profile))
+    assert cli("report", new, "--baseline", old, "--fail-on-regression", "5%", "--json", tmp_path / "c.json") == 3
+    told = capsys.readouterr()
+    words = "openvino-native, threads 1: could not be measured: the runtime aborted"
+    assert told.err == f"edgeprune: worse than old.json: {words}\n"
+    assert f"new.json: {words}" in told.out.splitlines()
+    assert json.loads((tmp_path / "c.json").read_bytes())["failures"] == [f"new.json: {words}"]
+    assert cli("report", new, old, "-o", tmp_path / "page.json") == 0
+    (first, second) = json.loads((tmp_path / "page.json").read_bytes())["runs"]
+    assert (first["failures"][0]["target"], second["failures"]) == ("openvino-native", [])
 
 
 @pytest.mark.parametrize("gate", [Gate(0.05), Gate(0.05, ("efficiency",))])

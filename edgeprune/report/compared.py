@@ -17,11 +17,11 @@ from edgeprune.report.comparison import (
     drift,
     facts,
     layer_changes,
-    nothing_shared,
 )
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Table, Tile, columns
 from edgeprune.report.forms import count_words, executed_macs
-from edgeprune.report.results import Setting, unsettled_mark
+from edgeprune.report.gate import nothing_shared
+from edgeprune.report.results import Setting, failure_words, unsettled_mark
 from edgeprune.report.runs import Run, all_settings
 from edgeprune.report.tables import WORDS
 from edgeprune.report.views import Trend
@@ -65,14 +65,21 @@ def differences(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def failures(runs: Sequence[Run]) -> tuple[str, ...]:
+    """A sentence for everything that could not be measured in one of the runs."""
+    return tuple(f"{f.clean(run.name)}: {failure_words(one)}" for run in runs for one in run.profile.failures)
+
+
 def build_comparison(compared: Compared) -> Document:
     """The whole page."""
     runs = compared.runs
     archs = dict.fromkeys(f.clean(run.manifest.arch) for run in runs if run.manifest and run.manifest.arch)
     names = f"{', '.join(archs)}: " if archs else ""
     dates = sorted({f.clean(run.profile.environment.date[:10]) for run in runs})
+    failed = failures(runs)
     sections = (
         Section("alike", "What differs between the runs", tuple(_alike(runs))),
+        Section("failures", "What could not be measured", (Notes(failed, warning=True),) if failed else ()),
         *_setting_sections(compared),
         Section("networks", "The networks", (_network_table(runs),)),
         Section("layers", f"Layers of {f.clean(compared.last.name)}", tuple(_layer_blocks(compared))),
@@ -180,7 +187,7 @@ def _setting_table(compared: Compared, setting: Setting) -> Table:
     for number, run in enumerate(compared.runs):
         result = run.result(setting)
         if result is None:
-            rows.append((f.clean(run.name), *[f.NONE] * 7, "not measured"))
+            rows.append((f.clean(run.name), *[f.NONE] * 7, _missing(run, setting)))
             continue
         changes = [_change(name, compared.baseline, run, setting) if number else None for name in ("realistic", "p50")]
         if any(verdict(one) == "worse" for one in changes):
@@ -188,6 +195,11 @@ def _setting_table(compared: Compared, setting: Setting) -> Table:
         rows.append((f.clean(run.name), *_figures(result), _verdicts(changes, number)))
     caption = f"Runs on {setting}"
     return Table(caption, columns(*names, numeric=names[1:8]), tuple(rows), flags=frozenset(flags))
+
+
+def _missing(run: Run, setting: Setting) -> str:
+    failed = {(one.target, one.threads) for one in run.profile.failures}
+    return "could not be measured" if (setting.target, setting.threads) in failed else "not measured"
 
 
 def _figures(result: Result) -> tuple[str, ...]:

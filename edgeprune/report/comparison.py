@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgeprune.errors import InputError
 from edgeprune.profiling.result import LayerResult, Result, Settings
 from edgeprune.report import formatting as f
 from edgeprune.report.results import Setting, machine_words
@@ -128,59 +127,6 @@ def drift(old: Run, new: Run) -> tuple[Change, ...]:
     pairs = {setting: (old.result(setting), new.result(setting)) for setting in all_settings((old, new))}
     same = [s for s, (before, after) in pairs.items() if before and after and before.dense_macs == after.dense_macs]
     return tuple(one for one in changes(old, new, (_DENSE,)) if one.exceeds_noise and one.setting in same)
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What is still accepted of a run against a baseline."""
-
-    limit: float | None
-    """Share by which a figure may get worse; beyond it, and beyond noise, it is a regression. None: not looked at."""
-    figures: tuple[str, ...] = ("realistic", "p50")
-    """Keys of FIGURES."""
-    max_drop: float | None = None
-    """Points of top-1 that may be lost; None: not looked at."""
-
-
-def regressions(old: Run, new: Run, gate: Gate) -> tuple[str, ...]:
-    """A sentence for everything in which `new` is worse than `old` by more than the gate accepts.
-
-    InputError where there is nothing to hold against each other: a gate that looks at nothing must not pass.
-    """
-    slower = () if gate.limit is None else _slower(old, new, gate.limit, gate.figures)
-    return (*slower, *_lost_accuracy(old, new, gate.max_drop))
-
-
-def _slower(old: Run, new: Run, limit: float, figures: Sequence[str]) -> tuple[str, ...]:
-    found = changes(old, new, tuple(FIGURES[name] for name in figures))
-    if not found:
-        raise InputError(
-            f"has no {' or '.join(FIGURES[name].label for name in figures)} to hold against {old.name}: nothing was "
-            "measured on the same target, with the same precision, batch size and number of threads",
-            where=new.name,
-            expected=f"one of {'; '.join(map(str, all_settings((old,))))}",
-            remedy="profile both in the same way",
-        )
-    drifts = {one.setting: one for one in drift(old, new)}
-    return tuple(
-        f"{one.setting}: {change_words(one)}{_drift_words(one, drifts.get(one.setting))}"
-        for one in found
-        if one.loss > limit and one.exceeds_noise
-    )
-
-
-def nothing_shared(old: Run, new: Run) -> str:
-    """A sentence where the two runs have no setting in common, with what each of them measured; else nothing."""
-    if any(old.result(setting) and new.result(setting) for setting in all_settings((old, new))):
-        return ""
-    held = {run.name: f.some(list(map(str, all_settings((run,)))), between="; ") for run in (old, new)}
-    told = " ".join(f"{f.clean(name)} has {settings}." for name, settings in held.items())
-    return f"There is nothing to compare: the runs have no target, precision, batch size and threads in common. {told}"
-
-
-def unchecked(old: Run, new: Run) -> tuple[Setting, ...]:
-    """Settings that one of the two runs alone measured."""
-    return tuple(s for s in all_settings((old, new)) if (old.result(s) is None) != (new.result(s) is None))
 
 
 @dataclass(frozen=True)
@@ -308,25 +254,3 @@ def change_words(one: Change) -> str:
     """realistic speed-up 1.80x to 1.55x (-13.9 %)."""
     before, after = one.figure.written(one.before), one.figure.written(one.after)
     return f"{one.figure.label} {before} to {after} ({f.signed_percent(one.relative)})"
-
-
-def _drift_words(one: Change, dense: Change | None) -> str:
-    """The dense network is the same in both runs: if it took another time, so did the machine."""
-    if dense is None or one.figure is not FIGURES["p50"]:
-        return ""
-    return f", the dense network {f.signed_percent(dense.relative)}"
-
-
-def _lost_accuracy(old: Run, new: Run, max_drop: float | None) -> Iterator[str]:
-    if max_drop is None:
-        return
-    first, second = _top1(old), _top1(new)
-    if first - second > max_drop:
-        yield f"top-1 {first:.2f} % to {second:.2f} % ({second - first:+.2f} points, {max_drop:g} accepted)"
-
-
-def _top1(run: Run) -> float:
-    if run.manifest is None or run.manifest.accuracy is None:
-        remedy = "leave out --max-drop, or give bundles that were exported with --data"
-        raise InputError("does not tell its accuracy", where=run.name, expected="a bundle with top-1", remedy=remedy)
-    return run.manifest.accuracy.pruned

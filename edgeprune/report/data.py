@@ -96,6 +96,7 @@ def comparison_to_json(compared: Compared) -> str:
             "params": run.manifest.params if run.manifest else None,
             "environment": run.profile.environment,
             "settings": run.profile.settings,
+            "failures": run.profile.failures,
             "results": [_without_details(result) for result in run.profile.results],
         }
         for run in compared.runs

@@ -49,7 +49,8 @@ def speed_blocks(profile: ProfileResult) -> Iterator[Block]:
 def not_measured(profile: ProfileResult) -> tuple[str, ...]:
     """What was asked for, and could not be measured."""
     return tuple(
-        f"Not measured: {failure.target}, threads {failure.threads}: {failure.error}" for failure in profile.failures
+        f"Not measured: {f.clean(one.target)}, threads {one.threads}: {f.harmless(one.error)}"
+        for one in profile.failures
     )
 
 
