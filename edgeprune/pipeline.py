@@ -47,7 +47,7 @@ from edgeprune.profiling.sweep import Sweep
 from edgeprune.report import write_comparison, write_report
 from edgeprune.report.compared import Compared, differences, failures
 from edgeprune.report.comparison import ChangeRecord, changes
-from edgeprune.report.gate import Gate, nothing_shared, regressions, unchecked
+from edgeprune.report.gate import Gate, nothing_shared, passed, regressions, unchecked
 from edgeprune.report.runs import read_runs
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
@@ -361,6 +361,8 @@ class CompareResult(msgspec.Struct, frozen=True):
     """What could not be measured in any of the runs."""
     regressions: tuple[str, ...]
     """What got worse in the last run by more than the gate accepts."""
+    passed: str
+    """What the gate looked at, in a sentence, where it found nothing; else empty."""
 
 
 def compare(paths: Sequence[Path], out: Path | None, formats: Sequence[str], gate: Gate | None) -> CompareResult:
@@ -382,7 +384,8 @@ def compare(paths: Sequence[Path], out: Path | None, formats: Sequence[str], gat
     left_out = tuple(map(str, unchecked(runs[0], runs[-1])))
     changed = tuple(map(ChangeRecord.of, changes(runs[0], runs[-1])))
     told = differences(runs), left_out, nothing_shared(runs[0], runs[-1]), failures(runs)
-    return CompareResult(tuple(map(str, files.values())), runs[0].name, changed, *told, found)
+    fine = passed(runs[0], runs[-1], gate) if gate and not found else ""
+    return CompareResult(tuple(map(str, files.values())), runs[0].name, changed, *told, found, fine)
 
 
 def evaluate(model: Path, data: str, source: NetworkSource | None, batch_size: int, limit: int | None) -> EvalResult:

@@ -297,6 +297,8 @@ def comparison(result: CompareResult) -> None:
         _say(f"not alike: {text}")
     for setting in () if result.nothing_shared else result.not_compared:
         _say(f"not compared, measured in one run only: {setting}")
+    if result.passed:
+        _say(result.passed)
     for path in result.files:
         _say(path)
 

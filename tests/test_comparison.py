@@ -29,7 +29,7 @@ from edgeprune.report.comparison import (
     layer_changes,
 )
 from edgeprune.report.document import Picture, Table
-from edgeprune.report.gate import Gate, nothing_shared, regressions, unchecked
+from edgeprune.report.gate import Gate, nothing_shared, passed, regressions, unchecked
 from edgeprune.report.markdown import render
 from edgeprune.report.results import Setting
 from edgeprune.report.runs import Run, read_runs
@@ -156,6 +156,7 @@ def test_lost_accuracy_is_a_regression_where_it_is_asked_for() -> None:
     old, new = built.run("old", built.result(), top1=97.0), built.run("new", built.result(), top1=95.5)
     assert regressions(old, new, Gate(0.05)) == ()
     assert regressions(old, new, Gate(0.05, max_drop=1.5)) == ()
+    assert passed(old, new, Gate(None, max_drop=1.5)) == "no regression: top-1 97.00 % to 95.50 %"
     (fault,) = regressions(old, new, Gate(None, max_drop=1.0))
     assert fault == "top-1 97.00 % to 95.50 % (-1.50 points, 1 accepted)"
     with pytest.raises(InputError, match="new: does not tell its accuracy"):
@@ -322,12 +323,14 @@ def test_the_gate_fails_with_exit_3_and_names_each_regression(
     assert "batch 8" not in told
     assert cli("report", new, "--baseline", old, "--fail-on-regression", "11 %") == 0
     assert cli("report", new, "--baseline", old, "--fail-on-regression", "5%", "--regression-in", "efficiency") == 3
-    assert cli("report", old, "--baseline", new, "--fail-on-regression", "5%") == 0
     capsys.readouterr()
+    assert cli("report", old, "--baseline", new, "--fail-on-regression", "5%") == 0
+    assert "no regression: 2 settings compared" in capsys.readouterr().out.splitlines()
     assert cli("report", there, "--baseline", old, "--fail-on-regression", "5%") == 0
     told = capsys.readouterr().out
     assert "not alike: processor: a processor (old.json); another (there.json)" in told
     assert "not compared, measured in one run only: cpu, batch 8, 1 thread" in told
+    assert "no regression: 1 setting compared, 1 measured in one run only" in told.splitlines()
     assert sorted(tmp_path.iterdir()) == before, "a gate alone writes nothing"
     assert cli("report", new, "--baseline", old) == 0
     assert (tmp_path / "comparison.html").is_file()

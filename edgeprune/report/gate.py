@@ -33,6 +33,19 @@ def regressions(old: Run, new: Run, gate: Gate) -> tuple[str, ...]:
     return (*slower, *_lost_accuracy(old, new, gate.max_drop))
 
 
+def passed(old: Run, new: Run, gate: Gate) -> str:
+    """What a gate without regressions looked at, in a sentence."""
+    looked = []
+    if gate.limit is not None:
+        settings = {one.setting for one in changes(old, new, tuple(FIGURES[name] for name in gate.figures))}
+        looked.append(f"{f.plural(len(settings), 'setting')} compared")
+        if alone := unchecked(old, new):
+            looked.append(f"{len(alone)} measured in one run only")
+    if gate.max_drop is not None:
+        looked.append(f"top-1 {_top1(old):.2f} % to {_top1(new):.2f} %")
+    return f"no regression: {', '.join(looked)}"
+
+
 def unchecked(old: Run, new: Run) -> tuple[Setting, ...]:
     """Settings that one of the two runs alone measured."""
     return tuple(s for s in all_settings((old, new)) if (old.result(s) is None) != (new.result(s) is None))
