@@ -45,7 +45,7 @@ from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweep import Sweep
 from edgeprune.report import write_comparison, write_report
-from edgeprune.report.compared import Compared, differences, failures
+from edgeprune.report.compared import Compared, differences, failures, other_networks
 from edgeprune.report.comparison import ChangeRecord, changes
 from edgeprune.report.gate import Gate, nothing_shared, passed, regressions, unchecked
 from edgeprune.report.runs import read_runs
@@ -353,10 +353,12 @@ class CompareResult(msgspec.Struct, frozen=True):
     """Of the last run against the baseline."""
     differences: tuple[str, ...]
     """What differs between the runs besides their figures."""
+    other_networks: str
+    """A warning where their dense networks differ; else empty."""
     not_compared: tuple[str, ...]
     """Settings that the baseline or the last run alone measured."""
     nothing_shared: str
-    """A sentence where that is all of them; else empty."""
+    """A sentence where that is all of them, with what other runs have in common; else empty."""
     failures: tuple[str, ...]
     """What could not be measured in any of the runs."""
     regressions: tuple[str, ...]
@@ -383,7 +385,7 @@ def compare(paths: Sequence[Path], out: Path | None, formats: Sequence[str], gat
         write_comparison(compared, files)
     left_out = tuple(map(str, unchecked(runs[0], runs[-1])))
     changed = tuple(map(ChangeRecord.of, changes(runs[0], runs[-1])))
-    told = differences(runs), left_out, nothing_shared(runs[0], runs[-1]), failures(runs)
+    told = differences(runs), other_networks(runs), left_out, nothing_shared(runs), failures(runs)
     fine = passed(runs[0], runs[-1], gate) if gate and not found else ""
     return CompareResult(tuple(map(str, files.values())), runs[0].name, changed, *told, found, fine)
 

@@ -282,11 +282,13 @@ def comparison(result: CompareResult) -> None:
             f"{c.before:.3f}",
             f"{c.after:.3f}",
             signed_percent(c.relative),
-            ("worse" if c.worse else "better") if c.exceeds_noise else "within noise",
+            c.verdict,
         )
         for c in result.changes
     ]
     names = ("target", "precision", "batch", "threads", "figure", "before", "after", "change", "")
+    if result.other_networks:
+        _say(f"warning: {result.other_networks}")
     if rows:
         table(f"the last run against {result.baseline}", names, rows)
     if result.nothing_shared:

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from edgeprune.bundle import open_bundle, pretty_json, write_manifest
 from edgeprune.cli import main
 from edgeprune.errors import InputError
-from edgeprune.profiling.result import SweepFailure
+from edgeprune.profiling.result import Result, SweepFailure
 from edgeprune.report import write_comparison
 from edgeprune.report.compared import Compared, build_comparison, differences
 from edgeprune.report.comparison import (
     FIGURES,
+    ChangeRecord,
     change,
     changes,
     drift,
@@ -183,6 +184,41 @@ def test_dates_and_load_differ_without_a_word() -> None:
     assert {fact.name for fact in facts(runs) if fact.differs} == {"date (UTC)"}
 
 
+def of_another_network(result: Result) -> Result:
+    return msgspec.structs.replace(result, dense_macs=80_000_000 * result.batch_size)
+
+
+def test_a_latency_of_another_network_is_neither_better_nor_worse() -> None:
+    runs = (
+        built.run("small", built.result(4.0, 2.0)),
+        built.run("large", of_another_network(built.result(40.0, 30.0))),
+    )
+    told = {one.figure.label: one for one in changes(*runs)}
+    assert told["pruned p50"].verdict == "another network"
+    assert told["realistic speed-up"].verdict == "worse", "it compares each with its own dense network"
+    assert not ChangeRecord.of(told["pruned p50"]).worse
+    document = build_comparison(Compared(runs))
+    warning = "he dense networks differ: 8,000,000 (small); 80,000,000 (large) MACs of one sample"
+    assert document.summary.startswith(f"T{warning}")
+    assert f"- t{warning}" in render(document)
+    assert render(document).count("8,000,000 (small)") == 2, "not in the list of differences, too"
+    assert "p50 +1400.0 %, another network" in render(document)
+    assert [tile.tone for tile in document.tiles] == ["", "", "poor", ""]
+    with pytest.raises(InputError, match="large: is of another dense network than small"):
+        regressions(*runs, Gate(0.05))
+    assert len(regressions(*runs, Gate(0.05, ("realistic",)))) == 1
+
+
+def test_another_network_is_warned_of_before_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_one = built.write_profile(tmp_path / "a.json", built.result())
+    large_one = built.write_profile(tmp_path / "b.json", of_another_network(built.result(40.0, 30.0)))
+    assert cli("report", small_one, large_one, "-o", tmp_path / "page.json") == 0
+    told = capsys.readouterr().out
+    assert told.startswith("warning: the dense networks differ: 8,000,000 (a.json); 80,000,000 (b.json) MACs")
+    assert "another network" in told
+    assert json.loads((tmp_path / "page.json").read_bytes())["other_networks"] in told
+
+
 def test_layers_are_compared_by_the_time_that_they_changed_by() -> None:
     before = built.result(
         layers=[built.layer("a", pruned_ms=1.0), built.layer("b", pruned_ms=5.0, noise=0.5), built.layer("gone")]
@@ -249,7 +285,20 @@ def test_runs_without_anything_in_common_are_told_in_a_sentence_and_not_by_an_em
     assert "8.json has cpu, batch 8, 1 thread" in told
     assert "figure" not in told
     assert json.loads((tmp_path / "c.json").read_bytes())["nothing_shared"] in told
-    assert nothing_shared(*read_runs(runs)[:1] * 2) == ""
+    assert nothing_shared(read_runs(runs)[:1] * 2) == ""
+
+
+def test_of_three_runs_the_two_that_can_be_compared_are_named_where_the_first_and_the_last_cannot() -> None:
+    one, two = built.result(batch=1), built.result(batch=8)
+    runs = (built.run("a", one), built.run("b", one, two), built.run("c", two))
+    told = build_comparison(Compared(runs)).summary
+    assert told == nothing_shared(runs)
+    assert told.startswith("The last run, c, and the first, a, have no target, precision, batch size and threads in")
+    assert told.endswith(f"a and b share {CPU}. b and c share cpu, batch 8, 1 thread.")
+    assert "b has cpu, batch 1, 1 thread; cpu, batch 8, 1 thread." in told
+    assert nothing_shared((runs[0], runs[2], runs[1])) == "", "the last and the first can be compared"
+    apart = (*runs[::2], built.run("d", built.result(batch=4)))
+    assert nothing_shared(apart).startswith("There is nothing to compare: the runs have no target")
 
 
 def test_runs_are_called_by_as_little_of_their_path_as_tells_them_apart(tmp_path: Path) -> None:

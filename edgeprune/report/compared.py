@@ -14,6 +14,7 @@ from edgeprune.report.comparison import (
     Fact,
     change,
     change_words,
+    dense_macs,
     drift,
     facts,
     layer_changes,
@@ -51,8 +52,9 @@ class Compared:
 
 
 def differences(runs: Sequence[Run]) -> tuple[str, ...]:
-    """A sentence for everything that makes the runs' figures hard to compare."""
-    found = [_difference(fact, runs) for fact in facts(runs) if fact.is_telling and fact.differs]
+    """A sentence for everything that makes the runs' figures hard to compare, but other networks."""
+    telling = (fact for fact in facts(runs) if fact.is_telling and fact.differs)
+    found = [_difference(fact, runs) for fact in telling if fact.name != dense_macs(runs).name]
     for run in runs[1:]:
         shifts = drift(runs[0], run)
         if shifts:
@@ -63,6 +65,15 @@ def differences(runs: Sequence[Run]) -> tuple[str, ...]:
                 "changed. Speed-ups, measured in turn, tell more than milliseconds here"
             )
     return tuple(found)
+
+
+def other_networks(runs: Sequence[Run]) -> str:
+    """A warning where the runs are not of the same dense network, as far as MACs tell it; else nothing."""
+    macs = dense_macs(runs)
+    if not macs.differs:
+        return ""
+    told = _difference(macs, runs).partition(": ")[2]
+    return f"the dense networks differ: {told} MACs of one sample. Latencies of different networks are not judged"
 
 
 def failures(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -102,16 +113,12 @@ def shared_settings(compared: Compared) -> tuple[Setting, ...]:
 
 
 def verdict(one: Change | None) -> str:
-    """better, worse, or within noise; a dash for a figure that one of the runs lacks."""
-    if one is None:
-        return f.NONE
-    if not one.exceeds_noise:
-        return "within noise"
-    return "better" if one.loss < 0 else "worse"
+    """Of a change; a dash for a figure that one of the runs lacks."""
+    return f.NONE if one is None else one.verdict
 
 
 def _alike(runs: Sequence[Run]) -> Iterator[Block]:
-    found = differences(runs)
+    found = tuple(filter(None, (other_networks(runs), *differences(runs))))
     if found:
         yield "These runs were not made alike. What is listed here may explain a change as well as the network may."
         yield Notes(found, warning=True)
@@ -137,15 +144,17 @@ def _summary(compared: Compared) -> str:
     if len(compared.runs) == 1:
         return f"{first} alone: give more runs, or --baseline, to compare."
     if not shared:
-        return nothing_shared(compared.baseline, compared.last)
+        return nothing_shared(compared.runs)
     told = []
     for setting in shared:
         changes = [_change(name, compared.baseline, compared.last, setting) for name in ("realistic", "p50")]
         words = [f"{change_words(one)}, {verdict(one)}" for one in changes if one is not None]
         if words:
             told.append(f"{setting}: {'; '.join(words)}.")
+    other = other_networks(compared.runs)
+    warned = f"{other[:1].upper()}{other[1:]}. " if other else ""
     differs = " The runs were not made alike: see below." if differences(compared.runs) else ""
-    return f"{last} against {first}. On {' On '.join(told[:2])}{differs}"
+    return f"{warned}{last} against {first}. On {' On '.join(told[:2])}{differs}"
 
 
 def _tiles(compared: Compared) -> Iterator[Tile]:
@@ -312,6 +321,7 @@ def _differs(fact: Fact) -> str:
 def _words_table() -> Table:
     own = {
         "better, worse": f"of two runs. {BEYOND}",
+        "another network": "the dense networks differ in MACs: which latency is better is not told.",
         "within noise": "the intervals overlap: the two runs cannot be told apart.",
         "first run": "the run that the others are held against: the first one given, or that of --baseline.",
     }

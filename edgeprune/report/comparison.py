@@ -66,6 +66,8 @@ class Change:
     after: float
     exceeds_noise: bool
     """Whether the intervals of the two runs lie apart. Without an interval, a value stands for its own."""
+    other_network: bool = False
+    """Whether it is a latency of networks that were not pruned from the same: neither is the better for it."""
 
     @property
     def relative(self) -> float:
@@ -76,6 +78,15 @@ class Change:
     def loss(self) -> float:
         """By what share it got worse; less than 0 if it got better."""
         return -self.relative if self.figure.more_is_better else self.relative
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, within noise, or another network."""
+        if self.other_network:
+            return "another network"
+        if not self.exceeds_noise:
+            return "within noise"
+        return "better" if self.loss < 0 else "worse"
 
 
 class ChangeRecord(msgspec.Struct, frozen=True):
@@ -92,13 +103,15 @@ class ChangeRecord(msgspec.Struct, frozen=True):
     """after / before - 1."""
     exceeds_noise: bool
     worse: bool
+    verdict: str
+    """better, worse, within noise, or another network."""
 
     @staticmethod
     def of(one: Change) -> ChangeRecord:
         where = (one.setting.target, one.setting.precision, one.setting.batch_size, one.setting.threads)
-        return ChangeRecord(
-            *where, one.figure.label, one.before, one.after, one.relative, one.exceeds_noise, one.loss > 0
-        )
+        worse = one.loss > 0 and not one.other_network
+        figures = (one.before, one.after, one.relative)
+        return ChangeRecord(*where, one.figure.label, *figures, one.exceeds_noise, worse, one.verdict)
 
 
 def change(figure: Figure, before: Result, after: Result) -> Change | None:
@@ -108,7 +121,8 @@ def change(figure: Figure, before: Result, after: Result) -> Change | None:
         return None
     old, new = figure.interval(before) or (first, first), figure.interval(after) or (second, second)
     apart = max(old) < min(new) or max(new) < min(old)
-    return Change(figure, Setting.of(after), first, second, apart)
+    other = figure is FIGURES["p50"] and len({macs for macs in (before.dense_macs, after.dense_macs) if macs}) > 1
+    return Change(figure, Setting.of(after), first, second, apart, other)
 
 
 def changes(old: Run, new: Run, figures: Sequence[Figure] = tuple(FIGURES.values())) -> tuple[Change, ...]:
@@ -239,10 +253,15 @@ def _network(runs: Sequence[Run]) -> Iterator[Fact]:
     made = [run.manifest for run in runs]
     yield Fact("architecture", tuple(m.arch if m else "" for m in made))
     yield Fact("input of one sample", tuple(" x ".join(map(str, m.input_shape)) if m else "" for m in made))
-    yield Fact("dense MACs of one sample", tuple(_dense_macs(run) for run in runs))
+    yield dense_macs(runs)
     yield Fact("dense network (SHA-256)", tuple(run.dense_hash[:16] for run in runs))
     tested = [m.accuracy if m else None for m in made]
     yield Fact("top-1 of", tuple(f"{a.n} images of {a.data}" if a and a.n else "" for a in tested))
+
+
+def dense_macs(runs: Sequence[Run]) -> Fact:
+    """Where it differs, the runs are of different networks."""
+    return Fact("dense MACs of one sample", tuple(_dense_macs(run) for run in runs))
 
 
 def _dense_macs(run: Run) -> str:

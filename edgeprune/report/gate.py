@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from edgeprune.errors import InputError
 from edgeprune.report import formatting as f
@@ -51,13 +52,30 @@ def unchecked(old: Run, new: Run) -> tuple[Setting, ...]:
     return tuple(s for s in all_settings((old, new)) if (old.result(s) is None) != (new.result(s) is None))
 
 
-def nothing_shared(old: Run, new: Run) -> str:
-    """A sentence where the two runs have no setting in common, with what each of them measured; else nothing."""
-    if any(old.result(setting) and new.result(setting) for setting in all_settings((old, new))):
+def nothing_shared(runs: Sequence[Run]) -> str:
+    """A sentence where the last run has no setting in common with the first, with what each run measured and which
+    of them could be compared; else nothing.
+    """
+    first, last = runs[0], runs[-1]
+    if _shared(first, last):
         return ""
-    held = {run.name: f.some(list(map(str, all_settings((run,)))), between="; ") for run in (old, new)}
-    told = " ".join(f"{f.clean(name)} has {settings}." for name, settings in held.items())
-    return f"There is nothing to compare: the runs have no target, precision, batch size and threads in common. {told}"
+    held = " ".join(f"{f.clean(run.name)} has {_listed(all_settings((run,)))}." for run in runs)
+    pairs = [(one, other, _shared(one, other)) for one, other in combinations(runs, 2)]
+    common = [f"{f.clean(a.name)} and {f.clean(b.name)} share {_listed(found)}." for a, b, found in pairs if found]
+    what = "no target, precision, batch size and threads in common"
+    if not common:
+        return f"There is nothing to compare: the runs have {what}. {held}"
+    return f"The last run, {f.clean(last.name)}, and the first, {f.clean(first.name)}, have {what}. " + " ".join(
+        (held, *common)
+    )
+
+
+def _shared(old: Run, new: Run) -> tuple[Setting, ...]:
+    return tuple(s for s in all_settings((old,)) if new.result(s) is not None)
+
+
+def _listed(settings: Sequence[Setting]) -> str:
+    return f.some(list(map(str, settings)), between="; ")
 
 
 def _failed(old: Run, new: Run) -> Iterator[str]:
@@ -77,6 +95,14 @@ def _slower(old: Run, new: Run, limit: float, figures: Sequence[str]) -> Iterato
             where=new.name,
             expected=f"one of {'; '.join(map(str, all_settings((old,))))}",
             remedy="profile both in the same way",
+        )
+    if other := [one for one in found if one.other_network]:
+        raise InputError(
+            f"is of another dense network than {old.name}: a {other[0].figure.label} of the one cannot be better or "
+            "worse than that of the other",
+            where=new.name,
+            expected="as many dense MACs in both",
+            remedy="hold runs of the same network against each other, or pass --regression-in realistic",
         )
     drifts = {one.setting: one for one in drift(old, new)}
     for one in found:
