@@ -149,20 +149,27 @@ class CompareFlags:
 
     def require_unused(self, out: Path | None) -> None:
         """InputError for flags that say nothing of a single run."""
-        if self != CompareFlags() or out is not None:
-            flag = "-o/--out" if out is not None else "--fail-on-regression or --max-drop"
-            remedy = "give a second run or --baseline, or leave it out"
-            raise InputError(f"{flag} is for comparing runs, and there is one", remedy=remedy)
+        unset = CompareFlags()
+        given = {
+            "-o/--out": out is not None,
+            "--fail-on-regression": self.fail_on_regression != unset.fail_on_regression,
+            "--regression-in": self.regression_in != unset.regression_in,
+            "--max-drop": self.max_drop != unset.max_drop,
+        }
+        if flags := [flag for flag, there in given.items() if there]:
+            one = len(flags) == 1
+            told = f"{' and '.join(flags)} {'is' if one else 'are'} for comparing runs, and there is one"
+            raise InputError(told, remedy=f"give a second run or --baseline, or leave {'it' if one else 'them'} out")
 
 
 def _percent(flag: str, text: str) -> float:
-    """5% as 0.05: a bare number could be meant as a share."""
+    """5% or 5 as 0.05; a bare number below 1 could be meant as a share."""
     number = text.strip().removesuffix("%")
     try:
         value = float(number)
     except ValueError:
         value = -1.0
-    if number == text.strip() or not 0 <= value < float("inf"):
+    if not 0 <= value < float("inf") or (number == text.strip() and value < 1):
         raise InputError(f"{flag} {text!r} is no percentage", expected="such as 5%")
     return value / 100
 

@@ -371,6 +371,8 @@ def test_the_gate_fails_with_exit_3_and_names_each_regression(
     assert f"{CPU}: pruned p50" in told
     assert "batch 8" not in told
     assert cli("report", new, "--baseline", old, "--fail-on-regression", "11 %") == 0
+    assert cli("report", new, "--baseline", old, "--fail-on-regression", "11") == 0
+    assert cli("report", new, "--baseline", old, "--fail-on-regression", "5") == 3
     assert cli("report", new, "--baseline", old, "--fail-on-regression", "5%", "--regression-in", "efficiency") == 3
     capsys.readouterr()
     assert cli("report", old, "--baseline", new, "--fail-on-regression", "5%") == 0
@@ -424,13 +426,23 @@ def test_wrong_wishes_are_refused(
     assert {path.name for path in tmp_path.iterdir()} == {"old.json", "new.json"}
 
 
-@pytest.mark.parametrize("flags", [["-o", "x.html"], ["--fail-on-regression", "5%"], ["--max-drop", "1"]])
-def test_a_single_run_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["-o", "x.html"], "-o/--out is"),
+        (["--fail-on-regression", "5%"], "--fail-on-regression is"),
+        (["--max-drop", "1"], "--max-drop is"),
+        (["--regression-in", "p50", "--max-drop", "1"], "--regression-in and --max-drop are"),
+    ],
+)
+def test_a_single_run_is_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     write_manifest(bundle, open_bundle(small.write_bundle(tmp_path / "b", profiled=False)).manifest)
     assert cli("report", bundle, *flags) == 1
-    assert "is for comparing runs, and there is one" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"edgeprune: {words} for comparing runs, and there is one")
 
 
 def test_hostile_names_are_shown_and_never_run(tmp_path: Path) -> None:
