@@ -110,7 +110,8 @@ class CompareFlags:
     """Bundle or profile.json that the others are held against; by default the first one."""
     fail_on_regression: OptionalText = ""
     """Gate: fail (exit 3) if the last run is worse than the baseline by more than this, such as 5%, and beyond noise,
-    on any target, with any precision, batch size and number of threads that both measured."""
+    on any target, with any precision, batch size and number of threads that both measured; or if it could not
+    measure what the baseline did."""
     regression_in: str = "realistic,p50"
     """Figures that the gate looks at, separated by commas: realistic (speed-up), p50 (of the pruned network),
     efficiency."""
