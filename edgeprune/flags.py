@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgeprune.methods.base import PruneRequest
     from edgeprune.pipeline import Output, SplitOptions
     from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
-    from edgeprune.report.comparison import Gate
+    from edgeprune.report.gate import Gate
     from edgeprune.training_run import MethodChoice, TrainOptions
 
 NETWORK = Group("Network", sort_key=1)
@@ -110,7 +110,8 @@ class CompareFlags:
     """Bundle or profile.json that the others are held against; by default the first one."""
     fail_on_regression: OptionalText = ""
     """Gate: fail (exit 3) if the last run is worse than the baseline by more than this, such as 5%, and beyond noise,
-    on any target, with any precision, batch size and number of threads that both measured."""
+    on any target, with any precision, batch size and number of threads that both measured; or if it could not
+    measure what the baseline did."""
     regression_in: str = "realistic,p50"
     """Figures that the gate looks at, separated by commas: realistic (speed-up), p50 (of the pruned network),
     efficiency."""
@@ -123,7 +124,8 @@ class CompareFlags:
 
     def gate(self) -> Gate | None:
         """InputError for a limit or a figure that cannot be read."""
-        from edgeprune.report.comparison import FIGURES, Gate
+        from edgeprune.report.comparison import FIGURES
+        from edgeprune.report.gate import Gate
 
         if self.max_drop is not None and not math.isfinite(self.max_drop):
             raise InputError(f"--max-drop {self.max_drop} is out of range", expected="points of top-1, such as 1.0")
@@ -148,20 +150,27 @@ class CompareFlags:
 
     def require_unused(self, out: Path | None) -> None:
         """InputError for flags that say nothing of a single run."""
-        if self != CompareFlags() or out is not None:
-            flag = "-o/--out" if out is not None else "--fail-on-regression or --max-drop"
-            remedy = "give a second run or --baseline, or leave it out"
-            raise InputError(f"{flag} is for comparing runs, and there is one", remedy=remedy)
+        unset = CompareFlags()
+        given = {
+            "-o/--out": out is not None,
+            "--fail-on-regression": self.fail_on_regression != unset.fail_on_regression,
+            "--regression-in": self.regression_in != unset.regression_in,
+            "--max-drop": self.max_drop != unset.max_drop,
+        }
+        if flags := [flag for flag, there in given.items() if there]:
+            one = len(flags) == 1
+            told = f"{' and '.join(flags)} {'is' if one else 'are'} for comparing runs, and there is one"
+            raise InputError(told, remedy=f"give a second run or --baseline, or leave {'it' if one else 'them'} out")
 
 
 def _percent(flag: str, text: str) -> float:
-    """5% as 0.05: a bare number could be meant as a share."""
+    """5% or 5 as 0.05; a bare number below 1 could be meant as a share."""
     number = text.strip().removesuffix("%")
     try:
         value = float(number)
     except ValueError:
         value = -1.0
-    if number == text.strip() or not 0 <= value < float("inf"):
+    if not 0 <= value < float("inf") or (number == text.strip() and value < 1):
         raise InputError(f"{flag} {text!r} is no percentage", expected="such as 5%")
     return value / 100
 

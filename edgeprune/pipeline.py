@@ -45,8 +45,9 @@ from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweep import Sweep
 from edgeprune.report import write_comparison, write_report
-from edgeprune.report.compared import Compared, differences
-from edgeprune.report.comparison import ChangeRecord, Gate, changes, nothing_shared, regressions, unchecked
+from edgeprune.report.compared import Compared, differences, failures, other_networks
+from edgeprune.report.comparison import ChangeRecord, changes
+from edgeprune.report.gate import Gate, nothing_shared, passed, regressions, unchecked
 from edgeprune.report.runs import read_runs
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.ort import OrtRunner
@@ -352,12 +353,18 @@ class CompareResult(msgspec.Struct, frozen=True):
     """Of the last run against the baseline."""
     differences: tuple[str, ...]
     """What differs between the runs besides their figures."""
+    other_networks: str
+    """A warning where their dense networks differ; else empty."""
     not_compared: tuple[str, ...]
     """Settings that the baseline or the last run alone measured."""
     nothing_shared: str
-    """A sentence where that is all of them; else empty."""
+    """A sentence where that is all of them, with what other runs have in common; else empty."""
+    failures: tuple[str, ...]
+    """What could not be measured in any of the runs."""
     regressions: tuple[str, ...]
     """What got worse in the last run by more than the gate accepts."""
+    passed: str
+    """What the gate looked at, in a sentence, where it found nothing; else empty."""
 
 
 def compare(paths: Sequence[Path], out: Path | None, formats: Sequence[str], gate: Gate | None) -> CompareResult:
@@ -378,8 +385,9 @@ def compare(paths: Sequence[Path], out: Path | None, formats: Sequence[str], gat
         write_comparison(compared, files)
     left_out = tuple(map(str, unchecked(runs[0], runs[-1])))
     changed = tuple(map(ChangeRecord.of, changes(runs[0], runs[-1])))
-    told = differences(runs), left_out, nothing_shared(runs[0], runs[-1])
-    return CompareResult(tuple(map(str, files.values())), runs[0].name, changed, *told, found)
+    told = differences(runs), other_networks(runs), left_out, nothing_shared(runs), failures(runs)
+    fine = passed(runs[0], runs[-1], gate) if gate and not found else ""
+    return CompareResult(tuple(map(str, files.values())), runs[0].name, changed, *told, found, fine)
 
 
 def evaluate(model: Path, data: str, source: NetworkSource | None, batch_size: int, limit: int | None) -> EvalResult:

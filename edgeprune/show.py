@@ -281,19 +281,25 @@ def comparison(result: CompareResult) -> None:
             f"{c.before:.3f}",
             f"{c.after:.3f}",
             signed_percent(c.relative),
-            ("worse" if c.worse else "better") if c.exceeds_noise else "within noise",
+            c.verdict,
         )
         for c in result.changes
     ]
     names = ("target", "precision", "batch", "threads", "figure", "before", "after", "change", "")
+    if result.other_networks:
+        _say(f"warning: {result.other_networks}")
     if rows:
         table(f"the last run against {result.baseline}", names, rows)
     if result.nothing_shared:
         _say(result.nothing_shared)
+    for text in result.failures:
+        _say(text)
     for text in result.differences:
         _say(f"not alike: {text}")
     for setting in () if result.nothing_shared else result.not_compared:
         _say(f"not compared, measured in one run only: {setting}")
+    if result.passed:
+        _say(result.passed)
     for path in result.files:
         _say(path)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from edgeprune.bundle import PROFILE, Accuracy, Manifest, open_bundle, pretty_json, write_manifest
-from edgeprune.profiling.result import Environment, Latency, LayerResult, ProfileResult, Result, Settings
+from edgeprune.profiling.result import Environment, Latency, LayerResult, ProfileResult, Result, Settings, SweepFailure
 from edgeprune.report.runs import Run
 
 
@@ -108,6 +110,11 @@ def run(name: str, *results: Result, top1: float | None = None, **settings: Envi
     accuracy = None if top1 is None else Accuracy(98.0, top1, None, 360, "digits")
     manifest = None if top1 is None else Manifest(1, "0.1.0", arch="resnet8", accuracy=accuracy)
     return Run(name, profile(*results, **settings), manifest)
+
+
+def failed(measured: Run, *failures: SweepFailure) -> Run:
+    """The run, with what could not be measured in it."""
+    return replace(measured, profile=msgspec.structs.replace(measured.profile, failures=failures))
 
 
 def write_profile(path: Path, *results: Result, where: Environment | None = None) -> Path:

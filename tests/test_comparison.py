@@ -14,24 +14,23 @@ import small_bundle as small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.bundle import open_bundle, write_manifest
+from edgeprune.bundle import open_bundle, pretty_json, write_manifest
 from edgeprune.cli import main
 from edgeprune.errors import InputError
+from edgeprune.profiling.result import Result, SweepFailure
 from edgeprune.report import write_comparison
 from edgeprune.report.compared import Compared, build_comparison, differences
 from edgeprune.report.comparison import (
     FIGURES,
-    Gate,
+    ChangeRecord,
     change,
     changes,
     drift,
     facts,
     layer_changes,
-    nothing_shared,
-    regressions,
-    unchecked,
 )
 from edgeprune.report.document import Picture, Table
+from edgeprune.report.gate import Gate, nothing_shared, passed, regressions, unchecked
 from edgeprune.report.markdown import render
 from edgeprune.report.results import Setting
 from edgeprune.report.runs import Run, read_runs
@@ -114,6 +113,41 @@ def test_another_precision_target_or_batch_is_another_setting() -> None:
     }
 
 
+def test_a_target_that_the_baseline_measured_and_the_new_run_could_not_is_a_regression() -> None:
+    crash = SweepFailure("openvino-native", 1, "the runtime aborted", "bug")
+    native = built.result(target="openvino-native")
+    old, fine = built.run("old", built.result(), native), built.run("new", built.result())
+    new = built.failed(fine, crash, SweepFailure("coreml", 1, "is not installed"), SweepFailure("cpu", 2, "too many"))
+    told = "openvino-native, threads 1: could not be measured: the runtime aborted"
+    assert regressions(old, new, Gate(0.05)) == (told,)
+    assert regressions(built.run("old", native), new, Gate(0.05)) == (told,), "nothing else is shared"
+    assert regressions(old, fine, Gate(0.05)) == (), "it was not asked for"
+    assert regressions(built.run("old", built.result()), new, Gate(0.05)) == (), "the baseline lacks it, too"
+    too_large = built.failed(fine, SweepFailure("openvino-native", 1, "no memory", batch_sizes=(64,)))
+    assert regressions(old, too_large, Gate(0.05)) == (), "the baseline lacks that batch size"
+    both = built.failed(old, SweepFailure("cuda", 1, "no GPU"))
+    page = render(build_comparison(Compared((both, new))))
+    assert f"- new: {told}" in page
+    assert "- old: cuda, threads 1: could not be measured: no GPU" in page
+    assert "| new | – | – | – | – | – | – | – | could not be measured |" in page
+
+
+def test_the_gate_and_the_terminal_name_what_crashed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = built.write_profile(tmp_path / "old.json", built.result(), built.result(target="openvino-native"))
+    new = tmp_path / "new.json"
+    crashed = built.failed(built.run("new", built.result()), SweepFailure("openvino-native", 1, "the runtime aborted"))
+    new.write_bytes(pretty_json(crashed.profile))
+    assert cli("report", new, "--baseline", old, "--fail-on-regression", "5%", "--json", tmp_path / "c.json") == 3
+    told = capsys.readouterr()
+    words = "openvino-native, threads 1: could not be measured: the runtime aborted"
+    assert told.err == f"edgeprune: worse than old.json: {words}\n"
+    assert f"new.json: {words}" in told.out.splitlines()
+    assert json.loads((tmp_path / "c.json").read_bytes())["failures"] == [f"new.json: {words}"]
+    assert cli("report", new, old, "-o", tmp_path / "page.json") == 0
+    (first, second) = json.loads((tmp_path / "page.json").read_bytes())["runs"]
+    assert (first["failures"][0]["target"], second["failures"]) == ("openvino-native", [])
+
+
 @pytest.mark.parametrize("gate", [Gate(0.05), Gate(0.05, ("efficiency",))])
 def test_a_gate_that_looks_at_nothing_does_not_pass(gate: Gate) -> None:
     old, new = built.run("old", built.result(batch=8)), built.run("new", built.result(batch=1))
@@ -125,6 +159,7 @@ def test_lost_accuracy_is_a_regression_where_it_is_asked_for() -> None:
     old, new = built.run("old", built.result(), top1=97.0), built.run("new", built.result(), top1=95.5)
     assert regressions(old, new, Gate(0.05)) == ()
     assert regressions(old, new, Gate(0.05, max_drop=1.5)) == ()
+    assert passed(old, new, Gate(None, max_drop=1.5)) == "no regression: top-1 97.00 % to 95.50 %"
     (fault,) = regressions(old, new, Gate(None, max_drop=1.0))
     assert fault == "top-1 97.00 % to 95.50 % (-1.50 points, 1 accepted)"
     with pytest.raises(InputError, match="new: does not tell its accuracy"):
@@ -149,6 +184,41 @@ def test_dates_and_load_differ_without_a_word() -> None:
     runs = (built.run("a", built.result(), where=built.environment(date="2026-01-01")), built.run("b", built.result()))
     assert differences(runs) == ()
     assert {fact.name for fact in facts(runs) if fact.differs} == {"date (UTC)"}
+
+
+def of_another_network(result: Result) -> Result:
+    return msgspec.structs.replace(result, dense_macs=80_000_000 * result.batch_size)
+
+
+def test_a_latency_of_another_network_is_neither_better_nor_worse() -> None:
+    runs = (
+        built.run("small", built.result(4.0, 2.0)),
+        built.run("large", of_another_network(built.result(40.0, 30.0))),
+    )
+    told = {one.figure.label: one for one in changes(*runs)}
+    assert told["pruned p50"].verdict == "another network"
+    assert told["realistic speed-up"].verdict == "worse", "it compares each with its own dense network"
+    assert not ChangeRecord.of(told["pruned p50"]).worse
+    document = build_comparison(Compared(runs))
+    warning = "he dense networks differ: 8,000,000 (small); 80,000,000 (large) MACs of one sample"
+    assert document.summary.startswith(f"T{warning}")
+    assert f"- t{warning}" in render(document)
+    assert render(document).count("8,000,000 (small)") == 2, "not in the list of differences, too"
+    assert "p50 +1400.0 %, another network" in render(document)
+    assert [tile.tone for tile in document.tiles] == ["", "", "poor", ""]
+    with pytest.raises(InputError, match="large: is of another dense network than small"):
+        regressions(*runs, Gate(0.05))
+    assert len(regressions(*runs, Gate(0.05, ("realistic",)))) == 1
+
+
+def test_another_network_is_warned_of_before_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_one = built.write_profile(tmp_path / "a.json", built.result())
+    large_one = built.write_profile(tmp_path / "b.json", of_another_network(built.result(40.0, 30.0)))
+    assert cli("report", small_one, large_one, "-o", tmp_path / "page.json") == 0
+    told = capsys.readouterr().out
+    assert told.startswith("warning: the dense networks differ: 8,000,000 (a.json); 80,000,000 (b.json) MACs")
+    assert "another network" in told
+    assert json.loads((tmp_path / "page.json").read_bytes())["other_networks"] in told
 
 
 def test_layers_are_compared_by_the_time_that_they_changed_by() -> None:
@@ -217,7 +287,20 @@ def test_runs_without_anything_in_common_are_told_in_a_sentence_and_not_by_an_em
     assert "8.json has cpu, batch 8, 1 thread" in told
     assert "figure" not in told
     assert json.loads((tmp_path / "c.json").read_bytes())["nothing_shared"] in told
-    assert nothing_shared(*read_runs(runs)[:1] * 2) == ""
+    assert nothing_shared(read_runs(runs)[:1] * 2) == ""
+
+
+def test_of_three_runs_the_two_that_can_be_compared_are_named_where_the_first_and_the_last_cannot() -> None:
+    one, two = built.result(batch=1), built.result(batch=8)
+    runs = (built.run("a", one), built.run("b", one, two), built.run("c", two))
+    told = build_comparison(Compared(runs)).summary
+    assert told == nothing_shared(runs)
+    assert told.startswith("The last run, c, and the first, a, have no target, precision, batch size and threads in")
+    assert told.endswith(f"a and b share {CPU}. b and c share cpu, batch 8, 1 thread.")
+    assert "b has cpu, batch 1, 1 thread; cpu, batch 8, 1 thread." in told
+    assert nothing_shared((runs[0], runs[2], runs[1])) == "", "the last and the first can be compared"
+    apart = (*runs[::2], built.run("d", built.result(batch=4)))
+    assert nothing_shared(apart).startswith("There is nothing to compare: the runs have no target")
 
 
 def test_runs_are_called_by_as_little_of_their_path_as_tells_them_apart(tmp_path: Path) -> None:
@@ -290,13 +373,17 @@ def test_the_gate_fails_with_exit_3_and_names_each_regression(
     assert f"{CPU}: pruned p50" in told
     assert "batch 8" not in told
     assert cli("report", new, "--baseline", old, "--fail-on-regression", "11 %") == 0
+    assert cli("report", new, "--baseline", old, "--fail-on-regression", "11") == 0
+    assert cli("report", new, "--baseline", old, "--fail-on-regression", "5") == 3
     assert cli("report", new, "--baseline", old, "--fail-on-regression", "5%", "--regression-in", "efficiency") == 3
-    assert cli("report", old, "--baseline", new, "--fail-on-regression", "5%") == 0
     capsys.readouterr()
+    assert cli("report", old, "--baseline", new, "--fail-on-regression", "5%") == 0
+    assert "no regression: 2 settings compared" in capsys.readouterr().out.splitlines()
     assert cli("report", there, "--baseline", old, "--fail-on-regression", "5%") == 0
     told = capsys.readouterr().out
     assert "not alike: processor: a processor (old.json); another (there.json)" in told
     assert "not compared, measured in one run only: cpu, batch 8, 1 thread" in told
+    assert "no regression: 1 setting compared, 1 measured in one run only" in told.splitlines()
     assert sorted(tmp_path.iterdir()) == before, "a gate alone writes nothing"
     assert cli("report", new, "--baseline", old) == 0
     assert (tmp_path / "comparison.html").is_file()
@@ -341,13 +428,23 @@ def test_wrong_wishes_are_refused(
     assert {path.name for path in tmp_path.iterdir()} == {"old.json", "new.json"}
 
 
-@pytest.mark.parametrize("flags", [["-o", "x.html"], ["--fail-on-regression", "5%"], ["--max-drop", "1"]])
-def test_a_single_run_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["-o", "x.html"], "-o/--out is"),
+        (["--fail-on-regression", "5%"], "--fail-on-regression is"),
+        (["--max-drop", "1"], "--max-drop is"),
+        (["--regression-in", "p50", "--max-drop", "1"], "--regression-in and --max-drop are"),
+    ],
+)
+def test_a_single_run_is_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     write_manifest(bundle, open_bundle(small.write_bundle(tmp_path / "b", profiled=False)).manifest)
     assert cli("report", bundle, *flags) == 1
-    assert "is for comparing runs, and there is one" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"edgeprune: {words} for comparing runs, and there is one")
 
 
 def test_hostile_names_are_shown_and_never_run(tmp_path: Path) -> None:

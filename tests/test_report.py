@@ -13,6 +13,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import built_results as built
 import msgspec
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ from edgeprune.report.forms import choice_sentence, forms_section
 from edgeprune.report.headline import headline_rows
 from edgeprune.report.kernels import block_diagonal, kernel_norms, kernel_view, reduced
 from edgeprune.report.markdown import escaped
-from edgeprune.report.sections import build_document
+from edgeprune.report.sections import OF_ROUNDS, build_document
 
 EVIL = "layer1.<script>alert(1)</script>.$x^2$.|`conv`&\"'"
 PARTITION = pretty_json(
@@ -481,6 +482,18 @@ def test_an_unmeasured_bundle_says_how_to_measure(tmp_path: Path) -> None:
     for path in paths:
         assert "Nothing was measured yet. Measure with: edgeprune profile fresh" in path.read_text()
     assert "1.31x fewer MACs; its latency was not measured" in paths[0].read_text()
+
+
+@pytest.mark.parametrize(("realistic", "told"), [(1.6, False), (1.62, False), (1.7, True), (1.5, True), (None, False)])
+def test_a_change_that_is_not_the_ratio_of_the_figures_beside_it_is_explained(
+    tmp_path: Path, realistic: float | None, told: bool
+) -> None:
+    folder = small.write_bundle(tmp_path / "bundle", profiled=False)
+    one = msgspec.structs.replace(built.result(4.0, 2.5), realistic_speedup=realistic)
+    built.put_profile(folder, built.profile(built.result(4.0, 2.5, batch=8), one))
+    first, second, *_ = build_document(read_contents(folder)).sections[0].blocks
+    assert isinstance(first, Table)
+    assert (second == OF_ROUNDS) is told
 
 
 def test_a_bundle_that_holds_next_to_nothing_still_has_a_report(tmp_path: Path) -> None:

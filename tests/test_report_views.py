@@ -25,6 +25,7 @@ from edgeprune.report.measured import (
 from edgeprune.report.tables import latency_table, layer_table, precision_table, resource_table, speed_table
 from edgeprune.report.views import MOST_STEPS, Distribution, Roofline, Trend, Waterfall, sweep, typical_share
 
+CPU = "cpu, batch 1, 1 thread"
 milliseconds = st.floats(0.001, 100)
 
 
@@ -113,6 +114,22 @@ def test_what_makes_figures_doubtful_is_told_once_with_its_settings() -> None:
     measured = built.profile(*results)
     assert [row[2] for row in speed_table(measured).rows] == ["1.60x", "1.60x", "1.60x (unsettled)"]
     assert [row[2] for row in latency_table(measured).rows[-2:]] == ["100 (unsettled)"] * 2
+
+
+def test_a_long_sentence_is_not_cut_and_one_that_differs_by_its_percentage_stands_once() -> None:
+    long = f"merge groups: {'layer, ' * 60}(up to %s of the network's time)"
+    results = [
+        built.result(advice=(long % "9%", "take 5 % of 10 %")),
+        built.result(batch=8, advice=(long % "17%", "take 6 % of 10 %")),
+        built.result(batch=4, advice=(long % "12%",)),
+    ]
+    (notes,) = advice_section(built.profile(*results)).blocks
+    assert notes == Notes(
+        (long % "9–17%", f"take 5 % of 10 % ({CPU})", "take 6 % of 10 % (cpu, batch 8, 1 thread)"),
+    )
+    (notes,) = advice_section(built.profile(*results[:2], built.result(threads=2))).blocks
+    assert isinstance(notes, Notes)
+    assert notes.items[0] == f"{long % '9–17%'} ({CPU}; cpu, batch 8, 1 thread)"
 
 
 def test_what_could_not_be_measured_stands_among_what_makes_figures_doubtful() -> None:

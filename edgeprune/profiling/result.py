@@ -210,6 +210,11 @@ class SweepFailure(msgspec.Struct, frozen=True):
     kind: Literal["input", "bug", "interrupted"] = "input"
     """Whose fault it is: the user's input or machine, edgeprune's own, or nobody's: the user ended the sweep."""
     batch_sizes: tuple[int, ...] = ()
+    """Empty: all."""
+
+    def holds_for(self, target: str, threads: int, batch_size: int) -> bool:
+        """Whether a result with these is what is missing."""
+        return (self.target, self.threads) == (target, threads) and batch_size in (self.batch_sizes or (batch_size,))
 
     @property
     def setting(self) -> str:

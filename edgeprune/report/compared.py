@@ -14,14 +14,15 @@ from edgeprune.report.comparison import (
     Fact,
     change,
     change_words,
+    dense_macs,
     drift,
     facts,
     layer_changes,
-    nothing_shared,
 )
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Table, Tile, columns
 from edgeprune.report.forms import count_words, executed_macs
-from edgeprune.report.results import Setting, unsettled_mark
+from edgeprune.report.gate import nothing_shared
+from edgeprune.report.results import Setting, failure_words, unsettled_mark
 from edgeprune.report.runs import Run, all_settings
 from edgeprune.report.tables import WORDS
 from edgeprune.report.views import Trend
@@ -51,8 +52,9 @@ class Compared:
 
 
 def differences(runs: Sequence[Run]) -> tuple[str, ...]:
-    """A sentence for everything that makes the runs' figures hard to compare."""
-    found = [_difference(fact, runs) for fact in facts(runs) if fact.is_telling and fact.differs]
+    """A sentence for everything that makes the runs' figures hard to compare, but other networks."""
+    telling = (fact for fact in facts(runs) if fact.is_telling and fact.differs)
+    found = [_difference(fact, runs) for fact in telling if fact.name != dense_macs(runs).name]
     for run in runs[1:]:
         shifts = drift(runs[0], run)
         if shifts:
@@ -65,14 +67,30 @@ def differences(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def other_networks(runs: Sequence[Run]) -> str:
+    """A warning where the runs are not of the same dense network, as far as MACs tell it; else nothing."""
+    macs = dense_macs(runs)
+    if not macs.differs:
+        return ""
+    told = _difference(macs, runs).partition(": ")[2]
+    return f"the dense networks differ: {told} MACs of one sample. Latencies of different networks are not judged"
+
+
+def failures(runs: Sequence[Run]) -> tuple[str, ...]:
+    """A sentence for everything that could not be measured in one of the runs."""
+    return tuple(f"{f.clean(run.name)}: {failure_words(one)}" for run in runs for one in run.profile.failures)
+
+
 def build_comparison(compared: Compared) -> Document:
     """The whole page."""
     runs = compared.runs
     archs = dict.fromkeys(f.clean(run.manifest.arch) for run in runs if run.manifest and run.manifest.arch)
     names = f"{', '.join(archs)}: " if archs else ""
     dates = sorted({f.clean(run.profile.environment.date[:10]) for run in runs})
+    failed = failures(runs)
     sections = (
         Section("alike", "What differs between the runs", tuple(_alike(runs))),
+        Section("failures", "What could not be measured", (Notes(failed, warning=True),) if failed else ()),
         *_setting_sections(compared),
         Section("networks", "The networks", (_network_table(runs),)),
         Section("layers", f"Layers of {f.clean(compared.last.name)}", tuple(_layer_blocks(compared))),
@@ -95,16 +113,12 @@ def shared_settings(compared: Compared) -> tuple[Setting, ...]:
 
 
 def verdict(one: Change | None) -> str:
-    """better, worse, or within noise; a dash for a figure that one of the runs lacks."""
-    if one is None:
-        return f.NONE
-    if not one.exceeds_noise:
-        return "within noise"
-    return "better" if one.loss < 0 else "worse"
+    """Of a change; a dash for a figure that one of the runs lacks."""
+    return f.NONE if one is None else one.verdict
 
 
 def _alike(runs: Sequence[Run]) -> Iterator[Block]:
-    found = differences(runs)
+    found = tuple(filter(None, (other_networks(runs), *differences(runs))))
     if found:
         yield "These runs were not made alike. What is listed here may explain a change as well as the network may."
         yield Notes(found, warning=True)
@@ -130,15 +144,17 @@ def _summary(compared: Compared) -> str:
     if len(compared.runs) == 1:
         return f"{first} alone: give more runs, or --baseline, to compare."
     if not shared:
-        return nothing_shared(compared.baseline, compared.last)
+        return nothing_shared(compared.runs)
     told = []
     for setting in shared:
         changes = [_change(name, compared.baseline, compared.last, setting) for name in ("realistic", "p50")]
         words = [f"{change_words(one)}, {verdict(one)}" for one in changes if one is not None]
         if words:
             told.append(f"{setting}: {'; '.join(words)}.")
+    other = other_networks(compared.runs)
+    warned = f"{other[:1].upper()}{other[1:]}. " if other else ""
     differs = " The runs were not made alike: see below." if differences(compared.runs) else ""
-    return f"{last} against {first}. On {' On '.join(told[:2])}{differs}"
+    return f"{warned}{last} against {first}. On {' On '.join(told[:2])}{differs}"
 
 
 def _tiles(compared: Compared) -> Iterator[Tile]:
@@ -180,7 +196,7 @@ def _setting_table(compared: Compared, setting: Setting) -> Table:
     for number, run in enumerate(compared.runs):
         result = run.result(setting)
         if result is None:
-            rows.append((f.clean(run.name), *[f.NONE] * 7, "not measured"))
+            rows.append((f.clean(run.name), *[f.NONE] * 7, _missing(run, setting)))
             continue
         changes = [_change(name, compared.baseline, run, setting) if number else None for name in ("realistic", "p50")]
         if any(verdict(one) == "worse" for one in changes):
@@ -188,6 +204,12 @@ def _setting_table(compared: Compared, setting: Setting) -> Table:
         rows.append((f.clean(run.name), *_figures(result), _verdicts(changes, number)))
     caption = f"Runs on {setting}"
     return Table(caption, columns(*names, numeric=names[1:8]), tuple(rows), flags=frozenset(flags))
+
+
+def _missing(run: Run, setting: Setting) -> str:
+    asked = setting.target, setting.threads, setting.batch_size
+    failed = any(failure.holds_for(*asked) for failure in run.profile.failures)
+    return "could not be measured" if failed else "not measured"
 
 
 def _figures(result: Result) -> tuple[str, ...]:
@@ -300,6 +322,7 @@ def _differs(fact: Fact) -> str:
 def _words_table() -> Table:
     own = {
         "better, worse": f"of two runs. {BEYOND}",
+        "another network": "the dense networks differ in MACs: which latency is better is not told.",
         "within noise": "the intervals overlap: the two runs cannot be told apart.",
         "first run": "the run that the others are held against: the first one given, or that of --baseline.",
     }

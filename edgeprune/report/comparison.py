@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgeprune.errors import InputError
 from edgeprune.profiling.result import LayerResult, Result, Settings
 from edgeprune.report import formatting as f
 from edgeprune.report.results import Setting, machine_words
@@ -67,6 +66,8 @@ class Change:
     after: float
     exceeds_noise: bool
     """Whether the intervals of the two runs lie apart. Without an interval, a value stands for its own."""
+    other_network: bool = False
+    """Whether it is a latency of networks that were not pruned from the same: neither is the better for it."""
 
     @property
     def relative(self) -> float:
@@ -77,6 +78,15 @@ class Change:
     def loss(self) -> float:
         """By what share it got worse; less than 0 if it got better."""
         return -self.relative if self.figure.more_is_better else self.relative
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, within noise, or another network."""
+        if self.other_network:
+            return "another network"
+        if not self.exceeds_noise:
+            return "within noise"
+        return "better" if self.loss < 0 else "worse"
 
 
 class ChangeRecord(msgspec.Struct, frozen=True):
@@ -93,13 +103,15 @@ class ChangeRecord(msgspec.Struct, frozen=True):
     """after / before - 1."""
     exceeds_noise: bool
     worse: bool
+    verdict: str
+    """better, worse, within noise, or another network."""
 
     @staticmethod
     def of(one: Change) -> ChangeRecord:
         where = (one.setting.target, one.setting.precision, one.setting.batch_size, one.setting.threads)
-        return ChangeRecord(
-            *where, one.figure.label, one.before, one.after, one.relative, one.exceeds_noise, one.loss > 0
-        )
+        worse = one.loss > 0 and not one.other_network
+        figures = (one.before, one.after, one.relative)
+        return ChangeRecord(*where, one.figure.label, *figures, one.exceeds_noise, worse, one.verdict)
 
 
 def change(figure: Figure, before: Result, after: Result) -> Change | None:
@@ -109,7 +121,8 @@ def change(figure: Figure, before: Result, after: Result) -> Change | None:
         return None
     old, new = figure.interval(before) or (first, first), figure.interval(after) or (second, second)
     apart = max(old) < min(new) or max(new) < min(old)
-    return Change(figure, Setting.of(after), first, second, apart)
+    other = figure is FIGURES["p50"] and len({macs for macs in (before.dense_macs, after.dense_macs) if macs}) > 1
+    return Change(figure, Setting.of(after), first, second, apart, other)
 
 
 def changes(old: Run, new: Run, figures: Sequence[Figure] = tuple(FIGURES.values())) -> tuple[Change, ...]:
@@ -128,59 +141,6 @@ def drift(old: Run, new: Run) -> tuple[Change, ...]:
     pairs = {setting: (old.result(setting), new.result(setting)) for setting in all_settings((old, new))}
     same = [s for s, (before, after) in pairs.items() if before and after and before.dense_macs == after.dense_macs]
     return tuple(one for one in changes(old, new, (_DENSE,)) if one.exceeds_noise and one.setting in same)
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What is still accepted of a run against a baseline."""
-
-    limit: float | None
-    """Share by which a figure may get worse; beyond it, and beyond noise, it is a regression. None: not looked at."""
-    figures: tuple[str, ...] = ("realistic", "p50")
-    """Keys of FIGURES."""
-    max_drop: float | None = None
-    """Points of top-1 that may be lost; None: not looked at."""
-
-
-def regressions(old: Run, new: Run, gate: Gate) -> tuple[str, ...]:
-    """A sentence for everything in which `new` is worse than `old` by more than the gate accepts.
-
-    InputError where there is nothing to hold against each other: a gate that looks at nothing must not pass.
-    """
-    slower = () if gate.limit is None else _slower(old, new, gate.limit, gate.figures)
-    return (*slower, *_lost_accuracy(old, new, gate.max_drop))
-
-
-def _slower(old: Run, new: Run, limit: float, figures: Sequence[str]) -> tuple[str, ...]:
-    found = changes(old, new, tuple(FIGURES[name] for name in figures))
-    if not found:
-        raise InputError(
-            f"has no {' or '.join(FIGURES[name].label for name in figures)} to hold against {old.name}: nothing was "
-            "measured on the same target, with the same precision, batch size and number of threads",
-            where=new.name,
-            expected=f"one of {'; '.join(map(str, all_settings((old,))))}",
-            remedy="profile both in the same way",
-        )
-    drifts = {one.setting: one for one in drift(old, new)}
-    return tuple(
-        f"{one.setting}: {change_words(one)}{_drift_words(one, drifts.get(one.setting))}"
-        for one in found
-        if one.loss > limit and one.exceeds_noise
-    )
-
-
-def nothing_shared(old: Run, new: Run) -> str:
-    """A sentence where the two runs have no setting in common, with what each of them measured; else nothing."""
-    if any(old.result(setting) and new.result(setting) for setting in all_settings((old, new))):
-        return ""
-    held = {run.name: f.some(list(map(str, all_settings((run,)))), between="; ") for run in (old, new)}
-    told = " ".join(f"{f.clean(name)} has {settings}." for name, settings in held.items())
-    return f"There is nothing to compare: the runs have no target, precision, batch size and threads in common. {told}"
-
-
-def unchecked(old: Run, new: Run) -> tuple[Setting, ...]:
-    """Settings that one of the two runs alone measured."""
-    return tuple(s for s in all_settings((old, new)) if (old.result(s) is None) != (new.result(s) is None))
 
 
 @dataclass(frozen=True)
@@ -293,10 +253,15 @@ def _network(runs: Sequence[Run]) -> Iterator[Fact]:
     made = [run.manifest for run in runs]
     yield Fact("architecture", tuple(m.arch if m else "" for m in made))
     yield Fact("input of one sample", tuple(" x ".join(map(str, m.input_shape)) if m else "" for m in made))
-    yield Fact("dense MACs of one sample", tuple(_dense_macs(run) for run in runs))
+    yield dense_macs(runs)
     yield Fact("dense network (SHA-256)", tuple(run.dense_hash[:16] for run in runs))
     tested = [m.accuracy if m else None for m in made]
     yield Fact("top-1 of", tuple(f"{a.n} images of {a.data}" if a and a.n else "" for a in tested))
+
+
+def dense_macs(runs: Sequence[Run]) -> Fact:
+    """Where it differs, the runs are of different networks."""
+    return Fact("dense MACs of one sample", tuple(_dense_macs(run) for run in runs))
 
 
 def _dense_macs(run: Run) -> str:
@@ -308,25 +273,3 @@ def change_words(one: Change) -> str:
     """realistic speed-up 1.80x to 1.55x (-13.9 %)."""
     before, after = one.figure.written(one.before), one.figure.written(one.after)
     return f"{one.figure.label} {before} to {after} ({f.signed_percent(one.relative)})"
-
-
-def _drift_words(one: Change, dense: Change | None) -> str:
-    """The dense network is the same in both runs: if it took another time, so did the machine."""
-    if dense is None or one.figure is not FIGURES["p50"]:
-        return ""
-    return f", the dense network {f.signed_percent(dense.relative)}"
-
-
-def _lost_accuracy(old: Run, new: Run, max_drop: float | None) -> Iterator[str]:
-    if max_drop is None:
-        return
-    first, second = _top1(old), _top1(new)
-    if first - second > max_drop:
-        yield f"top-1 {first:.2f} % to {second:.2f} % ({second - first:+.2f} points, {max_drop:g} accepted)"
-
-
-def _top1(run: Run) -> float:
-    if run.manifest is None or run.manifest.accuracy is None:
-        remedy = "leave out --max-drop, or give bundles that were exported with --data"
-        raise InputError("does not tell its accuracy", where=run.name, expected="a bundle with top-1", remedy=remedy)
-    return run.manifest.accuracy.pruned

@@ -10,7 +10,7 @@ import msgspec
 
 from edgeprune.bundle import pretty_json
 from edgeprune.profiling.result import Latency, Result
-from edgeprune.report.compared import Compared, differences
+from edgeprune.report.compared import Compared, differences, other_networks
 from edgeprune.report.comparison import ChangeRecord, changes
 from edgeprune.report.contents import Contents
 from edgeprune.report.formatting import clean
@@ -96,12 +96,14 @@ def comparison_to_json(compared: Compared) -> str:
             "params": run.manifest.params if run.manifest else None,
             "environment": run.profile.environment,
             "settings": run.profile.settings,
+            "failures": run.profile.failures,
             "results": [_without_details(result) for result in run.profile.results],
         }
         for run in compared.runs
     ]
     found = {run.name: [ChangeRecord.of(one) for one in changes(first, run)] for run in others}
-    told = {"baseline": first.name, "runs": runs, "changes": found, "differences": differences(compared.runs)}
+    alike = {"differences": differences(compared.runs), "other_networks": other_networks(compared.runs)}
+    told = {"baseline": first.name, "runs": runs, "changes": found, **alike}
     return pretty_json({"schema_version": SCHEMA_VERSION, **told}).decode()
 
 

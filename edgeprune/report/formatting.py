@@ -85,10 +85,15 @@ def some(names: Sequence[str], most: int = 6, between: str = ", ") -> str:
     return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def clean(text: object) -> str:
-    """Text out of a file in one line, without control and formatting characters (which can turn text around), cut."""
+def harmless(text: object) -> str:
+    """Text out of a file in one line, without control and formatting characters (which can turn text around)."""
     line = " ".join(str(text).split())
-    kept = "".join(character for character in line if unicodedata.category(character)[0] != "C")
+    return "".join(character for character in line if unicodedata.category(character)[0] != "C")
+
+
+def clean(text: object) -> str:
+    """A name or figure out of a file: as `harmless`, and cut. Sentences are not: they end where they end."""
+    kept = harmless(text)
     return kept if len(kept) <= _LONGEST else f"{kept[: _LONGEST - 1]}…"
 
 

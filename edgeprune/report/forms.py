@@ -110,7 +110,7 @@ def _blocks(record: LoweringRecord, manifest: Manifest, plan: Plan | None, folde
     if advice := tuple(_advice(record, plan)):
         yield Notes(advice)
     if record.notes:
-        yield Notes(tuple(f.clean(note) for note in record.notes), warning=True)
+        yield Notes(tuple(f.harmless(note) for note in record.notes), warning=True)
 
 
 def _how(record: LoweringRecord, folder: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from edgeprune.profiling.result import Latency, ProfileResult, Result
@@ -19,6 +20,7 @@ MOST_ESTIMATED = 3
 """Estimates whose layers are listed."""
 FEW_STEPS = 3
 MOST_PLACES = 4
+_PERCENTAGE = re.compile(r"\d+(?:\.\d+)?(?= ?%)")
 AXES: tuple[Axis, ...] = ("batch size", "threads")
 
 
@@ -48,7 +50,7 @@ def speed_blocks(profile: ProfileResult) -> Iterator[Block]:
 
 def not_measured(profile: ProfileResult) -> tuple[str, ...]:
     """What was asked for, and could not be measured."""
-    return tuple(f"Not measured: {failure.setting}: {failure.error}" for failure in profile.failures)
+    return tuple(f"Not measured: {f.clean(one.setting)}: {f.harmless(one.error)}" for one in profile.failures)
 
 
 def doubtful(results: Sequence[Result]) -> tuple[str, ...]:
@@ -207,11 +209,28 @@ def _both(result: Result) -> tuple[tuple[str, Latency | None], ...]:
 
 
 def _placed(found: Iterable[tuple[str, Result]], settings: int) -> tuple[str, ...]:
-    """Every text once, with the settings that it holds for, where it is not all of several."""
-    places: dict[str, list[str]] = {}
-    for text, result in found:
-        places.setdefault(f.clean(text), []).append(setting(result))
+    """Every text once, with the settings that it holds for, where it is not all of several.
+
+    Texts that differ by their only percentage are one, with the least and the largest.
+    """
+    texts: dict[str, list[str]] = {}
+    places: dict[str, dict[str, None]] = {}
+    for raw, result in found:
+        text = f.harmless(raw)
+        alike = _PERCENTAGE.sub("", text) if len(_PERCENTAGE.findall(text)) == 1 else text
+        texts.setdefault(alike, []).append(text)
+        places.setdefault(alike, {})[setting(result)] = None
     return tuple(
-        f"{text} ({f.some(where, MOST_PLACES, '; ')})" if len(where) < settings or settings == 1 else text
-        for text, where in places.items()
+        f"{_joined(texts[alike])} ({f.some(list(where), MOST_PLACES, '; ')})"
+        if len(where) < settings or settings == 1
+        else _joined(texts[alike])
+        for alike, where in places.items()
     )
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """One text of several that differ by their only percentage, if at all."""
+    if len(set(texts)) == 1:
+        return texts[0]
+    shares = sorted((share for text in texts for share in _PERCENTAGE.findall(text)), key=float)
+    return _PERCENTAGE.sub(f"{shares[0]}–{shares[-1]}", texts[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeprune.profiling.result import Environment, Latency, Result
+from edgeprune.profiling.result import Environment, Latency, Result, SweepFailure
 from edgeprune.report import formatting as f
 
 
@@ -30,6 +30,11 @@ class Setting:
 def setting(result: Result) -> str:
     """Where a result was measured, in words."""
     return str(Setting.of(result))
+
+
+def failure_words(failure: SweepFailure) -> str:
+    """What could not be measured, and why."""
+    return f"{f.clean(failure.setting)}: could not be measured: {f.harmless(failure.error)}"
 
 
 def precision_words(precision: str) -> tuple[str, ...]:

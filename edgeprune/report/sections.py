@@ -16,6 +16,11 @@ from edgeprune.report.records import record_section
 from edgeprune.report.results import setting
 
 GOOD_EFFICIENCY = 0.85
+VISIBLE = 0.02
+OF_ROUNDS = (
+    "The change of a latency is the median of the ratios of dense and pruned runs side by side, which where other "
+    "programs come and go is not the ratio of the two medians beside it."
+)
 UNPRUNED = "Nothing is pruned yet. Prune it with: edgeprune prune {folder} -o pruned"
 UNMEASURED = "Nothing was measured yet. Measure with: edgeprune profile {folder}"
 
@@ -116,6 +121,8 @@ def _speed(contents: Contents) -> Section:
     if contents.manifest.is_plain:
         blocks.append(UNPRUNED.format(folder=f.clean(contents.bundle.folder.name)))
         return Section("speed", "What was trained", tuple(blocks))
+    if profile and any(map(_is_of_rounds, profile.results)):
+        blocks.append(OF_ROUNDS)
     if profile is None:
         blocks.append(UNMEASURED.format(folder=f.clean(contents.bundle.folder.name)))
     else:
@@ -123,6 +130,13 @@ def _speed(contents: Contents) -> Section:
     checks = tables.checks_table(contents.manifest)
     blocks += [checks] if checks.rows else []
     return Section("speed", "Promised and measured", tuple(blocks))
+
+
+def _is_of_rounds(result: Result) -> bool:
+    """Whether the speed-up is visibly another than the ratio of the two latencies beside it."""
+    if result.dense is None or not result.realistic_speedup or not result.pruned.p50_ms:
+        return False
+    return abs(result.realistic_speedup * result.pruned.p50_ms / result.dense.p50_ms - 1) > VISIBLE
 
 
 def _kernels(contents: Contents) -> Section:
@@ -185,6 +199,6 @@ def _making(contents: Contents) -> Section:
         tables.settings_table(contents.manifest, contents.plan),
         tables.environment_table(contents.profile, contents.manifest),
     ]
-    notes = Notes(tuple(f.clean(note) for note in contents.manifest.notes))
+    notes = Notes(tuple(f.harmless(note) for note in contents.manifest.notes))
     blocks: list[Block] = [table for table in made if table.rows]
     return Section("making", "How it was made and measured", (*blocks, *([notes] if notes.items else [])))

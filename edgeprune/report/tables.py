@@ -192,7 +192,7 @@ def layer_table(result: Result, *, folded: bool) -> Table:
             f.percent(layer.efficiency),
             *((f.percent(layer.bound_share),) if bounded else ()),
             *((f.clean(layer.provider) or f.NONE,) if mixed else ()),
-            f.clean(layer.cause),
+            f.harmless(layer.cause),
         )
         for layer in result.layers
     )
