@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from edgeprune.profiling.result import Environment, Latency, Result
 from edgeprune.report import formatting as f
+
+MOST_PLACES = 4
+"""Settings that are named behind a sentence."""
+_FIGURE = re.compile(r"\d[\d.,]*")
 
 
 @dataclass(frozen=True, order=True)
@@ -30,6 +36,32 @@ class Setting:
 def setting(result: Result) -> str:
     """Where a result was measured, in words."""
     return str(Setting.of(result))
+
+
+def placed(found: Iterable[tuple[str, Result]], settings: int, *, alike: Callable[[str], str] = str) -> tuple[str, ...]:
+    """Every text once, with the settings that it holds for, where it is not all of several.
+
+    Texts with the same `alike` are told as one: the first of them, and where the others hold.
+    """
+    places: dict[str, dict[str, dict[str, None]]] = {}
+    for text, result in found:
+        places.setdefault(alike(f.clean(text)), {}).setdefault(f.clean(text), {})[setting(result)] = None
+    return tuple(_placed(texts, settings) for texts in places.values())
+
+
+def without_figures(text: str) -> str:
+    """The same for sentences that differ in their figures alone."""
+    return _FIGURE.sub("0", text)
+
+
+def _placed(texts: Mapping[str, Mapping[str, None]], settings: int) -> str:
+    """The first text with its settings, and those of the others."""
+    (text, where), *others = texts.items()
+    elsewhere = list(dict.fromkeys(name for _, names in others for name in names))
+    if len(where) == settings > 1 and not elsewhere:
+        return text
+    more = f"; likewise, with other figures: {f.some(elsewhere, MOST_PLACES, '; ')}" if elsewhere else ""
+    return f"{text} ({f.some(list(where), MOST_PLACES, '; ')}{more})"
 
 
 def precision_words(precision: str) -> tuple[str, ...]:
