@@ -436,7 +436,7 @@ def profile(
     )
     show.profile(result)
     _write_json(common, result)
-    require_complete(result)
+    require_complete(result, told=True)
     require_precise(result.precisions)
 
 

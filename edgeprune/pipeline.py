@@ -9,9 +9,10 @@ What needs torch is imported inside the verbs that need it: the others also run 
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +40,7 @@ from edgeprune.partitioning.devices import load_devices
 from edgeprune.partitioning.executor import LocalExecutor
 from edgeprune.partitioning.manifest import PartitionManifest, write_partition
 from edgeprune.partitioning.partition import partition_model
-from edgeprune.profiling.keeping import fetch_engines, keep, note_replaced, note_tuned_for_other
+from edgeprune.profiling.keeping import fetch_engines, keep, note_tuned_for_other
 from edgeprune.profiling.precise_models import is_converted
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.subject import Subject
@@ -252,7 +253,8 @@ def run_arrays(
 def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
     """`edgeprune tune`: measures here which forms are fastest, and writes the bundle's model anew with them.
 
-    What was measured of the model before is removed: it is that of another model.
+    If that changes the model, what was measured of it before is removed; reports are in any case, for they show how
+    the forms were chosen before.
     """
     options.check()
     bundle = bundles.open_bundle(folder)
@@ -264,17 +266,34 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
         )
     bundles.check_update(folder)
     with bundles.updated_bundle(folder) as stage:
-        for name in bundle.manifest.files:
-            stale = name.startswith(("report.", f"{bundles.ENGINES}/")) or is_converted(name)
-            if name == bundles.PROFILE or stale:
-                (stage / name).unlink()
         tolerance = bundle.manifest.parity.tolerance if bundle.manifest.parity else TOLERANCE
         manifest = lower_into(stage, bundle.manifest, options, tolerance)
         if not (stage / bundles.LOWERING).is_file():
             raise InputError("has no grouped layer", where=folder, expected="a network that was pruned into groups")
+        stale = _stale(bundle.manifest.files, stage)
+        for name in stale:
+            (stage / name).unlink()
         bundles.write_manifest(stage, manifest)
+    if told := [name for name in stale if name == bundles.PROFILE or name.startswith("report.")]:
+        verb, why = ("profile", "the model") if bundles.PROFILE in told else ("report", "the choice of forms")
+        progress.note(
+            f"removed {', '.join(told)}, which told of {why} before: `edgeprune {verb} {shlex.quote(str(folder))}` "
+            "writes it anew"
+        )
     tuned = bundles.open_bundle(folder)
     return tuned, load_lowering(tuned.path(bundles.LOWERING))
+
+
+def _stale(before: Mapping[str, str], stage: Path) -> list[str]:
+    """Which of a bundle's files (name -> SHA-256 before its model was written anew) tell of what is no more."""
+    model = (bundles.MODEL, f"{bundles.MODEL}.data")
+    now = {name: bundles.sha256_of(stage / name) for name in model if (stage / name).is_file()}
+    is_same = now == {name: before[name] for name in model if name in before}
+
+    def is_of_model(name: str) -> bool:
+        return name == bundles.PROFILE or name.startswith(f"{bundles.ENGINES}/") or is_converted(name)
+
+    return [name for name in before if name.startswith("report.") or (is_of_model(name) and not is_same)]
 
 
 def profile(
@@ -307,7 +326,6 @@ def profile(
         sweep.check(subject)
         estimates = sweep.estimates(subject, devices)
         note_tuned_for_other(subject, sweep)
-        note_replaced(subject, sweep, devices)
         engines = fetch_engines(subject, made)
         precise = sweep.convert(subject, data, made, engines)
         result = msgspec.structs.replace(sweep.measure(subject, precise, engines), estimates=estimates)

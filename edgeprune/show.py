@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from edgeprune import progress
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -158,7 +160,11 @@ def partition(manifest: PartitionManifest, bundle: Bundle) -> None:
 
 
 def profile(result: ProfileResult) -> None:
-    """The headline of every result, the layers of the first, all warnings, and what to try."""
+    """The headline of every result, the layers of the first, what failed, and unless quiet all warnings, and what to
+    try."""
+    from edgeprune.report.formatting import plural
+    from edgeprune.report.results import placed, setting, without_figures
+
     rows = [
         (
             r.target,
@@ -192,7 +198,11 @@ def profile(result: ProfileResult) -> None:
         ]
         if layers:
             names = ("layer", "lowering", "MACs", "dense ms", "pruned ms", "efficiency", "of bound", "likely cause")
-            table(f"layers on {r.target}, batch {r.batch_size}", names, layers)
+            others = sum(bool(other.layers) for other in result.results[1:])
+            more = (
+                f" (of {plural(others, 'more setting')}: in profile.json, or --json, and the report)" if others else ""
+            )
+            table(f"layers on {setting(r)}{more}", names, layers)
     if result.estimates:
         estimated = [
             (e.device, e.threads, e.batch_size, _ms(e.dense_ms), _ms(e.pruned_ms), _times(e.speedup), e.source)
@@ -203,12 +213,18 @@ def profile(result: ProfileResult) -> None:
     _precisions(result)
     for failure in result.failures:
         _console().print(f"not measured ({failure.setting}): {failure.error}", markup=False, soft_wrap=True)
-    for r in result.results:
-        what = f"{r.target}, batch {r.batch_size}, threads {r.threads}"
-        for warning in r.warnings:
-            _console().print(f"note ({what}): {warning}", markup=False, soft_wrap=True)
-        for sentence in r.advice:
-            _console().print(f"what to try ({what}): {sentence}", markup=False, soft_wrap=True)
+    if not progress.is_shown():
+        return
+    count = len(result.results)
+    notes = placed([(text, r) for r in result.results for text in r.warnings], count, alike=without_figures)
+    tries = placed([(text, r) for r in result.results for text in r.advice], count, alike=_remedy)
+    for text in (*(f"note: {text}" for text in notes), *(f"what to try: {text}" for text in tries)):
+        _console().print(text, markup=False, soft_wrap=True)
+
+
+def _remedy(advice: str) -> str:
+    """What is advised, without the layers and figures behind it."""
+    return advice.partition(": ")[0]
 
 
 def _precisions(result: ProfileResult) -> None:

@@ -70,6 +70,13 @@ def test_an_unknown_name_suggests_the_nearest():
         load_profile("raspberry-pi-6")
 
 
+def test_a_file_that_is_no_toml_file_is_not_taken_for_an_unknown_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fixed.onnx").touch()
+    with pytest.raises(InputError, match=r"fixed.onnx: is no .toml file; expected a device profile as a .toml file"):
+        load_profile("fixed.onnx")
+
+
 def test_a_profile_of_ones_own_is_read_from_its_path(tmp_path, profile_data):
     path = tmp_path / "mine.toml"
     path.write_text(as_toml(profile_data | {"name": "mine"}))

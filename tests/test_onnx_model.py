@@ -218,17 +218,18 @@ def test_a_size_that_the_model_has_already_changes_nothing():
 @pytest.mark.parametrize(
     ("text", "size", "words"),
     [
-        (DYNAMIC, (), r"dynamic axes beside the batch: \(batch, 3, h, w\).*pass --input-size"),
-        (DYNAMIC.replace("3,h,w", "c,h,w"), (8, 8), "dynamic axes beside the batch"),
+        (DYNAMIC, (), r"dynamic axes beside the batch: \(batch, 3, h, w\).*pass --input-size H,W \("),
+        (DYNAMIC.replace("3,h,w", "c,h,w"), (8, 8), "dynamic axes beside the batch.*pass --input-size C,H,W$"),
         (DYNAMIC.replace("3,h,w", "3,h,h"), (8, 10), "the same for those of the same name"),
         (
             DYNAMIC.replace("3,h,w", "3,h,8"),
             (8, 10),
-            r"--input-size 8,10 contradicts input 'x' of shape \(batch, 3, h, 8\)",
+            r"--input-size 8,10 contradicts input 'x' of shape \(batch, 3, h, 8\).*pass --input-size 8,8 "
+            r"\(fixed: channels 3, width 8\)",
         ),
-        (DYNAMIC, (1, 8, 8), "--input-size 1,8,8 contradicts"),
-        (DYNAMIC, (2, 3, 8, 8), "--input-size 2,3,8,8 contradicts"),
-        (CONV, (9, 8), r"--input-size 9,8 contradicts input 'x' of shape \(batch, 3, 8, 8\)"),
+        (DYNAMIC, (1, 8, 9), r"--input-size 1,8,9 contradicts.*pass --input-size 8,9 \(fixed: channels 3\)"),
+        (DYNAMIC, (2, 3, 8, 9), r"--input-size 2,3,8,9 contradicts.*pass --input-size 8,9 \(fixed: channels 3\)"),
+        (CONV, (9, 8), r"--input-size 9,8 contradicts input 'x' of shape \(batch, 3, 8, 8\).*leave --input-size out"),
     ],
 )
 def test_sizes_that_contradict_the_model_or_leave_an_axis_open_are_refused(text, size, words):

@@ -131,7 +131,7 @@ class TestFailures:
         assert main(["profile", str(bundle), "--threads", "1,2,3", "--json", str(json), *FLAGS]) == 1
         told = capsys.readouterr()
         error = "target cpu: no room; make some"
-        assert told.err.splitlines() == [f"edgeprune: all was measured but cpu, threads 2, batch 1 ({error})"]
+        assert told.err.splitlines() == ["edgeprune: all was measured but cpu, threads 2, batch 1"]
         assert f"not measured (cpu, threads 2, batch 1): {error}" in told.out
         kept = load_profile_result(bundle / PROFILE)
         assert kept == load_profile_result(json)
@@ -277,12 +277,27 @@ class TestReplaced:
         assert not [text for text in said if "replaces" in text]
         profile(bundle, None, ("cpu",), QUICK)
         assert said == [
-            "replaces the bundle's profile, in which this is not measured again: cpu, threads 2, batch 1; estimates "
+            "replaces the bundle's profile, in which this was not measured again: cpu, threads 2, batch 1; estimates "
             "for raspberry-pi-5"
         ]
         said.clear()
         profile(bundle, None, ("cpu",), replace(QUICK, batch_sizes=(1, 2)))
         assert said == []
+
+    def test_a_run_that_leaves_the_profile_alone_says_nothing_of_a_loss(
+        self, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        instead_of_a_process(monkeypatch, (KeyboardInterrupt(),))
+        bundle = small.write_bundle(tmp_path / "bundle")
+        before = (bundle / PROFILE).read_bytes()
+        with pytest.raises(InputError, match="nowhere"):
+            pipeline.profile(bundle, None, ("cpu",), replace(QUICK, precision="int8"), data="nowhere.npy")
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.profile(bundle, None, ("cpu",), QUICK)
+        assert not [text for text in said if "replaces" in text]
+        assert (bundle / PROFILE).read_bytes() == before
+        pipeline.profile(bundle, None, ("cpu",), QUICK)
+        assert said[-1].endswith("not measured again: cpu, threads 1, batch 4")
 
     def test_an_old_profile_that_cannot_be_read_is_no_loss(self, tmp_path: Path, said: list[str]) -> None:
         bundle = small.write_bundle(tmp_path / "bundle", profiled=False)

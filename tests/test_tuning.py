@@ -22,7 +22,7 @@ from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.forms import GROUPED
 from edgeprune.lowering.record import FromCache, load_lowering
 from edgeprune.onnx_files.model import check_model, load_model
-from edgeprune.profiling import profiler
+from edgeprune.profiling import environment, profiler
 from edgeprune.profiling.keeping import note_tuned_for_other
 from edgeprune.profiling.profiler import ProfileOptions
 from edgeprune.profiling.subject import Subject
@@ -308,6 +308,44 @@ def test_tuning_a_bundle_keeps_the_planned_model_and_computes_the_same(
     np.testing.assert_array_equal(outputs[2], outputs[0])
 
 
+def test_what_was_measured_of_a_model_stays_while_the_model_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(progress, "note", said.append)
+    folder = bundle(tmp_path)
+    monkeypatch.setattr(tuner._Timer, "times", _times_that_prefer(ALL_DENSE))
+    pipeline.report(folder, ("html", "md"))
+    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    assert said[-1] == (
+        "removed profile.json, report.html, report.md, which told of the model before: "
+        f"`edgeprune profile {folder}` writes it anew"
+    )
+    pipeline.profile(folder, None, ("cpu",), QUICK)
+    pipeline.report(folder, ("html",))
+    measured = (folder / bundles.PROFILE).read_bytes()
+    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    assert (folder / bundles.PROFILE).read_bytes() == measured
+    assert not (folder / "report.html").exists(), "it shows how the forms were chosen"
+    assert said[-1].startswith("removed report.html, which told of the choice of forms before")
+    assert not bundles.open_bundle(folder).faults()
+    monkeypatch.setattr(tuner._Timer, "times", _times_that_prefer(AS_PLANNED))
+    tuned, _ = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    assert not tuned.has(bundles.PROFILE)
+
+
+@pytest.mark.usefixtures("quick")
+def test_more_threads_than_cores_are_told_of_but_times_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "usable_cores", lambda: 1)
+    monkeypatch.setattr(tuner._Timer, "notes", lambda self: ())
+    dense, pruned = networks()
+    options = TuneOptions(threads=2, cache=tmp_path / "cache.json")
+    assert tune(pruned, dense, PROFILE, options).notes == ("2 threads share 1 core",)
+    assert (tmp_path / "cache.json").is_file()
+
+
 @pytest.mark.usefixtures("quick")
 def test_tuning_again_begins_with_the_planned_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = bundle(tmp_path)
@@ -401,10 +439,20 @@ def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     pipeline.profile(folder, None, ("cpu",), QUICK)
     assert not [text for text in said if "was tuned on" in text]
     pipeline.profile(folder, None, ("cpu",), ProfileOptions(warmup=1, iterations=3, batch_sizes=(2,)))
-    assert [text for text in said if "batch 1: run `edgeprune tune`" in text]
+    assert [text for text in said if f"not here for cpu, threads 1, batch 2: `edgeprune tune {folder} --batch" in text]
     said.clear()
-    note_tuned_for_other(Subject.of(folder), Sweep(("openvino-native",), (1,), ProfileOptions()))
-    assert [text for text in said if "ONNX Runtime" in text and "run `edgeprune tune`" in text]
+    note_tuned_for_other(Subject.of(folder), Sweep(("cpu", "openvino-native"), (1,), ProfileOptions()))
+    (told,) = said
+    assert told.endswith(
+        ", for cpu, threads 1, batch 1, and not here for openvino-native, threads 1, batch 1: "
+        f"`edgeprune tune {folder} --target openvino-native` chooses its layers' forms for that"
+    )
+    said.clear()
+    note_tuned_for_other(Subject.of(folder), Sweep(("torch-cpu",), (1, 2), ProfileOptions()))
+    (told,) = said
+    assert told.endswith("not here for torch-cpu, threads 1, batch 1; torch-cpu, threads 2, batch 1"), (
+        "none to tune for"
+    )
     record = json.loads((folder / "lowering.json").read_bytes()) | {"device": "another processor"}
     manifest = bundles.open_bundle(folder).manifest
     (folder / "lowering.json").write_text(json.dumps(record))

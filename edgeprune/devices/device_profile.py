@@ -217,6 +217,8 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
     if isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text:
         return _read_profile(Path(name_or_path))
     if text not in list_profiles():
+        if Path(text).is_file():
+            raise InputError("is no .toml file", where=text, expected="a device profile as a .toml file, or its name")
         raise unknown_name("device profile", text, list_profiles(), remedy="`edgeprune list devices` shows all")
     return _shipped_profile(text)
 

@@ -159,7 +159,7 @@ def _check_input_size(spec: TensorSpec, size: Sequence[int], named: dict[int | s
             f"--input-size {given} contradicts input {spec.name!r} of shape ({shape})",
             where=where,
             expected="sizes of its dynamic axes, and its own for the others",
-            remedy="leave --input-size out, or export the network with that size",
+            remedy=f"{_fitting_size(spec, size)}, or export the network with that size",
         )
     unsized = [axis for axis in _dynamic_axes(spec) if axis < rank - len(size)]
     if unsized or any(named.setdefault(dim, value) != value for dim, value in last if isinstance(dim, str)):
@@ -167,8 +167,26 @@ def _check_input_size(spec: TensorSpec, size: Sequence[int], named: dict[int | s
             f"input {spec.name!r} has dynamic axes beside the batch: ({shape})",
             where=where,
             expected="a size for each, the same for those of the same name",
-            remedy="pass --input-size H,W or C,H,W",
+            remedy=_fitting_size(spec, ()),
         )
+
+
+def _fitting_size(spec: TensorSpec, size: Sequence[int]) -> str:
+    """Which axes of the input have a size already, and what to pass: of `size` what belongs to dynamic axes, letters
+    where it gives none."""
+    rank, dynamic = len(spec.shape), _dynamic_axes(spec)
+    if not dynamic:
+        return "leave --input-size out"
+    letters = ("N", "C", "H", "W") if rank == 4 else tuple(f"AXIS{axis}" for axis in range(rank))
+    words = ("batch", "channels", "height", "width") if rank == 4 else tuple(f"axis {axis}" for axis in range(rank))
+    offset = rank - len(size)
+    given = {axis: str(size[axis - offset]) for axis in dynamic if axis >= offset}
+    first = max(1, min(dynamic[0], rank - 2))
+    sizes = [
+        given.get(axis, letters[axis]) if axis in dynamic else str(spec.shape[axis]) for axis in range(first, rank)
+    ]
+    fixed = ", ".join(f"{words[axis]} {spec.shape[axis]}" for axis in range(1, rank) if axis not in dynamic)
+    return f"pass --input-size {','.join(sizes)}{f' (fixed: {fixed})' if fixed else ''}"
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

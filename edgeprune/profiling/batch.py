@@ -11,7 +11,13 @@ from edgeprune import progress
 from edgeprune.devices.sensors import MachineState, energy_meter, energy_per_run_mj, machine_state
 from edgeprune.errors import InputError, first_line
 from edgeprune.onnx_files.model import input_specs
-from edgeprune.profiling.environment import load_average, peak_memory_mb, usable_core_numbers, usable_cores
+from edgeprune.profiling.environment import (
+    crowding,
+    load_average,
+    peak_memory_mb,
+    usable_core_numbers,
+    usable_cores,
+)
 from edgeprune.profiling.layers import LayerTimes, above_peak, layer_rows, over, rounded, time_layers
 from edgeprune.profiling.measurement import (
     NOISY,
@@ -107,8 +113,7 @@ def noise_warnings(measured: Mapping[str, Measurement], load: float | None, opti
     cores = len(options.pin) or usable_cores()
     if load is not None and load > cores:
         warnings.append(f"the machine was busy before measuring: load average {load:.1f} on {cores} cores")
-    if options.threads > cores:
-        warnings.append(f"{options.threads} threads share {cores} core{'s' if cores > 1 else ''}")
+    warnings += crowding(options.threads, cores)
     for name, taken in measured.items():
         if taken.is_noisy:
             warnings.append(

@@ -82,6 +82,11 @@ def usable_cores() -> int:
     return len(usable_core_numbers())
 
 
+def crowding(threads: int, cores: int) -> tuple[str, ...]:
+    """A sentence where threads have to share cores."""
+    return (f"{threads} threads share {cores} core{'s' if cores > 1 else ''}",) if threads > cores else ()
+
+
 def peak_memory_mb() -> float | None:
     """Largest resident memory that this process ever had, in 10^6 bytes; None where the system does not tell.
 

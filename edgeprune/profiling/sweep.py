@@ -134,16 +134,17 @@ def measure(job: ProfileJob) -> ProfileResult:
     return profile_files(job.subject, (job.target,), job.options, job.engines)
 
 
-def require_complete(result: ProfileResult) -> None:
-    """InputError, or whatever else it comes to, where a part of a sweep could not be measured."""
+def require_complete(result: ProfileResult, *, told: bool = False) -> None:
+    """InputError, or whatever else it comes to, where a part of a sweep could not be measured; without the reasons if
+    the user was told of them."""
     if not result.failures:
         return
     jobs = [failure.setting for failure in result.failures]
     kinds = {failure.kind for failure in result.failures}
     if "interrupted" in kinds:
         raise Interrupted(f"interrupted; all was measured but {'; '.join(jobs)}")
-    told = [f"{job} ({failure.error})" for job, failure in zip(jobs, result.failures, strict=True)]
-    text = f"all was measured but {'; '.join(told)}"
+    reasons = [f"{job} ({failure.error})" for job, failure in zip(jobs, result.failures, strict=True)]
+    text = f"all was measured but {'; '.join(jobs if told else reasons)}"
     raise RuntimeError(text) if "bug" in kinds else InputError(text)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from edgeprune.profiling.result import Latency, ProfileResult, Result
 from edgeprune.report import formatting as f
 from edgeprune.report import tables
 from edgeprune.report.document import Block, Notes, Picture, Section
-from edgeprune.report.results import setting
+from edgeprune.report.results import placed, setting
 from edgeprune.report.views import Axis, Distribution, Roofline, Sweep, Waterfall, sweep, typical_share
 
 MOST_LAYER_TABLES = 6
@@ -19,8 +18,6 @@ MOST_PICTURED = 3
 MOST_ESTIMATED = 3
 """Estimates whose layers are listed."""
 FEW_STEPS = 3
-MOST_PLACES = 4
-_PERCENTAGE = re.compile(r"\d+(?:\.\d+)?(?= ?%)")
 AXES: tuple[Axis, ...] = ("batch size", "threads")
 
 
@@ -56,7 +53,7 @@ def not_measured(profile: ProfileResult) -> tuple[str, ...]:
 def doubtful(results: Sequence[Result]) -> tuple[str, ...]:
     """What makes figures doubtful, once each, with the settings that it holds for."""
     told = [(text, result) for result in results for text in (*_mixed(result), *result.warnings)]
-    return _placed(told, len(results))
+    return placed(told, len(results))
 
 
 def layers_section(profile: ProfileResult | None, *, thins: bool) -> Section:
@@ -68,7 +65,7 @@ def layers_section(profile: ProfileResult | None, *, thins: bool) -> Section:
 def advice_section(profile: ProfileResult | None) -> Section:
     """What to try next."""
     results = profile.results if profile else ()
-    items = _placed([(text, result) for result in results for text in result.advice], len(results))
+    items = placed([(text, result) for result in results for text in result.advice], len(results))
     return Section("try", "What to try", (Notes(items),) if items else ())
 
 
@@ -206,31 +203,3 @@ def _mixed(result: Result) -> Iterator[str]:
 
 def _both(result: Result) -> tuple[tuple[str, Latency | None], ...]:
     return ("dense", result.dense), ("pruned", result.pruned)
-
-
-def _placed(found: Iterable[tuple[str, Result]], settings: int) -> tuple[str, ...]:
-    """Every text once, with the settings that it holds for, where it is not all of several.
-
-    Texts that differ by their only percentage are one, with the least and the largest.
-    """
-    texts: dict[str, list[str]] = {}
-    places: dict[str, dict[str, None]] = {}
-    for raw, result in found:
-        text = f.harmless(raw)
-        alike = _PERCENTAGE.sub("", text) if len(_PERCENTAGE.findall(text)) == 1 else text
-        texts.setdefault(alike, []).append(text)
-        places.setdefault(alike, {})[setting(result)] = None
-    return tuple(
-        f"{_joined(texts[alike])} ({f.some(list(where), MOST_PLACES, '; ')})"
-        if len(where) < settings or settings == 1
-        else _joined(texts[alike])
-        for alike, where in places.items()
-    )
-
-
-def _joined(texts: Sequence[str]) -> str:
-    """One text of several that differ by their only percentage, if at all."""
-    if len(set(texts)) == 1:
-        return texts[0]
-    shares = sorted((share for text in texts for share in _PERCENTAGE.findall(text)), key=float)
-    return _PERCENTAGE.sub(f"{shares[0]}–{shares[-1]}", texts[0])

@@ -52,6 +52,10 @@ class Runner(Protocol):
         """Free the model. The runner cannot be used afterwards."""
 
 
+MOST_THREADS = 1024
+"""More than any machine has cores: starting them would take minutes."""
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """How to run a model."""
@@ -71,8 +75,8 @@ class RunOptions:
 
     def check(self) -> None:
         """InputError if the options make no sense on any machine."""
-        if self.threads < 1:
-            raise InputError(f"--threads {self.threads} is out of range", expected="1 or more")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise InputError(f"--threads {self.threads} is out of range", expected=f"1 to {MOST_THREADS}")
         if self.graph_optimization not in OPTIMIZATION_LEVELS:
             raise unknown_name("graph optimization level", self.graph_optimization, OPTIMIZATION_LEVELS)
         if self.pin and len(self.pin) != self.threads:

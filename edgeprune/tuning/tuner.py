@@ -32,7 +32,7 @@ from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import FromCache, LoweringRecord, NetworkTime, layer_choices
 from edgeprune.onnx_files.graph import constants
 from edgeprune.onnx_files.model import input_specs
-from edgeprune.profiling.environment import current_environment
+from edgeprune.profiling.environment import crowding, current_environment
 from edgeprune.profiling.layer_times import LayerTime, ModelLayers, attribute_times
 from edgeprune.profiling.measurement import NOISY, Measurement, interleave
 from edgeprune.profiling.setup import ProfiledRunner, RecordedRunner, random_feeds
@@ -139,7 +139,7 @@ def tune(model: ModelProto, dense: ModelProto | None, profile: DeviceProfile, op
         networks=networks,
         chosen=chosen.what,
         pointwise=chosen.pointwise,
-        notes=notes,
+        notes=(*crowding(options.threads, environment.cores), *notes),
         from_cache=timer.from_cache(),
     )
 
