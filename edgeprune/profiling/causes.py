@@ -156,7 +156,7 @@ def explain(layer: LayerFacts, machine: MachineFacts) -> Cause | None:
     if missing is None:
         return None
     largest = max(_candidates(layer, machine), key=lambda cause: cause.share, default=None)
-    if layer.efficiency is None and machine.roofline and missing <= 1 - at_bound(machine.roofline):
+    if layer.efficiency is None and machine.roofline and missing <= 1 - bound_threshold(machine.roofline):
         return _at_bound(layer, machine)
     if largest and largest.share >= min(NOTABLE_SHARE, missing / 2):
         return largest
@@ -178,7 +178,7 @@ def block_excess(layer: LayerFacts, block: int) -> float:
     return round_up(outer, block) * read / (outer * inner)
 
 
-def at_bound(roofline: Roofline) -> float:
+def bound_threshold(roofline: Roofline) -> float:
     """The share of a device's bound from which on a layer counts as bound by it."""
     return AT_BOUND if roofline.is_measured else AT_NOMINAL_BOUND
 
@@ -256,7 +256,7 @@ def _of_the_rest(layer: LayerFacts, machine: MachineFacts, missing: float) -> Ca
     share = bound_share(layer, machine.roofline)
     if layer.efficiency is not None and layer.efficiency * (1 + layer.noise) >= LOW_EFFICIENCY:
         return Cause("noise", f"within its noise: its times vary by {layer.noise:.0%}")
-    if share is not None and machine.roofline and share >= at_bound(machine.roofline):
+    if share is not None and machine.roofline and share >= bound_threshold(machine.roofline):
         return _at_bound(layer, machine)
     if layer.noise > max(NOTABLE_SHARE, missing / 2):
         return Cause("noise", f"too noisy to explain: its times vary by {layer.noise:.0%}")

@@ -9,7 +9,7 @@ baseline.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -201,15 +201,19 @@ def _left() -> Pair:
     return Pair(model, model, {LAYER: "its output is added to one that is not pruned"})
 
 
-def _silu(layer: Layer, gathers: Gathers) -> ModelProto:
-    """Between two 1x1 convolutions with SiLU, as in EfficientNet."""
-    net = _Net(OUTSIDE, layer.size)
-    net.conv(layer.source or layer.inputs)
-    _add_silu(net)
-    net.examined(layer, gathers)
-    _add_silu(net)
-    net.conv(OUTSIDE)
-    return net.model()
+def _between_two(add: Callable[[_Net], None]) -> Network:
+    """Between two of the same operations, with a 1x1 convolution at each end."""
+
+    def network(layer: Layer, gathers: Gathers) -> ModelProto:
+        net = _Net(OUTSIDE, layer.size)
+        net.conv(layer.source or layer.inputs)
+        add(net)
+        net.examined(layer, gathers)
+        add(net)
+        net.conv(OUTSIDE)
+        return net.model()
+
+    return network
 
 
 def _add_silu(net: _Net) -> None:
@@ -256,37 +260,23 @@ _wide = _shaped(width_only=True, dilation=1)
 _dilated = _shaped(width_only=False, dilation=2)
 
 
-def _instance_normalized(layer: Layer, gathers: Gathers) -> ModelProto:
-    """Between instance normalizations, as in networks that transfer style."""
-    net = _Net(OUTSIDE, layer.size)
-    net.conv(layer.inputs)
-    _add_instance_normalization(net)
-    net.examined(layer, gathers)
-    _add_instance_normalization(net)
-    net.conv(OUTSIDE)
-    return net.model()
-
-
 def _add_instance_normalization(net: _Net) -> None:
     ones, zeros = (net._constant(values(net.channels, np.float32)) for values in (np.ones, np.zeros))
     net.op("InstanceNormalization", ones, zeros)
-
-
-def _layer_normalized(layer: Layer, gathers: Gathers) -> ModelProto:
-    """Between normalizations over the channels, as in ConvNeXt."""
-    net = _Net(OUTSIDE, layer.size)
-    net.conv(layer.inputs)
-    _add_layer_normalization(net)
-    net.examined(layer, gathers)
-    _add_layer_normalization(net)
-    net.conv(OUTSIDE)
-    return net.model()
 
 
 def _add_layer_normalization(net: _Net) -> None:
     net.op("Transpose", perm=[0, 2, 3, 1])
     net.op("LayerNormalization", net._constant(np.ones(net.channels, np.float32)), axis=-1)
     net.op("Transpose", perm=[0, 3, 1, 2])
+
+
+_silu = _between_two(_add_silu)
+"""As in EfficientNet."""
+_instance_normalized = _between_two(_add_instance_normalization)
+"""As in networks that transfer style."""
+_layer_normalized = _between_two(_add_layer_normalization)
+"""Over the channels, as in ConvNeXt."""
 
 
 def _pixel_shuffled(layer: Layer, gathers: Gathers) -> ModelProto:
