@@ -30,7 +30,7 @@ unit: install tensorrt-bindings
 
 # NVIDIA's bindings (3 MB, no GPU needed) that the runner of TensorRT is checked against. Without network that test is skipped.
 tensorrt-bindings: install
-	@$(VENV)/bin/python tests/published_bindings.py
+	@$(VENV)/bin/python tests/support/published_bindings.py
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

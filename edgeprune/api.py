@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeprune import pipeline
-from edgeprune.bundle import Bundle, open_bundle
+from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.datasets.images import Dataset, load_data
+from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.devices.device_profile import channel_block_for
 from edgeprune.errors import InputError
 from edgeprune.exporters.options import DeployOptions, ExportOptions
-from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.methods import amounts, require_taken
 from edgeprune.methods.base import Budget, PruneRequest
 from edgeprune.partitioning.manifest import PartitionManifest
+from edgeprune.pipeline.train import MethodChoice, train_network
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
-from edgeprune.profiling.sweep import require_complete
+from edgeprune.profiling.sweeping.sweep import require_complete
 from edgeprune.pruning.network import Network
 from edgeprune.pruning.options import PruneOptions
 from edgeprune.pruning.pruned import Pruned, prune_network
 from edgeprune.training.settings import TrainSettings
-from edgeprune.training_run import MethodChoice, train_network
 from edgeprune.tuning.cache import default_path
 from edgeprune.tuning.tuner import TuneOptions
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import onnx
 
-from edgeprune.arrays import load_array
+from edgeprune.deployment.parity import TOLERANCE
 from edgeprune.errors import InputError
-from edgeprune.verify import TOLERANCE
+from edgeprune.io.arrays import load_array
 
 OLDEST_OPSET = 18
 """The exporter does not go below it."""

@@ -25,15 +25,15 @@ HEAVY = (
     "PIL",
 )
 DEVICE_SIDE = (
-    "bundle",
+    "bundles.bundle",
     "calibration.machine",
-    "lower_bundle",
+    "deployment.lower_bundle",
     "onnx_files.macs",
     "partitioning.executor",
     "pipeline",
     "profiling.precise_models",
     "profiling.profiler",
-    "profiling.worker",
+    "profiling.sweeping.worker",
     "report",
     "runners.registry",
     "tuning.tuner",
@@ -84,7 +84,7 @@ def test_the_wheel_holds_every_module_profile_and_template_under_one_name(wheel:
     profiles = {path.name for path in (repository / "device_profiles").glob("*.toml")}
     assert len(profiles) >= 10
     assert profiles == {Path(name).name for name in names if name.endswith(".toml")}
-    assert "edgeprune/report/report.html" in names
+    assert "edgeprune/report/page/report.html" in names
     assert "edgeprune/py.typed" in names
 
 

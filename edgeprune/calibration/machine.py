@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import onnxruntime
 from onnx import ModelProto
 
-from edgeprune import progress
 from edgeprune.calibration.probes import (
     MATRICES,
     MATRIX_SIDE,
@@ -42,9 +41,10 @@ from edgeprune.devices.device_profile import (
     default_profile_name,
     load_profile,
 )
+from edgeprune.io import progress
 from edgeprune.profiling.environment import current_environment, usable_cores
+from edgeprune.profiling.estimating.node_work import node_works
 from edgeprune.profiling.measurement import NOISY, Measurement
-from edgeprune.profiling.node_work import node_works
 
 REPEATS = 3
 """A noisy figure is taken so many times at most."""

@@ -15,7 +15,7 @@ from edgeprune.profiling.profiler import TimedOrtRunner
 from edgeprune.profiling.setup import random_feeds
 from edgeprune.runners.base import Feeds, RunOptions
 from edgeprune.runners.cores import pinned
-from edgeprune.runners.ort_profile import NodeRecorder
+from edgeprune.runners.onnxruntime.node_times import NodeRecorder
 
 REORDERS = ""
 """Under what a stopwatch gives all reordering of data together."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edgeprune.checkpoints.arch_fit import fitting_arch
 from edgeprune.checkpoints.checkpoint_file import SUFFIXES, is_checkpoint_name, read_object
 from edgeprune.errors import InputError
-from edgeprune.progress import note
+from edgeprune.io.progress import note
 from edgeprune.zoo import AUXILIARY_KEYS
 
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")

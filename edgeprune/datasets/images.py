@@ -16,8 +16,8 @@ from edgeprune.datasets.cifar10 import cifar10
 from edgeprune.datasets.names import check_source
 from edgeprune.datasets.sources import Images, balanced
 from edgeprune.errors import InputError
-from edgeprune.progress import note
-from edgeprune.user_code import is_file_spec
+from edgeprune.io.progress import note
+from edgeprune.io.user_code import is_file_spec
 
 Split = Literal["train", "test"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeprune.errors import InputError, unknown_name
-from edgeprune.user_code import check_factory_file, is_file_spec
+from edgeprune.io.user_code import check_factory_file, is_file_spec
 
 SOURCES = ("digits", "cifar10:DIR", "imagefolder:DIR", "path/to/file.py:factory")
 

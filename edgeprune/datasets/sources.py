@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from edgeprune.errors import InputError
-from edgeprune.progress import note, track
-from edgeprune.user_code import load_factory
+from edgeprune.io.progress import note, track
+from edgeprune.io.user_code import load_factory
 
 Shape = tuple[int, int, int]
 

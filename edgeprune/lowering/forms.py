@@ -22,7 +22,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgeprune.devices.channel_block import round_up
 from edgeprune.lowering.layers import GroupedLayer, Reads
-from edgeprune.permutation import Selection
+from edgeprune.plans.permutation import Selection
 
 Kind = Literal["grouped", "merged", "split", "padded", "dense"]
 MOST_SPLIT = 16

@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from edgeprune.lowering.forms import JOINED
 from edgeprune.lowering.layers import GraphView
 from edgeprune.onnx_files.graph import array, attributes, fresh_name
-from edgeprune.permutation import Selection
+from edgeprune.plans.permutation import Selection
 
 _ELEMENTWISE = frozenset(
     {"Clip", "Elu", "Erf", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}

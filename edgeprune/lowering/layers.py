@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from edgeprune.onnx_files.graph import array, attributes, concrete_shapes, constants, is_standard, static_batch
-from edgeprune.permutation import Selection
+from edgeprune.plans.permutation import Selection
 
 Reads = tuple[tuple[int, ...], ...]
 """Per group, the channels of the source tensor that it reads, in order."""

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from edgeprune.training.hooks import TrainingHooks
 
 METHODS: Mapping[str, str] = {
-    "tmi-gkp": "edgeprune.methods.tmi_gkp",
-    "gconv": "edgeprune.methods.gconv",
-    "sfp": "edgeprune.methods.sfp",
-    "asfp": "edgeprune.methods.asfp",
-    "fpgm": "edgeprune.methods.fpgm",
-    "fpgm-mix": "edgeprune.methods.fpgm_mix",
+    "tmi-gkp": "edgeprune.methods.tmi_gkp.method",
+    "gconv": "edgeprune.methods.gconv.method",
+    "sfp": "edgeprune.methods.soft.sfp",
+    "asfp": "edgeprune.methods.soft.asfp",
+    "fpgm": "edgeprune.methods.soft.fpgm",
+    "fpgm-mix": "edgeprune.methods.soft.fpgm_mix",
     "masked": "edgeprune.methods.masked_checkpoint",
-    "lfpc": "edgeprune.methods.lfpc",
-    "csgd": "edgeprune.methods.csgd",
+    "lfpc": "edgeprune.methods.lfpc.method",
+    "csgd": "edgeprune.methods.csgd.method",
 }
 
 

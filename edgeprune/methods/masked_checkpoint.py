@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
 from edgeprune.graph import CoupledSet, Graph, Layer
-from edgeprune.method_record import FILE_NAME, MethodRecord, RecordTable
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult
-from edgeprune.methods.channel_choice import units
+from edgeprune.methods.shared.channel_choice import units
 from edgeprune.plans.costs import planned_macs
 from edgeprune.plans.kept_channels import KeptChannels
+from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordTable
 from edgeprune.plans.plan import LayerPlan, Plan, SetPlan
 
 SUMMARY = "Cuts the zero filters out of a checkpoint that was masked elsewhere, without changing what it computes."

@@ -16,7 +16,7 @@ from edgeprune.onnx_files.model import TensorSpec
 from edgeprune.partitioning.manifest import Stage, load_partition
 from edgeprune.runners.base import Array, Feeds, RunOptions
 from edgeprune.runners.feeds import check_feeds
-from edgeprune.runners.ort import OrtRunner
+from edgeprune.runners.onnxruntime.runner import OrtRunner
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeprune.graph import Graph, Layer
-from edgeprune.permutation import Selection
 from edgeprune.plans.layout import Demand, LayoutProblem, Padding, choose_layouts, needs_gather, padding_needs_gather
+from edgeprune.plans.permutation import Selection
 from edgeprune.plans.plan import LayerPlan
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeprune.permutation import Selection
+from edgeprune.plans.permutation import Selection
 
 
 @dataclass(frozen=True)

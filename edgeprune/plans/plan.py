@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from edgeprune.errors import InputError, first_line
-from edgeprune.permutation import Selection
+from edgeprune.plans.permutation import Selection
 
 SCHEMA_VERSION = 2
 

@@ -18,7 +18,7 @@ _TOLERANCES: dict[str, float] = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "int8
 
 
 def tolerance(precision: str) -> float:
-    """Largest difference from the FP32 model's outputs that passes, over their range (max_rel, as in `verify`).
+    """Largest difference from the FP32 model's outputs that passes, over their range (max_rel, as in the parity gate).
 
     TF32 and FP16 keep 11 bits of a number and INT8 at most 8, of activations with one scale a tensor: deep networks
     reach a few per cent of the logits' range without losing accuracy. More than the tolerance is a fault, not rounding.

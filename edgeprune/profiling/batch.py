@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
-from edgeprune import progress
 from edgeprune.devices.sensors import MachineState, energy_meter, energy_per_run_mj, machine_state
 from edgeprune.errors import InputError, first_line
+from edgeprune.io import progress
 from edgeprune.onnx_files.model import input_specs
 from edgeprune.profiling.environment import (
     crowding,

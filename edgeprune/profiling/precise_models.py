@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgeprune import progress
-from edgeprune.arrays import load_array
-from edgeprune.bundle import DENSE_MODEL, MODEL
+from edgeprune.bundles.bundle import DENSE_MODEL, MODEL
 from edgeprune.errors import InputError
+from edgeprune.io import progress
+from edgeprune.io.arrays import load_array
 from edgeprune.onnx_files.graph import input_specs, output_specs, static_batch
 from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.precision.formats import Precision, PrecisionRecord, tolerance

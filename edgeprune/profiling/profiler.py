@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING
 import msgspec
 from onnx import ModelProto
 
-from edgeprune import progress
 from edgeprune.devices.channel_block import LAYOUT_CHANNELS
 from edgeprune.devices.device_profile import default_profile_name, load_profile, this_machine_block
 from edgeprune.devices.roofline import Roofline
 from edgeprune.errors import InputError
+from edgeprune.io import progress
 from edgeprune.onnx_files.graph import TensorSpec, input_specs, output_specs
 from edgeprune.precision.formats import Precision
-from edgeprune.profiling.advice import advice
 from edgeprune.profiling.batch import measure_batch, memory_checked
-from edgeprune.profiling.causes import MachineFacts
 from edgeprune.profiling.environment import current_environment
+from edgeprune.profiling.explaining.advice import advice
+from edgeprune.profiling.explaining.causes import MachineFacts
 from edgeprune.profiling.result import ProfileResult, Result, Settings, load_profile_result
 from edgeprune.profiling.setup import Batch, Pair, ProfiledRunner, ProfileOptions, Which, is_gpu, random_feeds
 from edgeprune.profiling.subject import Subject
 from edgeprune.runners import registry
 from edgeprune.runners.cores import check_cores, pinned
-from edgeprune.runners.ort import TimedOrtRunner
+from edgeprune.runners.onnxruntime.runner import TimedOrtRunner
 from edgeprune.tuning.tuner import RUNTIMES, is_tuned_for
 
 if TYPE_CHECKING:

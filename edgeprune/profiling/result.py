@@ -12,7 +12,7 @@ import msgspec
 
 from edgeprune.errors import InputError, first_line
 from edgeprune.precision.formats import PrecisionRecord
-from edgeprune.profiling.estimates import Estimate
+from edgeprune.profiling.estimating.estimates import Estimate
 from edgeprune.profiling.measurement import Measurement, median_interval
 
 SCHEMA_VERSION = 1
@@ -130,7 +130,7 @@ class LayerResult(msgspec.Struct, frozen=True):
     cause: str = ""
     """Why the efficiency is low, or why the layer stays dense; empty if there is nothing to explain."""
     cause_kind: str = ""
-    """The cause in one word, as `edgeprune.profiling.causes.Kind` lists them."""
+    """The cause in one word, as `edgeprune.profiling.explaining.causes.Kind` lists them."""
     bytes_moved: int | None = None
     """Input, weights and output, each once, for the whole batch."""
     intensity: float | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeprune.bundle import (
+from edgeprune.bundles.bundle import (
     DENSE_MODEL,
     DENSE_WEIGHTS,
     LOWERING,

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeprune import progress
-from edgeprune.bundle import DENSE_WEIGHTS, PLAN, Bundle, open_bundle
+from edgeprune.bundles.bundle import DENSE_WEIGHTS, PLAN, Bundle, open_bundle
 from edgeprune.checkpoints.checkpoint import LoadedState, load_into, read_state_dict, read_tickets
 from edgeprune.errors import InputError
+from edgeprune.io import progress
+from edgeprune.io.user_code import is_file_spec
 from edgeprune.methods.base import Ticket
 from edgeprune.pruning.options import NetworkSource
-from edgeprune.user_code import is_file_spec
 from edgeprune.zoo import build
 
 

@@ -15,18 +15,19 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from edgeprune import bundle as bundles
-from edgeprune import progress
-from edgeprune.bundle import Accuracy, Bundle, Count
+from edgeprune.bundles import bundle as bundles
+from edgeprune.bundles.bundle import Accuracy, Bundle, Count
 from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.devices.device_profile import load_profile, this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.graph import Graph
-from edgeprune.method_record import FILE_NAME as METHOD_RECORD
+from edgeprune.io import progress
+from edgeprune.io.user_code import is_file_spec
 from edgeprune.methods import amount_flags, load_method, one_shot, parse_settings
 from edgeprune.methods.base import MethodResult
 from edgeprune.plans.costs import off_block_note, planned_macs, planned_params
 from edgeprune.plans.kept_channels import KeptChannels
+from edgeprune.plans.method_record import FILE_NAME as METHOD_RECORD
 from edgeprune.plans.plan import Plan, load_plan
 from edgeprune.pruning.healing import Healer, loss_gradients
 from edgeprune.pruning.method_inputs import FromImages, method_input
@@ -35,7 +36,6 @@ from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
 from edgeprune.rewriting.rewrite import rewrite
 from edgeprune.tracing.trace import trace
 from edgeprune.training.loop import evaluate, fit
-from edgeprune.user_code import is_file_spec
 
 CALIBRATION_IMAGES = 512
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from edgeprune.bundle import write_atomically
+from edgeprune.bundles.bundle import write_atomically
 from edgeprune.errors import InputError, unknown_name
-from edgeprune.report.compared import Compared, build_comparison
+from edgeprune.report.comparison.compared import Compared, build_comparison
 from edgeprune.report.contents import Contents, read_contents
-from edgeprune.report.data import comparison_to_csv, comparison_to_json, to_csv, to_json
-from edgeprune.report.markdown import render, to_markdown
+from edgeprune.report.page.data import comparison_to_csv, comparison_to_json, to_csv, to_json
+from edgeprune.report.page.markdown import render, to_markdown
 
 __all__ = ["COMPARISON_FORMATS", "FORMATS", "check_formats", "write_comparison", "write_report"]
 
@@ -53,13 +53,13 @@ def write_comparison(compared: Compared, paths: Mapping[str, Path]) -> None:
 
 
 def _to_html(contents: Contents) -> str:
-    from edgeprune.report.html import to_html  # jinja2 and matplotlib are not installed on the device
+    from edgeprune.report.page.html import to_html  # jinja2 and matplotlib are not installed on the device
 
     return to_html(contents)
 
 
 def _comparison_to_html(compared: Compared) -> str:
-    from edgeprune.report import html
+    from edgeprune.report.page import html
 
     html.require_packages()
     return html.render(build_comparison(compared))

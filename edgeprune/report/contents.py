@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 from onnx import ModelProto
 
-from edgeprune.bundle import DENSE_MODEL, LOWERING, PARTITION, PLAN, PROFILE, Bundle, Manifest, open_bundle
+from edgeprune.bundles.bundle import DENSE_MODEL, LOWERING, PARTITION, PLAN, PROFILE, Bundle, Manifest, open_bundle
 from edgeprune.errors import InputError, first_line
 from edgeprune.lowering.record import LoweringRecord, load_lowering
-from edgeprune.method_record import FILE_NAME as METHOD_RECORD
-from edgeprune.method_record import MethodRecord, load_method_record
 from edgeprune.onnx_files.model import load_model
+from edgeprune.plans.method_record import FILE_NAME as METHOD_RECORD
+from edgeprune.plans.method_record import MethodRecord, load_method_record
 from edgeprune.plans.plan import Plan, load_plan
 from edgeprune.profiling.result import ProfileResult, load_profile_result
 

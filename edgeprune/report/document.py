@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edgeprune.lowering.record import LoweringRecord
-from edgeprune.method_record import RecordCurve
+from edgeprune.plans.method_record import RecordCurve
 from edgeprune.profiling.result import ProfileResult, Result
 from edgeprune.report.contents import SplitPlan
-from edgeprune.report.kernels import KernelView
-from edgeprune.report.views import Distribution, Roofline, Sweep, Trend, Waterfall
+from edgeprune.report.views.kernels import KernelView
+from edgeprune.report.views.measurements import Distribution, Roofline, Sweep, Trend, Waterfall
 
 Subject = (
     ProfileResult
@@ -26,7 +26,7 @@ Subject = (
     | Trend
 )
 """What can be drawn: speed-ups, the layers of one result, their forms, a layer's kernels, a split, a method's curve,
-and the views of measurements in `views`."""
+and the views of measurements in `views.measurements`."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """Drawn by `pictures`. Markdown leaves it out: what it shows must be in `text`, a table or a paragraph too."""
+    """Drawn by `figures`. Markdown leaves it out: what it shows must be in `text`, a table or a paragraph too."""
 
     name: str
     """Letters, digits and dashes; its own in the document."""

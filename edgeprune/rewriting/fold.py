@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from edgeprune.permutation import Selection, gather_between
+from edgeprune.modules.gather import Gather, insert_zero_filled
+from edgeprune.modules.grouped_conv import GroupedConv2d
 from edgeprune.plans.layout import Demand, LayoutProblem, Padding, choose_layouts, in_layout, padded_sources
-from edgeprune.rewriting.gather import Gather, insert_zero_filled
-from edgeprune.rewriting.grouped_conv import GroupedConv2d
+from edgeprune.plans.permutation import Selection, gather_between
 from edgeprune.tracing.trace import Traced, trace
 
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
+from edgeprune.modules.grouped_conv import GroupedConv2d
 from edgeprune.plans.check import check_plan
 from edgeprune.plans.kept_channels import KeptChannels
 from edgeprune.plans.plan import LayerPlan, Plan
-from edgeprune.rewriting.grouped_conv import GroupedConv2d
 from edgeprune.rewriting.thinning import expanded, thin, with_masked_paddings
 
 

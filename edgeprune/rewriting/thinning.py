@@ -14,10 +14,10 @@ from torch import Tensor, fx, nn
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer, Norm
-from edgeprune.permutation import Selection
+from edgeprune.modules.gather import ChannelMask, insert_zero_filled
 from edgeprune.plans.kept_channels import Kept, KeptChannels
+from edgeprune.plans.permutation import Selection
 from edgeprune.plans.plan import Plan
-from edgeprune.rewriting.gather import ChannelMask, insert_zero_filled
 from edgeprune.tracing.channel_calls import set_literal_features
 from edgeprune.tracing.constants import Values, constants_by_reader
 from edgeprune.tracing.trace import Traced, trace

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Literal
 from edgeprune.devices.device_profile import is_importable, machine_has_half_arithmetic, machine_has_nvidia_gpu
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.precision.formats import PRECISIONS, Precision
-from edgeprune.runners import ort, ort_providers
 from edgeprune.runners.base import RunOptions, TargetState
 from edgeprune.runners.gpu import check_tf32
-from edgeprune.runners.ort_device import DeviceOrtRunner
+from edgeprune.runners.onnxruntime import providers as ort_providers
+from edgeprune.runners.onnxruntime import runner as ort
+from edgeprune.runners.onnxruntime.on_device import DeviceOrtRunner
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -150,7 +151,7 @@ def _torch(name: str, *, compiled: bool, cuda: bool) -> Target:
         return TargetState(name, provider, not missing, missing or f"torch {metadata.version('torch')}")
 
     def open_here(source: Source, options: OpenOptions) -> ProfiledRunner:
-        from edgeprune.runners.torch_modules import GpuTorchRunner, TorchRunner
+        from edgeprune.runners.torch.runner import GpuTorchRunner, TorchRunner
 
         assert source.module is not None
         kind = GpuTorchRunner if cuda else TorchRunner
@@ -189,7 +190,7 @@ def _openvino_native() -> Target:
         return TargetState("openvino-native", provider, True, f"openvino {metadata.version('openvino')}")
 
     def open_here(source: Source, options: OpenOptions) -> ProfiledRunner:
-        from edgeprune.runners.openvino_native import OpenVinoRunner
+        from edgeprune.runners.openvino.runner import OpenVinoRunner
 
         return OpenVinoRunner(source.model, options.run, precision=options.precision)
 
@@ -198,12 +199,12 @@ def _openvino_native() -> Target:
 
 def _tensorrt_native() -> Target:
     def state() -> TargetState:
-        from edgeprune.runners import tensorrt_native
+        from edgeprune.runners.tensorrt import runner as tensorrt_native
 
         return tensorrt_native.state()
 
     def open_here(source: Source, options: OpenOptions) -> ProfiledRunner:
-        from edgeprune.runners import tensorrt_native
+        from edgeprune.runners.tensorrt import runner as tensorrt_native
 
         return tensorrt_native.open_runner(
             source.model, options.run, precision=options.precision, engines=options.engines

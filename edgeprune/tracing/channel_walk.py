@@ -17,7 +17,7 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 
 from edgeprune.graph import CoupledSet, Graph, Layer, Norm, ZeroPadding
-from edgeprune.rewriting.grouped_conv import GroupedConv2d
+from edgeprune.modules.grouped_conv import GroupedConv2d
 from edgeprune.tracing.channel_calls import CallWalk, Channels
 from edgeprune.tracing.channel_ops import KEEPS_MODULES
 from edgeprune.tracing.fx_tracer import LayerCalls

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from edgeprune.errors import InputError, first_line
-from edgeprune.rewriting.grouped_conv import GroupedConv2d
+from edgeprune.modules.grouped_conv import GroupedConv2d
 
 
 class _Proxy(fx.Proxy):

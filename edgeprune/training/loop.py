@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgeprune.bundle import write_atomically
+from edgeprune.bundles.bundle import write_atomically
 from edgeprune.datasets.images import Dataset, batches, check_labels
 from edgeprune.errors import InputError
-from edgeprune.evaluation import EvalResult, classes_of, evaluate, fastest_layout
-from edgeprune.progress import bar, note, shown
+from edgeprune.io.progress import bar, note, shown
+from edgeprune.training.evaluation import EvalResult, classes_of, evaluate, fastest_layout
 from edgeprune.training.hooks import Step, TrainingHooks
 from edgeprune.training.settings import TrainSettings, device_named, learning_rate_at, precision_on
 from edgeprune.training.state import (

@@ -15,10 +15,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from edgeprune.bundle import CHECKPOINT, write_atomically
+from edgeprune.bundles.bundle import CHECKPOINT, write_atomically
 from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError, first_line
-from edgeprune.progress import note
+from edgeprune.io.progress import note
 
 LOG = "log.jsonl"
 TICKETS = "tickets"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgeprune import progress
-from edgeprune.bundle import write_atomically
+from edgeprune.bundles.bundle import write_atomically
 from edgeprune.errors import InputError, first_line
+from edgeprune.io import progress
 from edgeprune.profiling.measurement import NOISY
 
 SCHEMA_VERSION = 1

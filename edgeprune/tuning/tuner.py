@@ -21,9 +21,9 @@ from typing import Protocol, cast
 
 from onnx import ModelProto, TensorProto
 
-from edgeprune import progress
 from edgeprune.devices.device_profile import DeviceProfile
 from edgeprune.errors import InputError
+from edgeprune.io import progress
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.forms import DENSE, GROUPED, Form, candidate_forms, shape_of
 from edgeprune.lowering.layers import GroupedLayer, grouped_layers

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import InputError, first_line, unknown_name
-from edgeprune.user_code import check_factory_file, is_file_spec, load_factory
+from edgeprune.io.user_code import check_factory_file, is_file_spec, load_factory
 
 if TYPE_CHECKING:
     from torch import nn

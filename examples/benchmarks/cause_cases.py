@@ -18,7 +18,7 @@ from edgeprune.lowering.forms import GROUPED, Form
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import LoweringRecord, layer_choices
-from edgeprune.profiling.causes import Kind
+from edgeprune.profiling.explaining.causes import Kind
 from edgeprune.profiling.setup import Pair
 
 LAYER = "layer"

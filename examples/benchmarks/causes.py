@@ -1,7 +1,7 @@
 """How many causes the profiler names right, on networks that are slow for one reason only, that is known.
 
 python examples/benchmarks/causes.py [--set tuned|blind|second|all] [--only WORDS] [--json FILE]
-python examples/benchmarks/causes.py --set tuned --record tests/cause_times.json
+python examples/benchmarks/causes.py --set tuned --record tests/profiling/explaining/cause_times.json
 
 Every case is profiled as `edgeprune profile` does it, with the peaks of the device profile nearest to this machine. The
 rules were tuned on one set of cases; the blind set was built without knowledge of them, and so was the second one,
@@ -22,8 +22,8 @@ import msgspec
 import second_blind_cause_cases
 from cause_cases import LAYER, Case, cases
 
-from edgeprune.bundle import pretty_json
-from edgeprune.profiling.causes import MachineFacts
+from edgeprune.bundles.bundle import pretty_json
+from edgeprune.profiling.explaining.causes import MachineFacts
 from edgeprune.profiling.layers import layer_rows, time_layers
 from edgeprune.profiling.profiler import TimedOrtRunner, input_specs, machine_facts
 from edgeprune.profiling.setup import Batch, Pair, ProfileOptions, Which, random_feeds

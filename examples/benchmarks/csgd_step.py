@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from edgeprune.methods.base import MethodInput, PruneRequest
-from edgeprune.methods.csgd import RATE, Settings, train
+from edgeprune.methods.csgd.method import RATE, Settings, train
 from edgeprune.pruning.network import layer_weights
 from edgeprune.tracing.trace import trace
 from edgeprune.training.hooks import Step

@@ -27,14 +27,15 @@ import msgspec
 from realistic import METHODS, NETWORKS, Case, cases
 
 import edgeprune
-from edgeprune import bundle as bundles
-from edgeprune import pipeline, progress
-from edgeprune.bundle import pretty_json, write_atomically
+from edgeprune import pipeline
+from edgeprune.bundles import bundle as bundles
+from edgeprune.bundles.bundle import pretty_json, write_atomically
+from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.devices.device_profile import DeviceProfile, load_profile
-from edgeprune.lower_bundle import LowerOptions
+from edgeprune.io import progress
 from edgeprune.onnx_files.model import input_specs, load_model
 from edgeprune.profiling.environment import current_environment, load_average
-from edgeprune.profiling.estimates import estimate_nodes, total_ms
+from edgeprune.profiling.estimating.estimates import estimate_nodes, total_ms
 from edgeprune.profiling.measurement import NOISY, interleave
 from edgeprune.profiling.profiler import TimedOrtRunner
 from edgeprune.profiling.setup import random_feeds
@@ -42,7 +43,7 @@ from edgeprune.pruning.network import load_network
 from edgeprune.pruning.options import NetworkSource
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.cores import pinned
-from edgeprune.runners.ort_profile import NodeRecorder
+from edgeprune.runners.onnxruntime.node_times import NodeRecorder
 
 DENSE, PLANNED, LOWERED = "dense", "as planned", "predicted forms"
 QUICK = (

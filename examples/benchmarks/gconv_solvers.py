@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from edgeprune.methods.gconv_importance import kernel_importance
-from edgeprune.methods.gconv_solver import Matrix, Solver, kept_importance, solve
+from edgeprune.methods.gconv.importance import kernel_importance
+from edgeprune.methods.gconv.solver import Matrix, Solver, kept_importance, solve
 from edgeprune.pruning.network import layer_weights, load_network
 from edgeprune.pruning.options import NetworkSource
 

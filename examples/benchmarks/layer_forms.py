@@ -19,8 +19,8 @@ import numpy as np
 import roofline
 from onnx import ModelProto, TensorProto, helper
 
-from edgeprune import bundle as bundles
-from edgeprune.bundle import open_bundle
+from edgeprune.bundles import bundle as bundles
+from edgeprune.bundles.bundle import open_bundle
 from edgeprune.devices.device_profile import this_machine_block
 from edgeprune.errors import unknown_name
 from edgeprune.lowering.forms import DENSE, GROUPED, Form, candidate_forms, lower

@@ -33,9 +33,9 @@ import msgspec
 import numpy as np
 from cause_cases import millisecond_model
 
-from edgeprune import bundle as bundles
 from edgeprune import pipeline
-from edgeprune.bundle import pretty_json
+from edgeprune.bundles import bundle as bundles
+from edgeprune.bundles.bundle import pretty_json
 from edgeprune.onnx_files.graph import input_specs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.profiling.environment import current_environment

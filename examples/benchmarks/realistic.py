@@ -52,13 +52,14 @@ from realistic_results import (
 from torch import nn
 
 import edgeprune
-from edgeprune import bundle as bundles
 from edgeprune import pipeline
-from edgeprune.bundle import Bundle, pretty_json, write_atomically
+from edgeprune.bundles import bundle as bundles
+from edgeprune.bundles.bundle import Bundle, pretty_json, write_atomically
+from edgeprune.deployment.lower_bundle import LowerOptions
+from edgeprune.deployment.parity import measure_parity, random_inputs
 from edgeprune.devices.device_profile import is_importable, this_machine_block
 from edgeprune.errors import EdgepruneError
 from edgeprune.exporters.to_onnx import to_onnx
-from edgeprune.lower_bundle import LowerOptions
 from edgeprune.lowering.gathers import count_gathers
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.onnx_files.macs import count_macs
@@ -73,7 +74,6 @@ from edgeprune.rewriting.fold import fold
 from edgeprune.runners.base import Array, RunOptions
 from edgeprune.runners.registry import OpenOptions, Source, open_runner
 from edgeprune.tuning.tuner import TuneOptions, structure_key
-from edgeprune.verify import measure_parity, random_inputs
 
 DENSE = "dense"
 RESNETS = tuple(f"torchvision:resnet{depth}" for depth in (18, 34, 50, 101))

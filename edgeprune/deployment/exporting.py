@@ -1,0 +1,110 @@
+"""From a pruned network to the ONNX files of a bundle: fold, export, and hold each file against its network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeprune.bundles import bundle as bundles
+from edgeprune.bundles.bundle import GatherCount, Manifest, ParityRecord
+from edgeprune.deployment.parity import measure_parity, random_inputs, require_parity
+from edgeprune.errors import InputError
+from edgeprune.exporters.options import DeployOptions
+from edgeprune.exporters.to_onnx import to_onnx
+from edgeprune.io import progress
+from edgeprune.io.arrays import load_array
+from edgeprune.lowering.gathers import count_gathers
+from edgeprune.onnx_files.model import save_onnx
+from edgeprune.pruning.network import environment
+from edgeprune.pruning.pruned import Pruned, save_pruned
+from edgeprune.rewriting.fold import fold
+from edgeprune.rewriting.rewrite import masked
+
+
+def export_into(stage: Path, pruned: Pruned, deploy: DeployOptions) -> Manifest:
+    """Write the plan, the weights and both ONNX files into a staged bundle; returns its manifest, without the hashes.
+
+    GateError if an exported file does not compute what its network computes.
+    """
+    inputs = _parity_inputs(deploy, pruned.network.input_shape)
+    save_pruned(pruned, stage)
+    progress.note("exporting and verifying the dense baseline")
+    dense = pruned.network.model
+    _export_one(dense, dense, stage / bundles.DENSE_MODEL, deploy, inputs)
+    progress.note("exporting and verifying the pruned network")
+    reference = masked(pruned.model, dense, pruned.plan, pruned.graph)
+    gathers, parity = _export_one(pruned.model, reference, stage / bundles.MODEL, deploy, inputs)
+    manifest = manifest_of(pruned)
+    return msgspec.structs.replace(manifest, parity=parity, gathers=gathers, opset=deploy.onnx.opset)
+
+
+def manifest_of(pruned: Pruned) -> Manifest:
+    """What a bundle's manifest says of a pruned network."""
+    return Manifest(
+        schema_version=bundles.SCHEMA_VERSION,
+        edgeprune_version=metadata.version("edgeprune"),
+        arch=pruned.network.public_arch,
+        method=pruned.plan.method,
+        settings=pruned.plan.settings,
+        seed=pruned.plan.seed,
+        input_shape=pruned.network.input_shape,
+        num_classes=pruned.network.num_classes,
+        macs=pruned.macs,
+        params=pruned.params,
+        accuracy=pruned.accuracy,
+        environment=environment(),
+        notes=pruned.result.notes,
+    )
+
+
+def _export_one(
+    model: torch.nn.Module,
+    reference: torch.nn.Module,
+    path: Path,
+    deploy: DeployOptions,
+    inputs: Mapping[str, NDArray[np.float32]],
+) -> tuple[GatherCount, ParityRecord]:
+    example = torch.from_numpy(inputs["random"])
+    folded = fold(model, example)
+    onnx_model = to_onnx(folded.module, example, deploy.onnx)
+    gathers = GatherCount(folded.gathers_before, count_gathers(onnx_model))
+    save_onnx(onnx_model, path)
+    reference = copy.deepcopy(reference).double().eval()
+    with torch.no_grad():
+        references = {name: _outputs(reference(torch.from_numpy(batch).double())) for name, batch in inputs.items()}
+    parity = measure_parity(path, inputs, references, deploy.tolerance)
+    require_parity(parity)
+    return gathers, parity
+
+
+def _outputs(value: object) -> list[NDArray[np.float64]]:
+    """A model's outputs in order, whatever it returns them in."""
+    if isinstance(value, torch.Tensor):
+        return [value.numpy()]
+    if isinstance(value, Mapping):
+        return [array for part in value.values() for array in _outputs(part)]
+    if isinstance(value, Sequence):
+        return [array for part in value for array in _outputs(part)]
+    return []
+
+
+def _parity_inputs(deploy: DeployOptions, shape: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
+    batch = 2  # the exporter's example batch, and the only one where the batch is static
+    inputs = {"random": random_inputs(shape, deploy.seed, batch)}
+    if deploy.inputs is not None:
+        real = load_array(deploy.inputs).astype(np.float32)
+        if real.shape[1:] != shape or not len(real):
+            raise InputError(
+                f"has shape {real.shape}",
+                where=deploy.inputs,
+                expected=f"(N, {', '.join(map(str, shape))}), N at least 1",
+            )
+        inputs["real"] = real if deploy.onnx.dynamic_batch else np.resize(real, (batch, *shape))
+    return inputs

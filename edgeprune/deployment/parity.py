@@ -1,0 +1,63 @@
+"""The parity gate: does the exported file compute what the pruned network should?
+
+The reference is the dense network with zeros at the pruned weights, run in torch in float64; the exported file runs in
+ONNX Runtime. Nothing that edgeprune did to the graph is shared between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.bundles.bundle import ParityRecord
+from edgeprune.errors import GateError
+from edgeprune.runners.base import RunOptions
+from edgeprune.runners.onnxruntime.runner import OrtRunner
+
+TOLERANCE = 1e-4
+"""On max_rel, float32."""
+
+
+def random_inputs(shape: tuple[int, ...], seed: int, batch: int = 2) -> NDArray[np.float32]:
+    """Standard normal inputs of shape (batch, *shape)."""
+    return np.random.default_rng(seed).standard_normal((batch, *shape)).astype(np.float32)
+
+
+def measure_parity(
+    model: Path,
+    inputs: Mapping[str, NDArray[np.float32]],
+    references: Mapping[str, list[NDArray[np.float64]]],
+    tolerance: float = TOLERANCE,
+) -> ParityRecord:
+    """Run `model` on each named batch of inputs and compare its outputs with the references, in order.
+
+    max_rel is the largest absolute difference over the largest absolute reference value, per output; the worst counts.
+    """
+    runner = OrtRunner(model, RunOptions())
+    max_abs = max_rel = 0.0
+    try:
+        for name, batch in inputs.items():
+            outputs = runner.run({runner.input_names[0]: batch})
+            for output, reference in zip(outputs.values(), references[name], strict=True):
+                if output.shape != reference.shape:
+                    raise GateError(f"parity: output shape {output.shape}, the reference has {reference.shape}")
+                difference = float(np.max(np.abs(output.astype(np.float64) - reference), initial=0.0))
+                scale = float(np.max(np.abs(reference), initial=0.0)) or 1.0
+                # NaN on either side must not pass as "not larger".
+                max_abs = max(max_abs, difference if np.isfinite(difference) else np.inf)
+                max_rel = max(max_rel, difference / scale if np.isfinite(difference) else np.inf)
+    finally:
+        runner.close()
+    return ParityRecord(max_abs, max_rel, tolerance, bool(max_rel <= tolerance), tuple(inputs))
+
+
+def require_parity(record: ParityRecord) -> None:
+    """GateError if the exported model is outside the tolerance."""
+    if not record.passed:
+        raise GateError(
+            f"parity failed: the exported model differs from the masked dense model by {record.max_rel:.2e} of the "
+            f"output's range (tolerance {record.tolerance:.0e}, on {', '.join(record.inputs)} inputs)"
+        )

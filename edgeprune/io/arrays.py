@@ -1,0 +1,42 @@
+"""Arrays in .npy and .npz files, never unpickled."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeprune.bundles.bundle import write_atomically
+from edgeprune.errors import InputError
+
+
+def load_array(path: Path) -> NDArray[np.generic]:
+    """An array from a .npy file, never unpickled; InputError if it is none."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", where=path, expected="a .npy file") from error
+    except (ValueError, EOFError) as error:
+        raise InputError(
+            "is not an array of numbers", where=path, expected="a .npy file written by numpy.save"
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise InputError("holds several arrays", where=path, expected="one array in a .npy file")
+    return array
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write one array to a .npy file, or several by name to a .npz file, whole or not at all."""
+    buffer = io.BytesIO()
+    if path.suffix == ".npz":
+        np.savez(buffer, allow_pickle=False, **dict(arrays))
+    elif len(arrays) == 1:
+        np.save(buffer, next(iter(arrays.values())), allow_pickle=False)
+    else:
+        raise InputError(
+            f"the model has {len(arrays)} outputs", where=path, expected="a .npz file", remedy="pass --output Y.npz"
+        )
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,1 @@
+"""LFPC (paper 004, chapter 6): each layer learns which criterion prunes it."""

@@ -1,0 +1,1 @@
+"""TMI-GKP: filters in groups as tickets vote, then the most distinct grouped kernels."""

@@ -1,0 +1,397 @@
+"""`edgeprune train`: from an architecture (or a checkpoint) and data to a bundle, plain or with a method at work.
+
+While it runs, the folder holds the checkpoint, the log and the tickets; it becomes a bundle in one step at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import nn
+
+from edgeprune.bundles import bundle as bundles
+from edgeprune.bundles.bundle import CHECKPOINT, Accuracy, Bundle, Count, Manifest
+from edgeprune.datasets.images import Dataset
+from edgeprune.deployment.exporting import manifest_of
+from edgeprune.errors import InputError, Interrupted
+from edgeprune.graph import Graph
+from edgeprune.io import progress
+from edgeprune.methods import Trained, TrainedMethod, load_method, parse_settings
+from edgeprune.methods.base import PruneRequest
+from edgeprune.plans.plan import load_plan
+from edgeprune.pruning.method_inputs import method_input
+from edgeprune.pruning.network import Network, environment, load_network, public_arch
+from edgeprune.pruning.options import NetworkSource
+from edgeprune.pruning.pruned import (
+    Pruned,
+    carried_out,
+    dataset,
+    open_pruned,
+    public_data_name,
+    save_pruned,
+    save_weights,
+)
+from edgeprune.tracing.trace import trace
+from edgeprune.training.evaluation import evaluate
+from edgeprune.training.hooks import TrainingHooks
+from edgeprune.training.loop import TrainResult, fit
+from edgeprune.training.settings import TrainSettings
+from edgeprune.training.state import (
+    LOG,
+    TICKETS,
+    EpochRecord,
+    RunFiles,
+    epochs_done,
+    flat,
+    read_log,
+    require_same_run,
+)
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A method that works during training, and what it is told."""
+
+    name: str
+    request: PruneRequest
+    assignments: tuple[str, ...] = ()
+    """The method's own settings, each NAME=VALUE."""
+    device_profile: str = ""
+    """Device type that the network is for; empty: this machine's."""
+
+    def settings(self) -> Any:
+        """The method's settings; InputError if it cannot work during training, or for what it is not to be told."""
+        self.request.check()
+        if not isinstance(load_method(self.name), Trained):
+            raise InputError(
+                f"{self.name} decides on a network that is trained already", where="--method",
+                remedy=f"train without a method, then `edgeprune prune DIR --method {self.name}`",
+            )  # fmt: skip
+        return parse_settings(self.name, self.assignments)
+
+    def described(self) -> dict[str, Any]:
+        """What must be the same to resume."""
+        return {
+            "method": self.name,
+            "method_settings": dataclasses.asdict(self.settings()),
+            "request": dataclasses.asdict(self.request),
+        }
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What to train on, and how."""
+
+    data: str
+    """digits, imagefolder:DIR, cifar10:DIR or path/to/file.py:factory."""
+    training: TrainSettings
+    method: MethodChoice | None = None
+    resume: bool = False
+
+
+class TrainSummary(msgspec.Struct, frozen=True):
+    """`train --json`."""
+
+    epochs: int
+    accuracy: Accuracy
+    macs: Count | None
+    params: Count | None
+    seconds: float
+    """Of the whole run: the epochs of earlier parts, and all of this one."""
+    plan_sha256: str
+    """Empty without a method."""
+    history: tuple[EpochRecord, ...]
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What `train` wrote."""
+
+    bundle: Bundle
+    summary: TrainSummary
+    pruned: Pruned | None = None
+    """The pruned network, where it is one; None, too, where a run that is to be resumed had ended before."""
+
+
+def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite: bool) -> TrainOutcome:
+    """Train, and write the bundle `out`; InputError before any long work for what cannot be done.
+
+    A stopped run leaves its last epoch's checkpoint in `out`, and `Interrupted` says how to go on. Of a run that is to
+    be resumed and has ended, what it wrote is given again.
+    """
+    started = time.perf_counter()
+    options.training.check()
+    if options.method is not None:
+        options.method.settings()
+    if options.resume and bundles.is_bundle(out):
+        return _finished(out, source, options)
+    _check_place(out, resume=options.resume, overwrite=overwrite)
+    subject = _subject(source, options)
+    data, test = (dataset(options.data, split, subject.network) for split in ("train", "test"))
+    with _locked(out), _interruptible(out, options.training.epochs):
+        if options.resume and bundles.is_bundle(out):  # another process may have ended there
+            return _finished(out, source, options)
+        _check_place(out, resume=options.resume, overwrite=overwrite)
+        if overwrite and not options.resume:
+            _remove_run(out)
+        files = RunFiles(out, options.resume, subject.described(options))
+        result = fit(subject.model, data, options.training, hooks=subject.hooks, test=test, files=files)
+        pruned, accuracy = _outcome(subject, result, test, options.data)
+        manifest = _manifest(subject, pruned, options)
+        earlier = sum(record.seconds for record in result.history[: result.resumed_after])
+        seconds = round(earlier + time.perf_counter() - started, 3)
+        facts = _training_facts(options) | {"seconds": seconds}
+        manifest = msgspec.structs.replace(manifest, accuracy=accuracy, training=facts)
+        kept = [LOG, *(path.relative_to(out).as_posix() for path in result.tickets)]
+        with bundles.finished_bundle(out, kept) as stage:
+            if pruned is None:
+                save_weights(result.model, stage / bundles.DENSE_WEIGHTS)
+            else:
+                save_pruned(pruned, stage)
+            manifest = bundles.write_manifest(stage, manifest)
+    bundle = bundles.open_bundle(out)
+    return TrainOutcome(bundle, _summary(bundle, accuracy, result.history), pruned)
+
+
+def _summary(bundle: Bundle, accuracy: Accuracy, history: tuple[EpochRecord, ...]) -> TrainSummary:
+    manifest = bundle.manifest
+    seconds = manifest.training.get("seconds", sum(record.seconds for record in history))
+    plan_hash = load_plan(bundle.path(bundles.PLAN)).sha256() if bundle.has(bundles.PLAN) else ""
+    return TrainSummary(len(history), accuracy, manifest.macs, manifest.params, seconds, plan_hash, history)
+
+
+def _finished(out: Path, source: NetworkSource, options: TrainOptions) -> TrainOutcome:
+    """What a run came to that is to be resumed and has ended; InputError if the bundle is of another run."""
+    bundle = bundles.open_bundle(out)
+    manifest = bundle.manifest
+    if not manifest.training or manifest.accuracy is None:
+        raise InputError(
+            "holds a bundle that `edgeprune train` did not write: there is nothing to resume", where=out,
+            remedy="choose another -o/--out; --from DIR trains on from a bundle's weights",
+        )  # fmt: skip
+    asked = _training_facts(options) | {"architecture": public_arch(source.arch) or manifest.arch}
+    told = {**manifest.training, "architecture": manifest.arch}
+    # What an older version did not write down cannot be compared.
+    require_same_run(out, {name: told.get(name, value) for name, value in asked.items()}, asked)
+    progress.note(f"{out}: finished already, after all of its {options.training.epochs} epochs")
+    return TrainOutcome(bundle, _summary(bundle, manifest.accuracy, read_log(bundle.path(LOG))))
+
+
+def train_network(network: Network, data: Dataset, training: TrainSettings, choice: MethodChoice) -> Pruned:
+    """Train a copy of a network with a method at work, and cut out what it decided; nothing is written or measured."""
+    choice.settings()
+    graph = trace(network.model, network.example_input(1)).graph
+    method = _at_work(choice, network, graph, training.epochs)
+    started = time.perf_counter()
+    result = fit(network.model, data, training, hooks=method.hooks)
+    return carried_out(method.result(result.model), result.model, network, graph, started, choice.device_profile)
+
+
+def _at_work(choice: MethodChoice, network: Network, graph: Graph, epochs: int) -> TrainedMethod:
+    """The method, ready to be hooked into the training of this network."""
+    method, settings = load_method(choice.name), choice.settings()
+    assert isinstance(method, Trained)  # MethodChoice.settings refuses others
+    return method.train(method_input(method, network.model, graph, choice.request), settings, epochs)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is trained: a network, plain or with a method at work, or one that was pruned before."""
+
+    network: Network
+    graph: Graph | None
+    from_checkpoint: bool
+    method: TrainedMethod | None = None
+    pruned: Pruned | None = None
+    device_profile: str = ""
+    """Device type that the network is for; empty: this machine's."""
+
+    @property
+    def model(self) -> nn.Module:
+        return self.network.model if self.pruned is None else self.pruned.model
+
+    @property
+    def hooks(self) -> TrainingHooks | None:
+        return None if self.method is None else self.method.hooks
+
+    def described(self, options: TrainOptions) -> dict[str, Any]:
+        """What must be the same to resume, beside the training's own settings."""
+        method = {} if options.method is None else options.method.described()
+        plan = {} if self.pruned is None else {"plan": self.pruned.plan.sha256()}
+        return {"architecture": self.network.public_arch, **method, **plan}
+
+
+def _subject(source: NetworkSource, options: TrainOptions) -> _Subject:
+    folder = source.checkpoint
+    if folder is not None and folder.is_dir() and (bundle := bundles.open_bundle(folder)).has(bundles.PLAN):
+        if options.method is not None:
+            raise InputError(
+                "is pruned already", where=folder, expected="a checkpoint, or a bundle of plain training",
+                remedy="leave out --method to train the pruned network on",
+            )  # fmt: skip
+        pruned = open_pruned(bundle, arch=source.arch)
+        return _Subject(pruned.network, pruned.graph, True, pruned=pruned)
+    network = load_network(source)
+    graph = _graph(network, needed=options.method is not None)
+    method = _at_work(options.method, network, graph, options.training.epochs) if options.method and graph else None
+    device_profile = options.method.device_profile if options.method else ""
+    return _Subject(network, graph, source.checkpoint is not None, method, device_profile=device_profile)
+
+
+def _outcome(subject: _Subject, result: TrainResult, test: Dataset, data: str) -> tuple[Pruned | None, Accuracy]:
+    """The pruned network, if it is one, and top-1."""
+    if subject.pruned is not None:
+        before = subject.pruned.accuracy
+        dense = before.dense if before else evaluate(subject.network.model, test).top1
+        start = None if before is None else before.pruned
+        accuracy = Accuracy(dense, _last_top1(result), start, len(test), public_data_name(data))
+        return dataclasses.replace(subject.pruned, model=result.model, accuracy=accuracy), accuracy
+    if subject.method is None or subject.graph is None:
+        top1 = _last_top1(result)
+        return None, Accuracy(top1, top1, None, len(test), public_data_name(data))
+    home = subject.network if subject.from_checkpoint else dataclasses.replace(subject.network, model=result.model)
+    return _cut(subject.method, result, home, subject.graph, test, data, subject.device_profile)
+
+
+def _cut(
+    method: TrainedMethod,
+    result: TrainResult,
+    network: Network,
+    graph: Graph,
+    test: Dataset,
+    data: str,
+    device_profile: str,
+) -> tuple[Pruned, Accuracy]:
+    """Cut out what the method decided; top-1 of the start (or the trained network), as trained in full shape, and
+    cut."""
+    started = time.perf_counter()
+    pruned = carried_out(method.result(result.model), result.model, network, graph, started, device_profile)
+    # After its last epoch: at the end, C-SGD makes filters equal, which may cost accuracy if they were not.
+    full, dense, small = _last_top1(result), evaluate(network.model, test), evaluate(pruned.model, test)
+    progress.note(f"top-1 {full:.2f}% as trained in full shape, {small.top1:.2f}% with the pruned channels cut out")
+    accuracy = Accuracy(dense.top1, small.top1, None, small.n, public_data_name(data), full_shape=full)
+    return dataclasses.replace(pruned, accuracy=accuracy), accuracy
+
+
+def _last_top1(result: TrainResult) -> float:
+    top1 = result.history[-1].test_accuracy
+    assert top1 is not None  # `fit` had test data
+    return top1
+
+
+def _manifest(subject: _Subject, pruned: Pruned | None, options: TrainOptions) -> Manifest:
+    if pruned is not None:
+        return manifest_of(pruned)
+    network, graph = subject.network, subject.graph
+    return Manifest(
+        schema_version=bundles.SCHEMA_VERSION,
+        edgeprune_version=metadata.version("edgeprune"),
+        arch=network.public_arch,
+        seed=options.training.seed,
+        input_shape=network.input_shape,
+        num_classes=network.num_classes,
+        macs=Count(graph.macs, graph.macs) if graph else None,
+        params=Count(graph.params, graph.params) if graph else None,
+        environment=environment(),
+    )
+
+
+def _training_facts(options: TrainOptions) -> dict[str, Any]:
+    """What was asked of the run, by flat names and without local paths."""
+    method = {} if options.method is None else options.method.described()
+    facts = flat({**dataclasses.asdict(options.training), **method, "data": public_data_name(options.data)})
+    return {name: public_arch(value) if isinstance(value, str) else value for name, value in facts.items()}
+
+
+def _graph(network: Network, *, needed: bool) -> Graph | None:
+    """The network's graph; None, saying so, where it cannot be traced and no method needs it."""
+    try:
+        return trace(network.model, network.example_input(1)).graph
+    except InputError as error:
+        if needed:
+            raise
+        progress.note(f"this network can be trained, but not pruned: {error}")
+        return None
+
+
+def _check_place(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """InputError if the run cannot be kept in `out`."""
+    if _is_unfinished(out):
+        if not (resume or overwrite):
+            raise InputError(
+                f"holds a run that was stopped after epoch {epochs_done(out)}", where=out,
+                remedy="--resume continues it, --overwrite starts anew",
+            )  # fmt: skip
+        return
+    bundles.check_out(out, overwrite=overwrite)
+
+
+def _is_unfinished(out: Path) -> bool:
+    """Whether the folder holds what a run leaves before its end, and nothing else."""
+    own = {CHECKPOINT, LOG, TICKETS}
+    names = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+    # A killed process may also leave a file that was being written, under a hidden name.
+    return bool(names & own) and all(name.startswith((f".{CHECKPOINT}.", f".{LOG}.")) for name in names - own)
+
+
+def _remove_run(out: Path) -> None:
+    """Remove the bundle or the unfinished run that `_check_place` found in the folder."""
+    if bundles.is_bundle(out) or _is_unfinished(out):
+        for entry in out.iterdir():  # the folder itself stays: its lock is held
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Make the folder, and keep other processes from training there; InputError if one does.
+
+    The lock is on the folder itself: it leaves no file, and the system releases it even if the process is killed.
+    """
+    made = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"the output folder cannot be written ({error.strerror})", where=out) from error
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                "another process is training there", where=out, remedy="wait for it, or choose another -o/--out"
+            ) from None
+        except OSError:
+            pass  # a file system without such locks: training goes on unguarded
+        yield
+    finally:
+        os.close(folder)
+        if made and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+
+
+@contextmanager
+def _interruptible(out: Path, epochs: int) -> Iterator[None]:
+    """Ctrl-C (or SIGTERM) becomes `Interrupted`, which says what was kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = epochs_done(out)
+        if not done:
+            raise Interrupted("interrupted before the end of the first epoch; nothing was kept") from None
+        raise Interrupted(
+            f"interrupted after epoch {done} of {epochs}; the same command with --resume continues"
+        ) from None

@@ -1,0 +1,1 @@
+"""The latency of a network on a device that is not here, from its profile."""

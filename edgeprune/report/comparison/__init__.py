@@ -1,0 +1,1 @@
+"""Several runs beside each other, and the gate against a stored baseline."""

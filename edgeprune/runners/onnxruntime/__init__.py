@@ -1,0 +1,1 @@
+"""ONNX Runtime as a target, with every provider that it has."""

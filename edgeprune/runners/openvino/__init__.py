@@ -1,0 +1,1 @@
+"""OpenVINO itself as a target."""

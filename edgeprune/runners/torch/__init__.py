@@ -1,0 +1,1 @@
+"""torch as a target, eager or compiled."""
