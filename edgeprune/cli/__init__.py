@@ -677,7 +677,7 @@ def _integers(flag: str, text: str) -> tuple[int, ...]:
 
 def _write_json(common: Common, value: Any) -> None:
     if common.json is not None:
-        from edgeprune.bundles.bundle import pretty_json, write_atomically
+        from edgeprune.io.files import pretty_json, write_atomically
 
         write_atomically(common.json, pretty_json(value))
 

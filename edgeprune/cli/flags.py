@@ -66,7 +66,7 @@ class Common:
 
     def __post_init__(self) -> None:
         if self.json is not None:  # written when all is done
-            from edgeprune.bundles.bundle import check_file
+            from edgeprune.io.files import check_file
 
             check_file(self.json)
 

@@ -106,7 +106,7 @@ def trained(outcome: TrainOutcome) -> None:
 
 def headline(bundle: Bundle) -> None:
     """The headline table of a bundle, what to know of its layers' forms, and where its report lies."""
-    from edgeprune.bundles.bundle import LOWERING, PROFILE
+    from edgeprune.bundles.names import LOWERING, PROFILE
     from edgeprune.lowering.record import load_lowering
     from edgeprune.profiling.result import load_profile_result
     from edgeprune.report.words.forms import cache_sentence

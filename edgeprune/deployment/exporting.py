@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.bundles import bundle as bundles
-from edgeprune.bundles.bundle import GatherCount, Manifest, ParityRecord
+from edgeprune.bundles.manifest import SCHEMA_VERSION, GatherCount, Manifest, ParityRecord
+from edgeprune.bundles.names import DENSE_MODEL, MODEL
 from edgeprune.deployment.parity import measure_parity, random_inputs, require_parity
 from edgeprune.errors import InputError
 from edgeprune.exporters.options import DeployOptions
@@ -37,10 +37,10 @@ def export_into(stage: Path, pruned: Pruned, deploy: DeployOptions) -> Manifest:
     save_pruned(pruned, stage)
     progress.note("exporting and verifying the dense baseline")
     dense = pruned.network.model
-    _export_one(dense, dense, stage / bundles.DENSE_MODEL, deploy, inputs)
+    _export_one(dense, dense, stage / DENSE_MODEL, deploy, inputs)
     progress.note("exporting and verifying the pruned network")
     reference = masked(pruned.model, dense, pruned.plan, pruned.graph)
-    gathers, parity = _export_one(pruned.model, reference, stage / bundles.MODEL, deploy, inputs)
+    gathers, parity = _export_one(pruned.model, reference, stage / MODEL, deploy, inputs)
     manifest = manifest_of(pruned)
     return msgspec.structs.replace(manifest, parity=parity, gathers=gathers, opset=deploy.onnx.opset)
 
@@ -48,7 +48,7 @@ def export_into(stage: Path, pruned: Pruned, deploy: DeployOptions) -> Manifest:
 def manifest_of(pruned: Pruned) -> Manifest:
     """What a bundle's manifest says of a pruned network."""
     return Manifest(
-        schema_version=bundles.SCHEMA_VERSION,
+        schema_version=SCHEMA_VERSION,
         edgeprune_version=metadata.version("edgeprune"),
         arch=pruned.network.public_arch,
         method=pruned.plan.method,

@@ -12,11 +12,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeprune.bundles import bundle as bundles
-from edgeprune.bundles.bundle import Manifest, ParityRecord
+from edgeprune.bundles.manifest import Manifest, ParityRecord
+from edgeprune.bundles.names import DENSE_MODEL, LOWERING, MODEL, PLAIN_MODEL
 from edgeprune.deployment.parity import measure_parity, require_parity
 from edgeprune.devices.device_profile import DeviceProfile, default_profile_name, load_profile
 from edgeprune.io import progress
+from edgeprune.io.files import pretty_json
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.forms import GROUPED
 from edgeprune.lowering.gathers import count_gathers
@@ -54,7 +55,7 @@ def lower_into(stage: Path, manifest: Manifest, options: LowerOptions, tolerance
 
     GateError if the lowered model does not compute what the planned one computes.
     """
-    planned = stage / (bundles.PLAIN_MODEL if (stage / bundles.PLAIN_MODEL).is_file() else bundles.MODEL)
+    planned = stage / (PLAIN_MODEL if (stage / PLAIN_MODEL).is_file() else MODEL)
     plain = load_model(planned)
     layers = grouped_layers(plain)
     if not layers or options.as_planned:
@@ -68,7 +69,7 @@ def lower_into(stage: Path, manifest: Manifest, options: LowerOptions, tolerance
                 f"forms are measured on this machine and chosen for it: {profile.name} only gives the channel block of "
                 f"padded forms, {profile.channel_block.fp32}, and predicted forms to measure, too"
             )
-        dense = load_model(stage / bundles.DENSE_MODEL) if (stage / bundles.DENSE_MODEL).is_file() else None
+        dense = load_model(stage / DENSE_MODEL) if (stage / DENSE_MODEL).is_file() else None
         record = tune(plain, dense, profile, _as_fixed(options.tune, static_batch(plain)))
     for text in _new_device(stage, record, layers, profile):
         progress.note(text)
@@ -76,16 +77,16 @@ def lower_into(stage: Path, manifest: Manifest, options: LowerOptions, tolerance
     changes = bool(forms or record.pointwise)
     lowered = lower_model(plain, forms, record.pointwise) if changes else plain
     before = _planned_parity(stage, manifest)
-    _remove(stage, bundles.PLAIN_MODEL)
-    _remove(stage, bundles.MODEL)
-    save_onnx(lowered, stage / bundles.MODEL)
+    _remove(stage, PLAIN_MODEL)
+    _remove(stage, MODEL)
+    save_onnx(lowered, stage / MODEL)
     parity = before
     if changes:
-        save_onnx(plain, stage / bundles.PLAIN_MODEL)
+        save_onnx(plain, stage / PLAIN_MODEL)
         parity = _parity(stage, before, tolerance)
         require_parity(parity)
     record = msgspec.structs.replace(record, planned_parity=before)
-    (stage / bundles.LOWERING).write_bytes(bundles.pretty_json(record))
+    (stage / LOWERING).write_bytes(pretty_json(record))
     gathers = manifest.gathers and msgspec.structs.replace(manifest.gathers, after_fold=count_gathers(lowered))
     return msgspec.structs.replace(manifest, parity=parity, gathers=gathers)
 
@@ -99,7 +100,7 @@ def _new_device(
     stage: Path, record: LoweringRecord, layers: Mapping[str, GroupedLayer], profile: DeviceProfile
 ) -> Iterator[str]:
     """Sentences for a bundle whose forms were measured on another machine or runtime, perhaps of another block."""
-    path = stage / bundles.LOWERING
+    path = stage / LOWERING
     before = load_lowering(path) if path.is_file() else None
     if not before or before.chosen_by != "measured" or _measured_on(before) == _measured_on(record):
         return
@@ -119,19 +120,19 @@ def _measured_on(record: LoweringRecord) -> str:
 
 def _planned_parity(stage: Path, manifest: Manifest) -> ParityRecord | None:
     """How far the model as planned is from the pruned network, whatever forms the bundle's model has by now."""
-    path = stage / bundles.LOWERING
+    path = stage / LOWERING
     return load_lowering(path).planned_parity if path.is_file() else manifest.parity
 
 
 def _parity(stage: Path, planned: ParityRecord | None, tolerance: float) -> ParityRecord:
     """How far the lowered model is from the pruned network at most: from the planned model, and that from the
     network."""
-    model = load_model(stage / bundles.PLAIN_MODEL)
+    model = load_model(stage / PLAIN_MODEL)
     values = random_feeds(input_specs(model), static_batch(model) or 2, 0)
-    with OrtRunner(stage / bundles.PLAIN_MODEL, RunOptions()) as runner:
+    with OrtRunner(stage / PLAIN_MODEL, RunOptions()) as runner:
         outputs = runner.run(dict(zip(runner.input_names, values, strict=True)))
     references = {"random": [output.astype(np.float64) for output in outputs.values()]}
-    found = measure_parity(stage / bundles.MODEL, {"random": values[0].astype(np.float32)}, references, tolerance)
+    found = measure_parity(stage / MODEL, {"random": values[0].astype(np.float32)}, references, tolerance)
     if planned is None:
         return found
     max_abs, max_rel = planned.max_abs + found.max_abs, planned.max_rel + found.max_rel

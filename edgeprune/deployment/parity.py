@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.bundles.bundle import ParityRecord
+from edgeprune.bundles.manifest import ParityRecord
 from edgeprune.errors import GateError
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.bundles.bundle import write_atomically
 from edgeprune.errors import InputError
+from edgeprune.io.files import write_atomically
 
 
 def load_array(path: Path) -> NDArray[np.generic]:

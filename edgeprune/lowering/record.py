@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from edgeprune.bundles.bundle import ParityRecord
+from edgeprune.bundles.manifest import ParityRecord
 from edgeprune.errors import InputError, first_line
 from edgeprune.lowering.forms import GROUPED, Form, executed_macs
 from edgeprune.lowering.layers import GroupedLayer

@@ -23,8 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgeprune.bundles import bundle as bundles
-from edgeprune.bundles.bundle import Bundle, Manifest
+from edgeprune.bundles.bundle import Bundle, open_bundle
+from edgeprune.bundles.manifest import SCHEMA_VERSION, Manifest
+from edgeprune.bundles.names import ENGINES, LOWERING, MODEL, PARTITION, PLAIN_MODEL, PLAN, PROFILE
+from edgeprune.bundles.writing import check_out, check_update, copy_files, new_bundle, updated_bundle, write_manifest
 from edgeprune.calibration.machine import NOISY_WORDS
 from edgeprune.calibration.machine import calibrate as measure_machine
 from edgeprune.calibration.stopwatch import OrtStopwatch
@@ -35,6 +37,7 @@ from edgeprune.devices.toml_text import toml_text
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.arrays import load_array, save_arrays
+from edgeprune.io.files import sha256_of, write_atomically
 from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.onnx_files.model import load_model
 from edgeprune.partitioning.devices import load_devices
@@ -71,7 +74,7 @@ class Output:
 
     def check(self) -> None:
         """InputError if nothing can be written there; called before any long work."""
-        bundles.check_out(self.folder, overwrite=self.overwrite)
+        check_out(self.folder, overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,10 @@ def prune(source: NetworkSource, options: PruneOptions, data: DataOptions, out: 
     from edgeprune.pruning.pruned import save_pruned
 
     pruned = _prune(source, options, data)
-    with bundles.new_bundle(out.folder, overwrite=out.overwrite) as stage:
+    with new_bundle(out.folder, overwrite=out.overwrite) as stage:
         save_pruned(pruned, stage)
-        bundles.write_manifest(stage, manifest_of(pruned))
-    return bundles.open_bundle(out.folder), pruned
+        write_manifest(stage, manifest_of(pruned))
+    return open_bundle(out.folder), pruned
 
 
 def export(
@@ -123,7 +126,7 @@ def export(
 ) -> tuple[Bundle, Pruned]:
     """`edgeprune export CKPT|DIR`: from a checkpoint, or what DIR holds, to a bundle with ONNX files."""
     folder = source.checkpoint
-    if folder is not None and folder.is_dir() and bundles.open_bundle(folder).has(bundles.PLAN):
+    if folder is not None and folder.is_dir() and open_bundle(folder).has(PLAN):
         if options.asks_for_pruning:
             progress.note(f"{folder} is pruned already: how to prune is not used")
         return export_bundle(folder, source.arch, data, deploy, lowering, split, out)
@@ -147,7 +150,7 @@ def export_bundle(
         given.check()
     from edgeprune.pruning.pruned import load_images, note_off_block, open_pruned, with_accuracy
 
-    opened = open_pruned(bundles.open_bundle(folder), arch=arch)
+    opened = open_pruned(open_bundle(folder), arch=arch)
     note_off_block(opened.plan, opened.graph, lowering.device_profile)
     pruned = with_accuracy(opened, data, load_images(data, opened.network))
     return write_export(pruned, deploy, lowering, split, out), pruned
@@ -159,14 +162,14 @@ def write_export(
     """Fold, export, verify, lower, split if asked, and publish the bundle; nothing is left if a gate fails."""
     from edgeprune.deployment.exporting import export_into
 
-    with bundles.new_bundle(out.folder, overwrite=out.overwrite) as stage:
+    with new_bundle(out.folder, overwrite=out.overwrite) as stage:
         manifest = export_into(stage, pruned, deploy)
         manifest = lower_into(stage, manifest, lowering, deploy.tolerance)
         if split.devices:
-            planned = stage / bundles.PLAIN_MODEL
-            _split_into(stage, load_model(planned if planned.is_file() else stage / bundles.MODEL), split)
-        bundles.write_manifest(stage, manifest)
-    return bundles.open_bundle(out.folder)
+            planned = stage / PLAIN_MODEL
+            _split_into(stage, load_model(planned if planned.is_file() else stage / MODEL), split)
+        write_manifest(stage, manifest)
+    return open_bundle(out.folder)
 
 
 def _prune(source: NetworkSource, options: PruneOptions, data: DataOptions) -> Pruned:
@@ -184,25 +187,25 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
     """`edgeprune split`: a bundle with one subgraph a device and stage, beside what the source bundle holds."""
     out.check()
     if model.is_dir():
-        source = bundles.open_bundle(model)
-        if source.has(bundles.PARTITION):
+        source = open_bundle(model)
+        if source.has(PARTITION):
             raise InputError("is split already", where=model, remedy="split the bundle that it was made from")
         source.require_sound()
         # A report says what was known of the unsplit bundle: it would be stale here.
         names = [name for name in source.manifest.files if not name.startswith("report.")]
-        planned = bundles.PLAIN_MODEL if source.has(bundles.PLAIN_MODEL) else bundles.MODEL
+        planned = PLAIN_MODEL if source.has(PLAIN_MODEL) else MODEL
         path, manifest = source.path(planned), source.manifest
     else:
         names, path = [], model
-        manifest = Manifest(bundles.SCHEMA_VERSION, metadata.version("edgeprune"))
+        manifest = Manifest(SCHEMA_VERSION, metadata.version("edgeprune"))
     loaded = load_model(path)
-    with bundles.new_bundle(out.folder, overwrite=out.overwrite) as stage:
-        bundles.copy_files(names, model, stage)
+    with new_bundle(out.folder, overwrite=out.overwrite) as stage:
+        copy_files(names, model, stage)
         if not names:
-            (stage / bundles.MODEL).write_bytes(loaded.SerializeToString(deterministic=True))
+            (stage / MODEL).write_bytes(loaded.SerializeToString(deterministic=True))
         partition = _split_into(stage, loaded, options)
-        bundles.write_manifest(stage, manifest)
-    return bundles.open_bundle(out.folder), partition
+        write_manifest(stage, manifest)
+    return open_bundle(out.folder), partition
 
 
 def _split_into(stage: Path, model: ModelProto, options: SplitOptions) -> PartitionManifest:
@@ -226,7 +229,7 @@ def run(folder: Path, source: Path, destination: Path, threads: int) -> RunResul
     """`edgeprune run`: one batch through a bundle, on every device's own session if it is split."""
     if source.resolve() == destination.resolve():
         raise InputError("the output would replace the input", where=destination, remedy="choose another --output")
-    outputs, result = run_arrays(bundles.open_bundle(folder), load_array(source), threads)
+    outputs, result = run_arrays(open_bundle(folder), load_array(source), threads)
     save_arrays(destination, outputs)
     return result
 
@@ -235,14 +238,14 @@ def run_arrays(
     bundle: Bundle, inputs: NDArray[np.generic], threads: int = 1, *, unsplit: bool = False
 ) -> tuple[dict[str, NDArray[np.generic]], RunResult]:
     """Outputs by name for inputs (N, C, H, W), and what they cost; `unsplit` runs the whole model of a split bundle."""
-    if bundle.has(bundles.PARTITION) and not unsplit:
+    if bundle.has(PARTITION) and not unsplit:
         bundle.require_sound()
         with LocalExecutor(bundle.folder, threads) as executor:
             outputs = executor.run({executor.input_names[0]: inputs})
             stats = executor.last_run
         milliseconds, devices, moved = stats.latency_ms, stats.device_ms, stats.transferred_bytes
     else:
-        with OrtRunner(bundle.path(bundles.MODEL), RunOptions(threads)) as runner:
+        with OrtRunner(bundle.path(MODEL), RunOptions(threads)) as runner:
             started = time.perf_counter()
             outputs = runner.run({runner.input_names[0]: inputs})
             milliseconds, devices, moved = (time.perf_counter() - started) * 1e3, {}, 0
@@ -257,41 +260,41 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
     the forms were chosen before.
     """
     options.check()
-    bundle = bundles.open_bundle(folder)
-    if bundle.has(bundles.PARTITION):
+    bundle = open_bundle(folder)
+    if bundle.has(PARTITION):
         raise InputError("is split already", where=folder, remedy="tune the bundle that it was made from")
-    if not bundle.has(bundles.MODEL):
+    if not bundle.has(MODEL):
         raise InputError(
             "holds no ONNX model yet", where=folder, remedy=f"edgeprune export {folder} --tune -o OUT exports and tunes"
         )
-    bundles.check_update(folder)
-    with bundles.updated_bundle(folder) as stage:
+    check_update(folder)
+    with updated_bundle(folder) as stage:
         tolerance = bundle.manifest.parity.tolerance if bundle.manifest.parity else TOLERANCE
         manifest = lower_into(stage, bundle.manifest, options, tolerance)
-        if not (stage / bundles.LOWERING).is_file():
+        if not (stage / LOWERING).is_file():
             raise InputError("has no grouped layer", where=folder, expected="a network that was pruned into groups")
         stale = _stale(bundle.manifest.files, stage)
         for name in stale:
             (stage / name).unlink()
-        bundles.write_manifest(stage, manifest)
-    if told := [name for name in stale if name == bundles.PROFILE or name.startswith("report.")]:
-        verb, why = ("profile", "the model") if bundles.PROFILE in told else ("report", "the choice of forms")
+        write_manifest(stage, manifest)
+    if told := [name for name in stale if name == PROFILE or name.startswith("report.")]:
+        verb, why = ("profile", "the model") if PROFILE in told else ("report", "the choice of forms")
         progress.note(
             f"removed {', '.join(told)}, which told of {why} before: `edgeprune {verb} {shlex.quote(str(folder))}` "
             "writes it anew"
         )
-    tuned = bundles.open_bundle(folder)
-    return tuned, load_lowering(tuned.path(bundles.LOWERING))
+    tuned = open_bundle(folder)
+    return tuned, load_lowering(tuned.path(LOWERING))
 
 
 def _stale(before: Mapping[str, str], stage: Path) -> list[str]:
     """Which of a bundle's files (name -> SHA-256 before its model was written anew) tell of what is no more."""
-    model = (bundles.MODEL, f"{bundles.MODEL}.data")
-    now = {name: bundles.sha256_of(stage / name) for name in model if (stage / name).is_file()}
+    model = (MODEL, f"{MODEL}.data")
+    now = {name: sha256_of(stage / name) for name in model if (stage / name).is_file()}
     is_same = now == {name: before[name] for name in model if name in before}
 
     def is_of_model(name: str) -> bool:
-        return name == bundles.PROFILE or name.startswith(f"{bundles.ENGINES}/") or is_converted(name)
+        return name == PROFILE or name.startswith(f"{ENGINES}/") or is_converted(name)
 
     return [name for name in before if name.startswith("report.") or (is_of_model(name) and not is_same)]
 
@@ -322,7 +325,7 @@ def profile(
         sized, made = Path(temporary) / "sized", Path(temporary) / "made"
         subject = Subject.of(model, baseline, arch).with_input_size(options.input_size, sized)
         if subject.bundle is not None:
-            bundles.check_update(model)
+            check_update(model)
         sweep.check(subject)
         estimates = sweep.estimates(subject, devices)
         note_tuned_for_other(subject, sweep)
@@ -344,7 +347,7 @@ def calibrate(out: Path, pin: tuple[int, ...] = ()) -> DeviceProfile:
     figures = found.figures().values()
     if noisy := sum(NOISY_WORDS in figure.source for figure in figures):
         progress.note(f"{noisy} of {len(figures)} figures are noisy: close other programs and calibrate again")
-    bundles.write_atomically(out, toml_text(found).encode())
+    write_atomically(out, toml_text(found).encode())
     return load_profile(out.absolute())
 
 
@@ -353,11 +356,11 @@ def report(folder: Path, formats: Sequence[str]) -> list[Path]:
     if folder.is_file():
         remedy = "a profile.json is compared with other runs: edgeprune report OLD NEW"
         raise InputError("is a file", where=folder, expected="a bundle", remedy=remedy)
-    bundle = bundles.open_bundle(folder)
-    bundles.check_update(folder)
-    with bundles.updated_bundle(folder) as stage:
+    bundle = open_bundle(folder)
+    check_update(folder)
+    with updated_bundle(folder) as stage:
         names = [path.name for path in write_report(folder, formats, into=stage)]
-        bundles.write_manifest(stage, bundle.manifest)
+        write_manifest(stage, bundle.manifest)
     return [folder / name for name in names]
 
 
@@ -414,14 +417,14 @@ def evaluate(model: Path, data: str, source: NetworkSource | None, batch_size: i
     from edgeprune.pruning.pruned import dataset, open_pruned
     from edgeprune.training.evaluation import evaluate as measure
 
-    bundle = bundles.open_bundle(model) if model.is_dir() else None
-    if bundle is not None and bundle.has(bundles.MODEL):
-        return _evaluate_onnx(bundle.path(bundles.MODEL), data, batch_size, limit)
+    bundle = open_bundle(model) if model.is_dir() else None
+    if bundle is not None and bundle.has(MODEL):
+        return _evaluate_onnx(bundle.path(MODEL), data, batch_size, limit)
     if model.suffix == ".onnx":
         return _evaluate_onnx(model, data, batch_size, limit)
     if source is None:
         raise InputError("a checkpoint alone does not say its architecture", where=model, remedy="pass --arch")
-    if bundle is not None and bundle.has(bundles.PLAN):
+    if bundle is not None and bundle.has(PLAN):
         pruned = open_pruned(bundle, arch=source.arch)
         network = replace(pruned.network, model=pruned.model)
     else:

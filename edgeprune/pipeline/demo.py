@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from edgeprune import pipeline
-from edgeprune.bundles import bundle as bundles
-from edgeprune.bundles.bundle import Bundle
+from edgeprune.bundles.bundle import (
+    Bundle,
+    open_bundle,
+)
 from edgeprune.datasets.images import load_data, normalised
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.errors import GateError
@@ -53,7 +55,7 @@ def run_demo(out: Path, *, overwrite: bool, seed: int) -> Bundle:
     progress.note("profiling dense and pruned in turn")
     pipeline.profile(out, None, ("cpu",), ProfileOptions(seed=seed))
     pipeline.report(out, ("html", "md", "json"))
-    return bundles.open_bundle(out)
+    return open_bundle(out)
 
 
 def _train(folder: Path, seed: int) -> tuple[Path, Path]:
@@ -72,7 +74,7 @@ def _compare_split(out: Path) -> None:
     """Run the bundle split over devices and unsplit on real images; GateError if the outputs differ."""
     data = load_data("digits", split="test", input_shape=INPUT_SHAPE, limit=32)
     images = normalised(data.images, data).numpy()
-    bundle = bundles.open_bundle(out)
+    bundle = open_bundle(out)
     whole, _ = pipeline.run_arrays(bundle, images, unsplit=True)
     parts, _ = pipeline.run_arrays(bundle, images)
     difference = max(_relative(parts[name], whole[name]) for name in whole)

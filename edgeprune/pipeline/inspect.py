@@ -7,20 +7,30 @@ from typing import Any
 
 import msgspec
 
-from edgeprune.bundles import bundle as bundles
 from edgeprune.bundles.bundle import Bundle, open_bundle
+from edgeprune.bundles.names import (
+    DENSE_MODEL,
+    DENSE_WEIGHTS,
+    LOWERING,
+    MODEL,
+    PARTITION,
+    PLAIN_MODEL,
+    PLAN,
+    PROFILE,
+    WEIGHTS,
+)
 from edgeprune.errors import InputError
 
 _WHAT = {
-    bundles.PLAN: "what was decided",
-    bundles.WEIGHTS: "pruned weights",
-    bundles.DENSE_WEIGHTS: "weights before pruning",
-    bundles.MODEL: "the pruned network, to run",
-    bundles.PLAIN_MODEL: "the same with each layer as planned: `tune` and `split` start from it",
-    bundles.DENSE_MODEL: "the network before pruning",
-    bundles.LOWERING: "in which form each grouped layer of model.onnx is written, and why",
-    bundles.PROFILE: "latencies",
-    bundles.PARTITION: "the split over devices",
+    PLAN: "what was decided",
+    WEIGHTS: "pruned weights",
+    DENSE_WEIGHTS: "weights before pruning",
+    MODEL: "the pruned network, to run",
+    PLAIN_MODEL: "the same with each layer as planned: `tune` and `split` start from it",
+    DENSE_MODEL: "the network before pruning",
+    LOWERING: "in which form each grouped layer of model.onnx is written, and why",
+    PROFILE: "latencies",
+    PARTITION: "the split over devices",
 }
 
 
@@ -81,12 +91,12 @@ def _bundle(folder: Path) -> Inspection:
 
 def _lowering(bundle: Bundle, faults: list[str]) -> dict[str, str]:
     """The forms of the grouped layers, and by what they were chosen; nothing where a bundle does not say."""
-    if not bundle.has(bundles.LOWERING) or any(fault.startswith(f"{bundles.LOWERING}:") for fault in faults):
+    if not bundle.has(LOWERING) or any(fault.startswith(f"{LOWERING}:") for fault in faults):
         return {}
     from edgeprune.lowering.record import load_lowering
     from edgeprune.report.words.forms import chosen_words, count_words, executed_macs
 
-    record = load_lowering(bundle.path(bundles.LOWERING))
+    record = load_lowering(bundle.path(LOWERING))
     facts = {"forms": count_words(record), "forms chosen by": chosen_words(record)}
     executed = executed_macs(record, bundle.manifest)
     if executed is not None:

@@ -20,8 +20,10 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from edgeprune.bundles import bundle as bundles
-from edgeprune.bundles.bundle import CHECKPOINT, Accuracy, Bundle, Count, Manifest
+from edgeprune.bundles.bundle import Bundle, is_bundle, open_bundle
+from edgeprune.bundles.manifest import SCHEMA_VERSION, Accuracy, Count, Manifest
+from edgeprune.bundles.names import CHECKPOINT, DENSE_WEIGHTS, PLAN
+from edgeprune.bundles.writing import check_out, finished_bundle, write_manifest
 from edgeprune.datasets.images import Dataset
 from edgeprune.deployment.exporting import manifest_of
 from edgeprune.errors import InputError, Interrupted
@@ -134,13 +136,13 @@ def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite:
     options.training.check()
     if options.method is not None:
         options.method.settings()
-    if options.resume and bundles.is_bundle(out):
+    if options.resume and is_bundle(out):
         return _finished(out, source, options)
     _check_place(out, resume=options.resume, overwrite=overwrite)
     subject = _subject(source, options)
     data, test = (dataset(options.data, split, subject.network) for split in ("train", "test"))
     with _locked(out), _interruptible(out, options.training.epochs):
-        if options.resume and bundles.is_bundle(out):  # another process may have ended there
+        if options.resume and is_bundle(out):  # another process may have ended there
             return _finished(out, source, options)
         _check_place(out, resume=options.resume, overwrite=overwrite)
         if overwrite and not options.resume:
@@ -154,26 +156,26 @@ def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite:
         facts = _training_facts(options) | {"seconds": seconds}
         manifest = msgspec.structs.replace(manifest, accuracy=accuracy, training=facts)
         kept = [LOG, *(path.relative_to(out).as_posix() for path in result.tickets)]
-        with bundles.finished_bundle(out, kept) as stage:
+        with finished_bundle(out, kept) as stage:
             if pruned is None:
-                save_weights(result.model, stage / bundles.DENSE_WEIGHTS)
+                save_weights(result.model, stage / DENSE_WEIGHTS)
             else:
                 save_pruned(pruned, stage)
-            manifest = bundles.write_manifest(stage, manifest)
-    bundle = bundles.open_bundle(out)
+            manifest = write_manifest(stage, manifest)
+    bundle = open_bundle(out)
     return TrainOutcome(bundle, _summary(bundle, accuracy, result.history), pruned)
 
 
 def _summary(bundle: Bundle, accuracy: Accuracy, history: tuple[EpochRecord, ...]) -> TrainSummary:
     manifest = bundle.manifest
     seconds = manifest.training.get("seconds", sum(record.seconds for record in history))
-    plan_hash = load_plan(bundle.path(bundles.PLAN)).sha256() if bundle.has(bundles.PLAN) else ""
+    plan_hash = load_plan(bundle.path(PLAN)).sha256() if bundle.has(PLAN) else ""
     return TrainSummary(len(history), accuracy, manifest.macs, manifest.params, seconds, plan_hash, history)
 
 
 def _finished(out: Path, source: NetworkSource, options: TrainOptions) -> TrainOutcome:
     """What a run came to that is to be resumed and has ended; InputError if the bundle is of another run."""
-    bundle = bundles.open_bundle(out)
+    bundle = open_bundle(out)
     manifest = bundle.manifest
     if not manifest.training or manifest.accuracy is None:
         raise InputError(
@@ -234,7 +236,7 @@ class _Subject:
 
 def _subject(source: NetworkSource, options: TrainOptions) -> _Subject:
     folder = source.checkpoint
-    if folder is not None and folder.is_dir() and (bundle := bundles.open_bundle(folder)).has(bundles.PLAN):
+    if folder is not None and folder.is_dir() and (bundle := open_bundle(folder)).has(PLAN):
         if options.method is not None:
             raise InputError(
                 "is pruned already", where=folder, expected="a checkpoint, or a bundle of plain training",
@@ -295,7 +297,7 @@ def _manifest(subject: _Subject, pruned: Pruned | None, options: TrainOptions) -
         return manifest_of(pruned)
     network, graph = subject.network, subject.graph
     return Manifest(
-        schema_version=bundles.SCHEMA_VERSION,
+        schema_version=SCHEMA_VERSION,
         edgeprune_version=metadata.version("edgeprune"),
         arch=network.public_arch,
         seed=options.training.seed,
@@ -334,7 +336,7 @@ def _check_place(out: Path, *, resume: bool, overwrite: bool) -> None:
                 remedy="--resume continues it, --overwrite starts anew",
             )  # fmt: skip
         return
-    bundles.check_out(out, overwrite=overwrite)
+    check_out(out, overwrite=overwrite)
 
 
 def _is_unfinished(out: Path) -> bool:
@@ -347,7 +349,7 @@ def _is_unfinished(out: Path) -> bool:
 
 def _remove_run(out: Path) -> None:
     """Remove the bundle or the unfinished run that `_check_place` found in the folder."""
-    if bundles.is_bundle(out) or _is_unfinished(out):
+    if is_bundle(out) or _is_unfinished(out):
         for entry in out.iterdir():  # the folder itself stays: its lock is held
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)

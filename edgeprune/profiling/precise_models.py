@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgeprune.bundles.bundle import DENSE_MODEL, MODEL
+from edgeprune.bundles.names import DENSE_MODEL, MODEL
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.arrays import load_array

@@ -11,18 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeprune.bundles.bundle import (
-    DENSE_MODEL,
-    DENSE_WEIGHTS,
-    LOWERING,
-    MODEL,
-    PLAIN_MODEL,
-    PLAN,
-    PROFILE,
-    WEIGHTS,
-    Bundle,
-    open_bundle,
-)
+from edgeprune.bundles.bundle import Bundle, open_bundle
+from edgeprune.bundles.names import DENSE_MODEL, DENSE_WEIGHTS, LOWERING, MODEL, PLAIN_MODEL, PLAN, PROFILE, WEIGHTS
 from edgeprune.errors import InputError
 from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.onnx_files.graph import with_input_size

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeprune.bundles.bundle import DENSE_WEIGHTS, PLAN, Bundle, open_bundle
+from edgeprune.bundles.bundle import Bundle, open_bundle
+from edgeprune.bundles.names import DENSE_WEIGHTS, PLAN
 from edgeprune.checkpoints.checkpoint import LoadedState, load_into, read_state_dict, read_tickets
 from edgeprune.errors import InputError
 from edgeprune.io import progress

@@ -15,8 +15,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from edgeprune.bundles import bundle as bundles
-from edgeprune.bundles.bundle import Accuracy, Bundle, Count
+from edgeprune.bundles.bundle import Bundle
+from edgeprune.bundles.manifest import Accuracy, Count
+from edgeprune.bundles.names import CLUSTERING, DENSE_WEIGHTS, PLAN, WEIGHTS
 from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.devices.device_profile import load_profile, this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
@@ -240,11 +241,11 @@ def public_data_name(spec: str) -> str:
 
 def save_pruned(pruned: Pruned, stage: Path) -> None:
     """Write the plan, what the method recorded, and both networks' weights into a staged bundle."""
-    (stage / bundles.PLAN).write_bytes(pruned.plan.to_readable_json())
+    (stage / PLAN).write_bytes(pruned.plan.to_readable_json())
     for name, data in pruned.result.records.items():
         (stage / name).write_bytes(data)
-    save_weights(pruned.model, stage / bundles.WEIGHTS)
-    save_weights(pruned.network.model, stage / bundles.DENSE_WEIGHTS)
+    save_weights(pruned.model, stage / WEIGHTS)
+    save_weights(pruned.network.model, stage / DENSE_WEIGHTS)
 
 
 def open_pruned(bundle: Bundle, *, arch: str = "") -> Pruned:
@@ -258,12 +259,12 @@ def open_pruned(bundle: Bundle, *, arch: str = "") -> Pruned:
         arch or bundle_arch(bundle), random_init=True, input_size=manifest.input_shape, num_classes=classes
     )
     network = load_network(source)
-    plan = load_plan(bundle.path(bundles.PLAN))
-    _load_weights(network.model, bundle.path(bundles.DENSE_WEIGHTS))
+    plan = load_plan(bundle.path(PLAN))
+    _load_weights(network.model, bundle.path(DENSE_WEIGHTS))
     graph = trace(network.model, network.example_input(1)).graph
     model = rewrite(network.model, plan, graph).eval()
-    _load_weights(model, bundle.path(bundles.WEIGHTS))
-    kept = (bundles.CLUSTERING, METHOD_RECORD)
+    _load_weights(model, bundle.path(WEIGHTS))
+    kept = (CLUSTERING, METHOD_RECORD)
     records = {name: bundle.path(name).read_bytes() for name in bundle.manifest.files if name in kept}
     return Pruned(network, graph, plan, model, MethodResult(plan, records), accuracy=manifest.accuracy)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from edgeprune.bundles.bundle import write_atomically
 from edgeprune.errors import InputError, unknown_name
+from edgeprune.io.files import write_atomically
 from edgeprune.report.comparison.compared import Compared, build_comparison
 from edgeprune.report.contents import Contents, read_contents
 from edgeprune.report.page.data import comparison_to_csv, comparison_to_json, to_csv, to_json

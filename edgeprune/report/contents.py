@@ -8,7 +8,9 @@ from pathlib import Path
 import msgspec
 from onnx import ModelProto
 
-from edgeprune.bundles.bundle import DENSE_MODEL, LOWERING, PARTITION, PLAN, PROFILE, Bundle, Manifest, open_bundle
+from edgeprune.bundles.bundle import Bundle, open_bundle
+from edgeprune.bundles.manifest import Manifest
+from edgeprune.bundles.names import DENSE_MODEL, LOWERING, PARTITION, PLAN, PROFILE
 from edgeprune.errors import InputError, first_line
 from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.onnx_files.model import load_model

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgeprune.bundles.bundle import write_atomically
 from edgeprune.datasets.images import Dataset, batches, check_labels
 from edgeprune.errors import InputError
+from edgeprune.io.files import write_atomically
 from edgeprune.io.progress import bar, note, shown
 from edgeprune.training.evaluation import EvalResult, classes_of, evaluate, fastest_layout
 from edgeprune.training.hooks import Step, TrainingHooks

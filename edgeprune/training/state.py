@@ -15,9 +15,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from edgeprune.bundles.bundle import CHECKPOINT, write_atomically
+from edgeprune.bundles.names import CHECKPOINT
 from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError, first_line
+from edgeprune.io.files import write_atomically
 from edgeprune.io.progress import note
 
 LOG = "log.jsonl"

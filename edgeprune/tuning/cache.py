@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgeprune.bundles.bundle import write_atomically
 from edgeprune.errors import InputError, first_line
 from edgeprune.io import progress
+from edgeprune.io.files import write_atomically
 from edgeprune.profiling.measurement import NOISY
 
 SCHEMA_VERSION = 1

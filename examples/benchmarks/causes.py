@@ -22,7 +22,7 @@ import msgspec
 import second_blind_cause_cases
 from cause_cases import LAYER, Case, cases
 
-from edgeprune.bundles.bundle import pretty_json
+from edgeprune.io.files import pretty_json
 from edgeprune.profiling.explaining.causes import MachineFacts
 from edgeprune.profiling.layers import layer_rows, time_layers
 from edgeprune.profiling.profiler import TimedOrtRunner, input_specs, machine_facts

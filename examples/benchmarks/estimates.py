@@ -28,11 +28,12 @@ from realistic import METHODS, NETWORKS, Case, cases
 
 import edgeprune
 from edgeprune import pipeline
-from edgeprune.bundles import bundle as bundles
-from edgeprune.bundles.bundle import pretty_json, write_atomically
+from edgeprune.bundles.bundle import open_bundle
+from edgeprune.bundles.names import DENSE_MODEL, MODEL, PLAIN_MODEL
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.devices.device_profile import DeviceProfile, load_profile
 from edgeprune.io import progress
+from edgeprune.io.files import pretty_json, write_atomically
 from edgeprune.onnx_files.model import input_specs, load_model
 from edgeprune.profiling.environment import current_environment, load_average
 from edgeprune.profiling.estimating.estimates import estimate_nodes, total_ms
@@ -83,10 +84,10 @@ def exported(case: Case, folder: Path) -> dict[str, Path]:
 
 def files_of(folder: Path) -> dict[str, Path]:
     """The ONNX files of a bundle by variant."""
-    bundle = bundles.open_bundle(folder)
-    planned = bundle.path(bundles.PLAIN_MODEL if bundle.has(bundles.PLAIN_MODEL) else bundles.MODEL)
-    found = {DENSE: bundle.path(bundles.DENSE_MODEL), PLANNED: planned}
-    return found | ({LOWERED: bundle.path(bundles.MODEL)} if bundle.has(bundles.PLAIN_MODEL) else {})
+    bundle = open_bundle(folder)
+    planned = bundle.path(PLAIN_MODEL if bundle.has(PLAIN_MODEL) else MODEL)
+    found = {DENSE: bundle.path(DENSE_MODEL), PLANNED: planned}
+    return found | ({LOWERED: bundle.path(MODEL)} if bundle.has(PLAIN_MODEL) else {})
 
 
 def measured(

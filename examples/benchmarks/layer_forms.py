@@ -19,8 +19,8 @@ import numpy as np
 import roofline
 from onnx import ModelProto, TensorProto, helper
 
-from edgeprune.bundles import bundle as bundles
 from edgeprune.bundles.bundle import open_bundle
+from edgeprune.bundles.names import LOWERING, MODEL, PLAIN_MODEL
 from edgeprune.devices.device_profile import this_machine_block
 from edgeprune.errors import unknown_name
 from edgeprune.lowering.forms import DENSE, GROUPED, Form, candidate_forms, lower
@@ -80,9 +80,9 @@ def row(name: str, taken: dict[str, float], choice: LayerChoice, bound_ms: float
 
 def rows(bundle: Path, wanted: Sequence[str]) -> Iterator[tuple[str, ...]]:
     opened, block = open_bundle(bundle), this_machine_block()
-    plain = opened.path(bundles.PLAIN_MODEL if opened.has(bundles.PLAIN_MODEL) else bundles.MODEL)
+    plain = opened.path(PLAIN_MODEL if opened.has(PLAIN_MODEL) else MODEL)
     layers = grouped_layers(load_model(plain))
-    choices = {choice.name: choice for choice in load_lowering(opened.path(bundles.LOWERING)).layers}
+    choices = {choice.name: choice for choice in load_lowering(opened.path(LOWERING)).layers}
     roof = roofline.measure_roofline(1, block)
     for name in wanted or layers:
         if name not in layers:

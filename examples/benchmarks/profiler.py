@@ -34,8 +34,9 @@ import numpy as np
 from cause_cases import millisecond_model
 
 from edgeprune import pipeline
-from edgeprune.bundles import bundle as bundles
-from edgeprune.bundles.bundle import pretty_json
+from edgeprune.bundles.bundle import open_bundle
+from edgeprune.bundles.names import DENSE_MODEL, MODEL
+from edgeprune.io.files import pretty_json
 from edgeprune.onnx_files.graph import input_specs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.profiling.environment import current_environment
@@ -148,8 +149,8 @@ def counts(figure: str, what: str) -> bool:
 def measure(bundle: Path, repeats: int, options: ProfileOptions) -> Figures:
     """Of a bundle that may be written to."""
     environment = current_environment(options.threads)
-    opened = bundles.open_bundle(bundle)
-    models = {"dense": opened.path(bundles.DENSE_MODEL), "pruned": opened.path(bundles.MODEL)}
+    opened = open_bundle(bundle)
+    models = {"dense": opened.path(DENSE_MODEL), "pruned": opened.path(MODEL)}
     rounds: list[Round] = []
     for number in range(repeats):
         print(f"round {number + 1} of {repeats}", flush=True)

@@ -53,13 +53,14 @@ from torch import nn
 
 import edgeprune
 from edgeprune import pipeline
-from edgeprune.bundles import bundle as bundles
-from edgeprune.bundles.bundle import Bundle, pretty_json, write_atomically
+from edgeprune.bundles.bundle import Bundle
+from edgeprune.bundles.names import DENSE_MODEL, MODEL
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.deployment.parity import measure_parity, random_inputs
 from edgeprune.devices.device_profile import is_importable, this_machine_block
 from edgeprune.errors import EdgepruneError
 from edgeprune.exporters.to_onnx import to_onnx
+from edgeprune.io.files import pretty_json, write_atomically
 from edgeprune.lowering.gathers import count_gathers
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.onnx_files.macs import count_macs
@@ -191,7 +192,7 @@ class CaseModels:
         self.notes = pruned.result.notes
         self.left_out: dict[str, str] = {}
         bundle = edgeprune.export(pruned, folder / "bundle", as_planned=True)
-        self.dense = Variant.of(DENSE, bundle.path(bundles.DENSE_MODEL), 0.0)
+        self.dense = Variant.of(DENSE, bundle.path(DENSE_MODEL), 0.0)
         plain = self._kept(bundle, PLAIN)
         grouped = {"grouped": len(grouped_layers(load_model(plain)))}
         self.plain = Variant.of(PLAIN, plain, _parity(bundle), forms=grouped)
@@ -213,7 +214,7 @@ class CaseModels:
 
     def _kept(self, bundle: Bundle, name: str) -> Path:
         """A copy of the bundle's model that outlives its next lowering."""
-        return Path(shutil.copy(bundle.path(bundles.MODEL), self.folder / f"{name}.onnx"))
+        return Path(shutil.copy(bundle.path(MODEL), self.folder / f"{name}.onnx"))
 
     def _thinned(self, network: Network) -> Iterator[Variant]:
         for name, round_to in ((THINNED, None), (THINNED_ALIGNED, this_machine_block())):

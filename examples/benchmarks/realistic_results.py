@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from matplotlib.figure import Figure
 
-from edgeprune.bundles.bundle import pretty_json, write_atomically
+from edgeprune.io.files import pretty_json, write_atomically
 
 PLAIN, PREDICTED, TUNED = "plain", "predicted", "tuned"
 THINNED, THINNED_ALIGNED = "torch-pruning", "torch-pruning aligned"

@@ -15,19 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.bundles import bundle as bundles
-from edgeprune.bundles.bundle import (
-    MANIFEST,
-    Manifest,
-    check_out,
-    check_update,
-    new_bundle,
-    open_bundle,
-    updated_bundle,
-    write_atomically,
-    write_manifest,
-)
+from edgeprune.bundles import writing
+from edgeprune.bundles.bundle import open_bundle
+from edgeprune.bundles.manifest import Manifest
+from edgeprune.bundles.names import MANIFEST
+from edgeprune.bundles.writing import check_out, check_update, new_bundle, updated_bundle, write_manifest
 from edgeprune.errors import InputError
+from edgeprune.io.files import write_atomically
 
 EMPTY = Manifest(schema_version=1, edgeprune_version="0")
 
@@ -114,7 +108,7 @@ def test_a_bundle_that_cannot_be_replaced_stays_in_its_place(tmp_path: Path, mon
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    monkeypatch.setattr(bundles, "_exchange", lambda first, second: False)
+    monkeypatch.setattr(writing, "_exchange", lambda first, second: False)
     with pytest.raises(OSError, match="Input/output"), updated_bundle(folder) as stage:
         (stage / "more").write_text("more")
     monkeypatch.undo()
@@ -134,7 +128,7 @@ def test_a_killed_run_leaves_nothing_or_the_old_bundle(tmp_path: Path, existing:
     if existing:
         make(out, "old")
     script = (
-        "import sys, time; from pathlib import Path; from edgeprune.bundles.bundle import *\n"
+        "import sys, time; from pathlib import Path; from edgeprune.bundles.writing import *\n"
         "with new_bundle(Path(sys.argv[1]), overwrite=True) as stage:\n"
         "    (stage / 'file').write_text('half'); print('staged', flush=True); time.sleep(60)\n"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import small_bundle as small
 
-from edgeprune.bundles.bundle import LOWERING
+from edgeprune.bundles.names import LOWERING
 from edgeprune.cli import main
 from edgeprune.lowering.forms import SPLIT
 from edgeprune.pipeline.inspect import inspect

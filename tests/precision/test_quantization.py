@@ -14,9 +14,11 @@ import pytest
 import small_bundle as small
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from edgeprune.bundles.bundle import MODEL, PROFILE, open_bundle, sha256_of
+from edgeprune.bundles.bundle import open_bundle
+from edgeprune.bundles.names import MODEL, PROFILE
 from edgeprune.cli import main
 from edgeprune.errors import GateError, InputError
+from edgeprune.io.files import sha256_of
 from edgeprune.onnx_files.model import attributes, load_model, save_onnx
 from edgeprune.precision import formats
 from edgeprune.precision.formats import PrecisionRecord, require_precise, tolerance

@@ -14,7 +14,7 @@ import small_bundle as small
 from onnx import ModelProto
 
 from edgeprune import pipeline
-from edgeprune.bundles.bundle import DENSE_MODEL, MODEL, PLAIN_MODEL
+from edgeprune.bundles.names import DENSE_MODEL, MODEL, PLAIN_MODEL
 from edgeprune.cli import main
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.graph import input_specs

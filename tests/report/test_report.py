@@ -22,18 +22,13 @@ from hypothesis import strategies as st
 from report_pages import PARTITION, Outline
 
 from edgeprune import pipeline
-from edgeprune.bundles.bundle import (
-    PROFILE,
-    Accuracy,
-    Count,
-    Manifest,
-    ParityRecord,
-    open_bundle,
-    pretty_json,
-    write_manifest,
-)
+from edgeprune.bundles.bundle import open_bundle
+from edgeprune.bundles.manifest import Accuracy, Count, Manifest, ParityRecord
+from edgeprune.bundles.names import PROFILE
+from edgeprune.bundles.writing import write_manifest
 from edgeprune.errors import InputError
 from edgeprune.io import formatting
+from edgeprune.io.files import pretty_json
 from edgeprune.lowering.forms import DENSE, GROUPED, SPLIT, Form
 from edgeprune.lowering.record import FromCache, LoweringRecord
 from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable

@@ -368,9 +368,9 @@ class TestTorch:
 import os, sys
 import numpy as np, torch
 from edgeprune.runners.base import RunOptions
-from edgeprune.runners.openvino_import import import_openvino
+from edgeprune.runners.openvino.package import import_openvino
 from edgeprune.runners.cores import pinned
-from edgeprune.runners.torch_modules import TorchRunner
+from edgeprune.runners.torch.runner import TorchRunner
 def threads():
     return {{name: sorted(os.sched_getaffinity(int(name))) for name in os.listdir("/proc/self/task")}}
 runner = TorchRunner(torch.nn.Conv2d(3, 64, 3), ["x"], RunOptions(threads=2, pin={tuple(cores)}))

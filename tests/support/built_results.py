@@ -9,7 +9,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeprune.bundles.bundle import PROFILE, Accuracy, Manifest, open_bundle, pretty_json, write_manifest
+from edgeprune.bundles.bundle import open_bundle
+from edgeprune.bundles.manifest import Accuracy, Manifest
+from edgeprune.bundles.names import PROFILE
+from edgeprune.bundles.writing import write_manifest
+from edgeprune.io.files import pretty_json
 from edgeprune.profiling.result import Environment, Latency, LayerResult, ProfileResult, Result, Settings, SweepFailure
 from edgeprune.report.comparison.runs import Run
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import small_bundle as small
 
-from edgeprune.bundles.bundle import pretty_json
+from edgeprune.io.files import pretty_json
 
 PARTITION = pretty_json(
     {

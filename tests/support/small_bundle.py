@@ -8,21 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from edgeprune.bundles.bundle import (
-    DENSE_MODEL,
-    LOWERING,
-    MODEL,
-    PLAIN_MODEL,
-    PLAN,
-    PROFILE,
-    Accuracy,
-    Count,
-    GatherCount,
-    Manifest,
-    ParityRecord,
-    pretty_json,
-    write_manifest,
-)
+from edgeprune.bundles.manifest import Accuracy, Count, GatherCount, Manifest, ParityRecord
+from edgeprune.bundles.names import DENSE_MODEL, LOWERING, MODEL, PLAIN_MODEL, PLAN, PROFILE
+from edgeprune.bundles.writing import write_manifest
+from edgeprune.io.files import pretty_json
 from edgeprune.lowering.forms import DENSE, GROUPED, SPLIT, Form
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.model import lower_model

@@ -257,7 +257,7 @@ def test_a_ticket_that_cannot_be_written_leaves_no_file(tmp_path: Path, monkeypa
     def fails(file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edgeprune.bundles.bundle.os.fsync", fails)
+    monkeypatch.setattr("edgeprune.io.files.os.fsync", fails)
     with pytest.raises(InputError, match="No space left"):
         fit(toy_model(), toy_data(), replace(SETTINGS, save_tickets=(1,)), files=RunFiles(tmp_path))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -14,7 +14,9 @@ from msgspec.structs import replace
 from onnx import ModelProto
 
 from edgeprune import pipeline
-from edgeprune.bundles import bundle as bundles
+from edgeprune.bundles.bundle import open_bundle
+from edgeprune.bundles.names import DENSE_MODEL, MODEL, PROFILE
+from edgeprune.bundles.writing import write_manifest
 from edgeprune.cli import main
 from edgeprune.deployment import lower_bundle
 from edgeprune.deployment.lower_bundle import LowerOptions
@@ -35,7 +37,7 @@ from edgeprune.tuning import tuner
 from edgeprune.tuning.cache import CachedTime, TuningCache, default_path
 from edgeprune.tuning.tuner import ALL_DENSE, AS_PLANNED, DENSE_NETWORK, POINTWISE, TuneOptions, structure_key, tune
 
-PROFILE = load_profile("x86-avx512")
+DEVICE = load_profile("x86-avx512")
 QUICK = ProfileOptions(warmup=1, iterations=3)
 
 
@@ -57,7 +59,7 @@ def networks() -> tuple[ModelProto, ModelProto]:
 @pytest.mark.usefixtures("quick")
 def test_every_form_and_whole_networks_are_measured() -> None:
     dense, pruned = networks()
-    record = tune(pruned, dense, PROFILE, TuneOptions())
+    record = tune(pruned, dense, DEVICE, TuneOptions())
     (layer,) = record.layers
     assert set(layer.costs) == {"grouped", "split", "dense"}
     assert all(ms > 0 for ms in layer.costs.values())
@@ -72,14 +74,14 @@ def test_forms_are_measured_in_the_runtime_that_is_asked_for(tmp_path: Path) -> 
     pytest.importorskip("openvino", reason="openvino is not installed")
     dense, pruned = networks()
     cache = tmp_path / "cache.json"
-    record = tune(pruned, dense, PROFILE, TuneOptions(target="openvino-native", cache=cache))
+    record = tune(pruned, dense, DEVICE, TuneOptions(target="openvino-native", cache=cache))
     assert record.target == "openvino-native"
     assert record.runtime.startswith("OpenVINO 20")
     (layer,) = record.layers
     assert set(layer.costs) == {"grouped", "split", "dense"}
     assert all(ms > 0 for ms in layer.costs.values())
     assert record.networks[0].what == DENSE_NETWORK
-    other = tune(pruned, dense, PROFILE, TuneOptions(cache=cache))
+    other = tune(pruned, dense, DEVICE, TuneOptions(cache=cache))
     assert other.runtime.startswith("ONNX Runtime")
     assert other.networks != record.networks  # nothing that was measured in one runtime is taken for the other
 
@@ -88,14 +90,14 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     dense, pruned = networks()
     options = TuneOptions(cache=tmp_path / "cache.json")
     monkeypatch.setattr(tuner, "interleave", _interleaved(1.0, 1.0, 1.0))
-    first = tune(pruned, dense, PROFILE, options)
+    first = tune(pruned, dense, DEVICE, options)
     assert first.from_cache == FromCache()
     monkeypatch.setattr(tuner, "open_runner", None)  # nothing may be run
-    again = tune(pruned, dense, PROFILE, options)
+    again = tune(pruned, dense, DEVICE, options)
     assert again.from_cache == FromCache(forms=3, networks=len(first.networks))
     assert replace(again, from_cache=FromCache()) == first
     with pytest.raises(TypeError):  # another number of threads is another measurement
-        tune(pruned, dense, PROFILE, TuneOptions(threads=2, cache=options.cache))
+        tune(pruned, dense, DEVICE, TuneOptions(threads=2, cache=options.cache))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_linear_layers_become_convolutions_where_that_is_clearly_faster(
     path = bundle(tmp_path)
     tuned, record = pipeline.tune(path, LowerOptions(tune=TuneOptions()))
     assert record.pointwise == ((small.HEAD,) if taken else ())
-    ops = {node.name: node.op_type for node in load_model(tuned.path(bundles.MODEL)).graph.node}
+    ops = {node.name: node.op_type for node in load_model(tuned.path(MODEL)).graph.node}
     assert ops[small.HEAD] == ("Conv" if taken else "Gemm")
     assert tuned.manifest.parity is not None
     assert tuned.manifest.parity.passed
@@ -223,12 +225,12 @@ def test_a_busy_machine_is_told_of_and_nothing_that_it_measured_is_remembered(
     monkeypatch.setattr(tuner, "RUNS", 1)
     dense, pruned = networks()
     options = TuneOptions(cache=tmp_path / "cache.json")
-    record = tune(pruned, dense, PROFILE, options)
+    record = tune(pruned, dense, DEVICE, options)
     assert len(calls) == tuner.REPEATS
     assert "the machine was busy" in record.notes[0]
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(tuner, "interleave", _interleaved(1.0, 1.0, 1.0))
-    assert tune(pruned, dense, PROFILE, options).notes == ()
+    assert tune(pruned, dense, DEVICE, options).notes == ()
 
 
 def test_noisy_times_of_an_older_cache_are_measured_anew(tmp_path: Path) -> None:
@@ -298,7 +300,7 @@ def test_tuning_a_bundle_keeps_the_planned_model_and_computes_the_same(
     tuned, record = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
     assert [layer.form for layer in record.layers] == ["dense"]
     assert not tuned.faults()
-    assert not tuned.has(bundles.PROFILE), "measured on the model before"
+    assert not tuned.has(PROFILE), "measured on the model before"
     assert tuned.manifest.parity is not None
     assert tuned.manifest.parity.passed
     x = np.random.default_rng(0).standard_normal((2, 3, small.SIZE, small.SIZE)).astype(np.float32)
@@ -325,15 +327,15 @@ def test_what_was_measured_of_a_model_stays_while_the_model_does(
     )
     pipeline.profile(folder, None, ("cpu",), QUICK)
     pipeline.report(folder, ("html",))
-    measured = (folder / bundles.PROFILE).read_bytes()
+    measured = (folder / PROFILE).read_bytes()
     pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
-    assert (folder / bundles.PROFILE).read_bytes() == measured
+    assert (folder / PROFILE).read_bytes() == measured
     assert not (folder / "report.html").exists(), "it shows how the forms were chosen"
     assert said[-1].startswith("removed report.html, which told of the choice of forms before")
-    assert not bundles.open_bundle(folder).faults()
+    assert not open_bundle(folder).faults()
     monkeypatch.setattr(tuner._Timer, "times", _times_that_prefer(AS_PLANNED))
     tuned, _ = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
-    assert not tuned.has(bundles.PROFILE)
+    assert not tuned.has(PROFILE)
 
 
 @pytest.mark.usefixtures("quick")
@@ -344,7 +346,7 @@ def test_more_threads_than_cores_are_told_of_but_times_are_remembered(
     monkeypatch.setattr(tuner._Timer, "notes", lambda self: ())
     dense, pruned = networks()
     options = TuneOptions(threads=2, cache=tmp_path / "cache.json")
-    assert tune(pruned, dense, PROFILE, options).notes == ("2 threads share 1 core",)
+    assert tune(pruned, dense, DEVICE, options).notes == ("2 threads share 1 core",)
     assert (tmp_path / "cache.json").is_file()
 
 
@@ -352,7 +354,7 @@ def test_more_threads_than_cores_are_told_of_but_times_are_remembered(
 def test_tuning_again_begins_with_the_planned_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = bundle(tmp_path)
     original = load_model(folder / "model.onnx").SerializeToString(deterministic=True)
-    parity = bundles.open_bundle(folder).manifest.parity
+    parity = open_bundle(folder).manifest.parity
     for preferred, forms in ((ALL_DENSE, ["dense"]), (ALL_DENSE, ["dense"]), (AS_PLANNED, ["grouped"])):
         with monkeypatch.context() as patch:
             patch.setattr(tuner, "_fastest", lambda costs: GROUPED)
@@ -456,9 +458,9 @@ def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.Mo
         "none to tune for"
     )
     record = json.loads((folder / "lowering.json").read_bytes()) | {"device": "another processor"}
-    manifest = bundles.open_bundle(folder).manifest
+    manifest = open_bundle(folder).manifest
     (folder / "lowering.json").write_text(json.dumps(record))
-    bundles.write_manifest(folder, manifest)
+    write_manifest(folder, manifest)
     pipeline.profile(folder, None, ("cpu",), QUICK)
     assert [text for text in said if "was tuned on another processor" in text]
 
@@ -473,9 +475,9 @@ def test_tuning_a_bundle_of_another_machine_says_so_and_names_the_block_here(
         pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
     assert not [text for text in said if "chosen anew" in text]
     record = json.loads((folder / "lowering.json").read_bytes()) | {"device": "another processor"}
-    manifest = bundles.open_bundle(folder).manifest
+    manifest = open_bundle(folder).manifest
     (folder / "lowering.json").write_text(json.dumps(record))
-    bundles.write_manifest(folder, manifest)
+    write_manifest(folder, manifest)
     profile = tmp_path / "wide.toml"
     shipped = resources.files("edgeprune.device_profiles").joinpath("x86-avx512.toml").read_text()
     profile.write_text(shipped.replace("fp32 = 16", "fp32 = 64"))
@@ -486,10 +488,10 @@ def test_tuning_a_bundle_of_another_machine_says_so_and_names_the_block_here(
 
 def test_a_model_of_fixed_batch_is_tuned_at_that_batch(tmp_path: Path, quick: None) -> None:
     folder = bundle(tmp_path)
-    manifest = bundles.open_bundle(folder).manifest
-    for name, model in zip((bundles.DENSE_MODEL, bundles.MODEL), small.models(batch=3), strict=True):
+    manifest = open_bundle(folder).manifest
+    for name, model in zip((DENSE_MODEL, MODEL), small.models(batch=3), strict=True):
         (folder / name).write_bytes(model.SerializeToString())
-    bundles.write_manifest(folder, manifest)
+    write_manifest(folder, manifest)
     _, record = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
     assert record.batch_size == 3
     with pytest.raises(InputError, match="fixed batch of 3"):
@@ -505,9 +507,9 @@ def test_a_split_bundle_is_not_tuned(tmp_path: Path) -> None:
 
 def test_a_bundle_without_a_model_is_sent_to_export(tmp_path: Path) -> None:
     folder = bundle(tmp_path)
-    manifest = bundles.open_bundle(folder).manifest
-    (folder / bundles.MODEL).unlink()
-    bundles.write_manifest(folder, manifest)
+    manifest = open_bundle(folder).manifest
+    (folder / MODEL).unlink()
+    write_manifest(folder, manifest)
     with pytest.raises(InputError, match=r"holds no ONNX model yet.*edgeprune export .* --tune"):
         pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
 

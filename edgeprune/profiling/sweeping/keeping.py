@@ -6,9 +6,12 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from edgeprune.bundles.bundle import ENGINES, PROFILE, Bundle, copy_files, pretty_json, updated_bundle, write_manifest
+from edgeprune.bundles.bundle import Bundle
+from edgeprune.bundles.names import ENGINES, PROFILE
+from edgeprune.bundles.writing import copy_files, updated_bundle, write_manifest
 from edgeprune.errors import InputError
 from edgeprune.io import progress
+from edgeprune.io.files import pretty_json
 from edgeprune.io.formatting import some
 from edgeprune.profiling.result import ProfileResult, load_profile_result
 from edgeprune.profiling.subject import Subject

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edgeprune.bundles.bundle import Count
+from edgeprune.bundles.manifest import Count
 from edgeprune.io import formatting as f
 from edgeprune.profiling.result import Result
 from edgeprune.report.comparison.changes import (

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeprune.bundles.bundle import DENSE_MODEL, LOWERING, PROFILE, Manifest, open_bundle
+from edgeprune.bundles.bundle import open_bundle
+from edgeprune.bundles.manifest import Manifest
+from edgeprune.bundles.names import DENSE_MODEL, LOWERING, PROFILE
 from edgeprune.errors import InputError
 from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.profiling.result import ProfileResult, Result, load_profile_result

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from edgeprune.bundles.bundle import pretty_json
+from edgeprune.io.files import pretty_json
 from edgeprune.io.formatting import clean
 from edgeprune.profiling.result import Latency, Result
 from edgeprune.report.comparison.changes import ChangeRecord, changes

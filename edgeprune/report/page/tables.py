@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from edgeprune.bundles.bundle import Manifest
+from edgeprune.bundles.manifest import Manifest
 from edgeprune.io import formatting as f
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.plans.plan import Plan

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import get_args
 
-from edgeprune.bundles.bundle import Manifest
+from edgeprune.bundles.manifest import Manifest
 from edgeprune.devices.device_profile import list_profiles, load_profile, this_machine_block
 from edgeprune.io import formatting as f
 from edgeprune.lowering.forms import Form, Kind

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeprune.bundles.bundle import Count, Manifest
+from edgeprune.bundles.manifest import Count, Manifest
 from edgeprune.io import formatting as f
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.profiling.result import ProfileResult, Result

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgeprune.bundles.bundle import pretty_json, write_atomically
 from edgeprune.errors import InputError, first_line
 from edgeprune.io import progress
+from edgeprune.io.files import pretty_json, write_atomically
 from edgeprune.runners.tensorrt.batch_range import BatchRange
 from edgeprune.tuning.cache import default_path
 

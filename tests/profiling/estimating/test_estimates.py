@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, helper
 
-from edgeprune.bundles.bundle import PROFILE
+from edgeprune.bundles.names import PROFILE
 from edgeprune.cli import main
 from edgeprune.devices.device_profile import (
     Figure,

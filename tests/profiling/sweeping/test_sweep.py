@@ -16,7 +16,8 @@ import pytest
 import small_bundle as small
 
 from edgeprune import pipeline
-from edgeprune.bundles.bundle import PROFILE, open_bundle
+from edgeprune.bundles.bundle import open_bundle
+from edgeprune.bundles.names import PROFILE
 from edgeprune.cli import EXIT_BUG, EXIT_INTERRUPTED, main
 from edgeprune.errors import InputError
 from edgeprune.io import progress

@@ -14,9 +14,11 @@ import small_bundle as small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.bundles.bundle import open_bundle, pretty_json, write_manifest
+from edgeprune.bundles.bundle import open_bundle
+from edgeprune.bundles.writing import write_manifest
 from edgeprune.cli import main
 from edgeprune.errors import InputError
+from edgeprune.io.files import pretty_json
 from edgeprune.profiling.result import Result, SweepFailure
 from edgeprune.report import write_comparison
 from edgeprune.report.comparison.changes import FIGURES, ChangeRecord, change, changes, drift, facts, layer_changes

@@ -15,7 +15,7 @@ import pytest
 import small_bundle as small
 from onnx import parser
 
-from edgeprune.bundles.bundle import PROFILE
+from edgeprune.bundles.names import PROFILE
 from edgeprune.cli import main
 from edgeprune.errors import InputError
 from edgeprune.runners import registry

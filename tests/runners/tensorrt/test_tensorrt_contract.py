@@ -114,8 +114,8 @@ LIVE = r"""
 import re
 import sys
 from edgeprune.errors import InputError
-from edgeprune.runners import tensorrt_api as api
-from edgeprune.runners.batch_range import BatchRange
+from edgeprune.runners.tensorrt import api
+from edgeprune.runners.tensorrt.batch_range import BatchRange
 trt = api.trt
 assert api.VERSION == sys.argv[1], api.VERSION
 for name in sys.argv[2:]:

@@ -1,0 +1,79 @@
+"""`manifest.json`: what a bundle is and holds, and how it was made. Data only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+
+class Count(msgspec.Struct, frozen=True):
+    """A figure of the dense and of the pruned network."""
+
+    dense: int
+    pruned: int
+
+
+class ParityRecord(msgspec.Struct, frozen=True):
+    """How far the exported model's outputs are from the masked dense model's."""
+
+    max_abs: float
+    max_rel: float
+    """max_abs over the largest absolute value of the reference output."""
+    tolerance: float
+    """On max_rel."""
+    passed: bool
+    inputs: tuple[str, ...] = ()
+
+
+class GatherCount(msgspec.Struct, frozen=True):
+    """Gathers that the network needs when each layer permutes for itself, and those left in the exported model."""
+
+    before_fold: int
+    after_fold: int
+
+
+class Accuracy(msgspec.Struct, frozen=True):
+    """Top-1 in per cent, where test data was given."""
+
+    dense: float
+    pruned: float
+    pruned_before_finetune: float | None = None
+    n: int = 0
+    data: str = ""
+    full_shape: float | None = None
+    """Of the network that a method pruned during training: after its last epoch, before what the method zeroed or
+    merged was cut out."""
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """`manifest.json`: what the bundle is and holds."""
+
+    schema_version: int
+    edgeprune_version: str
+    arch: str = ""
+    method: str = ""
+    settings: dict[str, Any] = {}
+    seed: int = 0
+    files: dict[str, str] = {}
+    """Path inside the bundle -> SHA-256."""
+    input_shape: tuple[int, ...] = ()
+    """Of one sample, without the batch."""
+    num_classes: int = 0
+    macs: Count | None = None
+    params: Count | None = None
+    parity: ParityRecord | None = None
+    gathers: GatherCount | None = None
+    accuracy: Accuracy | None = None
+    opset: int = 0
+    training: dict[str, Any] = {}
+    """How `edgeprune train` trained it."""
+    environment: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a trained network that is not pruned."""
+        return bool(self.training) and not self.method

@@ -1,0 +1,20 @@
+"""The names of a bundle's files."""
+
+from __future__ import annotations
+
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+WEIGHTS = "weights.safetensors"
+DENSE_WEIGHTS = "dense.safetensors"
+CLUSTERING = "clustering.json"
+MODEL = "model.onnx"
+PLAIN_MODEL = "plain.onnx"
+"""The network with every layer as planned, where `model.onnx` has some in other forms."""
+DENSE_MODEL = "dense.onnx"
+LOWERING = "lowering.json"
+PROFILE = "profile.json"
+ENGINES = "engines"
+"""Folder of what runtimes built for one device, such as TensorRT's plans; they look whether it is for them."""
+PARTITION = "partition.json"
+CHECKPOINT = "checkpoint.safetensors"
+"""Of a training run that has not ended: its folder is no bundle yet."""
