@@ -30,7 +30,7 @@ from edgeprune.pruning.options import PruneOptions
 from edgeprune.pruning.pruned import Pruned, prune_network
 from edgeprune.training.settings import TrainSettings
 from edgeprune.tuning.cache import default_path
-from edgeprune.tuning.tuner import TuneOptions
+from edgeprune.tuning.options import TuneOptions
 
 
 def prune(

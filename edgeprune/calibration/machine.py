@@ -38,9 +38,9 @@ from edgeprune.devices.device_profile import (
     KernelKind,
     KernelRates,
     MoveKind,
-    default_profile_name,
     load_profile,
 )
+from edgeprune.devices.this_machine import default_profile_name
 from edgeprune.io import progress
 from edgeprune.profiling.environment import current_environment, usable_cores
 from edgeprune.profiling.estimating.node_work import node_works

@@ -7,19 +7,17 @@ the top; the wrappers' name parts `module` and `_orig_mod` are taken out; the ma
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgeprune.checkpoints.arch_fit import fitting_arch
-from edgeprune.checkpoints.checkpoint_file import SUFFIXES, is_checkpoint_name, read_object
+from edgeprune.checkpoints.checkpoint_file import read_object
 from edgeprune.errors import InputError
-from edgeprune.io.progress import note
 from edgeprune.zoo import AUXILIARY_KEYS
 
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
@@ -180,11 +178,11 @@ def load_into(model: nn.Module, state: LoadedState, *, where: object, allow_part
         for key in common:
             own[key].copy_(state.tensors[key])
     notes = (
-        [f"{len(missing)} tensors are not in the checkpoint and keep their initial values{_few(missing)}"]
+        [f"{len(missing)} tensors are not in the checkpoint and keep their initial values{few(missing)}"]
         if missing
         else []
     )
-    notes += [f"{len(unexpected)} tensors of the checkpoint are not used{_few(unexpected)}"] if unexpected else []
+    notes += [f"{len(unexpected)} tensors of the checkpoint are not used{few(unexpected)}"] if unexpected else []
     return LoadReport(len(common), tuple(missing), tuple(unexpected), tuple(notes))
 
 
@@ -206,10 +204,10 @@ def _misfit(
     if missing:
         near = difflib.get_close_matches(missing[0], unexpected, n=1, cutoff=0.5)
         hint = f", nearest in the checkpoint {near[0]}" if near else ""
-        what.append(f"{len(missing)} of the network's {len(own)} tensors are missing{_few(missing)}{hint}")
+        what.append(f"{len(missing)} of the network's {len(own)} tensors are missing{few(missing)}{hint}")
     if unexpected:
         what.append(
-            f"{len(unexpected)} of its {len(state.tensors)} tensors are unknown to the network{_few(unexpected)}"
+            f"{len(unexpected)} of its {len(state.tensors)} tensors are unknown to the network{few(unexpected)}"
         )
     arch = fitting_arch({key: tuple(value.shape) for key, value in state.tensors.items()})
     remedy = (
@@ -220,82 +218,6 @@ def _misfit(
     return InputError(f"does not fit the network: {', '.join(what)}", where=where, remedy=remedy)
 
 
-def _few(keys: Iterable[str]) -> str:
+def few(keys: Iterable[str]) -> str:
     listed = list(keys)
     return f" ({', '.join(listed[:2])}{', ...' if len(listed) > 2 else ''})"
-
-
-class TicketFile(NamedTuple):
-    """Weights saved at an earlier epoch of a training run."""
-
-    epoch: int
-    path: Path
-    tensors: dict[str, Tensor]
-
-
-def read_tickets(folder: Path, expect: Mapping[str, tuple[int, ...]]) -> list[TicketFile]:
-    """The tickets in a folder, earliest first, each with the tensors that `expect` (name -> shape) asks for.
-
-    The epoch is the file's `epoch` entry, else the number in its name (epoch_35.pt). Files that are no checkpoints by
-    their name are ignored, and so is a second file with the same epoch and weights (such as best.pt). Raises InputError
-    if there are no tickets, one is of another network, has no epoch, or two differ and claim the same epoch.
-    """
-    if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "no such folder"
-        raise InputError(kind, where=folder, expected="a folder of checkpoints from the same training run")
-    files = sorted(path for path in folder.iterdir() if path.is_file() and is_checkpoint_name(path))
-    if not files:
-        raise InputError(
-            "holds no tickets", where=folder, expected=f"checkpoints named *{', *'.join(sorted(SUFFIXES))}"
-        )
-    tickets: dict[int, TicketFile] = {}
-    for path in files:
-        ticket = _read_ticket(path, expect)
-        other = tickets.setdefault(ticket.epoch, ticket)
-        if other is not ticket:
-            if any(not torch.equal(other.tensors[key], ticket.tensors[key]) for key in expect):
-                raise InputError(
-                    f"{other.path.name} and {path.name} are both of epoch {ticket.epoch}, and differ",
-                    where=folder,
-                    remedy="keep one of them, or rename them to epoch_N.pt",
-                )
-            note(f"{path}: the same weights as {other.path.name}, left out")
-    return [tickets[epoch] for epoch in sorted(tickets)]
-
-
-def _read_ticket(path: Path, expect: Mapping[str, tuple[int, ...]]) -> TicketFile:
-    state = read_state_dict(path)
-    tensors = {}
-    for key, shape in expect.items():
-        value = state.tensors.get(unwrapped_name(key))
-        if value is None or tuple(value.shape) != tuple(shape):
-            got = "it has no such tensor" if value is None else f"its {key} has shape {tuple(value.shape)}"
-            arch = fitting_arch({k: tuple(v.shape) for k, v in state.tensors.items()})
-            raise InputError(
-                f"this ticket is of another network: {got}",
-                where=path,
-                expected=f"{key} of shape {tuple(shape)}",
-                remedy=f"it fits {arch}" if arch else "remove it from the folder",
-            )
-        tensors[key] = value
-    known = {unwrapped_name(key) for key in expect}
-    extra = [key for key, value in state.tensors.items() if value.dim() > 2 and key not in known]
-    if extra:
-        arch = fitting_arch({k: tuple(v.shape) for k, v in state.tensors.items()})
-        raise InputError(
-            f"this ticket is of another network: it also has layers{_few(extra)}",
-            where=path,
-            expected=f"the {len(known)} layers of the network that is pruned",
-            remedy=f"it fits {arch}" if arch else "remove it from the folder",
-        )
-    epoch = state.epoch if state.epoch is not None else _epoch_in_name(path)
-    if epoch is None:
-        raise InputError("has no epoch", where=path, expected="an entry 'epoch', or a name such as epoch_35.pt")
-    return TicketFile(epoch, path, tensors)
-
-
-def _epoch_in_name(path: Path) -> int | None:
-    """35 of epoch_35.pt, ep35.pth, net-epoch=35.ckpt or ticket_35.pt; digits inside a word (a hash) do not count."""
-    named = re.search(r"ep(?:och)?[-_=. ]?(\d+)", path.name, re.IGNORECASE)
-    alone = re.findall(r"(?<![A-Za-z0-9])(\d+)(?![A-Za-z0-9])", path.name)
-    return int(named[1]) if named else int(alone[-1]) if alone else None

@@ -304,7 +304,7 @@ def tune(
     from edgeprune.cli import show
     from edgeprune.deployment.lower_bundle import LowerOptions
     from edgeprune.tuning.cache import default_path
-    from edgeprune.tuning.tuner import TuneOptions
+    from edgeprune.tuning.options import TuneOptions
 
     kept = None if no_cache else cache or default_path()
     options = LowerOptions(device_profile, TuneOptions(threads, batch_size, target, kept, common.seed))

@@ -452,7 +452,7 @@ class ExportFlags:
     def lowering(self, device_profile: str) -> LowerOptions:
         from edgeprune.deployment.lower_bundle import LowerOptions
         from edgeprune.tuning.cache import default_path
-        from edgeprune.tuning.tuner import TuneOptions
+        from edgeprune.tuning.options import TuneOptions
 
         if self.tune and self.as_planned:
             raise InputError("both --tune and --as-planned say how to write the layers", remedy="leave one of them out")

@@ -15,7 +15,8 @@ import numpy as np
 from edgeprune.bundles.manifest import Manifest, ParityRecord
 from edgeprune.bundles.names import DENSE_MODEL, LOWERING, MODEL, PLAIN_MODEL
 from edgeprune.deployment.parity import measure_parity, require_parity
-from edgeprune.devices.device_profile import DeviceProfile, default_profile_name, load_profile
+from edgeprune.devices.device_profile import DeviceProfile, load_profile
+from edgeprune.devices.this_machine import default_profile_name
 from edgeprune.io import progress
 from edgeprune.io.files import pretty_json
 from edgeprune.lowering.costs import predict
@@ -29,7 +30,8 @@ from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.profiling.setup import random_feeds
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
-from edgeprune.tuning.tuner import TuneOptions, tune
+from edgeprune.tuning.options import TuneOptions
+from edgeprune.tuning.tuner import tune
 
 
 @dataclass(frozen=True)

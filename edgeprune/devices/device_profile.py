@@ -6,21 +6,20 @@ figures are. The profiles that come with edgeprune lie in `edgeprune.device_prof
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import operator
-import platform
-import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 
-from edgeprune.errors import InputError, first_line, unknown_name
+from edgeprune.devices.this_machine import default_profile_name
+from edgeprune.errors import InputError, unknown_name
+from edgeprune.io.toml_files import decode_toml, read_toml
 
 Certainty = Literal["measured", "published", "derived", "uncertain"]
 KernelKind = Literal[
@@ -40,7 +39,6 @@ _RELATIVES: Mapping[KernelKind, KernelKind | None] = {
 }
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
-T = TypeVar("T")
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -223,47 +221,6 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
     return _shipped_profile(text)
 
 
-def decode_toml(data: bytes, expected: type[T], *, where: object, what: str) -> T:
-    """A `what` out of TOML; InputError that names the file, and the field that is wrong."""
-    try:
-        return msgspec.convert(tomllib.loads(data.decode("utf-8")), expected, str_keys=True)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"is not TOML: {first_line(error)}", where=where, expected=what) from error
-    except msgspec.ValidationError as error:
-        raise InputError(
-            f"is not {what}: {first_line(error)}", where=where, expected=f"the fields of {what}"
-        ) from error
-
-
-def read_toml(path: Path, expected: type[T], *, what: str) -> T:
-    """A `what` from a TOML file; InputError as `decode_toml`, or if the file cannot be read."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise InputError(reason, where=path, expected=f"{what} as a TOML file", remedy="check the path") from error
-    return decode_toml(data, expected, where=path, what=what)
-
-
-def this_machine_block() -> int:
-    """FP32 channel block of this machine's processor: 16 with AVX-512, 8 with AVX2, else 4 (NEON, SSE)."""
-    flags = _cpu_flags()
-    if "avx512f" in flags:
-        return 16
-    return 8 if "avx2" in flags else 4
-
-
-def default_profile_name() -> str:
-    """The shipped profile nearest to this machine: its board if it is known, else its vector instructions."""
-    if platform.machine().lower() in ("x86_64", "amd64", "i686", "x86"):
-        return "x86-avx512" if this_machine_block() == 16 else "x86-avx2"
-    board = _board()
-    known = {"Raspberry Pi 5": "raspberry-pi-5", "RK3588": "rk3588", "Raspberry Pi": "raspberry-pi-4"}
-    named = next((profile for text, profile in known.items() if text.lower() in board.lower()), None)
-    # Arm cores with FP16 arithmetic are of the Raspberry Pi 5's generation.
-    return named or ("raspberry-pi-5" if "asimdhp" in _cpu_flags() else "raspberry-pi-4")
-
-
 def channel_block_for(align: int | str, profile: str | Path = "") -> int:
     """The multiple that channels shall be: a profile's FP32 block for "auto", 1 for "none", else the number itself.
 
@@ -279,34 +236,6 @@ def channel_block_for(align: int | str, profile: str | Path = "") -> int:
         return int(align) if isinstance(align, str) else operator.index(align)
     except (TypeError, ValueError):
         raise InputError(f"--align {align!r} is no block", expected="auto, none, or a number such as 16") from None
-
-
-NVIDIA_DRIVER = (
-    Path("/proc/driver/nvidia/version"),
-    Path("/dev/nvhost-gpu"),  # a Jetson
-    Path("/usr/lib/wsl/lib/libcuda.so.1"),  # Linux inside Windows, which lends its driver
-)
-"""What there is of the driver, one of them on each kind of machine."""
-
-
-def machine_has_nvidia_gpu() -> bool:
-    """Whether an NVIDIA driver is loaded (without loading any library of it)."""
-    return any(path.exists() for path in NVIDIA_DRIVER)
-
-
-def machine_has_half_arithmetic() -> bool:
-    """Whether this machine's processor computes in FP16: Arm since the Raspberry Pi 5, some newer Xeons."""
-    return not _cpu_flags().isdisjoint({"asimdhp", "avx512_fp16", "amx_fp16"})
-
-
-def machine_may_saturate() -> bool:
-    """Whether this machine's processor adds products of bytes in 16 bits, as x86 does that has no VNNI."""
-    return "avx2" in _cpu_flags() and _cpu_flags().isdisjoint({"avx512_vnni", "avx_vnni"})
-
-
-def is_importable(module: str) -> bool:
-    """Whether a Python package is installed, without importing it."""
-    return importlib.util.find_spec(module) is not None
 
 
 def _between(table: Mapping[int, float], at: float) -> float:
@@ -338,22 +267,3 @@ def _read_profile(path: Path) -> DeviceProfile:
 def _shipped_profile(name: str) -> DeviceProfile:
     data = resources.files("edgeprune.device_profiles").joinpath(f"{name}.toml").read_bytes()
     return decode_toml(data, DeviceProfile, where=f"{name}.toml", what="a device profile")
-
-
-@cache
-def _cpu_flags() -> frozenset[str]:
-    """Instruction set extensions of the first core; empty where /proc/cpuinfo does not exist."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return frozenset()
-    for line in path.read_text(errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
-
-
-def _board() -> str:
-    """The board's name in the device tree, such as `Raspberry Pi 5 Model B Rev 1.0`; empty elsewhere."""
-    paths = (Path("/proc/device-tree/model"), Path("/proc/device-tree/compatible"))
-    return " ".join(path.read_text(errors="replace").replace("\0", " ") for path in paths if path.exists())

@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping
 from onnx import ModelProto
 
 from edgeprune.errors import unknown_name
-from edgeprune.lowering.forms import GROUPED, Form, lower
+from edgeprune.lowering.forms import GROUPED, Form
 from edgeprune.lowering.gathers import absorb_gathers, activate_parts, drop_unused
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.linear import as_convolutions
+from edgeprune.lowering.writing import lower
 from edgeprune.onnx_files.model import name_nodes
 
 

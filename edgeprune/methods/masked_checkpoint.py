@@ -30,7 +30,7 @@ from edgeprune.errors import InputError
 from edgeprune.graph import CoupledSet, Graph, Layer
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult
-from edgeprune.methods.shared.channel_choice import units
+from edgeprune.methods.shared.units import units
 from edgeprune.plans.costs import planned_macs
 from edgeprune.plans.kept_channels import KeptChannels
 from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordTable

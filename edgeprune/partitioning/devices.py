@@ -10,8 +10,10 @@ from typing import Annotated
 
 import msgspec
 
-from edgeprune.devices.device_profile import DeviceProfile, Positive, default_profile_name, load_profile, read_toml
+from edgeprune.devices.device_profile import DeviceProfile, Positive, load_profile
+from edgeprune.devices.this_machine import default_profile_name
 from edgeprune.errors import InputError
+from edgeprune.io.toml_files import read_toml
 
 MAX_DEVICES = 256
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")

@@ -30,7 +30,8 @@ from edgeprune.partitioning.manifest import (
     load_subgraph,
     write_partition,
 )
-from edgeprune.partitioning.segments import Network, Segment, find_segments, group_ranges, is_divisible, used_values
+from edgeprune.partitioning.network import Network, used_values
+from edgeprune.partitioning.segments import Segment, find_segments, group_ranges, is_divisible
 from edgeprune.partitioning.subgraphs import Scope, Subgraph
 
 __all__ = [

@@ -12,37 +12,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import NodeProto
 
-from edgeprune.errors import InputError
 from edgeprune.onnx_files.model import (
     array,
     attributes,
-    concrete_types,
-    constants,
-    element_bytes,
-    input_specs,
     is_standard,
-    static_batch,
 )
+from edgeprune.partitioning.channel_wise import channel_wise
+from edgeprune.partitioning.network import Network
 
 Range = tuple[int, int]
 """First channel (or group), and the one behind the last."""
-
-
-@dataclass(frozen=True)
-class ValueType:
-    """What is known of one value: shape at the estimate's batch, dimensions for the files, ONNX element type."""
-
-    shape: tuple[int, ...]
-    dims: tuple[int | str | None, ...]
-    elem_type: int
-
-    @property
-    def bytes(self) -> int:
-        return math.ceil(math.prod(self.shape) * element_bytes(self.elem_type))
 
 
 @dataclass(frozen=True)
@@ -86,74 +68,6 @@ class Segment:
         return self.steps[-1].ranges
 
 
-class Network:
-    """A model with the questions answered that dividing it asks."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self.model = model
-        self.constants: Mapping[str, TensorProto] = constants(model)
-        constant = {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
-        constant &= self.constants.keys()
-        self.nodes = tuple(node for node in model.graph.node if node.output[0] not in constant)
-        self.outputs = tuple(value.name for value in model.graph.output)
-        self.inputs = input_specs(model)
-
-    @cached_property
-    def producers(self) -> dict[str, NodeProto]:
-        return {output: node for node in self.nodes for output in node.output if output}
-
-    @cached_property
-    def consumers(self) -> dict[str, list[NodeProto]]:
-        found: dict[str, list[NodeProto]] = {}
-        for node in self.nodes:
-            for name in used_values(node):
-                found.setdefault(name, []).append(node)
-        return found
-
-    @cached_property
-    def batch(self) -> int:
-        """The batch size that bytes and MACs are given for: 1, or the one that the model was exported with."""
-        return static_batch(self.model) or 1
-
-    @cached_property
-    def _types(self) -> dict[str, ValueType]:
-        first = concrete_types(self.model, self.batch)
-        dynamic = static_batch(self.model) is None
-        second = concrete_types(self.model, self.batch + 1) if dynamic else first
-        names = (spec.shape[0] for spec in self.inputs if spec.shape)
-        batch = next((name for name in names if isinstance(name, str)), "batch")
-        found = {}
-        for name, (shape, elem_type) in first.items():
-            other = second.get(name, (None, 0))[0]
-            if shape is not None and other is not None and len(shape) == len(other):
-                dims = tuple(_dimension(one, two, self.batch, batch) for one, two in zip(shape, other, strict=True))
-                found[name] = ValueType(shape, dims, elem_type)
-        return found
-
-    def type_of(self, value: str) -> ValueType:
-        """InputError if the value's shape cannot be inferred."""
-        if value not in self._types:
-            raise InputError(
-                f"the shape of {value!r} cannot be inferred",
-                where=self.model.graph.name or "ONNX model",
-                expected="a model with shapes known but for the batch",
-                remedy="export with a fixed input size",
-            )
-        return self._types[value]
-
-    def rank(self, value: str) -> int:
-        """Number of axes; 0 if unknown."""
-        known = self._types.get(value)
-        return len(known.shape) if known else 0
-
-
-def _dimension(one: int, two: int, batch: int, name: str) -> int | str | None:
-    """A dimension seen at two batch sizes: fixed, the batch itself, or something that depends on it."""
-    if one == two:
-        return one
-    return name if (one, two) == (batch, batch + 1) else None
-
-
 def group_ranges(groups: int, rates: Sequence[float]) -> tuple[Range, ...]:
     """Divide `groups` in contiguous ranges, one a device, in proportion to `rates` by the largest remainder."""
     total = math.fsum(rates)
@@ -190,22 +104,6 @@ def find_segments(network: Network, rates: Sequence[float]) -> tuple[Segment, ..
         taken.update(segment.nodes)
         segments.append(segment)
     return tuple(segments)
-
-
-def used_values(node: NodeProto) -> set[str]:
-    """The values that a node reads, those that the graphs inside it take from outside included."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            names |= _free_values(graph)
-    return names
-
-
-def _free_values(graph: GraphProto) -> set[str]:
-    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    made |= {output for node in graph.node for output in node.output}
-    read = {name for node in graph.node for name in used_values(node)} | {value.name for value in graph.output}
-    return read - made
 
 
 def _group(node: NodeProto) -> int:
@@ -286,70 +184,3 @@ def _gate(nodes: Sequence[NodeProto], value: str, last: Step, network: Network) 
         ):
             return [Step(gate, {}, last.ranges), Step(product, {}, last.ranges)]
     return []
-
-
-_UNARY = frozenset(
-    {
-        "Relu",
-        "LeakyRelu",
-        "Sigmoid",
-        "HardSigmoid",
-        "HardSwish",
-        "Elu",
-        "Celu",
-        "Selu",
-        "Softplus",
-        "Softsign",
-        "Tanh",
-        "Mish",
-        "Gelu",
-        "Swish",
-        "ThresholdedRelu",
-        "Abs",
-        "Neg",
-        "Exp",
-        "Erf",
-        "Sqrt",
-        "Floor",
-        "Ceil",
-        "Identity",
-        "MaxPool",
-        "AveragePool",
-        "LpPool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "GlobalLpPool",
-    }
-)
-_WITH_CONSTANTS = frozenset({"BatchNormalization", "Clip", "PRelu", "Add", "Sub", "Mul", "Div", "Min", "Max"})
-
-
-def channel_wise(node: NodeProto, value: str, network: Network) -> dict[int, int] | None:
-    """How to slice a node's constants if each channel of its result depends on that channel of `value` alone.
-
-    None if that is not so, or is not known. Constants that are not in the result hold for every channel.
-    """
-    if not is_standard(node) or any(name for name in node.output[1:]):
-        return None
-    if node.op_type in _UNARY:
-        return {} if [name for name in node.input if name] == [value] else None
-    if node.op_type not in _WITH_CONSTANTS or list(node.input).count(value) != 1:
-        return None
-    others = {place: name for place, name in enumerate(node.input) if name and name != value}
-    if any(name not in network.constants for name in others.values()):
-        return None
-    if node.op_type == "BatchNormalization":
-        training = any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
-        return None if training or node.input[0] != value else dict.fromkeys(others, 0)
-    rank = network.rank(value)
-    if not rank or network.rank(node.output[0]) != rank:
-        return None
-    if network.type_of(node.output[0]).shape != network.type_of(value).shape:
-        return None  # the constant widens the value
-    sliced = {}
-    for place, name in others.items():
-        dims = network.constants[name].dims
-        axis = len(dims) - (rank - 1)  # where the channels lie in a constant that is aligned to the right
-        if axis >= 0 and len(dims) and dims[axis] > 1:
-            sliced[place] = axis
-    return sliced

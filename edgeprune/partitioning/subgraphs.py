@@ -10,7 +10,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgeprune.onnx_files.model import array, element_bytes, fresh_name, name_nodes
-from edgeprune.partitioning.segments import Network, Segment, Step, ValueType, used_values
+from edgeprune.partitioning.network import Network, ValueType, used_values
+from edgeprune.partitioning.segments import Segment, Step
 
 
 class Scope:

@@ -33,11 +33,11 @@ from edgeprune.calibration.stopwatch import OrtStopwatch
 from edgeprune.deployment.lower_bundle import LowerOptions, lower_into
 from edgeprune.deployment.parity import TOLERANCE
 from edgeprune.devices.device_profile import DeviceProfile, load_profile
-from edgeprune.devices.toml_text import toml_text
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.arrays import load_array, save_arrays
 from edgeprune.io.files import sha256_of, write_atomically
+from edgeprune.io.toml_files import toml_text
 from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.onnx_files.model import load_model
 from edgeprune.partitioning.devices import load_devices

@@ -19,7 +19,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto
 
-from edgeprune.devices.device_profile import machine_may_saturate
+from edgeprune.devices.this_machine import machine_may_saturate
 from edgeprune.errors import InputError, first_line
 from edgeprune.onnx_files.graph import opset
 from edgeprune.onnx_files.model import check_model

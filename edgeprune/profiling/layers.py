@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from edgeprune.devices.roofline import Roofline
-from edgeprune.profiling.explaining.causes import Cause, LayerFacts, bound_share, dense_words, explain
+from edgeprune.profiling.explaining.causes import Cause, bound_share, dense_words, explain
+from edgeprune.profiling.explaining.facts import LayerFacts
 from edgeprune.profiling.layer_times import LayerInfo, LayerTime, attribute_times, match_layers, median_time
 from edgeprune.profiling.result import LayerResult
 from edgeprune.profiling.setup import Batch, ProfiledRunner, ProfileOptions, Which

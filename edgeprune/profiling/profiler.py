@@ -18,8 +18,9 @@ import msgspec
 from onnx import ModelProto
 
 from edgeprune.devices.channel_block import LAYOUT_CHANNELS
-from edgeprune.devices.device_profile import default_profile_name, load_profile, this_machine_block
+from edgeprune.devices.device_profile import load_profile
 from edgeprune.devices.roofline import Roofline
+from edgeprune.devices.this_machine import default_profile_name, this_machine_block
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.onnx_files.graph import TensorSpec, input_specs, output_specs
@@ -27,14 +28,14 @@ from edgeprune.precision.formats import Precision
 from edgeprune.profiling.batch import measure_batch, memory_checked
 from edgeprune.profiling.environment import current_environment
 from edgeprune.profiling.explaining.advice import advice
-from edgeprune.profiling.explaining.causes import MachineFacts
+from edgeprune.profiling.explaining.facts import MachineFacts
 from edgeprune.profiling.result import ProfileResult, Result, Settings, load_profile_result
 from edgeprune.profiling.setup import Batch, Pair, ProfiledRunner, ProfileOptions, Which, is_gpu, random_feeds
 from edgeprune.profiling.subject import Subject
+from edgeprune.profiling.tuned_for import RUNTIMES, is_tuned_for
 from edgeprune.runners import registry
 from edgeprune.runners.cores import check_cores, pinned
 from edgeprune.runners.onnxruntime.runner import TimedOrtRunner
-from edgeprune.tuning.tuner import RUNTIMES, is_tuned_for
 
 if TYPE_CHECKING:
     from torch import nn

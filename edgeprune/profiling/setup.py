@@ -13,7 +13,7 @@ from onnx import ModelProto
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.model import TensorSpec
 from edgeprune.precision.formats import Precision, share_of_bytes
-from edgeprune.profiling.explaining.causes import MachineFacts
+from edgeprune.profiling.explaining.facts import MachineFacts
 from edgeprune.profiling.layer_times import LayerInfo, ModelLayers, TimedNode
 from edgeprune.profiling.measurement import check_counts
 from edgeprune.runners.base import Feeds, Runner, RunOptions

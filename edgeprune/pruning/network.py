@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.names import DENSE_WEIGHTS, PLAN
-from edgeprune.checkpoints.checkpoint import LoadedState, load_into, read_state_dict, read_tickets
+from edgeprune.checkpoints.checkpoint import LoadedState, load_into, read_state_dict
+from edgeprune.checkpoints.tickets import read_tickets
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.user_code import is_file_spec

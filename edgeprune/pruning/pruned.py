@@ -19,7 +19,8 @@ from edgeprune.bundles.bundle import Bundle
 from edgeprune.bundles.manifest import Accuracy, Count
 from edgeprune.bundles.names import CLUSTERING, DENSE_WEIGHTS, PLAN, WEIGHTS
 from edgeprune.datasets.images import Dataset, load_data
-from edgeprune.devices.device_profile import load_profile, this_machine_block
+from edgeprune.devices.device_profile import load_profile
+from edgeprune.devices.this_machine import this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.graph import Graph
 from edgeprune.io import progress

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.io.files import write_atomically
-from edgeprune.report.comparison.compared import Compared, build_comparison
+from edgeprune.report.comparison.compared import Compared
+from edgeprune.report.comparison.data import comparison_to_csv, comparison_to_json
+from edgeprune.report.comparison.page import build_comparison
 from edgeprune.report.contents import Contents, read_contents
-from edgeprune.report.page.data import comparison_to_csv, comparison_to_json, to_csv, to_json
+from edgeprune.report.page.data import to_csv, to_json
 from edgeprune.report.page.markdown import render, to_markdown
 
 __all__ = ["COMPARISON_FORMATS", "FORMATS", "check_formats", "write_comparison", "write_report"]

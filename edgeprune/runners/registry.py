@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgeprune.devices.device_profile import is_importable, machine_has_half_arithmetic, machine_has_nvidia_gpu
+from edgeprune.devices.this_machine import is_importable, machine_has_half_arithmetic, machine_has_nvidia_gpu
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.precision.formats import PRECISIONS, Precision
 from edgeprune.runners.base import RunOptions, TargetState

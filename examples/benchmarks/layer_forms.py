@@ -21,11 +21,12 @@ from onnx import ModelProto, TensorProto, helper
 
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.bundles.names import LOWERING, MODEL, PLAIN_MODEL
-from edgeprune.devices.device_profile import this_machine_block
+from edgeprune.devices.this_machine import this_machine_block
 from edgeprune.errors import unknown_name
-from edgeprune.lowering.forms import DENSE, GROUPED, Form, candidate_forms, lower
+from edgeprune.lowering.forms import DENSE, GROUPED, Form, candidate_forms
 from edgeprune.lowering.layers import GroupedLayer, grouped_layers
 from edgeprune.lowering.record import LayerChoice, load_lowering
+from edgeprune.lowering.writing import lower
 from edgeprune.onnx_files.model import load_model
 from edgeprune.profiling.measurement import interleave
 from edgeprune.profiling.profiler import TimedOrtRunner

@@ -57,7 +57,7 @@ from edgeprune.bundles.bundle import Bundle
 from edgeprune.bundles.names import DENSE_MODEL, MODEL
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.deployment.parity import measure_parity, random_inputs
-from edgeprune.devices.device_profile import is_importable, this_machine_block
+from edgeprune.devices.this_machine import is_importable, this_machine_block
 from edgeprune.errors import EdgepruneError
 from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.io.files import pretty_json, write_atomically
@@ -74,7 +74,8 @@ from edgeprune.pruning.pruned import Pruned
 from edgeprune.rewriting.fold import fold
 from edgeprune.runners.base import Array, RunOptions
 from edgeprune.runners.registry import OpenOptions, Source, open_runner
-from edgeprune.tuning.tuner import TuneOptions, structure_key
+from edgeprune.tuning.keys import structure_key
+from edgeprune.tuning.options import TuneOptions
 
 DENSE = "dense"
 RESNETS = tuple(f"torchvision:resnet{depth}" for depth in (18, 34, 50, 101))

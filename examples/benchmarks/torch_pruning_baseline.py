@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from edgeprune.devices.device_profile import is_importable
+from edgeprune.devices.this_machine import is_importable
 from edgeprune.errors import InputError, first_line
 from edgeprune.pruning.network import Network
 from edgeprune.tracing.trace import trace

@@ -30,7 +30,7 @@ from edgeprune.devices.device_profile import (
     list_profiles,
     load_profile,
 )
-from edgeprune.devices.toml_text import toml_text
+from edgeprune.io.toml_files import toml_text
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.onnx_files.graph import attributes

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from edgeprune.checkpoints.arch_fit import fitting_arch, shapes_of
-from edgeprune.checkpoints.checkpoint import LoadedState, load_into, read_state_dict, read_tickets
+from edgeprune.checkpoints.checkpoint import LoadedState, load_into, read_state_dict
+from edgeprune.checkpoints.tickets import read_tickets
 from edgeprune.errors import InputError
 from edgeprune.zoo import build
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.devices.channel_block import is_off_block, reads_blocks, round_up
-from edgeprune.devices.device_profile import this_machine_block
+from edgeprune.devices.this_machine import this_machine_block
 
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 CONVOLUTIONS = [

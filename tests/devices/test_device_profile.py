@@ -1,15 +1,9 @@
 import msgspec
 import pytest
 
-from edgeprune.devices import device_profile
-from edgeprune.devices.device_profile import (
-    DeviceProfile,
-    channel_block_for,
-    default_profile_name,
-    list_profiles,
-    load_profile,
-    this_machine_block,
-)
+from edgeprune.devices import device_profile, this_machine
+from edgeprune.devices.device_profile import DeviceProfile, channel_block_for, list_profiles, load_profile
+from edgeprune.devices.this_machine import default_profile_name, this_machine_block
 from edgeprune.errors import InputError
 
 
@@ -133,9 +127,9 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path):
     ],
 )
 def test_this_machine_is_recognised(monkeypatch, flags, machine, board, block, profile):
-    monkeypatch.setattr(device_profile, "_cpu_flags", lambda: frozenset(flags))
-    monkeypatch.setattr(device_profile, "_board", lambda: board)
-    monkeypatch.setattr(device_profile.platform, "machine", lambda: machine)
+    monkeypatch.setattr(this_machine, "_cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(this_machine, "_board", lambda: board)
+    monkeypatch.setattr(this_machine.platform, "machine", lambda: machine)
     assert this_machine_block() == block
     assert default_profile_name() == profile
     assert isinstance(load_profile(profile), DeviceProfile)

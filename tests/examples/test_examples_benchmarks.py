@@ -21,7 +21,8 @@ from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.model import check_model, load_model
 from edgeprune.profiling.estimating.estimates import estimate
-from edgeprune.tuning import tuner
+from edgeprune.tuning import timer, tuner
+from edgeprune.tuning.options import TuneOptions
 
 SETTING = {"runtime": "ort", "threads": 1, "batch_size": 1}
 KEYS = {
@@ -43,7 +44,7 @@ def realistic(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def shortened(monkeypatch: pytest.MonkeyPatch) -> Any:
     module, roofline = load("realistic"), load("roofline")
-    monkeypatch.setattr(tuner, "RUNS", 3)
+    monkeypatch.setattr(timer, "RUNS", 3)
     monkeypatch.setattr(tuner, "SECONDS_A_NETWORK", 0.05)
     monkeypatch.setattr(roofline, "ELEMENTS", 2**16)
     monkeypatch.setattr(roofline, "SIZE", 7)
@@ -195,7 +196,7 @@ def test_forms_of_a_layer_are_timed_alone_beside_their_times_in_place(
 ) -> None:
     shortened(monkeypatch)
     bundle = small_bundle.write_bundle(tmp_path / "bundle")
-    pipeline.tune(bundle, LowerOptions(tune=tuner.TuneOptions()))
+    pipeline.tune(bundle, LowerOptions(tune=TuneOptions()))
     module = load("layer_forms")
     module.main([str(bundle)])
     heads, _, row, *_ = capsys.readouterr().out.splitlines()

@@ -23,7 +23,6 @@ from edgeprune.lowering.forms import (
     candidate_forms,
     executed_macs,
     layer_of_node,
-    lower,
     shape_of,
 )
 from edgeprune.lowering.gathers import absorb_gathers, count_gathers, drop_unused
@@ -31,6 +30,7 @@ from edgeprune.lowering.layers import GroupedLayer, grouped_layers
 from edgeprune.lowering.linear import as_convolutions, linear_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import load_lowering
+from edgeprune.lowering.writing import lower
 from edgeprune.onnx_files.macs import count_macs
 from edgeprune.onnx_files.model import check_model
 from edgeprune.plans.permutation import Selection

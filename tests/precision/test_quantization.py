@@ -29,7 +29,7 @@ from edgeprune.profiling.setup import ProfileOptions
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 from edgeprune.runners.registry import TARGETS
-from edgeprune.tuning import tuner
+from edgeprune.tuning import timer
 from edgeprune.tuning.tuner import ALL_DENSE
 
 CHANNELS = 16
@@ -313,7 +313,7 @@ class TestProfile:
         def dense_is_fastest(_: Any, keys: Mapping[str, str], *rest: Any) -> dict[str, float]:
             return {name: 1.0 if name == ALL_DENSE else 2.0 for name in keys}
 
-        monkeypatch.setattr(tuner._Timer, "times", dense_is_fastest)
+        monkeypatch.setattr(timer.Timer, "times", dense_is_fastest)
         bundle = small.write_bundle(tmp_path / "bundle", profiled=False)
         assert main(["profile", str(bundle), "--precision", "int8", "--no-per-layer", *QUICK]) == 0
         assert main(["tune", str(bundle), "--no-cache", "--quiet"]) == 0

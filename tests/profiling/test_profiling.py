@@ -23,7 +23,7 @@ from edgeprune.onnx_files.macs import count_macs
 from edgeprune.onnx_files.model import TensorSpec
 from edgeprune.profiling.batch import memory_checked, noise_warnings
 from edgeprune.profiling.environment import current_environment
-from edgeprune.profiling.explaining.causes import MachineFacts
+from edgeprune.profiling.explaining.facts import MachineFacts
 from edgeprune.profiling.layer_times import LayerInfo, LayerTime, ModelLayers, attribute_times, match_layers
 from edgeprune.profiling.layers import LayerTimes, above_peak, layer_rows
 from edgeprune.profiling.measurement import Measurement

@@ -14,6 +14,7 @@ from edgeprune.precision.formats import PrecisionRecord
 from edgeprune.profiling.estimating.estimates import Estimate, LayerEstimate
 from edgeprune.profiling.result import Drift, SweepFailure
 from edgeprune.report.document import Notes, Picture, Subject, Table
+from edgeprune.report.page.layer_tables import layer_table
 from edgeprune.report.page.measured import (
     MOST_LAYER_TABLES,
     advice_section,
@@ -22,7 +23,7 @@ from edgeprune.report.page.measured import (
     layers_section,
     speed_blocks,
 )
-from edgeprune.report.page.tables import latency_table, layer_table, precision_table, resource_table, speed_table
+from edgeprune.report.page.tables import latency_table, precision_table, resource_table, speed_table
 from edgeprune.report.views.measurements import (
     MOST_STEPS,
     Distribution,

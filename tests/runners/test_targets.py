@@ -16,8 +16,8 @@ import small_bundle as small
 from onnx import numpy_helper, parser
 from places import SUPPORT
 
-from edgeprune.devices import device_profile
-from edgeprune.devices.device_profile import NVIDIA_DRIVER
+from edgeprune.devices import this_machine
+from edgeprune.devices.this_machine import NVIDIA_DRIVER
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.model import constants
 from edgeprune.runners import registry
@@ -202,12 +202,12 @@ def test_a_provider_without_its_device_or_libraries_is_not_available(monkeypatch
 
 
 def test_an_nvidia_driver_is_found_on_every_kind_of_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = tuple(tmp_path / str(number) for number in range(len(device_profile.NVIDIA_DRIVER)))
-    monkeypatch.setattr(device_profile, "NVIDIA_DRIVER", places)
-    assert not device_profile.machine_has_nvidia_gpu()
+    places = tuple(tmp_path / str(number) for number in range(len(this_machine.NVIDIA_DRIVER)))
+    monkeypatch.setattr(this_machine, "NVIDIA_DRIVER", places)
+    assert not this_machine.machine_has_nvidia_gpu()
     for place in places:
         place.touch()
-        assert device_profile.machine_has_nvidia_gpu()
+        assert this_machine.machine_has_nvidia_gpu()
         place.unlink()
     assert any("wsl" in str(path) for path in NVIDIA_DRIVER)
 

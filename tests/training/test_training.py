@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from networks import Residual
 from torch import Tensor, nn
 
-from edgeprune.checkpoints.checkpoint import load_into, read_state_dict, read_tickets
+from edgeprune.checkpoints.checkpoint import load_into, read_state_dict
+from edgeprune.checkpoints.tickets import read_tickets
 from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.errors import InputError
 from edgeprune.io.progress import shown

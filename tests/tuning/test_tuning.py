@@ -33,9 +33,11 @@ from edgeprune.profiling.sweeping.keeping import note_tuned_for_other
 from edgeprune.profiling.sweeping.sweep import Sweep
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 from edgeprune.tuning import cache as cache_module
-from edgeprune.tuning import tuner
+from edgeprune.tuning import timer, tuner
 from edgeprune.tuning.cache import CachedTime, TuningCache, default_path
-from edgeprune.tuning.tuner import ALL_DENSE, AS_PLANNED, DENSE_NETWORK, POINTWISE, TuneOptions, structure_key, tune
+from edgeprune.tuning.keys import structure_key
+from edgeprune.tuning.options import TuneOptions
+from edgeprune.tuning.tuner import ALL_DENSE, AS_PLANNED, DENSE_NETWORK, POINTWISE, tune
 
 DEVICE = load_profile("x86-avx512")
 QUICK = ProfileOptions(warmup=1, iterations=3)
@@ -43,7 +45,7 @@ QUICK = ProfileOptions(warmup=1, iterations=3)
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuner, "RUNS", 3)
+    monkeypatch.setattr(timer, "RUNS", 3)
     monkeypatch.setattr(tuner, "SECONDS_A_NETWORK", 0.05)
 
 
@@ -89,10 +91,10 @@ def test_forms_are_measured_in_the_runtime_that_is_asked_for(tmp_path: Path) -> 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     dense, pruned = networks()
     options = TuneOptions(cache=tmp_path / "cache.json")
-    monkeypatch.setattr(tuner, "interleave", _interleaved(1.0, 1.0, 1.0))
+    monkeypatch.setattr(timer, "interleave", _interleaved(1.0, 1.0, 1.0))
     first = tune(pruned, dense, DEVICE, options)
     assert first.from_cache == FromCache()
-    monkeypatch.setattr(tuner, "open_runner", None)  # nothing may be run
+    monkeypatch.setattr(timer, "open_runner", None)  # nothing may be run
     again = tune(pruned, dense, DEVICE, options)
     assert again.from_cache == FromCache(forms=3, networks=len(first.networks))
     assert replace(again, from_cache=FromCache()) == first
@@ -181,9 +183,9 @@ def test_the_fastest_network_is_taken_and_the_dense_form_where_none_beats_the_de
     def measured(self: Any, models: Mapping[str, ModelProto], seconds: float) -> dict[str, CachedTime]:
         return {name: CachedTime(times.get(name, 99.0)) for name in models}
 
-    monkeypatch.setattr(tuner._Timer, "_measure", measured)
+    monkeypatch.setattr(timer.Timer, "_measure", measured)
     monkeypatch.setattr(tuner, "_fastest", lambda costs: GROUPED)
-    monkeypatch.setattr(tuner, "RUNS", 1)
+    monkeypatch.setattr(timer, "RUNS", 1)
     dense, pruned = networks()
     profile = load_profile("raspberry-pi-4")  # no cost table: nothing else is proposed
     record = tune(pruned, dense, profile, TuneOptions())
@@ -199,7 +201,7 @@ def test_linear_layers_become_convolutions_where_that_is_clearly_faster(
         slow = {DENSE_NETWORK: 10.0, ALL_DENSE: 10.0}
         return {name: CachedTime(pointwise_ms if POINTWISE in name else slow.get(name, 5.0)) for name in models}
 
-    monkeypatch.setattr(tuner._Timer, "_measure", measured)
+    monkeypatch.setattr(timer.Timer, "_measure", measured)
     path = bundle(tmp_path)
     tuned, record = pipeline.tune(path, LowerOptions(tune=TuneOptions()))
     assert record.pointwise == ((small.HEAD,) if taken else ())
@@ -221,15 +223,15 @@ def test_a_busy_machine_is_told_of_and_nothing_that_it_measured_is_remembered(
         calls.append(runs)
         return noisy(runs)
 
-    monkeypatch.setattr(tuner, "interleave", counted)
-    monkeypatch.setattr(tuner, "RUNS", 1)
+    monkeypatch.setattr(timer, "interleave", counted)
+    monkeypatch.setattr(timer, "RUNS", 1)
     dense, pruned = networks()
     options = TuneOptions(cache=tmp_path / "cache.json")
     record = tune(pruned, dense, DEVICE, options)
-    assert len(calls) == tuner.REPEATS
+    assert len(calls) == timer.REPEATS
     assert "the machine was busy" in record.notes[0]
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(tuner, "interleave", _interleaved(1.0, 1.0, 1.0))
+    monkeypatch.setattr(timer, "interleave", _interleaved(1.0, 1.0, 1.0))
     assert tune(pruned, dense, DEVICE, options).notes == ()
 
 
@@ -243,11 +245,11 @@ def test_the_command_tells_once_of_noise_and_of_what_came_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quick: None
 ) -> None:
     command = ["tune", str(bundle(tmp_path)), "--cache", str(tmp_path / "cache.json")]
-    monkeypatch.setattr(tuner, "interleave", _interleaved(1.0, 1.0, 5.0, 9.0))
+    monkeypatch.setattr(timer, "interleave", _interleaved(1.0, 1.0, 5.0, 9.0))
     assert main(command) == 0
     output = capsys.readouterr()
     assert (output.out + output.err).count("the machine was busy") == 1
-    monkeypatch.setattr(tuner, "interleave", _interleaved(1.0, 1.0, 1.0))
+    monkeypatch.setattr(timer, "interleave", _interleaved(1.0, 1.0, 1.0))
     assert main(command) == 0
     output = capsys.readouterr()
     assert "the machine was busy" not in output.out + output.err
@@ -266,9 +268,9 @@ def test_a_target_that_cannot_be_tuned_for_is_told_from_one_that_does_not_exist(
         TuneOptions(target="tensort").check()
 
 
-def _interleaved(*seconds: float) -> Callable[..., dict[str, tuner.Measurement]]:
+def _interleaved(*seconds: float) -> Callable[..., dict[str, timer.Measurement]]:
     """What `interleave` would have measured: the same times of every model."""
-    return lambda runs, **_: {name: tuner.Measurement(name, seconds) for name in runs}
+    return lambda runs, **_: {name: timer.Measurement(name, seconds) for name in runs}
 
 
 def test_a_layer_that_the_runtime_does_not_tell_of_stays_as_planned() -> None:
@@ -296,7 +298,7 @@ def test_tuning_a_bundle_keeps_the_planned_model_and_computes_the_same(
 ) -> None:
     folder = bundle(tmp_path)
     planned = (folder / "model.onnx").read_bytes()
-    monkeypatch.setattr(tuner._Timer, "times", _times_that_prefer(ALL_DENSE))
+    monkeypatch.setattr(timer.Timer, "times", _times_that_prefer(ALL_DENSE))
     tuned, record = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
     assert [layer.form for layer in record.layers] == ["dense"]
     assert not tuned.faults()
@@ -318,7 +320,7 @@ def test_what_was_measured_of_a_model_stays_while_the_model_does(
     said: list[str] = []
     monkeypatch.setattr(progress, "note", said.append)
     folder = bundle(tmp_path)
-    monkeypatch.setattr(tuner._Timer, "times", _times_that_prefer(ALL_DENSE))
+    monkeypatch.setattr(timer.Timer, "times", _times_that_prefer(ALL_DENSE))
     pipeline.report(folder, ("html", "md"))
     pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
     assert said[-1] == (
@@ -333,7 +335,7 @@ def test_what_was_measured_of_a_model_stays_while_the_model_does(
     assert not (folder / "report.html").exists(), "it shows how the forms were chosen"
     assert said[-1].startswith("removed report.html, which told of the choice of forms before")
     assert not open_bundle(folder).faults()
-    monkeypatch.setattr(tuner._Timer, "times", _times_that_prefer(AS_PLANNED))
+    monkeypatch.setattr(timer.Timer, "times", _times_that_prefer(AS_PLANNED))
     tuned, _ = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
     assert not tuned.has(PROFILE)
 
@@ -343,7 +345,7 @@ def test_more_threads_than_cores_are_told_of_but_times_are_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "usable_cores", lambda: 1)
-    monkeypatch.setattr(tuner._Timer, "notes", lambda self: ())
+    monkeypatch.setattr(timer.Timer, "notes", lambda self: ())
     dense, pruned = networks()
     options = TuneOptions(threads=2, cache=tmp_path / "cache.json")
     assert tune(pruned, dense, DEVICE, options).notes == ("2 threads share 1 core",)
@@ -358,7 +360,7 @@ def test_tuning_again_begins_with_the_planned_model(tmp_path: Path, monkeypatch:
     for preferred, forms in ((ALL_DENSE, ["dense"]), (ALL_DENSE, ["dense"]), (AS_PLANNED, ["grouped"])):
         with monkeypatch.context() as patch:
             patch.setattr(tuner, "_fastest", lambda costs: GROUPED)
-            patch.setattr(tuner._Timer, "times", _times_that_prefer(preferred))
+            patch.setattr(timer.Timer, "times", _times_that_prefer(preferred))
             tuned, record = pipeline.tune(folder, LowerOptions("raspberry-pi-4", TuneOptions()))
         assert [layer.form for layer in record.layers] == forms
     assert not tuned.has("plain.onnx")
@@ -374,7 +376,7 @@ def test_a_lowered_model_outside_the_tolerance_is_refused_and_the_bundle_stays(
 
     folder = bundle(tmp_path)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(tuner._Timer, "times", _times_that_prefer(ALL_DENSE))
+    monkeypatch.setattr(timer.Timer, "times", _times_that_prefer(ALL_DENSE))
 
     def wrong(model: ModelProto, *forms: Any) -> ModelProto:
         changed = ModelProto()
@@ -395,7 +397,7 @@ def test_profile_tells_planned_from_executed_macs_and_names_the_form(
 ) -> None:
     folder = bundle(tmp_path)
     planned = pipeline.profile(folder, None, ("cpu",), QUICK).results[0]
-    monkeypatch.setattr(tuner._Timer, "times", _times_that_prefer(ALL_DENSE))
+    monkeypatch.setattr(timer.Timer, "times", _times_that_prefer(ALL_DENSE))
     pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
     found = pipeline.profile(folder, None, ("cpu",), QUICK).results[0]
     assert found.theoretical_speedup == planned.theoretical_speedup, "never counts what a form computes in excess"

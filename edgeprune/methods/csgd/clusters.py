@@ -19,8 +19,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from edgeprune.graph import Graph
 from edgeprune.io.progress import track
 from edgeprune.methods.base import Weights, require_finite
-from edgeprune.methods.shared.channel_choice import Prunable, Unit
 from edgeprune.methods.shared.clustering import Clusters
+from edgeprune.methods.shared.units import Prunable, Unit
 
 Scheme = Literal["kmeans", "even", "imbalanced"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)

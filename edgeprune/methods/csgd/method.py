@@ -37,8 +37,10 @@ from edgeprune.graph import Graph
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
 from edgeprune.methods.csgd.clusters import SCHEMES, cluster_units
+from edgeprune.methods.shared.budget_rate import within_budget
 from edgeprune.methods.shared.channel_alignment import aligned, alignment_notes, no_filter_goes
-from edgeprune.methods.shared.channel_choice import Prunable, Unit, kept_counts, plan_of, prunable, within_budget
+from edgeprune.methods.shared.channel_choice import kept_counts, plan_of
+from edgeprune.methods.shared.units import Prunable, Unit, prunable
 from edgeprune.plans.kept_channels import KeptChannels
 from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.plans.plan import Plan

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from edgeprune.errors import InputError
 from edgeprune.methods.csgd.clusters import channel_clusters, clusters_from, labels_from
 from edgeprune.methods.csgd.update import CentripetalUpdate, ClusteredRows
-from edgeprune.methods.shared.channel_choice import Prunable
 from edgeprune.methods.shared.clustering import Clusters
+from edgeprune.methods.shared.units import Prunable
 from edgeprune.rewriting.thinning import NORM_TENSORS
 from edgeprune.training.hooks import Step, TrainingHooks
 

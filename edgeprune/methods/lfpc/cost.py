@@ -17,7 +17,9 @@ from torch import Tensor
 from edgeprune.errors import InputError
 from edgeprune.graph import Layer
 from edgeprune.methods.shared.alignment import nearest_on_block
-from edgeprune.methods.shared.channel_choice import Prunable, kept_count, kept_counts, plan_of, shares_needed, unit_rate
+from edgeprune.methods.shared.budget_rate import shares_needed
+from edgeprune.methods.shared.channel_choice import kept_count, kept_counts, plan_of, unit_rate
+from edgeprune.methods.shared.units import Prunable
 
 STEPS = 4096  # of the search for the factor that meets a budget
 

@@ -20,7 +20,8 @@ from edgeprune.methods.base import MethodInput, MethodResult
 from edgeprune.methods.lfpc.search import EpochFigures, LfpcHooks
 from edgeprune.methods.lfpc.settings import Settings
 from edgeprune.methods.shared.channel_alignment import aligned, alignment_notes
-from edgeprune.methods.shared.channel_choice import Numbers, plan_of, prunable
+from edgeprune.methods.shared.channel_choice import plan_of
+from edgeprune.methods.shared.units import Numbers, prunable
 from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.plans.plan import Plan
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgeprune.methods.shared.channel_choice import Numbers
+from edgeprune.methods.shared.units import Numbers
 
 
 class CriteriaSampler(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from edgeprune.graph import Graph
-from edgeprune.methods.shared.channel_choice import Numbers, Prunable, Unit
+from edgeprune.methods.shared.units import Numbers, Prunable, Unit
 
 
 class ChannelScales:

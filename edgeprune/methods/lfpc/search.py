@@ -31,8 +31,8 @@ from edgeprune.methods.lfpc.scales import ChannelScales
 from edgeprune.methods.lfpc.settings import Criterion, Settings
 from edgeprune.methods.lfpc.validation import ValidationBatches, split_off
 from edgeprune.methods.shared.channel_alignment import aligned_counts
-from edgeprune.methods.shared.channel_choice import Numbers, Prunable
 from edgeprune.methods.shared.filter_criteria import Filters, distance_sums, norms
+from edgeprune.methods.shared.units import Numbers, Prunable
 from edgeprune.methods.soft.training import zero_filters, zero_norms
 from edgeprune.training.hooks import Step, TrainingHooks
 

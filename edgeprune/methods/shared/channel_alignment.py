@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from edgeprune.errors import InputError
 from edgeprune.methods.base import Weights
 from edgeprune.methods.shared.alignment import Part, counts_on_blocks, kept_importance, over_asked_note
-from edgeprune.methods.shared.channel_choice import Prunable, kept_counts, plan_of, shares_needed, unit_scores
+from edgeprune.methods.shared.budget_rate import shares_needed
+from edgeprune.methods.shared.channel_choice import kept_counts, plan_of, unit_scores
+from edgeprune.methods.shared.units import Prunable
 from edgeprune.plans.plan import Plan
 
 

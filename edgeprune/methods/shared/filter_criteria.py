@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from edgeprune.methods.shared.channel_choice import Numbers, highest
+from edgeprune.methods.shared.channel_choice import highest
+from edgeprune.methods.shared.units import Numbers
 
 Filters = NDArray[np.float64]
 """(filters, weights of each): the filters of one layer that belong to a unit."""

@@ -23,20 +23,11 @@ from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest, Weights, require_finite
+from edgeprune.methods.shared.budget_rate import within_budget
 from edgeprune.methods.shared.channel_alignment import aligned, alignment_notes, no_filter_goes
-from edgeprune.methods.shared.channel_choice import (
-    Coupling,
-    Numbers,
-    Prunable,
-    final_rates,
-    kept_count,
-    kept_counts,
-    plan_of,
-    prunable,
-    unit_rate,
-    within_budget,
-)
+from edgeprune.methods.shared.channel_choice import final_rates, kept_count, kept_counts, plan_of, unit_rate
 from edgeprune.methods.shared.filter_criteria import Choose
+from edgeprune.methods.shared.units import Coupling, Numbers, Prunable, prunable
 from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeprune.graph import Graph
-from edgeprune.methods.shared.channel_choice import Numbers, Prunable, Unit
+from edgeprune.methods.shared.units import Numbers, Prunable, Unit
 from edgeprune.methods.soft.pruning import Choice, Schedule, SoftPruning, choose_filters
 from edgeprune.training.hooks import Step, TrainingHooks
 

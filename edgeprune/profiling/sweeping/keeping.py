@@ -16,7 +16,7 @@ from edgeprune.io.formatting import some
 from edgeprune.profiling.result import ProfileResult, load_profile_result
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweeping.sweep import Sweep
-from edgeprune.tuning.tuner import RUNTIMES, is_tuned_for
+from edgeprune.profiling.tuned_for import RUNTIMES, is_tuned_for
 
 MOST_NAMED = 6
 """Results that are named one by one."""

@@ -1,5 +1,5 @@
 """Runs beside each other: what became better or worse against the first, whether that exceeds noise, and what else
-differs. Pure functions; `compared` words them for the report.
+differs. Pure functions; `compared` and `page` word them for the report.
 
 Noise is that within a run: two medians can be told apart if their 95 % intervals do not overlap. From one run to the
 next a machine also drifts, which no interval tells; the dense network, measured in both, shows it.

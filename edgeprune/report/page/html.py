@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-from edgeprune.devices.device_profile import is_importable
+from edgeprune.devices.this_machine import is_importable
 from edgeprune.errors import InputError
 from edgeprune.report.contents import Contents
 from edgeprune.report.document import Document, Notes, Picture, Table

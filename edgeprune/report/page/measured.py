@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from edgeprune.io import formatting as f
 from edgeprune.profiling.result import Latency, ProfileResult, Result
 from edgeprune.report.document import Block, Notes, Picture, Section
-from edgeprune.report.page import tables
+from edgeprune.report.page import layer_tables, tables
 from edgeprune.report.views.measurements import Axis, Distribution, Roofline, Sweep, Waterfall, sweep, typical_share
 from edgeprune.report.words.results import placed, setting
 
@@ -79,7 +79,7 @@ def estimates_section(profile: ProfileResult | None) -> Section:
         "To know, run edgeprune profile on the device itself."
     )
     tables_ = [tables.estimate_table(estimates)]
-    tables_ += [tables.estimate_layers_table(one) for one in estimates[:MOST_ESTIMATED] if one.layers]
+    tables_ += [layer_tables.estimate_layers_table(one) for one in estimates[:MOST_ESTIMATED] if one.layers]
     return Section("estimates", "Estimates for other devices", (Notes((text,), warning=True), *tables_))
 
 
@@ -93,7 +93,7 @@ def _layer_blocks(measured: list[Result], *, thins: bool) -> Iterator[Block]:
     pictured = list({(result.target, result.precision): result for result in reversed(measured)}.values())[::-1]
     for number, result in enumerate(pictured[:MOST_PICTURED]):
         yield from _layer_pictures(result, f"-{number}" if number else "")
-    yield from (tables.layer_table(result, folded=result is not first) for result in measured[:MOST_LAYER_TABLES])
+    yield from (layer_tables.layer_table(result, folded=result is not first) for result in measured[:MOST_LAYER_TABLES])
     if len(measured) > MOST_LAYER_TABLES:
         left = [setting(result) for result in measured[MOST_LAYER_TABLES:]]
         yield f"report.json and report.csv hold the layers of {f.plural(len(left), 'more setting')}: {'; '.join(left)}."

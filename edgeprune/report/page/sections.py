@@ -7,7 +7,7 @@ from edgeprune.lowering.forms import GROUPED
 from edgeprune.profiling.result import Result
 from edgeprune.report.contents import Contents
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Tile
-from edgeprune.report.page import tables
+from edgeprune.report.page import layer_tables, making_tables, tables
 from edgeprune.report.page.measured import advice_section, estimates_section, layers_section, speed_blocks
 from edgeprune.report.page.records import record_section
 from edgeprune.report.views.kernels import KernelView, kernel_view
@@ -42,7 +42,7 @@ def build_document(contents: Contents) -> Document:
         _dense(contents),
         _split(contents),
         _making(contents),
-        Section("words", "Words", (tables.words_table(plain=manifest.is_plain),)),
+        Section("words", "Words", (making_tables.words_table(plain=manifest.is_plain),)),
     )
     return Document(
         title=f"{name}{method}",
@@ -127,7 +127,7 @@ def _speed(contents: Contents) -> Section:
         blocks.append(UNMEASURED.format(folder=f.clean(contents.bundle.folder.name)))
     else:
         blocks += speed_blocks(profile)
-    checks = tables.checks_table(contents.manifest)
+    checks = making_tables.checks_table(contents.manifest)
     blocks += [checks] if checks.rows else []
     return Section("speed", "Promised and measured", tuple(blocks))
 
@@ -166,7 +166,7 @@ def _kept_share(view: KernelView) -> float:
 
 
 def _dense(contents: Contents) -> Section:
-    table = tables.dense_table(contents.plan) if contents.plan else None
+    table = layer_tables.dense_table(contents.plan) if contents.plan else None
     what = "What keeps all filters" if contents.plan and contents.plan.thins else "What the plan left dense"
     return Section("dense", f"{what}, and why", (table,) if table and table.rows else ())
 
@@ -196,8 +196,8 @@ def _split(contents: Contents) -> Section:
 
 def _making(contents: Contents) -> Section:
     made = [
-        tables.settings_table(contents.manifest, contents.plan),
-        tables.environment_table(contents.profile, contents.manifest),
+        making_tables.settings_table(contents.manifest, contents.plan),
+        making_tables.environment_table(contents.profile, contents.manifest),
     ]
     notes = Notes(tuple(f.harmless(note) for note in contents.manifest.notes))
     blocks: list[Block] = [table for table in made if table.rows]

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import get_args
 
 from edgeprune.bundles.manifest import Manifest
-from edgeprune.devices.device_profile import list_profiles, load_profile, this_machine_block
+from edgeprune.devices.device_profile import list_profiles, load_profile
+from edgeprune.devices.this_machine import this_machine_block
 from edgeprune.io import formatting as f
 from edgeprune.lowering.forms import Form, Kind
 from edgeprune.lowering.record import LoweringRecord, NetworkTime

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnxruntime
 
-from edgeprune.devices.device_profile import machine_has_nvidia_gpu
+from edgeprune.devices.this_machine import machine_has_nvidia_gpu
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.precision.formats import Precision
 from edgeprune.runners.base import RunOptions, TargetState

@@ -21,7 +21,7 @@ from edgeprune.methods.csgd.clusters import (
     labels_from,
     pacesetter,
 )
-from edgeprune.methods.shared.channel_choice import Prunable, prunable
+from edgeprune.methods.shared.units import Prunable, prunable
 from edgeprune.pruning.network import layer_weights
 from edgeprune.tracing.trace import trace
 from edgeprune.zoo import build

@@ -27,7 +27,8 @@ from edgeprune.methods.lfpc.cost import (
 from edgeprune.methods.lfpc.sampler import CriteriaSampler, gumbel_softmax
 from edgeprune.methods.lfpc.scales import ChannelScales
 from edgeprune.methods.lfpc.validation import ValidationBatches, split_off
-from edgeprune.methods.shared.channel_choice import Prunable, plan_of, prunable
+from edgeprune.methods.shared.channel_choice import plan_of
+from edgeprune.methods.shared.units import Prunable, prunable
 from edgeprune.plans.costs import planned_macs, planned_params
 from edgeprune.rewriting.rewrite import rewrite
 from edgeprune.tracing.trace import trace

@@ -15,20 +15,9 @@ from torch import Tensor, nn
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
 from edgeprune.methods.base import Budget, PruneRequest
-from edgeprune.methods.shared.channel_choice import (
-    Coupling,
-    Numbers,
-    Prunable,
-    highest,
-    kept_count,
-    kept_counts,
-    plan_of,
-    prunable,
-    rate_for_budget,
-    unit_rate,
-    unit_scores,
-    within_budget,
-)
+from edgeprune.methods.shared.budget_rate import rate_for_budget, within_budget
+from edgeprune.methods.shared.channel_choice import highest, kept_count, kept_counts, plan_of, unit_rate, unit_scores
+from edgeprune.methods.shared.units import Coupling, Numbers, Prunable, prunable
 from edgeprune.plans.check import check_plan
 from edgeprune.plans.costs import planned_macs, planned_params
 from edgeprune.plans.kept_channels import KeptChannels

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.devices.roofline import Roofline
 from edgeprune.profiling.explaining.advice import REMEDIES
-from edgeprune.profiling.explaining.causes import Kind, LayerFacts, MachineFacts, bound_share, explain, fitting_groups
+from edgeprune.profiling.explaining.causes import Kind, bound_share, explain, fitting_groups
+from edgeprune.profiling.explaining.facts import LayerFacts, MachineFacts
 
 FACTS = LayerFacts(
     groups=4,

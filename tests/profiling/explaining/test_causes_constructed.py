@@ -14,7 +14,8 @@ import pytest
 from places import BENCHMARKS
 
 from edgeprune.devices.roofline import Roofline
-from edgeprune.profiling.explaining.causes import Kind, MachineFacts
+from edgeprune.profiling.explaining.causes import Kind
+from edgeprune.profiling.explaining.facts import MachineFacts
 from edgeprune.profiling.setup import Batch
 
 BUILT: tuple[Kind, ...] = (

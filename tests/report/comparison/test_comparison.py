@@ -22,8 +22,9 @@ from edgeprune.io.files import pretty_json
 from edgeprune.profiling.result import Result, SweepFailure
 from edgeprune.report import write_comparison
 from edgeprune.report.comparison.changes import FIGURES, ChangeRecord, change, changes, drift, facts, layer_changes
-from edgeprune.report.comparison.compared import Compared, build_comparison, differences
+from edgeprune.report.comparison.compared import Compared, differences
 from edgeprune.report.comparison.gate import Gate, nothing_shared, passed, regressions, unchecked
+from edgeprune.report.comparison.page import build_comparison
 from edgeprune.report.comparison.runs import Run, read_runs
 from edgeprune.report.document import Picture, Table
 from edgeprune.report.page.markdown import render

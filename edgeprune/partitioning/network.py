@@ -1,0 +1,116 @@
+"""A model with the questions answered that dividing it asks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from edgeprune.errors import InputError
+from edgeprune.onnx_files.model import (
+    concrete_types,
+    constants,
+    element_bytes,
+    input_specs,
+    static_batch,
+)
+
+
+@dataclass(frozen=True)
+class ValueType:
+    """What is known of one value: shape at the estimate's batch, dimensions for the files, ONNX element type."""
+
+    shape: tuple[int, ...]
+    dims: tuple[int | str | None, ...]
+    elem_type: int
+
+    @property
+    def bytes(self) -> int:
+        return math.ceil(math.prod(self.shape) * element_bytes(self.elem_type))
+
+
+class Network:
+    """A model with the questions answered that dividing it asks."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.constants: Mapping[str, TensorProto] = constants(model)
+        constant = {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
+        constant &= self.constants.keys()
+        self.nodes = tuple(node for node in model.graph.node if node.output[0] not in constant)
+        self.outputs = tuple(value.name for value in model.graph.output)
+        self.inputs = input_specs(model)
+
+    @cached_property
+    def producers(self) -> dict[str, NodeProto]:
+        return {output: node for node in self.nodes for output in node.output if output}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[NodeProto]]:
+        found: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in used_values(node):
+                found.setdefault(name, []).append(node)
+        return found
+
+    @cached_property
+    def batch(self) -> int:
+        """The batch size that bytes and MACs are given for: 1, or the one that the model was exported with."""
+        return static_batch(self.model) or 1
+
+    @cached_property
+    def _types(self) -> dict[str, ValueType]:
+        first = concrete_types(self.model, self.batch)
+        dynamic = static_batch(self.model) is None
+        second = concrete_types(self.model, self.batch + 1) if dynamic else first
+        names = (spec.shape[0] for spec in self.inputs if spec.shape)
+        batch = next((name for name in names if isinstance(name, str)), "batch")
+        found = {}
+        for name, (shape, elem_type) in first.items():
+            other = second.get(name, (None, 0))[0]
+            if shape is not None and other is not None and len(shape) == len(other):
+                dims = tuple(_dimension(one, two, self.batch, batch) for one, two in zip(shape, other, strict=True))
+                found[name] = ValueType(shape, dims, elem_type)
+        return found
+
+    def type_of(self, value: str) -> ValueType:
+        """InputError if the value's shape cannot be inferred."""
+        if value not in self._types:
+            raise InputError(
+                f"the shape of {value!r} cannot be inferred",
+                where=self.model.graph.name or "ONNX model",
+                expected="a model with shapes known but for the batch",
+                remedy="export with a fixed input size",
+            )
+        return self._types[value]
+
+    def rank(self, value: str) -> int:
+        """Number of axes; 0 if unknown."""
+        known = self._types.get(value)
+        return len(known.shape) if known else 0
+
+
+def _dimension(one: int, two: int, batch: int, name: str) -> int | str | None:
+    """A dimension seen at two batch sizes: fixed, the batch itself, or something that depends on it."""
+    if one == two:
+        return one
+    return name if (one, two) == (batch, batch + 1) else None
+
+
+def used_values(node: NodeProto) -> set[str]:
+    """The values that a node reads, those that the graphs inside it take from outside included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            names |= _free_values(graph)
+    return names
+
+
+def _free_values(graph: GraphProto) -> set[str]:
+    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    made |= {output for node in graph.node for output in node.output}
+    read = {name for node in graph.node for name in used_values(node)} | {value.name for value in graph.output}
+    return read - made

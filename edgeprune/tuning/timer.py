@@ -1,0 +1,133 @@
+"""Times of models and of their layers, taken in turn, or remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Protocol, cast
+
+from onnx import ModelProto
+
+from edgeprune.io import progress
+from edgeprune.lowering.forms import Form
+from edgeprune.lowering.record import FromCache
+from edgeprune.onnx_files.model import input_specs
+from edgeprune.profiling.layer_times import LayerTime, ModelLayers, attribute_times
+from edgeprune.profiling.measurement import NOISY, Measurement, interleave
+from edgeprune.profiling.setup import ProfiledRunner, RecordedRunner, random_feeds
+from edgeprune.runners.base import Feeds
+from edgeprune.runners.registry import OpenOptions, Source, open_runner
+from edgeprune.tuning.cache import CachedTime, TuningCache
+from edgeprune.tuning.options import TuneOptions
+
+CLOCK_TICK_MS = 1e-3
+"""The runtime tells the times of nodes in microseconds."""
+WARMUP, RUNS = 2, 12
+"""Runs of a network in which the times of its layers are taken, in turn with those of the others."""
+REPEATS = 3
+"""A noisy measurement is taken so many times at most; the steadiest counts."""
+_ALONG = frozenset({"Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
+
+
+class TunedRunner(ProfiledRunner, RecordedRunner, Protocol):
+    """What the runners of `RUNTIMES` offer."""
+
+
+class Timer:
+    """Times models in turn, or remembers what their like took."""
+
+    def __init__(self, options: TuneOptions, cache: TuningCache) -> None:
+        self.options, self.cache = options, cache
+        self.remembered = set(cache.times)
+        """Keys of what was not measured in this run."""
+        self.networks: dict[str, CachedTime] = {}
+        """What was asked for of whole networks, by their keys."""
+        self.forms: set[str] = set()
+        """Keys of what was asked for of layers in their forms."""
+
+    def times(self, keys: Mapping[str, str], models: Mapping[str, ModelProto], seconds: float) -> dict[str, float]:
+        """Milliseconds of each model by name; `keys` says under what each is remembered."""
+        missing = {name for name, key in keys.items() if key not in self.cache.times}
+        if missing:  # all of them again: only times of one run can be compared
+            for name, time in self._measure(models, seconds).items():
+                self.keep(keys[name], time)
+        self.networks |= {key: self.cache.times[key] for key in keys.values()}
+        return {name: self.cache.times[key].ms for name, key in keys.items()}
+
+    def layer_times(self, models: Mapping[Form, ModelProto]) -> dict[Form, dict[str, LayerTime]]:
+        """The times of each model's layers, with the Gathers and the reordering of data that they need."""
+        with ExitStack() as stack:
+            runners = {form: self._open(model, stack) for form, model in models.items()}
+            recorders = {form: runner.recorder(self._feeds(runner, models[form])) for form, runner in runners.items()}
+            order = list(recorders)
+            for number in progress.track(range(WARMUP + RUNS), "timing every layer in each form", total=WARMUP + RUNS):
+                for form in order if number % 2 else reversed(order):
+                    recorders[form].run()
+            found = {}
+            for form, model in models.items():
+                nodes = recorders[form].finish(warmup=WARMUP)
+                original = {node.name: runners[form].original_node(node.name) for node in nodes}
+                found[form] = attribute_times(nodes, original, _owners(model, self.options.batch_size))[0]
+        return found
+
+    def _open(self, model: ModelProto, stack: ExitStack) -> TunedRunner:
+        run = OpenOptions(self.options.run_options())
+        runner = cast(TunedRunner, open_runner(self.options.target, Source(model), run))
+        stack.callback(runner.close)
+        return runner
+
+    def _feeds(self, runner: TunedRunner, model: ModelProto) -> Feeds:
+        values = random_feeds(input_specs(model), self.options.batch_size, self.options.seed)
+        return dict(zip(runner.input_names, values, strict=True))
+
+    def keep(self, key: str, time: CachedTime) -> None:
+        """Remember what was measured."""
+        self.cache.times[key] = time
+        self.remembered.discard(key)
+
+    def knows(self, keys: Mapping[str, str]) -> bool:
+        return all(key in self.cache.times for key in keys.values())
+
+    def from_cache(self) -> FromCache:
+        return FromCache(len(self.remembered & self.forms), len(self.remembered & self.networks.keys()))
+
+    def notes(self) -> tuple[str, ...]:
+        """What makes the times doubtful."""
+        noisy = sum(time.is_noisy for time in self.networks.values())
+        if not noisy:
+            return ()
+        return (
+            f"{noisy} of {len(self.networks)} networks' times spread by more than {NOISY:.0%} however often they were "
+            "repeated: the machine was busy, and nothing of this is remembered. Close other programs and tune again.",
+        )
+
+    def _measure(self, models: Mapping[str, ModelProto], seconds: float) -> dict[str, CachedTime]:
+        best: dict[str, Measurement] = {}
+        with ExitStack() as stack:
+            runs = {}
+            for name, model in models.items():
+                runner = self._open(model, stack)
+                runs[name] = runner.prepared(self._feeds(runner, model))
+            for _ in range(REPEATS):
+                taken = interleave(runs, warmup=2, iterations=60, time_limit_s=seconds * len(runs))
+                if not best or _spread(taken) < _spread(best):
+                    best = taken
+                if not any(measured.is_noisy for measured in best.values()):
+                    break
+        return {name: CachedTime(measured.p50_ms, round(measured.noise, 4)) for name, measured in best.items()}
+
+
+def _owners(model: ModelProto, batch: int) -> dict[str, str]:
+    """Node -> its layer, for the layers, the Gathers around them, and the elementwise operations behind them: a form
+    with which the runtime cannot compute these along costs their time."""
+    owners = dict(ModelLayers.of(model, batch).owners)
+    makers = {value: node.name for node in model.graph.node for value in node.output}
+    for node in model.graph.node:  # in order, so that a chain of them belongs to the layer in front
+        if node.op_type in _ALONG:
+            found = [owners[makers[value]] for value in node.input if owners.get(makers.get(value, ""))]
+            owners |= {node.name: found[0]} if found else {}
+    return owners
+
+
+def _spread(measured: Mapping[str, Measurement]) -> float:
+    return max(measurement.noise for measurement in measured.values())
