@@ -15,9 +15,10 @@ from edgeprune import pipeline
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.deployment.lower_bundle import LowerOptions
+from edgeprune.deployment.options import DeployOptions
 from edgeprune.devices.device_profile import channel_block_for
 from edgeprune.errors import InputError
-from edgeprune.exporters.options import DeployOptions, ExportOptions
+from edgeprune.exporters.options import ExportOptions
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.methods import amounts, require_taken
 from edgeprune.methods.base import Budget, PruneRequest

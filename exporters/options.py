@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-
-import onnx
-
-from edgeprune.deployment.parity import TOLERANCE
-from edgeprune.errors import InputError
-from edgeprune.io.arrays import load_array
+from dataclasses import dataclass
 
 OLDEST_OPSET = 18
 """The exporter does not go below it."""
@@ -22,27 +15,3 @@ class ExportOptions:
     opset: int = 20
     dynamic_batch: bool = True
     simplify: bool = True
-
-
-@dataclass(frozen=True)
-class DeployOptions:
-    """How to export."""
-
-    onnx: ExportOptions = field(default_factory=ExportOptions)
-    tolerance: float = TOLERANCE
-    """On the parity gate's max_rel."""
-    inputs: Path | None = None
-    """.npy with real inputs (N, C, H, W) for the parity gate."""
-    seed: int = 0
-
-    def check(self) -> None:
-        """InputError for values that cannot work; called before any long work."""
-        newest = onnx.defs.onnx_opset_version()
-        if not OLDEST_OPSET <= self.onnx.opset <= newest:
-            raise InputError(f"--opset {self.onnx.opset} is out of range", expected=f"{OLDEST_OPSET} to {newest}")
-        if not 0 < self.tolerance < 1:
-            raise InputError(
-                f"--tolerance {self.tolerance} is out of range", expected="above 0 and below 1, such as 1e-4"
-            )
-        if self.inputs is not None:
-            load_array(self.inputs)

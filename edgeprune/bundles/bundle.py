@@ -10,12 +10,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import msgspec
-
 from edgeprune.bundles.manifest import SCHEMA_VERSION, Manifest
 from edgeprune.bundles.names import CHECKPOINT, MANIFEST
-from edgeprune.errors import InputError, first_line
+from edgeprune.errors import InputError
 from edgeprune.io.files import sha256_of
+from edgeprune.io.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -76,31 +75,21 @@ def open_bundle(folder: Path) -> Bundle:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "no such folder"
         raise InputError(what, where=folder, expected="a bundle (a folder that edgeprune wrote)")
-    try:
-        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-    except FileNotFoundError:
+    path = folder / MANIFEST
+    if not path.is_file():
         if (folder / CHECKPOINT).is_file():
             raise InputError(
                 "is an unfinished training run", where=folder, expected="a finished one, or another bundle",
                 remedy="the same `edgeprune train` command with --resume continues it to its end",
-            ) from None  # fmt: skip
+            )  # fmt: skip
         raise InputError(
             f"has no {MANIFEST}",
             where=folder,
             expected="a bundle",
             remedy="write one with `edgeprune export ... -o DIR`",
-        ) from None
-    except msgspec.DecodeError as error:
-        raise InputError(
-            f"is damaged: {first_line(error)}", where=folder / MANIFEST, expected="a bundle's manifest"
-        ) from error
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise InputError(
-            f"has bundle schema {manifest.schema_version}",
-            where=folder,
-            expected=f"schema {SCHEMA_VERSION}",
-            remedy="write the bundle again with this version of edgeprune",
         )
+    expected, remedy = "a bundle's manifest", "write the bundle again with this version of edgeprune"
+    manifest = read_json(path, Manifest, SCHEMA_VERSION, what="manifest of a bundle", expected=expected, remedy=remedy)
     for name in manifest.files:
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\\" in name:

@@ -9,11 +9,14 @@ from typing import Protocol, TypeVar
 
 from onnx import ModelProto
 
-from edgeprune.onnx_files.model import input_specs
+from edgeprune.io.arrays import Feeds
+from edgeprune.onnx_files.graph import (
+    input_specs,
+)
 from edgeprune.profiling.measurement import Measurement, interleave
 from edgeprune.profiling.profiler import TimedOrtRunner
 from edgeprune.profiling.setup import random_feeds
-from edgeprune.runners.base import Feeds, RunOptions
+from edgeprune.runners.base import RunOptions
 from edgeprune.runners.cores import pinned
 from edgeprune.runners.onnxruntime.node_times import NodeRecorder
 

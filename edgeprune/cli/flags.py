@@ -14,7 +14,7 @@ from edgeprune.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from edgeprune.deployment.lower_bundle import LowerOptions
-    from edgeprune.exporters.options import DeployOptions
+    from edgeprune.deployment.options import DeployOptions
     from edgeprune.methods.base import PruneRequest
     from edgeprune.pipeline import Output, SplitOptions
     from edgeprune.pipeline.train import MethodChoice, TrainOptions
@@ -444,7 +444,8 @@ class ExportFlags:
     """Split the groups over N devices, or those in a TOML file."""
 
     def options(self, seed: int) -> DeployOptions:
-        from edgeprune.exporters.options import DeployOptions, ExportOptions
+        from edgeprune.deployment.options import DeployOptions
+        from edgeprune.exporters.options import ExportOptions
 
         onnx = ExportOptions(opset=self.opset, dynamic_batch=not self.static_batch)
         return DeployOptions(onnx, self.tolerance, self.parity_inputs, seed)

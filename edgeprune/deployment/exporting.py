@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from edgeprune.bundles.manifest import SCHEMA_VERSION, GatherCount, Manifest, ParityRecord
 from edgeprune.bundles.names import DENSE_MODEL, MODEL
+from edgeprune.deployment.options import DeployOptions
 from edgeprune.deployment.parity import measure_parity, random_inputs, require_parity
 from edgeprune.errors import InputError
-from edgeprune.exporters.options import DeployOptions
 from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.io import progress
 from edgeprune.io.arrays import load_array

@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from edgeprune.errors import InputError
 from edgeprune.io.files import write_atomically
 
+Array = NDArray[np.generic]
+Feeds = Mapping[str, Array]
+"""Inputs by name."""
+
 
 def load_array(path: Path) -> NDArray[np.generic]:
     """An array from a .npy file, never unpickled; InputError if it is none."""

@@ -10,6 +10,7 @@ import msgspec
 
 from edgeprune.bundles.manifest import ParityRecord
 from edgeprune.errors import InputError, first_line
+from edgeprune.io.json_files import read_json
 from edgeprune.lowering.forms import GROUPED, Form, executed_macs
 from edgeprune.lowering.layers import GroupedLayer
 
@@ -102,14 +103,10 @@ def layer_choices(
 
 def load_lowering(path: Path) -> LoweringRecord:
     """Read `lowering.json`; InputError if it is missing, none, or of another schema."""
+    remedy, what = "tune the bundle again", "a bundle's lowering"
+    record = read_json(path, LoweringRecord, SCHEMA_VERSION, what="lowering", expected=what, remedy=remedy)
     try:
-        record = msgspec.json.decode(path.read_bytes(), type=LoweringRecord)
         record.forms()
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path, expected="a bundle's lowering") from error
-    except (msgspec.DecodeError, ValueError) as error:
-        raise InputError(f"is no lowering: {first_line(error)}", where=path, remedy="tune the bundle again") from error
-    if record.schema_version != SCHEMA_VERSION:
-        what = f"has lowering schema {record.schema_version}"
-        raise InputError(what, where=path, expected=f"schema {SCHEMA_VERSION}", remedy="tune the bundle again")
+    except ValueError as error:
+        raise InputError(f"is no lowering: {first_line(error)}", where=path, expected=what, remedy=remedy) from error
     return record

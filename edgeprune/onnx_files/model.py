@@ -1,4 +1,4 @@
-"""Load, check and save ONNX files, and answer the questions that every ONNX step asks: inputs, constants, shapes.
+"""Load, check and save ONNX files.
 
 Models are untrusted: paths inside a file may not leave its folder, and a tensor must hold as many bytes as it says.
 """
@@ -18,43 +18,10 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from edgeprune.errors import InputError, first_line
 from edgeprune.onnx_files.graph import (
-    TensorSpec,
-    array,
-    attributes,
-    concrete_shapes,
-    concrete_types,
-    constants,
     element_bytes,
     fresh_name,
-    input_specs,
-    is_standard,
     opset,
-    output_specs,
-    static_batch,
 )
-
-__all__ = [
-    "CONVOLUTIONS",
-    "INLINE_LIMIT",
-    "TensorSpec",
-    "array",
-    "attributes",
-    "check_model",
-    "concrete_shapes",
-    "concrete_types",
-    "constants",
-    "element_bytes",
-    "fresh_name",
-    "input_specs",
-    "is_standard",
-    "load_model",
-    "name_nodes",
-    "opset",
-    "output_specs",
-    "parse_model",
-    "save_onnx",
-    "static_batch",
-]
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv", "ConvInteger", "QLinearConv"})
 INLINE_LIMIT = 1_500_000_000
@@ -141,6 +108,17 @@ def check_model(model: ModelProto, *, where: object = "ONNX model", require_conv
             "holds no convolution", where=where, expected="a convolutional network", remedy="name another file"
         )
     return model
+
+
+def as_model(source: str | Path | bytes | ModelProto) -> ModelProto:
+    """A checked copy of a model, wherever it lies; InputError as `load_model`."""
+    if isinstance(source, str | Path):
+        return load_model(source, require_conv=False)
+    if isinstance(source, bytes):
+        return check_model(parse_model(source))
+    copy = ModelProto()
+    copy.CopyFrom(source)
+    return check_model(copy)
 
 
 def _read(path: Path) -> bytes:

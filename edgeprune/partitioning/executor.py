@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.model import TensorSpec
+from edgeprune.io.arrays import Array, Feeds
+from edgeprune.onnx_files.graph import (
+    TensorSpec,
+)
 from edgeprune.partitioning.manifest import Stage, load_partition
-from edgeprune.runners.base import Array, Feeds, RunOptions
+from edgeprune.runners.base import RunOptions
 from edgeprune.runners.feeds import check_feeds
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 

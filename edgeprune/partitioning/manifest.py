@@ -15,8 +15,16 @@ from typing import Literal
 import msgspec
 from onnx import ModelProto
 
-from edgeprune.errors import InputError, first_line
-from edgeprune.onnx_files.model import TensorSpec, input_specs, load_model, output_specs
+from edgeprune.errors import InputError
+from edgeprune.io.json_files import read_json
+from edgeprune.onnx_files.graph import (
+    TensorSpec,
+    input_specs,
+    output_specs,
+)
+from edgeprune.onnx_files.model import (
+    load_model,
+)
 from edgeprune.partitioning.devices import Device, check_devices
 
 MANIFEST = "partition.json"
@@ -120,26 +128,11 @@ def load_manifest(folder: str | Path) -> PartitionManifest:
     """Read `partition.json`; InputError if it is missing, none, or names a file outside the folder."""
     folder = Path(folder)
     path = folder / MANIFEST
-    try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=PartitionManifest)
-    except OSError as error:
-        raise InputError(
-            "no split network",
-            where=folder,
-            expected=f"a folder with {MANIFEST}",
-            remedy="make one with `edgeprune split`",
-        ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"is no partition: {first_line(error)}", where=path, expected="a file that `edgeprune split` wrote"
-        ) from error
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise InputError(
-            f"has partition schema {manifest.schema_version}",
-            where=path,
-            expected=f"schema {SCHEMA_VERSION}",
-            remedy="split the network again with this version of edgeprune",
-        )
+    if not path.is_file():
+        remedy = "make one with `edgeprune split`"
+        raise InputError("no split network", where=folder, expected=f"a folder with {MANIFEST}", remedy=remedy)
+    expected, remedy = "a file that `edgeprune split` wrote", "split the network again with this version of edgeprune"
+    manifest = read_json(path, PartitionManifest, SCHEMA_VERSION, what="partition", expected=expected, remedy=remedy)
     check_devices([Device(entry.name) for entry in manifest.devices], where=path)
     for entry in manifest.devices:
         for name in entry.subgraphs:

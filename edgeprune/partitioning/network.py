@@ -10,7 +10,7 @@ from functools import cached_property
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.model import (
+from edgeprune.onnx_files.graph import (
     concrete_types,
     constants,
     element_bytes,

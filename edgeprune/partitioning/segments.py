@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from edgeprune.onnx_files.model import (
+from edgeprune.onnx_files.graph import (
     array,
     attributes,
     is_standard,

@@ -58,7 +58,7 @@ from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
 if TYPE_CHECKING:
-    from edgeprune.exporters.options import DeployOptions
+    from edgeprune.deployment.options import DeployOptions
     from edgeprune.pipeline.train import TrainOptions, TrainOutcome
     from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
     from edgeprune.pruning.pruned import Pruned

@@ -17,8 +17,8 @@ from edgeprune.bundles.bundle import (
 )
 from edgeprune.datasets.images import load_data, normalised
 from edgeprune.deployment.lower_bundle import LowerOptions
+from edgeprune.deployment.options import DeployOptions
 from edgeprune.errors import GateError
-from edgeprune.exporters.options import DeployOptions
 from edgeprune.io import progress
 from edgeprune.methods.base import PruneRequest
 from edgeprune.profiling.profiler import ProfileOptions

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from edgeprune.errors import InputError, first_line
+from edgeprune.io.json_files import read_json
 from edgeprune.plans.permutation import Selection
 
 SCHEMA_VERSION = 2
@@ -120,19 +120,5 @@ def _one_a_line(entries: Sequence[LayerPlan] | Sequence[SetPlan]) -> bytes:
 
 def load_plan(path: Path) -> Plan:
     """Read a plan from JSON; InputError if the file is missing, no plan, or of another schema."""
-    try:
-        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path, expected="a plan (plan.json)") from error
-    except msgspec.DecodeError as error:
-        raise InputError(
-            f"is not a plan: {first_line(error)}", where=path, expected="a plan.json of edgeprune"
-        ) from error
-    if plan.schema_version != SCHEMA_VERSION:
-        raise InputError(
-            f"has plan schema {plan.schema_version}",
-            where=path,
-            expected=f"schema {SCHEMA_VERSION}",
-            remedy="prune again with this version of edgeprune",
-        )
-    return plan
+    remedy = "prune again with this version of edgeprune"
+    return read_json(path, Plan, SCHEMA_VERSION, what="plan", expected="a plan.json of edgeprune", remedy=remedy)

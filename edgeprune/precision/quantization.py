@@ -21,9 +21,9 @@ from onnx import ModelProto
 
 from edgeprune.devices.this_machine import machine_may_saturate
 from edgeprune.errors import InputError, first_line
+from edgeprune.io.arrays import Feeds
 from edgeprune.onnx_files.graph import opset
 from edgeprune.onnx_files.model import check_model
-from edgeprune.runners.base import Feeds
 
 OLDEST_OPSET = 13
 """Of ONNX's own operations: the first whose QuantizeLinear takes a scale for each filter."""

@@ -10,7 +10,10 @@ from statistics import median
 from edgeprune.devices.sensors import MachineState, energy_meter, energy_per_run_mj, machine_state
 from edgeprune.errors import InputError, first_line
 from edgeprune.io import progress
-from edgeprune.onnx_files.model import input_specs
+from edgeprune.io.arrays import Feeds
+from edgeprune.onnx_files.graph import (
+    input_specs,
+)
 from edgeprune.profiling.environment import (
     crowding,
     load_average,
@@ -30,8 +33,8 @@ from edgeprune.profiling.measurement import (
     warm_up,
 )
 from edgeprune.profiling.result import Drift, Latency, Result
-from edgeprune.profiling.setup import Batch, ProfiledRunner, ProfileOptions, Which, is_gpu, random_feeds
-from edgeprune.runners.base import Feeds
+from edgeprune.profiling.setup import Batch, ProfileOptions, Which, is_gpu, random_feeds
+from edgeprune.runners.base import ProfiledRunner
 from edgeprune.runners.registry import TARGETS
 
 # Elsewhere one node holds the whole network, or times are those of starting kernels.

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from onnx import ModelProto, NodeProto
 
@@ -18,17 +18,7 @@ from edgeprune.lowering.forms import layer_of_node
 from edgeprune.onnx_files.graph import attributes, concrete_types, constants, element_bytes
 from edgeprune.onnx_files.macs import MacCount, count_macs
 from edgeprune.profiling.measurement import Measurement
-
-
-class TimedNode(Protocol):
-    """Mean time of one node, as runners give it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def op_type(self) -> str: ...
-    @property
-    def mean_ms(self) -> float: ...
+from edgeprune.runners.base import NodeTime
 
 
 @dataclass(frozen=True)
@@ -110,7 +100,7 @@ def match_layers(dense: Sequence[LayerInfo], pruned: Sequence[LayerInfo]) -> dic
 
 
 def attribute_times(
-    nodes: Iterable[TimedNode], original: Mapping[str, str], owned: Mapping[str, str], provider: str = ""
+    nodes: Iterable[NodeTime], original: Mapping[str, str], owned: Mapping[str, str], provider: str = ""
 ) -> tuple[dict[str, LayerTime], float]:
     """Times of the layers by name, and of all the rest together.
 
@@ -152,7 +142,7 @@ def median_time(turns: Sequence[LayerTime]) -> LayerTime:
     return LayerTime(total, gather, reorder, noise, first.nodes, first.moves, first.provider)
 
 
-def _reorder_owner(owners: Sequence[str], nodes: Sequence[TimedNode], position: int) -> str:
+def _reorder_owner(owners: Sequence[str], nodes: Sequence[NodeTime], position: int) -> str:
     following = owners[position + 1] if position + 1 < len(owners) else ""
     if following:
         return following

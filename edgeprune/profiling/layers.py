@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from edgeprune.devices.roofline import Roofline
+from edgeprune.io.arrays import Feeds
 from edgeprune.profiling.explaining.causes import Cause, bound_share, dense_words, explain
 from edgeprune.profiling.explaining.facts import LayerFacts
 from edgeprune.profiling.layer_times import LayerInfo, LayerTime, attribute_times, match_layers, median_time
 from edgeprune.profiling.result import LayerResult
-from edgeprune.profiling.setup import Batch, ProfiledRunner, ProfileOptions, Which
-from edgeprune.runners.base import Feeds
+from edgeprune.profiling.setup import Batch, ProfileOptions, Which
+from edgeprune.runners.base import ProfiledRunner
 
 LAYER_BLOCKS = 5
 """Times of layers are taken in so many turns, dense and pruned alternating; the median of the turns counts."""

@@ -19,16 +19,16 @@ from onnx import ModelProto
 from edgeprune.bundles.names import DENSE_MODEL, MODEL
 from edgeprune.errors import InputError
 from edgeprune.io import progress
-from edgeprune.io.arrays import load_array
+from edgeprune.io.arrays import Feeds, load_array
 from edgeprune.onnx_files.graph import input_specs, output_specs, static_batch
 from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.precision.formats import Precision, PrecisionRecord, tolerance
 from edgeprune.precision.half import to_half
 from edgeprune.precision.quantization import to_int8
 from edgeprune.profiling.batch import memory_checked
-from edgeprune.profiling.setup import ProfiledRunner, ProfileOptions, Which, random_feeds
+from edgeprune.profiling.setup import ProfileOptions, Which, random_feeds
 from edgeprune.runners import registry
-from edgeprune.runners.base import Feeds
+from edgeprune.runners.base import ProfiledRunner
 from edgeprune.runners.registry import OpenOptions, Source, Target
 
 if TYPE_CHECKING:

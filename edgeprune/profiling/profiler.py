@@ -30,10 +30,11 @@ from edgeprune.profiling.environment import current_environment
 from edgeprune.profiling.explaining.advice import advice
 from edgeprune.profiling.explaining.facts import MachineFacts
 from edgeprune.profiling.result import ProfileResult, Result, Settings, load_profile_result
-from edgeprune.profiling.setup import Batch, Pair, ProfiledRunner, ProfileOptions, Which, is_gpu, random_feeds
+from edgeprune.profiling.setup import Batch, Pair, ProfileOptions, Which, is_gpu, random_feeds
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.tuned_for import RUNTIMES, is_tuned_for
 from edgeprune.runners import registry
+from edgeprune.runners.base import ProfiledRunner
 from edgeprune.runners.cores import check_cores, pinned
 from edgeprune.runners.onnxruntime.runner import TimedOrtRunner
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from edgeprune.errors import InputError, first_line
+from edgeprune.io.json_files import read_json
 from edgeprune.precision.formats import PrecisionRecord
 from edgeprune.profiling.estimating.estimates import Estimate
 from edgeprune.profiling.measurement import Measurement, median_interval
@@ -241,14 +241,4 @@ class ProfileResult(msgspec.Struct, frozen=True):
 def load_profile_result(path: Path) -> ProfileResult:
     """Read `profile.json`; InputError if it is missing, none, or of another schema."""
     remedy = "measure again with `edgeprune profile`"
-    try:
-        result = msgspec.json.decode(path.read_bytes(), type=ProfileResult)
-    except OSError as error:
-        what = f"cannot be read ({error.strerror})"
-        raise InputError(what, where=path, expected="a profile", remedy=remedy) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"is no profile: {first_line(error)}", where=path, remedy=remedy) from error
-    if result.schema_version != SCHEMA_VERSION:
-        what = f"has profile schema {result.schema_version}"
-        raise InputError(what, where=path, expected=f"schema {SCHEMA_VERSION}", remedy=remedy)
-    return result
+    return read_json(path, ProfileResult, SCHEMA_VERSION, what="profile", expected="a profile", remedy=remedy)

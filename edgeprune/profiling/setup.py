@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.model import TensorSpec
+from edgeprune.onnx_files.graph import (
+    TensorSpec,
+)
 from edgeprune.precision.formats import Precision, share_of_bytes
 from edgeprune.profiling.explaining.facts import MachineFacts
-from edgeprune.profiling.layer_times import LayerInfo, ModelLayers, TimedNode
+from edgeprune.profiling.layer_times import LayerInfo, ModelLayers
 from edgeprune.profiling.measurement import check_counts
-from edgeprune.runners.base import Feeds, Runner, RunOptions
+from edgeprune.runners.base import RunOptions
 
 Which = Literal["dense", "pruned"]
 
@@ -24,33 +26,6 @@ Which = Literal["dense", "pruned"]
 def is_gpu(target: str) -> bool:
     """Whether a target runs on a GPU."""
     return "cuda" in target or "tensorrt" in target
-
-
-class NodeTimer(Protocol):
-    """A model in which the runtime takes the time of every node, to be run in turn with others. `finish` ends it."""
-
-    def run(self) -> None: ...
-
-    def finish(self, *, warmup: int = 2) -> Sequence[TimedNode]:
-        """The median time of every node over all runs but the first `warmup`, in order of execution."""
-
-
-class RecordedRunner(Protocol):
-    """A `ProfiledRunner` on which the times of nodes can be taken run by run."""
-
-    def recorder(self, feeds: Feeds) -> NodeTimer: ...
-
-
-class ProfiledRunner(Runner, Protocol):
-    """A runner that can be timed closely, and tells the times of its nodes."""
-
-    def prepared(self, feeds: Feeds) -> Callable[[], object]:
-        """One run on these inputs as a call with nothing else in it: what can be checked is checked now."""
-
-    def profile_nodes(self, feeds: Feeds, iterations: int) -> Sequence[TimedNode]: ...
-
-    def original_node(self, name: str) -> str:
-        """The ONNX model's node that a timed node stands for; empty for a reordering of data."""
 
 
 @dataclass(frozen=True)

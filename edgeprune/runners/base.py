@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgeprune.errors import InputError, unknown_name
-
-Array = NDArray[np.generic]
-Feeds = Mapping[str, Array]
+from edgeprune.io.arrays import Array, Feeds
 
 
 class NodeTime(NamedTuple):
@@ -50,6 +45,33 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free the model. The runner cannot be used afterwards."""
+
+
+class NodeTimer(Protocol):
+    """A model in which the runtime takes the time of every node, to be run in turn with others. `finish` ends it."""
+
+    def run(self) -> None: ...
+
+    def finish(self, *, warmup: int = 2) -> Sequence[NodeTime]:
+        """The median time of every node over all runs but the first `warmup`, in order of execution."""
+
+
+class RecordedRunner(Protocol):
+    """A `ProfiledRunner` on which the times of nodes can be taken run by run."""
+
+    def recorder(self, feeds: Feeds) -> NodeTimer: ...
+
+
+class ProfiledRunner(Runner, Protocol):
+    """A runner that can be timed closely, and tells the times of its nodes."""
+
+    def prepared(self, feeds: Feeds) -> Callable[[], object]:
+        """One run on these inputs as a call with nothing else in it: what can be checked is checked now."""
+
+    def profile_nodes(self, feeds: Feeds, iterations: int) -> Sequence[NodeTime]: ...
+
+    def original_node(self, name: str) -> str:
+        """The ONNX model's node that a timed node stands for; empty for a reordering of data."""
 
 
 MOST_THREADS = 1024

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgeprune.errors import InputError, unknown_name
-from edgeprune.onnx_files.model import TensorSpec
-from edgeprune.runners.base import Feeds
+from edgeprune.io.arrays import Feeds
+from edgeprune.onnx_files.graph import (
+    TensorSpec,
+)
 
 
 def check_feeds(feeds: Feeds, specs: Sequence[TensorSpec]) -> None:

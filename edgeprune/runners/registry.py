@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import nn
 
-    from edgeprune.profiling.setup import ProfiledRunner
+    from edgeprune.runners.base import ProfiledRunner
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import msgspec
 from edgeprune.errors import InputError, first_line
 from edgeprune.io import progress
 from edgeprune.io.files import write_atomically
+from edgeprune.io.user_cache import cache_folder
 from edgeprune.profiling.measurement import NOISY
 
 SCHEMA_VERSION = 1
@@ -40,14 +41,8 @@ class _File(msgspec.Struct, frozen=True):
 
 
 def default_path() -> Path:
-    """Where the cache lies: in the user's cache folder, as the XDG base directory specification has it. InputError for
-    a user without a home."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
-    except RuntimeError as error:
-        raise InputError("no home folder to keep caches in", remedy="set XDG_CACHE_HOME to an absolute path") from error
-    return folder / "edgeprune" / "tuning.json"
+    """Where the cache lies unless it is told otherwise. InputError as `cache_folder`."""
+    return cache_folder() / "tuning.json"
 
 
 @dataclass

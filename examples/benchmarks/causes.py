@@ -22,12 +22,13 @@ import msgspec
 import second_blind_cause_cases
 from cause_cases import LAYER, Case, cases
 
+from edgeprune.io.arrays import Feeds
 from edgeprune.io.files import pretty_json
 from edgeprune.profiling.explaining.facts import MachineFacts
 from edgeprune.profiling.layers import layer_rows, time_layers
 from edgeprune.profiling.profiler import TimedOrtRunner, input_specs, machine_facts
 from edgeprune.profiling.setup import Batch, Pair, ProfileOptions, Which, random_feeds
-from edgeprune.runners.base import Feeds, RunOptions
+from edgeprune.runners.base import RunOptions
 
 WANTED = 0.95
 """Share of the causes that must be right."""

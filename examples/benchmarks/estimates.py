@@ -34,7 +34,12 @@ from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.devices.device_profile import DeviceProfile, load_profile
 from edgeprune.io import progress
 from edgeprune.io.files import pretty_json, write_atomically
-from edgeprune.onnx_files.model import input_specs, load_model
+from edgeprune.onnx_files.graph import (
+    input_specs,
+)
+from edgeprune.onnx_files.model import (
+    load_model,
+)
 from edgeprune.profiling.environment import current_environment, load_average
 from edgeprune.profiling.estimating.estimates import estimate_nodes, total_ms
 from edgeprune.profiling.measurement import NOISY, interleave

@@ -60,11 +60,18 @@ from edgeprune.deployment.parity import measure_parity, random_inputs
 from edgeprune.devices.this_machine import is_importable, this_machine_block
 from edgeprune.errors import EdgepruneError
 from edgeprune.exporters.to_onnx import to_onnx
+from edgeprune.io.arrays import Array
 from edgeprune.io.files import pretty_json, write_atomically
 from edgeprune.lowering.gathers import count_gathers
 from edgeprune.lowering.layers import grouped_layers
+from edgeprune.onnx_files.graph import (
+    input_specs,
+)
 from edgeprune.onnx_files.macs import count_macs
-from edgeprune.onnx_files.model import input_specs, load_model, save_onnx
+from edgeprune.onnx_files.model import (
+    load_model,
+    save_onnx,
+)
 from edgeprune.profiling.environment import current_environment, load_average
 from edgeprune.profiling.measurement import interleave, median_interval, paired_ratios
 from edgeprune.profiling.setup import random_feeds
@@ -72,7 +79,7 @@ from edgeprune.pruning.network import Network, load_network
 from edgeprune.pruning.options import NetworkSource
 from edgeprune.pruning.pruned import Pruned
 from edgeprune.rewriting.fold import fold
-from edgeprune.runners.base import Array, RunOptions
+from edgeprune.runners.base import RunOptions
 from edgeprune.runners.registry import OpenOptions, Source, open_runner
 from edgeprune.tuning.keys import structure_key
 from edgeprune.tuning.options import TuneOptions

@@ -11,10 +11,11 @@ import msgspec
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgeprune.io.arrays import Array
 from edgeprune.profiling.layer_times import ModelLayers
 from edgeprune.profiling.measurement import interleave
 from edgeprune.profiling.profiler import TimedOrtRunner
-from edgeprune.runners.base import Array, RunOptions
+from edgeprune.runners.base import RunOptions
 
 CHANNEL_BLOCKS, SIZE, CHAIN = 16, 28, 4
 """Channels (in blocks of the processor), height and width of the convolutions, and how many follow each other: the

@@ -8,8 +8,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import with_input_size
-from edgeprune.onnx_files.model import concrete_shapes, constants, input_specs, load_model, output_specs, static_batch
+from edgeprune.onnx_files.graph import (
+    concrete_shapes,
+    constants,
+    input_specs,
+    output_specs,
+    static_batch,
+    with_input_size,
+)
+from edgeprune.onnx_files.model import (
+    load_model,
+)
 
 CONV = """<ir_version: 9, opset_import: ["" : 18]>
 g (float[batch,3,8,8] x) => (float[batch,4,6,6] y)

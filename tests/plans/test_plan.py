@@ -94,7 +94,7 @@ def test_files_that_are_no_plan_are_refused(tmp_path: Path) -> None:
         load_plan(path)
     for text in ("", "{", "[]", '{"method": 3}', '{"method": "m", "settings": {}, "seed": 0, "layers": [], "more": 1}'):
         path.write_text(text)
-        with pytest.raises(InputError, match="is not a plan"):
+        with pytest.raises(InputError, match="is no plan"):
             load_plan(path)
     path.write_text('{"method": "m", "settings": {}, "seed": 0, "layers": [], "schema_version": 99}')
     with pytest.raises(InputError, match="plan schema 99"):

@@ -19,8 +19,10 @@ from onnx import helper
 from edgeprune.devices.roofline import Roofline
 from edgeprune.devices.sensors import MachineState
 from edgeprune.errors import InputError
+from edgeprune.onnx_files.graph import (
+    TensorSpec,
+)
 from edgeprune.onnx_files.macs import count_macs
-from edgeprune.onnx_files.model import TensorSpec
 from edgeprune.profiling.batch import memory_checked, noise_warnings
 from edgeprune.profiling.environment import current_environment
 from edgeprune.profiling.explaining.facts import MachineFacts

@@ -38,10 +38,11 @@ from edgeprune.profiling.result import load_profile_result
 from edgeprune.report import write_report
 from edgeprune.report.contents import read_contents
 from edgeprune.report.document import Notes, Picture, Table
+from edgeprune.report.page.forms import forms_section
 from edgeprune.report.page.markdown import escaped
 from edgeprune.report.page.sections import OF_ROUNDS, build_document
 from edgeprune.report.views.kernels import block_diagonal, kernel_norms, kernel_view, reduced
-from edgeprune.report.words.forms import choice_sentence, forms_section
+from edgeprune.report.words.forms import choice_sentence
 from edgeprune.report.words.headline import headline_rows
 
 EVIL = "layer1.<script>alert(1)</script>.$x^2$.|`conv`&\"'"
@@ -348,7 +349,7 @@ def test_advice_fits_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "1 of 1 grouped layers have channels a group that are no multiple of 16" in advice(predicted, off_block)
     elsewhere, here = small.lowering(), current_environment(1).cpu
     assert "--align auto" not in advice(elsewhere, off_block), "the block of another machine is not known"
-    monkeypatch.setattr("edgeprune.report.words.forms.this_machine_block", lambda: 16)
+    monkeypatch.setattr("edgeprune.report.page.forms.this_machine_block", lambda: 16)
     assert "--align auto" in advice(msgspec.structs.replace(elsewhere, device=here), off_block)
     assert advice(small.lowering(GROUPED, measured=False), aligned) == ""
     slow = msgspec.structs.replace(small.lowering(GROUPED), chosen="as planned")
@@ -502,7 +503,7 @@ def test_changed_files_are_refused(lowered: Path, tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("plan.json", "is not a plan"),
+        ("plan.json", "is no plan"),
         (PROFILE, "is no profile"),
         ("partition.json", "is no partition"),
         ("lowering.json", "is no lowering"),

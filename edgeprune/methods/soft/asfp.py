@@ -10,7 +10,8 @@ from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult
 from edgeprune.methods.shared.filter_criteria import by_norm
 from edgeprune.methods.soft.asymptotic_rate import asymptotic_rate
-from edgeprune.methods.soft.pruning import SoftPruning, SoftPruningRun, SoftSettings, prune_once, soft_pruning
+from edgeprune.methods.soft.pruning import SoftPruning, SoftSettings, prune_once, soft_pruning
+from edgeprune.methods.soft.run import SoftPruningRun
 
 SUMMARY = "SFP whose rate rises with the epochs, fast at first, so that no epoch loses much; without training, SFP."
 RATE = 0.4

@@ -9,7 +9,8 @@ from edgeprune.errors import InputError
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult
 from edgeprune.methods.shared.filter_criteria import by_both
-from edgeprune.methods.soft.pruning import SoftPruning, SoftPruningRun, SoftSettings, prune_once, soft_pruning
+from edgeprune.methods.soft.pruning import SoftPruning, SoftSettings, prune_once, soft_pruning
+from edgeprune.methods.soft.run import SoftPruningRun
 
 SUMMARY = "Leaves out filters with the smallest norms, then some nearest to the geometric median of what is left."
 RATE = 0.4

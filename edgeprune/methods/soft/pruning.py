@@ -11,16 +11,14 @@ SFP, ASFP, FPGM and FPGM-mix differ in how they choose, and in how the rate rise
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from edgeprune.errors import InputError
-from edgeprune.io import progress
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest, Weights, require_finite
 from edgeprune.methods.shared.budget_rate import within_budget
@@ -29,11 +27,6 @@ from edgeprune.methods.shared.channel_choice import final_rates, kept_count, kep
 from edgeprune.methods.shared.filter_criteria import Choose
 from edgeprune.methods.shared.units import Coupling, Numbers, Prunable, prunable
 from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from edgeprune.methods.soft.training import SoftPruningHooks
 
 Schedule = Callable[[float, int], float]
 """(the rate at the end, epoch: 1 is the first) -> the rate after this epoch."""
@@ -111,7 +104,7 @@ def prune_once(given: MethodInput, method: SoftPruning) -> MethodResult:
     """The plan for the given weights, without training. InputError as `units_within_budget` says."""
     among = units_within_budget(given, method)
     choice = choose_filters(among, given.weights, method.choose, lambda goal: goal)
-    return _result(among, choice, method)
+    return result_of(among, choice, method)
 
 
 def units_within_budget(given: MethodInput, method: SoftPruning) -> Prunable:
@@ -140,47 +133,13 @@ def choose_filters(among: Prunable, weights: Weights, choose: Choose, rate: Call
     )
 
 
-class SoftPruningRun:
-    """The method in one training run: `hooks` for the training loop, then `result`."""
-
-    hooks: SoftPruningHooks
-
-    def __init__(self, given: MethodInput, method: SoftPruning, schedule: Schedule, epochs: int) -> None:
-        from edgeprune.methods.soft.training import SoftPruningHooks  # torch, which pruning once does not need
-
-        self.method = method
-        self.hooks = SoftPruningHooks(units_within_budget(given, method), method, schedule, epochs)
-        if not method.settles(epochs):
-            progress.note(_too_short(method, epochs))
-
-    def result(self, model: nn.Module) -> MethodResult:
-        """The plan of the last zeroing; `model` holds zeros wherever it cuts."""
-        hooks = self.hooks
-        curve = RecordCurve(
-            "Zeroed filters", "epoch", "share", tuple(hooks.epochs_zeroed), tuple(hooks.shares_zeroed),
-            text="Share of the filters in the layers that can be thinned which was set to zero after each epoch.",
-        )  # fmt: skip
-        return _result(hooks.among, hooks.choice, self.method, (curve,))
-
-
-def _too_short(method: SoftPruning, epochs: int) -> str:
-    """What to do about a run that ends before the network has recovered."""
-    left = epochs - method.soft_epochs(epochs)
-    trained = f"only {left} epoch trains" if left else "nothing trains"
-    enough = next(more for more in itertools.count(epochs) if method.settles(more))
-    return (
-        f"{method.name} in {epochs} epoch{'s' if epochs > 1 else ''}: {trained} the network after its filters are "
-        f"zeroed for the last time, so that accuracy will be lost. Use --epochs {enough} or more, or prune at once and "
-        f"fine-tune: `edgeprune prune --method {method.name} --finetune-epochs N`."
-    )
-
-
-# -- the result --------------------------------------------------------------------------------------------------------
 def _rows(weight: np.ndarray[Any, Any], filters: Numbers) -> np.ndarray[Any, Any]:
     return weight[list(filters)].reshape(len(filters), -1).astype(np.float64)
 
 
-def _result(among: Prunable, choice: Choice, method: SoftPruning, curves: tuple[RecordCurve, ...] = ()) -> MethodResult:
+def result_of(
+    among: Prunable, choice: Choice, method: SoftPruning, curves: tuple[RecordCurve, ...] = ()
+) -> MethodResult:
     rows = tuple(
         (
             unit.name if len(unit.layers) == 1 else f"{unit.name} and {len(unit.layers) - 1} more",

@@ -8,7 +8,8 @@ from typing import Literal
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult
 from edgeprune.methods.shared.filter_criteria import by_norm
-from edgeprune.methods.soft.pruning import SoftPruning, SoftPruningRun, SoftSettings, prune_once, soft_pruning
+from edgeprune.methods.soft.pruning import SoftPruning, SoftSettings, prune_once, soft_pruning
+from edgeprune.methods.soft.run import SoftPruningRun
 
 SUMMARY = "Leaves out the filters with the smallest norms; while training, zeroed filters may grow back every epoch."
 RATE = 0.3

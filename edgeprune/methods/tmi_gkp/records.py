@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from edgeprune.errors import InputError, first_line
+from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer
+from edgeprune.io.files import sha256_of
+from edgeprune.io.json_files import read_json
 from edgeprune.methods.shared.clustering import Clusters, is_equal_division
 
 SCHEMA_VERSION = 1
@@ -53,22 +54,12 @@ class Clustering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def load_clustering(path: Path) -> tuple[Clustering, str]:
     """A recorded clustering and the SHA-256 of its file; InputError if it is missing, none, or of another schema."""
-    expected = f"a {FILE_NAME} that an earlier run of tmi-gkp wrote"
-    try:
-        content = path.read_bytes()
-        clustering = msgspec.json.decode(content, type=Clustering)
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path, expected=expected) from error
-    except msgspec.DecodeError as error:
-        raise InputError(f"is not a clustering: {first_line(error)}", where=path, expected=expected) from error
-    if clustering.schema_version != SCHEMA_VERSION:
-        raise InputError(
-            f"has clustering schema {clustering.schema_version}",
-            where=path,
-            expected=f"schema {SCHEMA_VERSION}",
-            remedy="cluster again with this version of edgeprune",
-        )
-    return clustering, hashlib.sha256(content).hexdigest()
+    expected, remedy = (
+        f"a {FILE_NAME} that an earlier run of tmi-gkp wrote",
+        "cluster again with this version of edgeprune",
+    )
+    clustering = read_json(path, Clustering, SCHEMA_VERSION, what="clustering", expected=expected, remedy=remedy)
+    return clustering, sha256_of(path)
 
 
 def check_fits(

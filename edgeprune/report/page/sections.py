@@ -8,10 +8,11 @@ from edgeprune.profiling.result import Result
 from edgeprune.report.contents import Contents
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Tile
 from edgeprune.report.page import layer_tables, making_tables, tables
+from edgeprune.report.page.forms import forms_section
 from edgeprune.report.page.measured import advice_section, estimates_section, layers_section, speed_blocks
 from edgeprune.report.page.records import record_section
 from edgeprune.report.views.kernels import KernelView, kernel_view
-from edgeprune.report.words.forms import excess_sentence, forms_section
+from edgeprune.report.words.forms import excess_sentence
 from edgeprune.report.words.headline import plain_rows, ratio
 from edgeprune.report.words.results import setting
 

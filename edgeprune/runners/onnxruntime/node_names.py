@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
-from edgeprune.onnx_files.model import constants
+from edgeprune.onnx_files.graph import (
+    constants,
+)
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 # What ONNX Runtime folds into the convolution in front.

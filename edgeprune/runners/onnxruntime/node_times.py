@@ -8,13 +8,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from edgeprune.runners.base import Feeds, NodeTime
+from edgeprune.io.arrays import Feeds
+from edgeprune.onnx_files.graph import (
+    TensorSpec,
+)
+from edgeprune.runners.base import NodeTime
 from edgeprune.runners.feeds import check_feeds
-
-if TYPE_CHECKING:
-    from edgeprune.runners.onnxruntime.runner import OrtRunner
 
 Durations = dict[tuple[str, str, str], tuple[float, ...]]
 """(node, operation, provider) -> seconds of every run, in order of execution."""
@@ -22,10 +23,22 @@ _NODE_TIME = "_kernel_time"
 """Behind a node's name, in the name of the event that tells its time."""
 
 
+class Recordable(Protocol):
+    """A runner that can open a session in which the runtime records times."""
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def output_names(self) -> tuple[str, ...]: ...
+
+    def recording_session(self, prefix: Path) -> Any: ...
+
+
 class NodeRecorder:
     """A session whose runtime takes the time of every node, to be run in turn with others. `finish` ends it."""
 
-    def __init__(self, runner: OrtRunner, feeds: Feeds) -> None:
+    def __init__(self, runner: Recordable, feeds: Feeds) -> None:
         """InputError as for `OrtRunner.run`."""
         check_feeds(feeds, runner.input_specs)
         self._names, self._feeds = list(runner.output_names), dict(feeds)

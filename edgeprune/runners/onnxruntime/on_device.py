@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from edgeprune.runners.base import Array, Feeds
+from edgeprune.io.arrays import Array, Feeds
 from edgeprune.runners.gpu import median_ms
 from edgeprune.runners.onnxruntime.providers import TARGETS
 from edgeprune.runners.onnxruntime.runner import OrtRunner

@@ -14,14 +14,19 @@ from onnx import ModelProto
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from edgeprune.errors import InputError, first_line
-from edgeprune.onnx_files.model import TensorSpec, check_model, load_model, parse_model
+from edgeprune.io.arrays import Array, Feeds
+from edgeprune.onnx_files.graph import (
+    TensorSpec,
+)
+from edgeprune.onnx_files.model import as_model
 from edgeprune.precision.formats import Precision
-from edgeprune.runners.base import OPTIMIZATION_LEVELS, Array, Feeds, NodeTime, RunOptions
-from edgeprune.runners.cores import check_cores, pinned
+from edgeprune.runners.base import OPTIMIZATION_LEVELS, NodeTime, RunOptions
+from edgeprune.runners.cores import pinned
 from edgeprune.runners.feeds import check_feeds, shape_text
 from edgeprune.runners.onnxruntime.node_names import NodeNames
 from edgeprune.runners.onnxruntime.node_times import NodeRecorder
 from edgeprune.runners.onnxruntime.providers import TARGETS, check_available, provider_error, providers, start
+from edgeprune.runners.opened import OpenedRunner
 
 _NUMPY_TYPES = {
     "tensor(float)": "float32",
@@ -48,8 +53,8 @@ ORT_ERRORS: tuple[type[Exception], ...] = tuple(
 _LOAD_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, RuntimeError, ValueError)
 
 
-class OrtRunner:
-    """A model in ONNX Runtime. Use as a context manager, or call `close`."""
+class OrtRunner(OpenedRunner):
+    """A model in ONNX Runtime."""
 
     def __init__(
         self,
@@ -63,9 +68,7 @@ class OrtRunner:
 
         InputError if the model is none, the target is unknown, or its provider does not really run here.
         """
-        self.options = options or RunOptions()
-        self.options.check()
-        check_cores(self.options.pin)
+        super().__init__(options)
         self.target, self._precision = target, precision
         self._source = model
         check_available(target)
@@ -76,12 +79,6 @@ class OrtRunner:
         self.input_names = tuple(spec.name for spec in self._inputs)
         self.output_specs = tuple(_spec(value) for value in self._session.get_outputs())
         self.output_names = tuple(spec.name for spec in self.output_specs)
-
-    def __enter__(self) -> OrtRunner:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
@@ -213,17 +210,6 @@ def _node_providers(session: Any) -> dict[str, str]:
     told = getattr(session, "get_provider_graph_assignment_info", None)
     parts = told() if told else ()
     return {node.name: str(part.ep_name) for part in parts for node in part.get_nodes()}
-
-
-def as_model(source: str | Path | bytes | ModelProto) -> ModelProto:
-    """A checked copy of a model, wherever it lies; InputError as for `load_model`."""
-    if isinstance(source, str | Path):
-        return load_model(source, require_conv=False)
-    if isinstance(source, bytes):
-        return check_model(parse_model(source))
-    copy = ModelProto()
-    copy.CopyFrom(source)
-    return check_model(copy)
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -14,12 +14,20 @@ import numpy as np
 from onnx import ModelProto
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.model import TensorSpec, input_specs, output_specs
+from edgeprune.io.arrays import Array, Feeds
+from edgeprune.onnx_files.graph import (
+    TensorSpec,
+    input_specs,
+    output_specs,
+)
+from edgeprune.onnx_files.model import (
+    as_model,
+)
 from edgeprune.precision.formats import Precision
-from edgeprune.runners.base import Array, Feeds, NodeTime, RunOptions
-from edgeprune.runners.cores import check_cores, pinned
+from edgeprune.runners.base import NodeTime, RunOptions
+from edgeprune.runners.cores import pinned
 from edgeprune.runners.feeds import check_feeds
-from edgeprune.runners.onnxruntime.runner import as_model
+from edgeprune.runners.opened import OpenedRunner
 from edgeprune.runners.openvino.package import import_openvino
 
 openvino: Any = import_openvino()
@@ -69,7 +77,7 @@ class OpenVinoRecorder:
         return [NodeTime(*node, provider, max(fmean(run[node] for run in faster), 0.0)) for node in self._totals[-1]]
 
 
-class OpenVinoRunner:
+class OpenVinoRunner(OpenedRunner):
     """A model in OpenVINO, compiled anew when the shapes of its inputs change. A context manager, or call `close`.
 
     `RunOptions.spinning` and `graph_optimization` have no counterpart here.
@@ -86,9 +94,7 @@ class OpenVinoRunner:
         precision: Precision = "fp32",
     ) -> None:
         """InputError if the model is none, or OpenVINO cannot read it."""
-        self.options = options or RunOptions()
-        self.options.check()
-        check_cores(self.options.pin)
+        super().__init__(options)
         self._precision = precision
         proto = as_model(model)
         self._inputs, self._outputs = input_specs(proto), output_specs(proto)
@@ -101,12 +107,6 @@ class OpenVinoRunner:
         self._compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
         self._original: dict[str, str] = {}
         self._read()
-
-    def __enter__(self) -> OpenVinoRunner:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:

@@ -18,8 +18,8 @@ import msgspec
 from edgeprune.errors import InputError, first_line
 from edgeprune.io import progress
 from edgeprune.io.files import pretty_json, write_atomically
+from edgeprune.io.user_cache import cache_folder
 from edgeprune.runners.tensorrt.batch_range import BatchRange
-from edgeprune.tuning.cache import default_path
 
 KEY, TIMING_CACHE = "engines.key", "tensorrt-timing.cache"
 """In the user's cache folder."""
@@ -102,7 +102,7 @@ class EngineFiles:
 def load_timing_cache() -> bytes:
     """What earlier builds of this user have measured; empty if there is nothing to be read."""
     try:
-        return default_path().with_name(TIMING_CACHE).read_bytes()
+        return (cache_folder() / TIMING_CACHE).read_bytes()
     except OSError:
         return b""
 
@@ -110,7 +110,7 @@ def load_timing_cache() -> bytes:
 def save_timing_cache(data: bytes) -> None:
     """For later builds; a cache that cannot be written is left out."""
     try:
-        write_atomically(default_path().with_name(TIMING_CACHE), data)
+        write_atomically((cache_folder() / TIMING_CACHE), data)
     except InputError:
         return
 
@@ -125,7 +125,7 @@ def _seal(plan: bytes) -> str:
 
 def _key() -> bytes:
     """The user's own, made when it is first needed. Where it cannot be kept, one that no plan was sealed with."""
-    path = default_path().with_name(KEY)
+    path = cache_folder() / KEY
     fresh = secrets.token_bytes(32)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

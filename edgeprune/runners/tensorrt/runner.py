@@ -13,12 +13,22 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError, first_line, unknown_name
-from edgeprune.onnx_files.model import TensorSpec, input_specs, load_model, output_specs, static_batch
+from edgeprune.io.arrays import Array, Feeds
+from edgeprune.onnx_files.graph import (
+    TensorSpec,
+    input_specs,
+    output_specs,
+    static_batch,
+)
+from edgeprune.onnx_files.model import (
+    load_model,
+)
 from edgeprune.precision.formats import PRECISIONS
-from edgeprune.runners.base import Array, Feeds, NodeTime, RunOptions, TargetState
+from edgeprune.runners.base import NodeTime, RunOptions, TargetState
 from edgeprune.runners.cores import pinned
 from edgeprune.runners.feeds import check_feeds
 from edgeprune.runners.gpu import Gpu
+from edgeprune.runners.opened import OpenedRunner
 from edgeprune.runners.tensorrt.batch_range import BatchRange
 from edgeprune.runners.tensorrt.engine_files import EngineFiles
 
@@ -57,8 +67,8 @@ def open_runner(
     return TensorrtRunner(model, options, precision=precision, engines=engines, batches=batches)
 
 
-class TensorrtRunner:
-    """A model in TensorRT. Use as a context manager, or call `close`."""
+class TensorrtRunner(OpenedRunner):
+    """A model in TensorRT."""
 
     def __init__(
         self,
@@ -70,7 +80,7 @@ class TensorrtRunner:
         batches: BatchRange | None = None,
     ) -> None:
         """As `open_runner`. Where the batch sizes are known, the engine is built now, else when it is first run."""
-        self.options = options or RunOptions()
+        super().__init__(options)
         _check(self.options, precision, batches)
         self._machine = _machine()
         from edgeprune.runners.tensorrt.session import EngineSource, open_session  # both packages are there
@@ -97,12 +107,6 @@ class TensorrtRunner:
         self._batches = batches if fixed is None else BatchRange.only(fixed)
         self._open: Callable[[BatchRange], EngineSession] | None = lambda batches: open_session(source, batches)
         self._session = None if self._batches is None else open_session(source, self._batches)
-
-    def __enter__(self) -> TensorrtRunner:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     @property
     def provider(self) -> str:
@@ -219,7 +223,6 @@ def _import(module: str, remedy: str) -> object:
 
 
 def _check(options: RunOptions, precision: str, batches: BatchRange | None) -> None:
-    options.check()
     if precision not in PRECISIONS:
         raise unknown_name(f"precision of target {TARGET}", precision, PRECISIONS)
     if batches is not None:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from edgeprune.errors import InputError
 from edgeprune.io import progress
+from edgeprune.io.arrays import Array, Feeds
 from edgeprune.onnx_files.model import parse_model
 from edgeprune.precision.half import to_half
-from edgeprune.runners.base import Array, Feeds
 from edgeprune.runners.gpu import Gpu
 from edgeprune.runners.tensorrt.api import (
     VERSION,

@@ -17,16 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import InputError, first_line
+from edgeprune.io.arrays import Array, Feeds
 from edgeprune.precision.formats import Precision
-from edgeprune.runners.base import Array, Feeds, NodeTime, RunOptions
-from edgeprune.runners.cores import check_cores, pinned
+from edgeprune.runners.base import NodeTime, RunOptions
+from edgeprune.runners.cores import pinned
 from edgeprune.runners.gpu import median_ms
+from edgeprune.runners.opened import OpenedRunner
 
 _ENOUGH_WORK = 1 << 16
 """Elements for each thread at which torch lets all of them work on one addition."""
 
 
-class TorchRunner:
+class TorchRunner(OpenedRunner):
     """A torch module in eval mode. Sets torch's number of threads until it is closed; close the last made first.
 
     A compiled one is compiled when it first runs, and again for inputs of another shape. In FP16 a copy is run, which
@@ -44,9 +46,7 @@ class TorchRunner:
     ) -> None:
         """`input_names`: the forward function's arguments, in order. InputError for a GPU target without a GPU, and for
         cores that cannot be pinned to."""
-        self.options = options or RunOptions()
-        self.options.check()
-        check_cores(self.options.pin)
+        super().__init__(options)
         on_gpu, self._is_compiled = target.endswith("cuda"), "compile" in target
         if on_gpu and not torch.cuda.is_available():
             raise InputError("torch finds no GPU", where=f"target {target}", remedy="choose --target torch-cpu")

@@ -268,7 +268,7 @@ def test_a_clustering_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         run(Settings(clusters=str(path)))
     path.write_text('{"layers": 3}')
-    with pytest.raises(InputError, match="is not a clustering"):
+    with pytest.raises(InputError, match="is no clustering"):
         run(Settings(clusters=str(path)))
     good = json.loads(run(skip=("b2.b",)).records["clustering.json"])
     path.write_text(json.dumps(good))
