@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeprune import pipeline
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.deployment.lower_bundle import LowerOptions
@@ -23,12 +22,20 @@ from edgeprune.lowering.record import LoweringRecord
 from edgeprune.methods import amounts, require_taken
 from edgeprune.methods.base import Budget, PruneRequest
 from edgeprune.partitioning.manifest import PartitionManifest
-from edgeprune.pipeline.train import MethodChoice, train_network
+from edgeprune.pipeline.export import write_export
+from edgeprune.pipeline.output import Output
+from edgeprune.pipeline.profile import profile as profile_bundle
+from edgeprune.pipeline.report import report
+from edgeprune.pipeline.run import run_arrays
+from edgeprune.pipeline.split import SplitOptions
+from edgeprune.pipeline.split import split as split_bundle
+from edgeprune.pipeline.tune import tune as tune_bundle
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.sweeping.sweep import require_complete
 from edgeprune.pruning.network import Network
 from edgeprune.pruning.options import PruneOptions
 from edgeprune.pruning.pruned import Pruned, prune_network
+from edgeprune.pruning.while_training import MethodChoice, train_network
 from edgeprune.training.settings import TrainSettings
 from edgeprune.tuning.cache import default_path
 from edgeprune.tuning.options import TuneOptions
@@ -64,26 +71,28 @@ def prune(
     if not isinstance(groups, int | None):
         raise InputError(f"groups={groups!r} is no integer", expected="2 or more")
     network = _network(model, example_input)
-    rates = layer_rates or {}
-    limits = Budget(**(budget or {}))
-    assignments = _assignments(settings)
     require_taken(method, tickets=tickets is not None, share_partitions=share_partitions)
-    groups, rate = amounts(method, groups, rate, rates, limits, assignments)
-    request = PruneRequest(
-        groups,
-        rate,
-        seed,
-        share_partitions,
-        include_first,
-        include_shortcuts,
-        tuple(skip),
-        limits,
-        tuple(rates.items()),
-        channel_block_for(align, device_profile),
-    )
-    return prune_network(
-        network, PruneOptions(method, request, assignments, Path(tickets) if tickets else None, str(device_profile))
-    )
+    request = _request(
+        method, seed, groups, share_partitions, rate=rate, settings=settings, budget=budget, layer_rates=layer_rates,
+        include_first=include_first, include_shortcuts=include_shortcuts, skip=skip, align=align,
+        device_profile=device_profile,
+    )  # fmt: skip
+    folder = Path(tickets) if tickets else None
+    return prune_network(network, PruneOptions(method, request, _assignments(settings), folder, str(device_profile)))
+
+
+class MethodKeywords(TypedDict, total=False):
+    """What any method may be told; as the arguments of `prune` of these names."""
+
+    rate: float | None
+    settings: Mapping[str, Any] | None
+    budget: Mapping[str, float] | None
+    layer_rates: Mapping[str, float] | None
+    include_first: bool
+    include_shortcuts: bool
+    skip: Sequence[str]
+    align: int | Literal["auto", "none"]
+    device_profile: str | Path
 
 
 def train(
@@ -93,39 +102,32 @@ def train(
     *,
     method: str,
     training: TrainSettings | None = None,
-    rate: float | None = None,
-    settings: Mapping[str, Any] | None = None,
-    budget: Mapping[str, float] | None = None,
-    layer_rates: Mapping[str, float] | None = None,
-    include_first: bool = False,
-    include_shortcuts: bool = False,
-    skip: Sequence[str] = (),
-    align: int | Literal["auto", "none"] = "none",
-    device_profile: str | Path = "",
+    **asked: Unpack[MethodKeywords],
 ) -> Pruned:
     """Train a copy of `model` with a method at work that ends in a plan (sfp, asfp, fpgm, fpgm-mix, lfpc, csgd).
 
     `data` is a `Dataset`, or a source as the command line names it, such as "imagefolder:DIR"; the other arguments are
-    those of `prune`. The result's `network` is the given model; its `model` is the small trained one. Without a method,
+    those of `prune`: rate, settings, budget, layer_rates, include_first, include_shortcuts, skip, align,
+    device_profile. The result's `network` is the given model; its `model` is the small trained one. Without a method,
     `edgeprune.training.loop.fit` trains. Raises InputError for anything that cannot be done as asked.
     """
     network = _network(model, example_input)
     training = training or TrainSettings()
-    limits = Budget(**(budget or {}))
-    assignments = _assignments(settings)
-    _, own_rate = amounts(method, None, rate, layer_rates or {}, limits, assignments)
-    request = PruneRequest(
-        rate=own_rate,
-        seed=training.seed,
-        include_first=include_first,
-        include_shortcuts=include_shortcuts,
-        skip=tuple(skip),
-        budget=limits,
-        layer_rates=tuple((layer_rates or {}).items()),
-        align=channel_block_for(align, device_profile),
-    )
+    request = _request(method, training.seed, **asked)
     images = load_data(data, split="train", input_shape=network.input_shape) if isinstance(data, str) else data
-    return train_network(network, images, training, MethodChoice(method, request, assignments, str(device_profile)))
+    assignments, device_profile = _assignments(asked.get("settings")), str(asked.get("device_profile", ""))
+    return train_network(network, images, training, MethodChoice(method, request, assignments, device_profile))
+
+
+class ExportKeywords(TypedDict, total=False):
+    """How `export` writes the files."""
+
+    opset: int
+    device_profile: str
+    as_planned: bool
+    tune: bool
+    threads: int
+    seed: int
 
 
 def export(
@@ -133,25 +135,18 @@ def export(
     out: str | Path,
     *,
     devices: int | str = "",
-    opset: int = 20,
-    device_profile: str = "",
-    as_planned: bool = False,
-    tune: bool = False,
-    threads: int = 1,
     overwrite: bool = False,
-    seed: int = 0,
+    **how: Unpack[ExportKeywords],
 ) -> Bundle:
     """Fold, export to ONNX, lower and verify a pruned network, and write the bundle `out`; GateError if parity fails.
 
-    Each layer is written in the form that the device profile's cost table makes fastest, with `tune` in the one that is
-    measured to be (with `threads`), with `as_planned` in the groups that the plan has.
+    Besides: opset (20); device_profile (this machine's), in whose cost table each layer is written in the form that is
+    fastest; as_planned, in the groups that the plan has; tune, in the form that is measured to be fastest here, with
+    `threads` (1); seed (0).
     """
-    options = DeployOptions(ExportOptions(opset=opset), seed=seed)
-    tuning = TuneOptions(threads=threads, cache=default_path()) if tune else None
-    lowering = LowerOptions(device_profile, tuning, as_planned)
+    deploy, lowering = _how(**how)
     lowering.check()
-    place = pipeline.Output(Path(out), overwrite)
-    return pipeline.write_export(pruned, options, lowering, pipeline.SplitOptions(str(devices)), place)
+    return write_export(pruned, deploy, lowering, SplitOptions(str(devices)), Output(Path(out), overwrite))
 
 
 def tune(
@@ -168,17 +163,17 @@ def tune(
     `target`: "cpu" (ONNX Runtime) or "openvino-native".
     """
     options = TuneOptions(threads, batch_size, target, default_path() if cache else None)
-    return pipeline.tune(Path(bundle), LowerOptions(device_profile, options))[1]
+    return tune_bundle(Path(bundle), LowerOptions(device_profile, options))[1]
 
 
 def split(model: str | Path, out: str | Path, *, devices: int | str, overwrite: bool = False) -> PartitionManifest:
     """Split the groups of an ONNX file or bundle over devices, into the bundle `out`."""
-    return pipeline.split(Path(model), pipeline.SplitOptions(str(devices)), pipeline.Output(Path(out), overwrite))[1]
+    return split_bundle(Path(model), SplitOptions(str(devices)), Output(Path(out), overwrite))[1]
 
 
 def run(bundle: str | Path, inputs: NDArray[np.float32], *, threads: int = 1) -> dict[str, NDArray[np.generic]]:
     """Outputs of a bundle, split or not, by name; `inputs` has shape (N, C, H, W)."""
-    return pipeline.run_arrays(open_bundle(Path(bundle)), inputs, threads)[0]
+    return run_arrays(open_bundle(Path(bundle)), inputs, threads)[0]
 
 
 def profile(
@@ -188,14 +183,14 @@ def profile(
 
     InputError if a target could not be measured; what could is kept all the same.
     """
-    result = pipeline.profile(Path(bundle), None, tuple(targets), options or ProfileOptions())
+    result = profile_bundle(Path(bundle), None, tuple(targets), options or ProfileOptions())
     require_complete(result)
     return result
 
 
 def write_report(bundle: str | Path, *, formats: Sequence[str] = ("html", "md", "json")) -> list[Path]:
     """Write the report files into a bundle; returns their paths."""
-    return pipeline.report(Path(bundle), tuple(formats))
+    return report(Path(bundle), tuple(formats))
 
 
 def _network(model: nn.Module, example_input: Tensor) -> Network:
@@ -210,6 +205,53 @@ def _network(model: nn.Module, example_input: Tensor) -> Network:
         )
     channels, height, width = example_input.shape[1:]
     return Network(type(model).__name__, model.eval(), (channels, height, width))
+
+
+def _request(
+    method: str,
+    seed: int,
+    groups: int | None = None,
+    share_partitions: bool = True,
+    *,
+    rate: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    budget: Mapping[str, float] | None = None,
+    layer_rates: Mapping[str, float] | None = None,
+    include_first: bool = False,
+    include_shortcuts: bool = False,
+    skip: Sequence[str] = (),
+    align: int | Literal["auto", "none"] = "none",
+    device_profile: str | Path = "",
+) -> PruneRequest:
+    """What is asked of a method; InputError for what it does not take."""
+    rates, limits = layer_rates or {}, Budget(**(budget or {}))
+    groups, rate = amounts(method, groups, rate, rates, limits, _assignments(settings))
+    return PruneRequest(
+        groups,
+        rate,
+        seed,
+        share_partitions,
+        include_first,
+        include_shortcuts,
+        tuple(skip),
+        limits,
+        tuple(rates.items()),
+        channel_block_for(align, device_profile),
+    )
+
+
+def _how(
+    *,
+    opset: int = 20,
+    device_profile: str = "",
+    as_planned: bool = False,
+    tune: bool = False,
+    threads: int = 1,
+    seed: int = 0,
+) -> tuple[DeployOptions, LowerOptions]:
+    """How to write the files, and each layer in them."""
+    tuning = TuneOptions(threads=threads, cache=default_path()) if tune else None
+    return DeployOptions(ExportOptions(opset=opset), seed=seed), LowerOptions(device_profile, tuning, as_planned)
 
 
 def _assignments(settings: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune import pipeline
 from edgeprune.bundles.bundle import (
     Bundle,
     open_bundle,
@@ -21,6 +20,12 @@ from edgeprune.deployment.options import DeployOptions
 from edgeprune.errors import GateError
 from edgeprune.io import progress
 from edgeprune.methods.base import PruneRequest
+from edgeprune.pipeline.export import export
+from edgeprune.pipeline.output import Output
+from edgeprune.pipeline.profile import profile
+from edgeprune.pipeline.report import report
+from edgeprune.pipeline.run import run_arrays
+from edgeprune.pipeline.split import SplitOptions
 from edgeprune.profiling.profiler import ProfileOptions
 from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
 from edgeprune.training.loop import RunFiles, TrainSettings, fit
@@ -38,23 +43,23 @@ SPLIT_TOLERANCE = 1e-5
 
 def run_demo(out: Path, *, overwrite: bool, seed: int) -> Bundle:
     """Train, prune, fine-tune, fold, export, split, run, profile and report; returns the bundle in `out`."""
-    place = pipeline.Output(out, overwrite)
+    place = Output(out, overwrite)
     place.check()
     with tempfile.TemporaryDirectory(prefix="edgeprune-demo-") as folder:
         checkpoint, tickets = _train(Path(folder), seed)
-        pipeline.export(
+        export(
             NetworkSource(ARCH, checkpoint, input_size=INPUT_SHAPE, seed=seed),
             PruneOptions(request=PruneRequest(groups=GROUPS, rate=RATE, seed=seed), tickets=tickets),
             DataOptions("digits", finetune_epochs=FINETUNE_EPOCHS, learning_rate=FINETUNE_LR, seed=seed),
             DeployOptions(seed=seed),
             LowerOptions(),
-            pipeline.SplitOptions(str(DEVICES)),
+            SplitOptions(str(DEVICES)),
             place,
         )
     _compare_split(out)
     progress.note("profiling dense and pruned in turn")
-    pipeline.profile(out, None, ("cpu",), ProfileOptions(seed=seed))
-    pipeline.report(out, ("html", "md", "json"))
+    profile(out, None, ("cpu",), ProfileOptions(seed=seed))
+    report(out, ("html", "md", "json"))
     return open_bundle(out)
 
 
@@ -75,8 +80,8 @@ def _compare_split(out: Path) -> None:
     data = load_data("digits", split="test", input_shape=INPUT_SHAPE, limit=32)
     images = normalised(data.images, data).numpy()
     bundle = open_bundle(out)
-    whole, _ = pipeline.run_arrays(bundle, images, unsplit=True)
-    parts, _ = pipeline.run_arrays(bundle, images)
+    whole, _ = run_arrays(bundle, images, unsplit=True)
+    parts, _ = run_arrays(bundle, images)
     difference = max(_relative(parts[name], whole[name]) for name in whole)
     progress.note(f"split over {DEVICES} devices: {difference:.1e} of the output's range from the unsplit model")
     if difference > SPLIT_TOLERANCE:

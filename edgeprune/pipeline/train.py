@@ -6,12 +6,7 @@ While it runs, the folder holds the checkpoint, the log and the tickets; it beco
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import os
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,17 +17,16 @@ from torch import nn
 
 from edgeprune.bundles.bundle import Bundle, is_bundle, open_bundle
 from edgeprune.bundles.manifest import SCHEMA_VERSION, Accuracy, Count, Manifest
-from edgeprune.bundles.names import CHECKPOINT, DENSE_WEIGHTS, PLAN
-from edgeprune.bundles.writing import check_out, finished_bundle, write_manifest
+from edgeprune.bundles.names import DENSE_WEIGHTS, PLAN
+from edgeprune.bundles.writing import finished_bundle, write_manifest
 from edgeprune.datasets.images import Dataset
 from edgeprune.deployment.exporting import manifest_of
-from edgeprune.errors import InputError, Interrupted
+from edgeprune.errors import InputError
 from edgeprune.graph import Graph
 from edgeprune.io import progress
-from edgeprune.methods import Trained, TrainedMethod, load_method, parse_settings
-from edgeprune.methods.base import PruneRequest
+from edgeprune.methods import TrainedMethod
+from edgeprune.pipeline.output import Output
 from edgeprune.plans.plan import load_plan
-from edgeprune.pruning.method_inputs import method_input
 from edgeprune.pruning.network import Network, environment, load_network, public_arch
 from edgeprune.pruning.options import NetworkSource
 from edgeprune.pruning.pruned import (
@@ -44,51 +38,21 @@ from edgeprune.pruning.pruned import (
     save_pruned,
     save_weights,
 )
+from edgeprune.pruning.while_training import MethodChoice, at_work
 from edgeprune.tracing.trace import trace
 from edgeprune.training.evaluation import evaluate
 from edgeprune.training.hooks import TrainingHooks
 from edgeprune.training.loop import TrainResult, fit
+from edgeprune.training.run_folder import check_place, interruptible, locked, remove_run
 from edgeprune.training.settings import TrainSettings
 from edgeprune.training.state import (
     LOG,
-    TICKETS,
     EpochRecord,
     RunFiles,
-    epochs_done,
     flat,
     read_log,
     require_same_run,
 )
-
-
-@dataclass(frozen=True)
-class MethodChoice:
-    """A method that works during training, and what it is told."""
-
-    name: str
-    request: PruneRequest
-    assignments: tuple[str, ...] = ()
-    """The method's own settings, each NAME=VALUE."""
-    device_profile: str = ""
-    """Device type that the network is for; empty: this machine's."""
-
-    def settings(self) -> Any:
-        """The method's settings; InputError if it cannot work during training, or for what it is not to be told."""
-        self.request.check()
-        if not isinstance(load_method(self.name), Trained):
-            raise InputError(
-                f"{self.name} decides on a network that is trained already", where="--method",
-                remedy=f"train without a method, then `edgeprune prune DIR --method {self.name}`",
-            )  # fmt: skip
-        return parse_settings(self.name, self.assignments)
-
-    def described(self) -> dict[str, Any]:
-        """What must be the same to resume."""
-        return {
-            "method": self.name,
-            "method_settings": dataclasses.asdict(self.settings()),
-            "request": dataclasses.asdict(self.request),
-        }
 
 
 @dataclass(frozen=True)
@@ -126,27 +90,28 @@ class TrainOutcome:
     """The pruned network, where it is one; None, too, where a run that is to be resumed had ended before."""
 
 
-def train(source: NetworkSource, options: TrainOptions, out: Path, *, overwrite: bool) -> TrainOutcome:
-    """Train, and write the bundle `out`; InputError before any long work for what cannot be done.
+def train(source: NetworkSource, options: TrainOptions, output: Output) -> TrainOutcome:
+    """`edgeprune train`: train, and write a bundle; InputError before any long work for what cannot be done.
 
-    A stopped run leaves its last epoch's checkpoint in `out`, and `Interrupted` says how to go on. Of a run that is to
-    be resumed and has ended, what it wrote is given again.
+    A stopped run leaves its last epoch's checkpoint in the folder, and `Interrupted` says how to go on. Of a run that
+    is to be resumed and has ended, what it wrote is given again.
     """
+    out, overwrite = output.folder, output.overwrite
     started = time.perf_counter()
     options.training.check()
     if options.method is not None:
         options.method.settings()
     if options.resume and is_bundle(out):
         return _finished(out, source, options)
-    _check_place(out, resume=options.resume, overwrite=overwrite)
+    check_place(out, resume=options.resume, overwrite=overwrite)
     subject = _subject(source, options)
     data, test = (dataset(options.data, split, subject.network) for split in ("train", "test"))
-    with _locked(out), _interruptible(out, options.training.epochs):
+    with locked(out), interruptible(out, options.training.epochs):
         if options.resume and is_bundle(out):  # another process may have ended there
             return _finished(out, source, options)
-        _check_place(out, resume=options.resume, overwrite=overwrite)
+        check_place(out, resume=options.resume, overwrite=overwrite)
         if overwrite and not options.resume:
-            _remove_run(out)
+            remove_run(out)
         files = RunFiles(out, options.resume, subject.described(options))
         result = fit(subject.model, data, options.training, hooks=subject.hooks, test=test, files=files)
         pruned, accuracy = _outcome(subject, result, test, options.data)
@@ -190,23 +155,6 @@ def _finished(out: Path, source: NetworkSource, options: TrainOptions) -> TrainO
     return TrainOutcome(bundle, _summary(bundle, manifest.accuracy, read_log(bundle.path(LOG))))
 
 
-def train_network(network: Network, data: Dataset, training: TrainSettings, choice: MethodChoice) -> Pruned:
-    """Train a copy of a network with a method at work, and cut out what it decided; nothing is written or measured."""
-    choice.settings()
-    graph = trace(network.model, network.example_input(1)).graph
-    method = _at_work(choice, network, graph, training.epochs)
-    started = time.perf_counter()
-    result = fit(network.model, data, training, hooks=method.hooks)
-    return carried_out(method.result(result.model), result.model, network, graph, started, choice.device_profile)
-
-
-def _at_work(choice: MethodChoice, network: Network, graph: Graph, epochs: int) -> TrainedMethod:
-    """The method, ready to be hooked into the training of this network."""
-    method, settings = load_method(choice.name), choice.settings()
-    assert isinstance(method, Trained)  # MethodChoice.settings refuses others
-    return method.train(method_input(method, network.model, graph, choice.request), settings, epochs)
-
-
 @dataclass(frozen=True)
 class _Subject:
     """What is trained: a network, plain or with a method at work, or one that was pruned before."""
@@ -246,7 +194,7 @@ def _subject(source: NetworkSource, options: TrainOptions) -> _Subject:
         return _Subject(pruned.network, pruned.graph, True, pruned=pruned)
     network = load_network(source)
     graph = _graph(network, needed=options.method is not None)
-    method = _at_work(options.method, network, graph, options.training.epochs) if options.method and graph else None
+    method = at_work(options.method, network, graph, options.training.epochs) if options.method and graph else None
     device_profile = options.method.device_profile if options.method else ""
     return _Subject(network, graph, source.checkpoint is not None, method, device_profile=device_profile)
 
@@ -325,75 +273,3 @@ def _graph(network: Network, *, needed: bool) -> Graph | None:
             raise
         progress.note(f"this network can be trained, but not pruned: {error}")
         return None
-
-
-def _check_place(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """InputError if the run cannot be kept in `out`."""
-    if _is_unfinished(out):
-        if not (resume or overwrite):
-            raise InputError(
-                f"holds a run that was stopped after epoch {epochs_done(out)}", where=out,
-                remedy="--resume continues it, --overwrite starts anew",
-            )  # fmt: skip
-        return
-    check_out(out, overwrite=overwrite)
-
-
-def _is_unfinished(out: Path) -> bool:
-    """Whether the folder holds what a run leaves before its end, and nothing else."""
-    own = {CHECKPOINT, LOG, TICKETS}
-    names = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
-    # A killed process may also leave a file that was being written, under a hidden name.
-    return bool(names & own) and all(name.startswith((f".{CHECKPOINT}.", f".{LOG}.")) for name in names - own)
-
-
-def _remove_run(out: Path) -> None:
-    """Remove the bundle or the unfinished run that `_check_place` found in the folder."""
-    if is_bundle(out) or _is_unfinished(out):
-        for entry in out.iterdir():  # the folder itself stays: its lock is held
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Make the folder, and keep other processes from training there; InputError if one does.
-
-    The lock is on the folder itself: it leaves no file, and the system releases it even if the process is killed.
-    """
-    made = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        folder = os.open(out, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f"the output folder cannot be written ({error.strerror})", where=out) from error
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                "another process is training there", where=out, remedy="wait for it, or choose another -o/--out"
-            ) from None
-        except OSError:
-            pass  # a file system without such locks: training goes on unguarded
-        yield
-    finally:
-        os.close(folder)
-        if made and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-
-
-@contextmanager
-def _interruptible(out: Path, epochs: int) -> Iterator[None]:
-    """Ctrl-C (or SIGTERM) becomes `Interrupted`, which says what was kept and how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        done = epochs_done(out)
-        if not done:
-            raise Interrupted("interrupted before the end of the first epoch; nothing was kept") from None
-        raise Interrupted(
-            f"interrupted after epoch {done} of {epochs}; the same command with --resume continues"
-        ) from None

@@ -27,7 +27,6 @@ import msgspec
 from realistic import METHODS, NETWORKS, Case, cases
 
 import edgeprune
-from edgeprune import pipeline
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.bundles.names import DENSE_MODEL, MODEL, PLAIN_MODEL
 from edgeprune.deployment.lower_bundle import LowerOptions
@@ -40,6 +39,8 @@ from edgeprune.onnx_files.graph import (
 from edgeprune.onnx_files.model import (
     load_model,
 )
+from edgeprune.pipeline.profile import calibrate
+from edgeprune.pipeline.tune import tune as tune_bundle
 from edgeprune.profiling.environment import current_environment, load_average
 from edgeprune.profiling.estimating.estimates import estimate_nodes, total_ms
 from edgeprune.profiling.measurement import NOISY, interleave
@@ -83,7 +84,7 @@ def exported(case: Case, folder: Path) -> dict[str, Path]:
     """The case's ONNX files by variant."""
     network = load_network(NetworkSource(case.network, random_init=True))
     edgeprune.export(case.prune(network), folder, as_planned=True)
-    pipeline.tune(folder, LowerOptions())
+    tune_bundle(folder, LowerOptions())
     return files_of(folder)
 
 
@@ -178,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         if asked.profile:
             profile = load_profile(asked.profile)
         else:
-            profile = pipeline.calibrate(asked.out / "my-machine.toml", asked.cores)
+            profile = calibrate(asked.out / "my-machine.toml", asked.cores)
     rows: list[Row] = []
     for case, files in _work(asked):
         print(case, flush=True)

@@ -33,12 +33,12 @@ import msgspec
 import numpy as np
 from cause_cases import millisecond_model
 
-from edgeprune import pipeline
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.bundles.names import DENSE_MODEL, MODEL
 from edgeprune.io.files import pretty_json
 from edgeprune.onnx_files.graph import input_specs
 from edgeprune.onnx_files.model import load_model
+from edgeprune.pipeline.profile import profile as profile_bundle
 from edgeprune.profiling.environment import current_environment
 from edgeprune.profiling.measurement import interleave
 from edgeprune.profiling.profiler import TimedOrtRunner
@@ -155,7 +155,7 @@ def measure(bundle: Path, repeats: int, options: ProfileOptions) -> Figures:
     for number in range(repeats):
         print(f"round {number + 1} of {repeats}", flush=True)
         before = {name: outside(path, options) for name, path in models.items()}
-        (result,) = pipeline.profile(bundle, None, ("cpu",), options).results
+        (result,) = profile_bundle(bundle, None, ("cpu",), options).results
         after = {name: outside(path, options) for name, path in models.items()}
         rounds.append(_round(result, before, after))
     return Figures(environment, tuple(rounds), _repeatability(rounds), _agreement(rounds), _costs(models, options))

@@ -52,7 +52,6 @@ from realistic_results import (
 from torch import nn
 
 import edgeprune
-from edgeprune import pipeline
 from edgeprune.bundles.bundle import Bundle
 from edgeprune.bundles.names import DENSE_MODEL, MODEL
 from edgeprune.deployment.lower_bundle import LowerOptions
@@ -72,6 +71,7 @@ from edgeprune.onnx_files.model import (
     load_model,
     save_onnx,
 )
+from edgeprune.pipeline.tune import tune as tune_bundle
 from edgeprune.profiling.environment import current_environment, load_average
 from edgeprune.profiling.measurement import interleave, median_interval, paired_ratios
 from edgeprune.profiling.setup import random_feeds
@@ -213,7 +213,7 @@ class CaseModels:
         return self._lowered(TUNED, LowerOptions(tune=options))
 
     def _lowered(self, name: str, options: LowerOptions) -> Variant:
-        bundle, record = pipeline.tune(self.folder / "bundle", options)
+        bundle, record = tune_bundle(self.folder / "bundle", options)
         for note in record.notes:
             print(f"  {name}: {note}", flush=True)
         forms: Counter[str] = Counter(layer.kind for layer in record.layers)

@@ -184,7 +184,10 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
         open_bundle(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"has no manifest\.json"):
         open_bundle(tmp_path)
-    for text, message in (("{", "is no manifest"), ('{"schema_version": 9, "edgeprune_version": "9"}', "bundle schema 9")):
+    for text, message in (
+        ("{", "is no manifest"),
+        ('{"schema_version": 9, "edgeprune_version": "9"}', "bundle schema 9"),
+    ):
         (tmp_path / MANIFEST).write_text(text)
         with pytest.raises(InputError, match=message):
             open_bundle(tmp_path)

@@ -6,7 +6,7 @@ import built_results as built
 import pytest
 from msgspec.structs import replace
 
-from edgeprune.cli import show
+from edgeprune.cli.verbs.profile import show
 from edgeprune.io import progress
 from edgeprune.profiling.result import ProfileResult, Result, SweepFailure
 from edgeprune.report.words.results import placed, setting, without_figures
@@ -27,7 +27,7 @@ def sweep(*texts: tuple[str, str]) -> ProfileResult:
 def test_a_sentence_is_shown_once_with_the_settings_that_it_holds_for(capsys: pytest.CaptureFixture[str]) -> None:
     spreads = [f"spreads over {share}%" for share in (12, 34, 56)]
     with progress.shown():
-        show.profile(sweep(*((text, f"prune more: layer{text[-3:-1]} ({text[-3:]})") for text in spreads)))
+        show(sweep(*((text, f"prune more: layer{text[-3:-1]} ({text[-3:]})") for text in spreads)))
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("note", "what to try"))]
     elsewhere = "likewise, with other figures: cpu, batch 1, 2 threads; cpu, batch 1, 3 threads"
     assert told == [
@@ -37,7 +37,7 @@ def test_a_sentence_is_shown_once_with_the_settings_that_it_holds_for(capsys: py
 
 
 def test_quiet_shows_tables_and_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
-    show.profile(sweep(("the machine was busy", "prune more"), ("it was not", "prune less")))
+    show(sweep(("the machine was busy", "prune more"), ("it was not", "prune less")))
     told = capsys.readouterr().out
     assert "not measured (openvino-native, threads 1): no room" in told
     assert "realistic" in told
@@ -46,9 +46,9 @@ def test_quiet_shows_tables_and_what_failed(capsys: pytest.CaptureFixture[str]) 
 
 def test_layers_say_whose_they_are_and_where_the_others_are(capsys: pytest.CaptureFixture[str]) -> None:
     taken = replace(MEASURED, layers=(built.layer("conv1"),))
-    show.profile(built.profile(taken, replace(taken, threads=2), replace(taken, threads=3, layers=())))
+    show(built.profile(taken, replace(taken, threads=2), replace(taken, threads=3, layers=())))
     assert "layers on cpu, batch 1, 1 thread (of 1 more setting: in profile.json," in capsys.readouterr().out
-    show.profile(built.profile(taken))
+    show(built.profile(taken))
     assert "layers on cpu, batch 1, 1 thread " in f"{capsys.readouterr().out} ".replace("\n", " ")
 
 

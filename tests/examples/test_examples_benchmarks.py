@@ -15,11 +15,11 @@ import pytest
 import small_bundle
 from places import BENCHMARKS, DEVICE_PROFILES
 
-from edgeprune import pipeline
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.model import check_model, load_model
+from edgeprune.pipeline.tune import tune as tune_bundle
 from edgeprune.profiling.estimating.estimates import estimate
 from edgeprune.tuning import timer, tuner
 from edgeprune.tuning.options import TuneOptions
@@ -196,7 +196,7 @@ def test_forms_of_a_layer_are_timed_alone_beside_their_times_in_place(
 ) -> None:
     shortened(monkeypatch)
     bundle = small_bundle.write_bundle(tmp_path / "bundle")
-    pipeline.tune(bundle, LowerOptions(tune=TuneOptions()))
+    tune_bundle(bundle, LowerOptions(tune=TuneOptions()))
     module = load("layer_forms")
     module.main([str(bundle)])
     heads, _, row, *_ = capsys.readouterr().out.splitlines()

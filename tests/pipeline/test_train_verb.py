@@ -23,9 +23,9 @@ from edgeprune.datasets.images import RGB_MEAN, RGB_STD, Dataset
 from edgeprune.errors import InputError
 from edgeprune.methods import METHODS
 from edgeprune.methods.base import PruneRequest
-from edgeprune.pipeline.train import MethodChoice, train_network
 from edgeprune.pruning.network import load_network
 from edgeprune.pruning.options import NetworkSource
+from edgeprune.pruning.while_training import MethodChoice, train_network
 from edgeprune.training.loop import TrainSettings
 
 DATA = """

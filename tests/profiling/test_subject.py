@@ -13,12 +13,12 @@ import pytest
 import small_bundle as small
 from onnx import ModelProto
 
-from edgeprune import pipeline
 from edgeprune.bundles.names import DENSE_MODEL, MODEL, PLAIN_MODEL
 from edgeprune.cli import main
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.graph import input_specs
 from edgeprune.onnx_files.model import load_model
+from edgeprune.pipeline.profile import profile as profile_bundle
 from edgeprune.profiling.result import ProfileResult, load_profile_result
 from edgeprune.profiling.setup import ProfileOptions
 from edgeprune.profiling.subject import Subject
@@ -104,7 +104,7 @@ class TestInputSize:
 
         def measured(dense: Path, pruned: Path, size: tuple[int, ...]) -> ProfileResult:
             asked = replace(options, input_size=size)
-            return pipeline.profile(pruned, dense, (target,), asked, device_profiles=("raspberry-pi-5",))
+            return profile_bundle(pruned, dense, (target,), asked, device_profiles=("raspberry-pi-5",))
 
         fixed, sized = measured(*write(*SIZE), ()), measured(*write("height", "width"), SIZE)
         assert sized.settings.input_size == SIZE
@@ -137,7 +137,7 @@ class TestInputSize:
 
     def test_both_files_need_not_leave_it_open(self, write: Callable[..., tuple[Path, Path]]) -> None:
         (_, pruned), (dense, _) = write("height", "width"), write(*SIZE)
-        (result,) = pipeline.profile(pruned, dense, ("cpu",), replace(QUICK, input_size=SIZE)).results
+        (result,) = profile_bundle(pruned, dense, ("cpu",), replace(QUICK, input_size=SIZE)).results
         assert result.theoretical_speedup is not None
 
     def test_the_files_themselves_are_left_alone(self, write: Callable[..., tuple[Path, Path]], tmp_path: Path) -> None:
@@ -175,4 +175,4 @@ class TestInputSize:
 
     def test_a_size_below_one_is_refused(self, write: Callable[..., tuple[Path, Path]]) -> None:
         with pytest.raises(InputError, match="--input-size 0,8; expected 1 or more"):
-            pipeline.profile(write("height", "width")[1], None, ("cpu",), replace(QUICK, input_size=(0, 8)))
+            profile_bundle(write("height", "width")[1], None, ("cpu",), replace(QUICK, input_size=(0, 8)))

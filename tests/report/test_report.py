@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_pages import PARTITION, Outline
 
-from edgeprune import pipeline
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.bundles.manifest import Accuracy, Count, Manifest, ParityRecord
 from edgeprune.bundles.names import PROFILE
@@ -31,6 +30,7 @@ from edgeprune.io import formatting
 from edgeprune.io.files import pretty_json
 from edgeprune.lowering.forms import DENSE, GROUPED, SPLIT, Form
 from edgeprune.lowering.record import FromCache, LoweringRecord
+from edgeprune.pipeline.report import report as report_bundle
 from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.plans.plan import LayerPlan, Plan
 from edgeprune.profiling.environment import current_environment
@@ -285,7 +285,7 @@ def test_the_report_says_which_times_were_remembered(tmp_path: Path) -> None:
 def test_a_file_is_no_bundle_to_report_on(tmp_path: Path) -> None:
     (tmp_path / "profile.json").write_text("{}")
     with pytest.raises(InputError, match=r"profile.json: is a file; expected a bundle; .* edgeprune report OLD NEW"):
-        pipeline.report(tmp_path / "profile.json", ["md"])
+        report_bundle(tmp_path / "profile.json", ["md"])
 
 
 def test_forms_are_told_before_anything_is_profiled(tmp_path: Path) -> None:

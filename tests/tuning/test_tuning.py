@@ -13,7 +13,6 @@ import small_bundle as small
 from msgspec.structs import replace
 from onnx import ModelProto
 
-from edgeprune import pipeline
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.bundles.names import DENSE_MODEL, MODEL, PROFILE
 from edgeprune.bundles.writing import write_manifest
@@ -26,6 +25,12 @@ from edgeprune.io import progress
 from edgeprune.lowering.forms import GROUPED
 from edgeprune.lowering.record import FromCache, load_lowering
 from edgeprune.onnx_files.model import check_model, load_model
+from edgeprune.pipeline.output import Output
+from edgeprune.pipeline.profile import profile as profile_bundle
+from edgeprune.pipeline.report import report as report_bundle
+from edgeprune.pipeline.split import SplitOptions
+from edgeprune.pipeline.split import split as split_bundle
+from edgeprune.pipeline.tune import tune as tune_bundle
 from edgeprune.profiling import environment, profiler
 from edgeprune.profiling.profiler import ProfileOptions
 from edgeprune.profiling.subject import Subject
@@ -203,13 +208,13 @@ def test_linear_layers_become_convolutions_where_that_is_clearly_faster(
 
     monkeypatch.setattr(timer.Timer, "_measure", measured)
     path = bundle(tmp_path)
-    tuned, record = pipeline.tune(path, LowerOptions(tune=TuneOptions()))
+    tuned, record = tune_bundle(path, LowerOptions(tune=TuneOptions()))
     assert record.pointwise == ((small.HEAD,) if taken else ())
     ops = {node.name: node.op_type for node in load_model(tuned.path(MODEL)).graph.node}
     assert ops[small.HEAD] == ("Conv" if taken else "Gemm")
     assert tuned.manifest.parity is not None
     assert tuned.manifest.parity.passed
-    result = pipeline.profile(path, None, ("cpu",), QUICK).results[0]
+    result = profile_bundle(path, None, ("cpu",), QUICK).results[0]
     (head,) = (layer for layer in result.layers if layer.name == small.HEAD)
     assert (head.macs, head.theoretical_speedup) == (small.CHANNELS * small.CLASSES, 1.0)
 
@@ -299,7 +304,7 @@ def test_tuning_a_bundle_keeps_the_planned_model_and_computes_the_same(
     folder = bundle(tmp_path)
     planned = (folder / "model.onnx").read_bytes()
     monkeypatch.setattr(timer.Timer, "times", _times_that_prefer(ALL_DENSE))
-    tuned, record = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    tuned, record = tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     assert [layer.form for layer in record.layers] == ["dense"]
     assert not tuned.faults()
     assert not tuned.has(PROFILE), "measured on the model before"
@@ -321,22 +326,22 @@ def test_what_was_measured_of_a_model_stays_while_the_model_does(
     monkeypatch.setattr(progress, "note", said.append)
     folder = bundle(tmp_path)
     monkeypatch.setattr(timer.Timer, "times", _times_that_prefer(ALL_DENSE))
-    pipeline.report(folder, ("html", "md"))
-    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    report_bundle(folder, ("html", "md"))
+    tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     assert said[-1] == (
         "removed profile.json, report.html, report.md, which told of the model before: "
         f"`edgeprune profile {folder}` writes it anew"
     )
-    pipeline.profile(folder, None, ("cpu",), QUICK)
-    pipeline.report(folder, ("html",))
+    profile_bundle(folder, None, ("cpu",), QUICK)
+    report_bundle(folder, ("html",))
     measured = (folder / PROFILE).read_bytes()
-    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     assert (folder / PROFILE).read_bytes() == measured
     assert not (folder / "report.html").exists(), "it shows how the forms were chosen"
     assert said[-1].startswith("removed report.html, which told of the choice of forms before")
     assert not open_bundle(folder).faults()
     monkeypatch.setattr(timer.Timer, "times", _times_that_prefer(AS_PLANNED))
-    tuned, _ = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    tuned, _ = tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     assert not tuned.has(PROFILE)
 
 
@@ -361,7 +366,7 @@ def test_tuning_again_begins_with_the_planned_model(tmp_path: Path, monkeypatch:
         with monkeypatch.context() as patch:
             patch.setattr(tuner, "_fastest", lambda costs: GROUPED)
             patch.setattr(timer.Timer, "times", _times_that_prefer(preferred))
-            tuned, record = pipeline.tune(folder, LowerOptions("raspberry-pi-4", TuneOptions()))
+            tuned, record = tune_bundle(folder, LowerOptions("raspberry-pi-4", TuneOptions()))
         assert [layer.form for layer in record.layers] == forms
     assert not tuned.has("plain.onnx")
     assert tuned.manifest.parity == parity
@@ -388,7 +393,7 @@ def test_a_lowered_model_outside_the_tolerance_is_refused_and_the_bundle_stays(
 
     monkeypatch.setattr(lower_bundle, "lower_model", wrong)
     with pytest.raises(GateError, match="parity failed"):
-        pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+        tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -396,10 +401,10 @@ def test_profile_tells_planned_from_executed_macs_and_names_the_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
     folder = bundle(tmp_path)
-    planned = pipeline.profile(folder, None, ("cpu",), QUICK).results[0]
+    planned = profile_bundle(folder, None, ("cpu",), QUICK).results[0]
     monkeypatch.setattr(timer.Timer, "times", _times_that_prefer(ALL_DENSE))
-    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
-    found = pipeline.profile(folder, None, ("cpu",), QUICK).results[0]
+    tune_bundle(folder, LowerOptions(tune=TuneOptions()))
+    found = profile_bundle(folder, None, ("cpu",), QUICK).results[0]
     assert found.theoretical_speedup == planned.theoretical_speedup, "never counts what a form computes in excess"
     layer = next(layer for layer in found.layers if layer.name == small.MIDDLE)
     assert layer.lowering == "dense"
@@ -413,14 +418,14 @@ def test_tuning_is_advised_where_the_bundle_was_not_tuned_for_just_that(
     folder, here = bundle(tmp_path), replace_options(QUICK, fresh_process=False)
     both = replace_options(here, batch_sizes=(1, 2))
     monkeypatch.setattr(profiler, "advice", lambda result, *, may_tune: asked.append(may_tune) or ())
-    pipeline.profile(folder, None, ("cpu",), both)
+    profile_bundle(folder, None, ("cpu",), both)
     assert asked == [True, True]
-    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     asked.clear()
-    pipeline.profile(folder, None, ("cpu",), both)
+    profile_bundle(folder, None, ("cpu",), both)
     assert asked == [False, True]
     asked.clear()
-    pipeline.profile(folder / "model.onnx", None, ("cpu",), here)
+    profile_bundle(folder / "model.onnx", None, ("cpu",), here)
     assert asked == [False], "only a bundle can be tuned"
 
 
@@ -430,9 +435,9 @@ def test_tuning_with_the_profile_of_another_device_says_for_which_it_chooses(
     said: list[str] = []
     folder = bundle(tmp_path)
     monkeypatch.setattr(lower_bundle.progress, "note", said.append)
-    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     assert not [text for text in said if "measured on this machine" in text]
-    pipeline.tune(folder, LowerOptions("raspberry-pi-5", TuneOptions()))
+    tune_bundle(folder, LowerOptions("raspberry-pi-5", TuneOptions()))
     (told,) = [text for text in said if "measured on this machine" in text]
     assert "raspberry-pi-5 only gives the channel block of padded forms, 4," in told
 
@@ -440,11 +445,11 @@ def test_tuning_with_the_profile_of_another_device_says_for_which_it_chooses(
 def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     said: list[str] = []
     folder = bundle(tmp_path)
-    pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     monkeypatch.setattr(progress, "note", said.append)
-    pipeline.profile(folder, None, ("cpu",), QUICK)
+    profile_bundle(folder, None, ("cpu",), QUICK)
     assert not [text for text in said if "was tuned on" in text]
-    pipeline.profile(folder, None, ("cpu",), ProfileOptions(warmup=1, iterations=3, batch_sizes=(2,)))
+    profile_bundle(folder, None, ("cpu",), ProfileOptions(warmup=1, iterations=3, batch_sizes=(2,)))
     assert [text for text in said if f"not here for cpu, threads 1, batch 2: `edgeprune tune {folder} --batch" in text]
     said.clear()
     note_tuned_for_other(Subject.of(folder), Sweep(("cpu", "openvino-native"), (1,), ProfileOptions()))
@@ -463,7 +468,7 @@ def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     manifest = open_bundle(folder).manifest
     (folder / "lowering.json").write_text(json.dumps(record))
     write_manifest(folder, manifest)
-    pipeline.profile(folder, None, ("cpu",), QUICK)
+    profile_bundle(folder, None, ("cpu",), QUICK)
     assert [text for text in said if "was tuned on another processor" in text]
 
 
@@ -474,7 +479,7 @@ def test_tuning_a_bundle_of_another_machine_says_so_and_names_the_block_here(
     folder = bundle(tmp_path)
     monkeypatch.setattr(lower_bundle.progress, "note", said.append)
     for _ in range(2):
-        pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+        tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     assert not [text for text in said if "chosen anew" in text]
     record = json.loads((folder / "lowering.json").read_bytes()) | {"device": "another processor"}
     manifest = open_bundle(folder).manifest
@@ -483,7 +488,7 @@ def test_tuning_a_bundle_of_another_machine_says_so_and_names_the_block_here(
     profile = tmp_path / "wide.toml"
     shipped = resources.files("edgeprune.device_profiles").joinpath("x86-avx512.toml").read_text()
     profile.write_text(shipped.replace("fp32 = 16", "fp32 = 64"))
-    pipeline.tune(folder, LowerOptions(device_profile=str(profile), tune=TuneOptions()))
+    tune_bundle(folder, LowerOptions(device_profile=str(profile), tune=TuneOptions()))
     assert [text for text in said if "measured on another processor" in text]
     assert [text for text in said if "1 of 1 grouped layers" in text and "multiples of 64" in text]
 
@@ -494,17 +499,17 @@ def test_a_model_of_fixed_batch_is_tuned_at_that_batch(tmp_path: Path, quick: No
     for name, model in zip((DENSE_MODEL, MODEL), small.models(batch=3), strict=True):
         (folder / name).write_bytes(model.SerializeToString())
     write_manifest(folder, manifest)
-    _, record = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    _, record = tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     assert record.batch_size == 3
     with pytest.raises(InputError, match="fixed batch of 3"):
-        pipeline.tune(folder, LowerOptions(tune=TuneOptions(batch_size=2)))
+        tune_bundle(folder, LowerOptions(tune=TuneOptions(batch_size=2)))
 
 
 def test_a_split_bundle_is_not_tuned(tmp_path: Path) -> None:
     folder = bundle(tmp_path)
-    split, _ = pipeline.split(folder, pipeline.SplitOptions("2"), pipeline.Output(tmp_path / "split"))
+    split, _ = split_bundle(folder, SplitOptions("2"), Output(tmp_path / "split"))
     with pytest.raises(InputError, match="is split already"):
-        pipeline.tune(split.folder, LowerOptions(tune=TuneOptions()))
+        tune_bundle(split.folder, LowerOptions(tune=TuneOptions()))
 
 
 def test_a_bundle_without_a_model_is_sent_to_export(tmp_path: Path) -> None:
@@ -513,7 +518,7 @@ def test_a_bundle_without_a_model_is_sent_to_export(tmp_path: Path) -> None:
     (folder / MODEL).unlink()
     write_manifest(folder, manifest)
     with pytest.raises(InputError, match=r"holds no ONNX model yet.*edgeprune export .* --tune"):
-        pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+        tune_bundle(folder, LowerOptions(tune=TuneOptions()))
 
 
 @pytest.mark.parametrize(
@@ -527,12 +532,12 @@ def test_a_bundle_without_a_model_is_sent_to_export(tmp_path: Path) -> None:
 )
 def test_wrong_options_are_refused(tmp_path: Path, options: LowerOptions, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        pipeline.tune(bundle(tmp_path), options)
+        tune_bundle(bundle(tmp_path), options)
 
 
 def test_the_lowering_is_read_back(tmp_path: Path, quick: None) -> None:
     folder = bundle(tmp_path)
-    _, record = pipeline.tune(folder, LowerOptions(tune=TuneOptions()))
+    _, record = tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     assert load_lowering(folder / "lowering.json") == record
 
 

@@ -15,12 +15,12 @@ import msgspec
 import pytest
 import small_bundle as small
 
-from edgeprune import pipeline
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.bundles.names import PROFILE
 from edgeprune.cli import EXIT_BUG, EXIT_INTERRUPTED, main
 from edgeprune.errors import InputError
 from edgeprune.io import progress
+from edgeprune.pipeline.profile import profile as profile_bundle
 from edgeprune.profiling.result import ProfileResult, SweepFailure, load_profile_result
 from edgeprune.profiling.setup import ProfileOptions
 from edgeprune.profiling.sweeping import process as profile_process
@@ -34,7 +34,7 @@ FLAGS = ("--warmup", "1", "--iterations", "4", "--interval", "0", "--no-per-laye
 def test_every_combination_has_a_result(tmp_path: Path) -> None:
     dense, pruned = small.write_models(tmp_path)
     options = replace(QUICK, batch_sizes=(1, 2), fresh_process=False)
-    measured = pipeline.profile(pruned, dense, ("cpu",), options, thread_counts=(1, 2, 1))
+    measured = profile_bundle(pruned, dense, ("cpu",), options, thread_counts=(1, 2, 1))
     assert [(r.threads, r.batch_size) for r in measured.results] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert measured.environment.threads == 2
     assert not measured.settings.fresh_process
@@ -59,7 +59,7 @@ def instead_of_a_process(monkeypatch: pytest.MonkeyPatch, errors: Sequence[BaseE
 def test_each_target_and_thread_count_has_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = instead_of_a_process(monkeypatch, ())
     dense, pruned = small.write_models(tmp_path)
-    measured = pipeline.profile(pruned, dense, ("cpu", "cpu"), QUICK, thread_counts=(1, 2))
+    measured = profile_bundle(pruned, dense, ("cpu", "cpu"), QUICK, thread_counts=(1, 2))
     assert [(job.target, job.options.threads) for job in jobs] == [("cpu", 1), ("cpu", 2)]
     assert measured.settings.fresh_process
 
@@ -86,36 +86,36 @@ class TestRefused:
     ) -> None:
         dense, pruned = small.write_models(tmp_path)
         with pytest.raises(InputError, match=words):
-            pipeline.profile(pruned, dense, targets, options, thread_counts=counts)
+            profile_bundle(pruned, dense, targets, options, thread_counts=counts)
 
     def test_models_that_do_not_fit_each_other_or_the_batch(self, tmp_path: Path) -> None:
         (dense, pruned), (fixed, _) = small.write_models(tmp_path), small.write_models(tmp_path / "fixed", batch=2)
         with pytest.raises(InputError, match="the baseline takes"):
-            pipeline.profile(pruned, fixed, ("cpu",), QUICK)
+            profile_bundle(pruned, fixed, ("cpu",), QUICK)
         with pytest.raises(InputError, match="fixed batch of 2"):
-            pipeline.profile(fixed, None, ("cpu",), replace(QUICK, batch_sizes=(2, 4)))
+            profile_bundle(fixed, None, ("cpu",), replace(QUICK, batch_sizes=(2, 4)))
         dense.write_bytes(b"")
         with pytest.raises(InputError, match="dense.onnx: is empty"):
-            pipeline.profile(pruned, dense, ("cpu",), QUICK)
+            profile_bundle(pruned, dense, ("cpu",), QUICK)
 
     def test_a_target_that_does_not_take_what_there_is(self, tmp_path: Path) -> None:
         pytest.importorskip("torch")
         dense, pruned = small.write_models(tmp_path)
         with pytest.raises(InputError, match="ONNX files do not run in torch"):
-            pipeline.profile(pruned, dense, ("cpu", "torch-cpu"), QUICK)
+            profile_bundle(pruned, dense, ("cpu", "torch-cpu"), QUICK)
         with pytest.raises(InputError, match="this bundle has no dense.safetensors"):
-            pipeline.profile(small.write_bundle(tmp_path / "bundle"), None, ("cpu", "torch-cpu"), QUICK)
+            profile_bundle(small.write_bundle(tmp_path / "bundle"), None, ("cpu", "torch-cpu"), QUICK)
 
     def test_threads_that_a_device_to_estimate_lacks(self, tmp_path: Path) -> None:
         dense, pruned = small.write_models(tmp_path)
         with pytest.raises(InputError, match="64 threads on raspberry-pi-5"):
-            pipeline.profile(pruned, dense, ("cpu",), QUICK, thread_counts=(64,), device_profiles=("raspberry-pi-5",))
+            profile_bundle(pruned, dense, ("cpu",), QUICK, thread_counts=(64,), device_profiles=("raspberry-pi-5",))
 
     def test_a_bundle_that_could_not_keep_the_result(self, tmp_path: Path) -> None:
         folder = small.write_bundle(tmp_path / "bundle", profiled=False)
         (folder / "stray.txt").write_text("not listed")
         with pytest.raises(InputError, match="stray.txt: not listed in the manifest"):
-            pipeline.profile(folder, None, ("cpu",), QUICK)
+            profile_bundle(folder, None, ("cpu",), QUICK)
 
 
 class TestFailures:
@@ -154,7 +154,7 @@ class TestFailures:
             return real(killed if len(started) == 1 else command, **options)
 
         monkeypatch.setattr(profile_process.subprocess, "Popen", start)
-        result = pipeline.profile(bundle, None, ("cpu",), QUICK, thread_counts=(1, 2))
+        result = profile_bundle(bundle, None, ("cpu",), QUICK, thread_counts=(1, 2))
         assert [measured.threads for measured in result.results] == [2]
         (failure,) = result.failures
         assert (failure.target, failure.threads, failure.kind) == ("cpu", 1, "input")
@@ -171,19 +171,19 @@ class TestFailures:
 
     def test_a_batch_that_memory_does_not_hold_costs_no_other(self, bundle: Path) -> None:
         options = replace(QUICK, batch_sizes=(1, 10**9), fresh_process=False)
-        result = pipeline.profile(bundle, None, ("cpu",), options)
+        result = profile_bundle(bundle, None, ("cpu",), options)
         assert [measured.batch_size for measured in result.results] == [1]
         (failure,) = result.failures
         assert (failure.batch_sizes, failure.kind) == ((10**9,), "input")
         assert "not enough memory" in failure.error
 
     def test_a_damaged_profile_is_replaced(self, bundle: Path) -> None:
-        pipeline.profile(bundle, None, ("cpu",), QUICK)
+        profile_bundle(bundle, None, ("cpu",), QUICK)
         (bundle / PROFILE).write_bytes(b"{")
-        pipeline.profile(bundle, None, ("cpu",), QUICK)
+        profile_bundle(bundle, None, ("cpu",), QUICK)
         assert open_bundle(bundle).faults() == []
         (bundle / PROFILE).unlink()
-        assert pipeline.profile(bundle, None, ("cpu",), QUICK).results
+        assert profile_bundle(bundle, None, ("cpu",), QUICK).results
 
     def test_a_bug_keeps_the_rest_too_and_is_told_with_its_traceback(
         self, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -273,7 +273,7 @@ class TestReplaced:
     ) -> None:
         instead_of_a_process(monkeypatch, ())
         bundle = small.write_bundle(tmp_path / "bundle", profiled=False)
-        profile: Callable[..., ProfileResult] = pipeline.profile
+        profile: Callable[..., ProfileResult] = profile_bundle
         profile(bundle, None, ("cpu",), QUICK, thread_counts=(1, 2), device_profiles=("raspberry-pi-5",))
         profile(bundle, None, ("cpu",), QUICK, thread_counts=(1, 2), device_profiles=("raspberry-pi-5",))
         assert not [text for text in said if "replaces" in text]
@@ -293,12 +293,12 @@ class TestReplaced:
         bundle = small.write_bundle(tmp_path / "bundle")
         before = (bundle / PROFILE).read_bytes()
         with pytest.raises(InputError, match="nowhere"):
-            pipeline.profile(bundle, None, ("cpu",), replace(QUICK, precision="int8"), data="nowhere.npy")
+            profile_bundle(bundle, None, ("cpu",), replace(QUICK, precision="int8"), data="nowhere.npy")
         with pytest.raises(KeyboardInterrupt):
-            pipeline.profile(bundle, None, ("cpu",), QUICK)
+            profile_bundle(bundle, None, ("cpu",), QUICK)
         assert not [text for text in said if "replaces" in text]
         assert (bundle / PROFILE).read_bytes() == before
-        pipeline.profile(bundle, None, ("cpu",), QUICK)
+        profile_bundle(bundle, None, ("cpu",), QUICK)
         assert said[-1].endswith("not measured again: cpu, threads 1, batch 4")
 
     def test_an_old_profile_that_cannot_be_read_is_no_loss(self, tmp_path: Path, said: list[str]) -> None:
@@ -306,6 +306,6 @@ class TestReplaced:
         manifest = open_bundle(bundle).manifest
         (bundle / PROFILE).write_text('{"schema_version": 99}')
         small.write_manifest(bundle, manifest)
-        pipeline.profile(bundle, None, ("cpu",), replace(QUICK, fresh_process=False))
+        profile_bundle(bundle, None, ("cpu",), replace(QUICK, fresh_process=False))
         assert not [text for text in said if "replaces" in text]
         assert load_profile_result(bundle / PROFILE).results

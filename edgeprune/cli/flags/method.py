@@ -1,0 +1,102 @@
+"""Which method prunes, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cyclopts import Parameter
+
+from edgeprune.cli.flags.kinds import (
+    PRUNING,
+    OptionalInteger,
+    OptionalNumber,
+    OptionalPath,
+    OptionalText,
+    Switch,
+    Texts,
+)
+from edgeprune.errors import InputError
+
+if TYPE_CHECKING:
+    from edgeprune.methods.base import PruneRequest
+    from edgeprune.pruning.options import PruneOptions
+
+
+@Parameter(name="*", group=PRUNING)
+@dataclass(frozen=True)
+class MethodFlags:
+    """What any method is told, whether it works in training or not."""
+
+    rate: OptionalNumber = None
+    """Share to remove: of every group's grouped kernels, or of the filters; by default the method's own."""
+    layer_rate: Texts = ()
+    """LAYER=RATE, a layer's own rate (its name or a pattern such as 'layer4.*'); repeatable."""
+    budget: OptionalText = ""
+    """What may be left, as shares of the dense network: macs=0.5,params=0.6."""
+    set: Texts = ()
+    """NAME=VALUE, a setting of the method; repeatable."""
+    include_first: Switch = False
+    """Prune the first convolution, too."""
+    include_shortcuts: Switch = False
+    """Prune 1x1 shortcuts, too."""
+    skip: Texts = ()
+    """Layer that stays dense, or a pattern such as 'layer4.*'; repeatable."""
+    align: str = "none"
+    """Multiple that channels a group, in and out, and the channels of thinner layers shall be: auto for the channel
+    block of the device profile, none, or a number such as 16."""
+    device_profile: OptionalText = ""
+    """Device type that the network is for, this machine's by default; `edgeprune list devices` shows all."""
+
+    def request(self, method: str, seed: int, groups: int | None = None, share_partitions: bool = True) -> PruneRequest:
+        """What is asked of a method; InputError for what it does not take, and for what cannot be read."""
+        from edgeprune.devices.device_profile import channel_block_for
+        from edgeprune.methods import amounts
+        from edgeprune.methods.base import Budget, PruneRequest
+
+        layer_rates = tuple(_layer_rate(text) for text in self.layer_rate)
+        budget = Budget.parse(self.budget)
+        own_groups, rate = amounts(method, groups, self.rate, self.layer_rate, budget, self.set)
+        return PruneRequest(
+            own_groups,
+            rate,
+            seed,
+            share_partitions,
+            self.include_first,
+            self.include_shortcuts,
+            self.skip,
+            budget,
+            layer_rates,
+            channel_block_for(self.align, self.device_profile),
+        )
+
+
+def _layer_rate(text: str) -> tuple[str, float]:
+    name, _, rate = text.rpartition("=")
+    try:
+        return name.strip(), float(rate)
+    except ValueError:
+        raise InputError(f"--layer-rate {text!r} has no rate", expected="LAYER=RATE, such as 'layer4.*=0.3'") from None
+
+
+@Parameter(name="*", group=PRUNING)
+@dataclass(frozen=True)
+class PruneFlags(MethodFlags):
+    """What to prune, and how."""
+
+    method: str = "tmi-gkp"
+    """Pruning method; `edgeprune list methods` shows all with their settings."""
+    groups: OptionalInteger = None
+    """Groups of each pruned convolution; by default the method's own."""
+    tickets: OptionalPath = None
+    """Folder with checkpoints of earlier epochs of the same training run; for tmi-gkp."""
+    share_partitions: bool = True
+    """Layers of a residual stream share their filter clusters, which saves Gathers; for tmi-gkp and gconv."""
+
+    def options(self, seed: int) -> PruneOptions:
+        from edgeprune.methods import require_taken
+        from edgeprune.pruning.options import PruneOptions
+
+        require_taken(self.method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
+        request = self.request(self.method, seed, self.groups, self.share_partitions)
+        return PruneOptions(self.method, request, self.set, self.tickets, self.device_profile)

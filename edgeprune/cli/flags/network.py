@@ -1,0 +1,85 @@
+"""Which network a verb works on, and on what data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cyclopts import Parameter
+
+from edgeprune.cli.flags.kinds import DATA, NETWORK, Integer, OptionalText, Switch, parse_input_size
+from edgeprune.errors import InputError
+
+if TYPE_CHECKING:
+    from edgeprune.pruning.options import DataOptions, NetworkSource
+
+PrecisionFlag = Literal["auto", "fp32", "bf16"]
+
+
+@Parameter(name="*", group=NETWORK)
+@dataclass(frozen=True)
+class NetworkFlags:
+    """Which network, with which weights."""
+
+    arch: OptionalText = ""
+    """resnet20 ... resnet110, vgg16-cifar, torchvision:NAME, timm:NAME, or path/to/file.py:factory (gives a
+    torch.nn.Module; INPUT_SHAPE = (C, H, W) in the file); by default a bundle's own."""
+    random_init: Switch = False
+    """Random weights instead of a checkpoint: enough to measure speed."""
+    input_size: OptionalText = ""
+    """H,W or C,H,W of the input, where it is not the architecture's own."""
+    num_classes: int | None = None
+    """Classes; by default as in the checkpoint."""
+    allow_partial: Switch = False
+    """Accept a checkpoint that lacks some tensors."""
+
+    def source(self, checkpoint: Path | None, seed: int) -> NetworkSource:
+        from edgeprune.pruning.options import NetworkSource
+
+        if not self.arch and not (checkpoint is not None and checkpoint.is_dir()):  # a bundle says its own
+            if checkpoint is not None and not checkpoint.exists():
+                raise InputError("no such file or folder", where=checkpoint, expected="a checkpoint or a bundle")
+            raise InputError("no architecture given", remedy="pass --arch; `edgeprune list archs` shows what there is")
+        return NetworkSource(
+            self.arch,
+            checkpoint,
+            self.random_init,
+            parse_input_size(self.input_size),
+            self.num_classes,
+            self.allow_partial,
+            seed,
+        )
+
+
+@Parameter(name="*", group=DATA)
+@dataclass(frozen=True)
+class DataFlags:
+    """Real data, for accuracy and fine-tuning."""
+
+    data: OptionalText = ""
+    """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory: factory("train" or "test") gives images
+    (N,C,H,W), uint8 or normalised floats, and labels (N,)."""
+    finetune_epochs: Integer = 0
+    """Epochs of fine-tuning after pruning."""
+    learning_rate: float = 0.01
+    """Of fine-tuning, at its start."""
+    batch_size: Integer = 64
+    """Of fine-tuning."""
+    precision: PrecisionFlag = "auto"
+    """Of fine-tuning; auto: bf16 where the CPU or GPU has units for it, else fp32."""
+    max_drop: float | None = None
+    """Gate: fail (exit 3) if top-1 falls by more points."""
+
+    def options(self, seed: int) -> DataOptions:
+        from edgeprune.pruning.options import DataOptions
+
+        return DataOptions(
+            data=self.data,
+            finetune_epochs=self.finetune_epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            max_drop=self.max_drop,
+            seed=seed,
+        )

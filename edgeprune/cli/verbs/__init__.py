@@ -1,0 +1,1 @@
+"""One module a verb: what it takes, its help, and what it prints."""

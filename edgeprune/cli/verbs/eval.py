@@ -1,0 +1,57 @@
+"""`edgeprune eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from edgeprune.cli.flags.common import Common
+from edgeprune.cli.flags.kinds import DATA, Integer
+from edgeprune.cli.flags.network import NetworkFlags
+from edgeprune.cli.tables import facts
+
+if TYPE_CHECKING:
+    from edgeprune.training.evaluation import EvalResult
+
+
+def evaluate(
+    model: Path,
+    /,
+    *,
+    data: Annotated[str, Parameter(group=DATA)],
+    batch_size: Annotated[Integer, Parameter(group=DATA)] = 100,
+    limit: Annotated[int | None, Parameter(group=DATA)] = None,
+    network: NetworkFlags = NetworkFlags(),
+    common: Common = Common(),
+) -> None:
+    """Top-1 accuracy of a checkpoint, a bundle or an ONNX file on a test set.
+
+    **Examples**
+
+    - `edgeprune eval model.pt --arch resnet20 --data imagefolder:cifar/`
+    - `edgeprune eval out/ --data digits`
+
+    Parameters
+    ----------
+    model
+        A checkpoint, or an ONNX file (runs in ONNX Runtime), or a bundle (there if it holds an ONNX file).
+    data
+        digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory: factory("test") gives images (N,C,H,W), uint8
+        or normalised floats, and labels (N,).
+    batch_size
+        Images at a time.
+    limit
+        At most so many images, the classes taken in turn.
+    """
+    from edgeprune.pipeline import eval as steps
+
+    source = network.source(model, 0) if network.arch or model.is_dir() else None
+    result = steps.evaluate(model, data, source, batch_size, limit)
+    show(result)
+    common.write(result)
+
+
+def show(result: EvalResult) -> None:
+    facts("accuracy", [("top-1", f"{result.top1:.2f}%"), ("images", str(result.n)), ("loss", f"{result.loss:.4f}")])

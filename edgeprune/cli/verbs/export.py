@@ -1,0 +1,105 @@
+"""`edgeprune export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cyclopts import Parameter
+
+from edgeprune.cli.flags.common import OutFlags, Seeded
+from edgeprune.cli.flags.kinds import EXPORT, Integer, OptionalInteger, OptionalPath, OptionalText, Switch
+from edgeprune.cli.flags.method import PruneFlags
+from edgeprune.cli.flags.network import DataFlags, NetworkFlags
+from edgeprune.errors import InputError
+
+if TYPE_CHECKING:
+    from edgeprune.deployment.lower_bundle import LowerOptions
+    from edgeprune.deployment.options import DeployOptions
+    from edgeprune.pipeline.split import SplitOptions
+
+
+@Parameter(name="*", group=EXPORT)
+@dataclass(frozen=True)
+class ExportFlags:
+    """How to write and check the ONNX files."""
+
+    opset: Integer = 20
+    """ONNX opset, 18 or later."""
+    static_batch: Switch = False
+    """Fix the batch at 2 instead of leaving it dynamic."""
+    parity_inputs: OptionalPath = None
+    """.npy with real inputs (N,C,H,W) for the parity gate."""
+    tolerance: float = 1e-4
+    """Of the parity gate: difference over the output's range."""
+    as_planned: Switch = False
+    """Leave every layer in the groups that the plan has; by default each is written in the form (grouped, merged,
+    split, padded or dense) that the device profile's cost table makes fastest."""
+    tune: Switch = False
+    """Measure on this machine which form of each layer is fastest, as `edgeprune tune` does."""
+    threads: OptionalInteger = None
+    """Of --tune: threads inside one operation, 1 by default."""
+    devices: OptionalText = ""
+    """Split the groups over N devices, or those in a TOML file."""
+
+    def options(self, seed: int) -> DeployOptions:
+        from edgeprune.deployment.options import DeployOptions
+        from edgeprune.exporters.options import ExportOptions
+
+        onnx = ExportOptions(opset=self.opset, dynamic_batch=not self.static_batch)
+        return DeployOptions(onnx, self.tolerance, self.parity_inputs, seed)
+
+    def lowering(self, device_profile: str) -> LowerOptions:
+        from edgeprune.deployment.lower_bundle import LowerOptions
+        from edgeprune.tuning.cache import default_path
+        from edgeprune.tuning.options import TuneOptions
+
+        if self.tune and self.as_planned:
+            raise InputError("both --tune and --as-planned say how to write the layers", remedy="leave one of them out")
+        if self.threads is not None and not self.tune:
+            raise InputError("--threads says for how many threads to tune", remedy="pass --tune, or leave it out")
+        threads = 1 if self.threads is None else self.threads
+        tuning = TuneOptions(threads=threads, cache=default_path()) if self.tune else None
+        return LowerOptions(device_profile, tuning, self.as_planned)
+
+    def split(self, device_profile: str) -> SplitOptions:
+        from edgeprune.pipeline.split import SplitOptions
+
+        return SplitOptions(self.devices, device_profile)
+
+
+def export(
+    source: Path | None = None,
+    /,
+    *,
+    network: NetworkFlags = NetworkFlags(),
+    pruning: PruneFlags = PruneFlags(),
+    data: DataFlags = DataFlags(),
+    export: ExportFlags = ExportFlags(),
+    out: OutFlags,
+    common: Seeded = Seeded(),
+) -> None:
+    """The main job: from a checkpoint to a pruned, folded, verified ONNX model (or from a bundle of `prune`).
+
+    **Examples**
+
+    - `edgeprune export model.pt --arch resnet56 --groups 8 -o out`
+    - `edgeprune export --arch torchvision:resnet50 --random-init --groups 4 -o out`
+    - `edgeprune export model.pt --arch resnet56 --groups 4 --align auto --tune -o out`
+    - `edgeprune export pruned/ -o out --devices 2`
+
+    Parameters
+    ----------
+    source
+        Checkpoint (never unpickled), or a bundle that `edgeprune prune` or `edgeprune train` wrote.
+    """
+    from edgeprune.cli.headline import layers
+    from edgeprune.pipeline import export as steps
+
+    seed = common.seed
+    lowering, split = export.lowering(pruning.device_profile), export.split(pruning.device_profile)
+    how = (data.options(seed), export.options(seed), lowering, split, out.output())
+    bundle, pruned = steps.export(network.source(source, seed), pruning.options(seed), *how)
+    layers(pruned, bundle)
+    common.write(bundle.manifest)

@@ -1,0 +1,40 @@
+"""`edgeprune inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeprune.cli.flags.common import Common
+from edgeprune.cli.tables import facts, table
+
+if TYPE_CHECKING:
+    from edgeprune.pipeline.inspect import Inspection
+
+
+def inspect(path: Path, /, *, common: Common = Common()) -> None:
+    """What is in a checkpoint, an ONNX file or a bundle; a bundle's hashes are verified.
+
+    **Examples**
+
+    - `edgeprune inspect out/`
+    - `edgeprune inspect model.onnx`
+    - `edgeprune inspect model.pt`
+
+    Parameters
+    ----------
+    path
+        A checkpoint, an ONNX file or a bundle.
+    """
+    from edgeprune.pipeline import inspect as steps
+
+    result = steps.inspect(path)
+    show(result)
+    common.write(result)
+    steps.require_sound(result)
+
+
+def show(result: Inspection) -> None:
+    facts(f"{result.path}: {result.kind}", result.facts.items())
+    if result.rows:
+        table("", result.columns, result.rows)

@@ -1,0 +1,319 @@
+"""`edgeprune profile`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from edgeprune.cli.flags.common import Seeded
+from edgeprune.cli.flags.kinds import (
+    MEASURING,
+    Integer,
+    OptionalPath,
+    OptionalText,
+    Switch,
+    integers,
+    parse_input_size,
+)
+from edgeprune.cli.tables import milliseconds, say, speedup, table
+from edgeprune.errors import InputError
+from edgeprune.io import progress
+
+if TYPE_CHECKING:
+    from edgeprune.devices.device_profile import DeviceProfile, Marked
+    from edgeprune.profiling.result import ProfileResult, Result
+    from edgeprune.profiling.setup import ProfileOptions
+
+
+@Parameter(name="*", group=MEASURING)
+@dataclass(frozen=True)
+class SubjectFlags:
+    """What is measured, and where."""
+
+    baseline: OptionalPath = None
+    """Dense ONNX file to compare an ONNX file with; a bundle has its own."""
+    target: str = "cpu"
+    """cpu, openvino-native, ... separated by commas; `edgeprune list targets` shows all."""
+    arch: OptionalText = ""
+    """For torch's targets, where the bundle's architecture is your own file: path/to/file.py:factory."""
+    device_profile: OptionalText = ""
+    """Devices to estimate the latency on, too, by name or .toml file, separated by commas; `edgeprune list devices`."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.target.split(","))
+
+    @property
+    def device_profiles(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.device_profile.split(",") if name.strip())
+
+
+@Parameter(name="*", group=MEASURING)
+@dataclass(frozen=True)
+class MeasureFlags:
+    """How to measure."""
+
+    threads: str = "1"
+    """Threads inside one operation; several numbers, separated by commas, are each measured with every batch size."""
+    batch_size: str = "1"
+    """Batch sizes, separated by commas."""
+    input_size: OptionalText = ""
+    """H,W or C,H,W of the input, for an ONNX file whose axes are dynamic, not the batch alone."""
+    warmup: Integer = 10
+    """Runs of each model before measuring, at least: warm-up goes on until its times are steady."""
+    iterations: Integer = 1000
+    """Measured runs of each model, at most."""
+    interval: float = 0.02
+    """Measuring ends when the 95% interval of the speed-up is narrower than this share of it; 0 for all iterations."""
+    time_limit: float = 120.0
+    """Seconds after which measuring ends at the latest, for each target, thread count and batch size."""
+    pin: OptionalText = ""
+    """Cores to pin the threads to, separated by commas."""
+    spinning: bool = False
+    """Let idle threads wait by spinning: what many runtimes do by default, but here those of the model that rests
+    take time from the one that runs."""
+    fresh_process: bool = True
+    """Measure each target and thread count in a process of its own, so that none disturbs another."""
+    machine_profile: OptionalText = ""
+    """Device profile of this machine, whose peaks bound the layers: a name or a TOML file; by default the shipped one
+    that is nearest."""
+    per_layer: bool = True
+    """Time every layer, too."""
+
+    def thread_counts(self) -> tuple[int, ...]:
+        return integers("--threads", self.threads)
+
+    def cores(self) -> tuple[int, ...]:
+        return integers("--pin", self.pin) if self.pin else ()
+
+    def options(self, numbers: NumberFormatFlags, seed: int) -> ProfileOptions:
+        from edgeprune.profiling.setup import ProfileOptions
+
+        return ProfileOptions(
+            threads=max(self.thread_counts()),
+            batch_sizes=integers("--batch-size", self.batch_size),
+            warmup=self.warmup,
+            iterations=self.iterations,
+            interval=self.interval,
+            time_limit_s=self.time_limit,
+            per_layer=self.per_layer,
+            pin=self.cores(),
+            spinning=self.spinning,
+            fresh_process=self.fresh_process,
+            machine_profile=self.machine_profile,
+            seed=seed,
+            precision=numbers.precision,
+            input_size=parse_input_size(self.input_size),
+        )
+
+
+@Parameter(name="*", group=MEASURING)
+@dataclass(frozen=True)
+class NumberFormatFlags:
+    """In which precision to measure."""
+
+    precision: Annotated[Literal["fp32", "tf32", "fp16", "int8"], Parameter(name="--precision")] = "fp32"
+    """Run both models in it, where the target can: the networks are converted (for tf32 they need not be), compared
+    with FP32 on the target, and kept beside the others."""
+    data: OptionalText = ""
+    """Calibrates INT8 and tells the accuracy: digits, imagefolder:DIR, cifar10:DIR, path/to/file.py:factory (as for
+    `edgeprune eval`; needs torch), or a .npy file with inputs (N,C,H,W)."""
+
+
+@Parameter(name="*", group=MEASURING)
+@dataclass(frozen=True)
+class CalibrateFlags:
+    """The machine instead of a model."""
+
+    calibrate: Switch = False
+    """Measure this machine instead of a model, and write a device profile; takes a minute or two."""
+    out: Annotated[OptionalPath, Parameter(alias="-o")] = None
+    """With --calibrate: the .toml file to write."""
+
+
+def profile(
+    model: Path | None = None,
+    /,
+    *,
+    subject: SubjectFlags = SubjectFlags(),
+    measuring: MeasureFlags = MeasureFlags(),
+    numbers: NumberFormatFlags = NumberFormatFlags(),
+    calibrating: CalibrateFlags = CalibrateFlags(),
+    common: Seeded = Seeded(),
+) -> None:
+    """Measure dense and pruned in turn, and put the realistic speed-up beside the theoretical one.
+
+    **Examples**
+
+    - `edgeprune profile out/ --threads 1,2 --batch-size 1,8`
+    - `edgeprune profile pruned.onnx --baseline dense.onnx --target cpu`
+    - `edgeprune profile pruned.onnx --baseline dense.onnx --input-size 224,224` where height and width are dynamic
+    - `edgeprune profile out/ --target cpu,openvino-native --precision int8 --data imagefolder:DIR`
+    - `edgeprune profile out/ --device-profile raspberry-pi-5`
+    - `edgeprune profile --calibrate -o my-machine.toml`
+
+    Parameters
+    ----------
+    model
+        A bundle (the result is kept in it), or an ONNX file.
+    """
+    counts, cores, out = measuring.thread_counts(), measuring.cores(), calibrating.out
+    if calibrating.calibrate:
+        if model is not None or out is None:
+            raise InputError("--calibrate measures the machine, not a model", expected="--calibrate -o FILE.toml")
+        _calibrate(out, cores, common)
+        return
+    if model is None or out is not None:
+        missing = "no model given" if model is None else "--out is for --calibrate"
+        raise InputError(missing, expected="edgeprune profile MODEL, or edgeprune profile --calibrate -o FILE.toml")
+    from edgeprune.pipeline import profile as steps
+    from edgeprune.precision.formats import require_precise
+    from edgeprune.profiling.sweeping.sweep import require_complete
+
+    result = steps.profile(
+        model,
+        subject.baseline,
+        subject.targets,
+        measuring.options(numbers, common.seed),
+        arch=subject.arch,
+        thread_counts=counts,
+        data=numbers.data,
+        device_profiles=subject.device_profiles,
+    )
+    show(result)
+    common.write(result)
+    require_complete(result, told=True)
+    require_precise(result.precisions)
+
+
+def _calibrate(out: Path, cores: tuple[int, ...], common: Seeded) -> None:
+    import msgspec
+
+    from edgeprune.pipeline import profile as steps
+
+    measured = steps.calibrate(out, cores)
+    show_device(measured, out)
+    common.write(msgspec.to_builtins(measured, str_keys=True))
+
+
+def show(result: ProfileResult) -> None:
+    """The headline of every result, the layers of the first, what failed, and unless quiet all warnings, and what to
+    try."""
+    _results(result.results)
+    if result.results and result.results[0].layers:
+        _layers(result.results)
+    if result.estimates:
+        estimated = [
+            (
+                *(e.device, e.threads, e.batch_size, milliseconds(e.dense_ms), milliseconds(e.pruned_ms)),
+                *(speedup(e.speedup), e.source),
+            )
+            for e in result.estimates
+        ]
+        heads = ("device", "threads", "batch", "dense ms", "pruned ms", "speed-up", "from")
+        table("estimates: nothing of this was measured", heads, estimated)
+    _precisions(result)
+    for failure in result.failures:
+        say(f"not measured ({failure.setting}): {failure.error}")
+    if progress.is_shown():
+        for text in _remarks(result.results):
+            say(text)
+
+
+def _results(results: Iterable[Result]) -> None:
+    rows = [
+        (
+            r.target,
+            r.threads,
+            r.batch_size,
+            milliseconds(r.dense.p50_ms) if r.dense else "",
+            milliseconds(r.pruned.p50_ms),
+            speedup(r.theoretical_speedup),
+            speedup(r.realistic_speedup),
+            f"{r.paired_interval[0]:.2f}-{r.paired_interval[1]:.2f}" if r.paired_interval else "",
+            f"{r.efficiency:.2f}" if r.efficiency else "",
+        )
+        for r in results
+    ]
+    times = ("dense p50 ms", "pruned p50 ms")
+    columns = ("target", "threads", "batch", *times, "theoretical", "realistic", "95%", "efficiency")
+    table("profile", columns, rows)
+
+
+def _layers(results: tuple[Result, ...]) -> None:
+    """The layers of the first result, and how many other results have some."""
+    from edgeprune.io.formatting import plural
+    from edgeprune.report.words.results import setting
+
+    first, *rest = results
+    rows = [
+        (
+            x.name,
+            x.lowering,
+            x.macs,
+            milliseconds(x.dense_ms),
+            milliseconds(x.pruned_ms),
+            f"{x.efficiency:.2f}" if x.efficiency else "",
+            f"{x.bound_share:.0%}" if x.bound_share else "",
+            x.cause,
+        )
+        for x in first.layers
+    ]
+    names = ("layer", "lowering", "MACs", "dense ms", "pruned ms", "efficiency", "of bound", "likely cause")
+    others = sum(bool(other.layers) for other in rest)
+    more = f" (of {plural(others, 'more setting')}: in profile.json, or --json, and the report)" if others else ""
+    table(f"layers on {setting(first)}{more}", names, rows)
+
+
+def _remarks(results: tuple[Result, ...]) -> Iterable[str]:
+    """Warnings, and what to try, each once with the settings that it holds for."""
+    from edgeprune.report.words.results import placed, without_figures
+
+    warnings = [(text, r) for r in results for text in r.warnings]
+    advice = [(text, r) for r in results for text in r.advice]
+    yield from (f"note: {text}" for text in placed(warnings, len(results), alike=without_figures))
+    yield from (f"what to try: {text}" for text in placed(advice, len(results), alike=_remedy))
+
+
+def _remedy(advice: str) -> str:
+    """What is advised, without the layers and figures behind it."""
+    return advice.partition(": ")[0]
+
+
+def _precisions(result: ProfileResult) -> None:
+    """How far other precisions are from FP32."""
+    rows = [
+        (
+            p.target,
+            p.network,
+            p.precision,
+            f"{p.max_rel:.1e}",
+            f"{p.tolerance:g}",
+            "" if p.agreement is None else f"{p.agreement:.1f}%",
+            "" if p.top1 is None else f"{p.top1:.2f}%",
+            "" if p.top1_fp32 is None else f"{p.top1_fp32:.2f}%",
+            f"{p.n} of {p.data}",
+        )
+        for p in result.precisions
+    ]
+    names = ("target", "network", "precision", "max rel", "tolerance", "same class", "top-1", "top-1 in fp32", "inputs")
+    if rows:
+        table("compared with FP32", names, rows)
+
+
+def show_device(profile: DeviceProfile, path: Path) -> None:
+    """Every figure of a device profile with how sure it is, and how to use the file."""
+    rows = [(key, _figure(marked), marked.certainty, marked.source) for key, marked in profile.figures().items()]
+    table(f"{profile.name}: {profile.description}", ("figure", "value", "certainty", "source"), rows)
+    say(f"Use it: --device-profile {path}")
+
+
+def _figure(marked: Marked) -> str:
+    from msgspec import to_builtins
+
+    values = {key: value for key, value in to_builtins(marked).items() if key not in ("certainty", "source") and value}
+    return ", ".join(f"{value:g}" if key == "value" else f"{key} {value}" for key, value in values.items())

@@ -1,0 +1,101 @@
+"""`edgeprune tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from edgeprune.cli.flags.common import Seeded
+from edgeprune.cli.flags.kinds import MEASURING, Integer, OptionalPath, OptionalText, Switch
+from edgeprune.cli.headline import headline
+from edgeprune.cli.tables import milliseconds, say, speedup, table
+
+if TYPE_CHECKING:
+    from edgeprune.bundles.bundle import Bundle
+    from edgeprune.lowering.record import LoweringRecord
+
+
+def tune(
+    bundle: Path,
+    /,
+    *,
+    threads: Annotated[Integer, Parameter(group=MEASURING)] = 1,
+    batch_size: Annotated[Integer, Parameter(group=MEASURING)] = 1,
+    target: Annotated[str, Parameter(group=MEASURING)] = "cpu",
+    device_profile: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
+    cache: Annotated[OptionalPath, Parameter(group=MEASURING)] = None,
+    no_cache: Annotated[Switch, Parameter(group=MEASURING)] = False,
+    common: Seeded = Seeded(),
+) -> None:
+    """Measure here, on the device, in which form each pruned layer runs fastest, and write the model with the winners.
+
+    Needs no torch. The result computes the same to rounding. If nothing is faster than the dense network, all layers
+    are written dense.
+
+    **Examples**
+
+    - `edgeprune tune out/`
+    - `edgeprune tune out/ --threads 2 --batch-size 8`
+    - `edgeprune tune out/ --target openvino-native`
+
+    Parameters
+    ----------
+    bundle
+        A bundle with an ONNX model that is not split.
+    threads
+        Threads inside one operation, as the model will be run.
+    batch_size
+        Images a run, as the model will be run.
+    target
+        Runtime to tune for: cpu (ONNX Runtime) or openvino-native.
+    device_profile
+        Device type whose channel block and cost table the candidates come from; this machine's by default.
+    cache
+        File that remembers what was measured; by default in your cache folder.
+    no_cache
+        Measure everything anew, and remember nothing.
+    """
+    from edgeprune.deployment.lower_bundle import LowerOptions
+    from edgeprune.pipeline import tune as steps
+    from edgeprune.tuning.cache import default_path
+    from edgeprune.tuning.options import TuneOptions
+
+    kept = None if no_cache else cache or default_path()
+    options = LowerOptions(device_profile, TuneOptions(threads, batch_size, target, kept, common.seed))
+    tuned, record = steps.tune(bundle, options)
+    show(record, tuned)
+    common.write(record)
+
+
+def show(record: LoweringRecord, bundle: Bundle) -> None:
+    """The form of each layer beside what the others cost, and what whole networks took."""
+    from edgeprune.lowering.forms import Form
+    from edgeprune.report.words.forms import choice_sentence
+
+    forms = sorted({form for layer in record.layers for form in layer.costs}, key=Form.parse)
+    rows = [
+        (
+            layer.name,
+            layer.form,
+            layer.macs,
+            layer.executed_macs,
+            *(milliseconds(layer.costs.get(form)) for form in forms),
+        )
+        for layer in record.layers
+    ]
+    table("Forms (ms)", ("layer", "form", "MACs", "executed", *forms), rows)
+    networks = [
+        (
+            network.what,
+            milliseconds(network.p50_ms),
+            speedup(network.speedup),
+            "taken" if network.what == record.chosen else "",
+        )
+        for network in record.networks
+    ]
+    table("Networks", ("network", "p50 ms", "speed-up", ""), networks)
+    if choice := choice_sentence(record):
+        say(choice)
+    headline(bundle)

@@ -1,0 +1,81 @@
+"""`edgeprune export`: from a checkpoint, or a pruned bundle, to ONNX files that hold what they promise.
+
+... rewritten model -> folded model -> ONNX -> parity gate -> lowered ONNX -> parity gate (-> per-device subgraphs)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeprune.bundles.bundle import Bundle, open_bundle
+from edgeprune.bundles.names import MODEL, PLAIN_MODEL, PLAN
+from edgeprune.bundles.writing import new_bundle, write_manifest
+from edgeprune.deployment.lower_bundle import LowerOptions, lower_into
+from edgeprune.io import progress
+from edgeprune.onnx_files.model import load_model
+from edgeprune.pipeline.output import Output
+from edgeprune.pipeline.prune import prune_source
+from edgeprune.pipeline.split import SplitOptions, split_into
+
+if TYPE_CHECKING:
+    from edgeprune.deployment.options import DeployOptions
+    from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
+    from edgeprune.pruning.pruned import Pruned
+
+
+def export(
+    source: NetworkSource,
+    options: PruneOptions,
+    data: DataOptions,
+    deploy: DeployOptions,
+    lowering: LowerOptions,
+    split: SplitOptions,
+    out: Output,
+) -> tuple[Bundle, Pruned]:
+    """`edgeprune export CKPT|DIR`: from a checkpoint, or what DIR holds, to a bundle with ONNX files."""
+    folder = source.checkpoint
+    if folder is not None and folder.is_dir() and open_bundle(folder).has(PLAN):
+        if options.asks_for_pruning:
+            progress.note(f"{folder} is pruned already: how to prune is not used")
+        return export_bundle(folder, source.arch, data, deploy, lowering, split, out)
+    for given in (out, source, options, data, deploy, lowering, split):
+        given.check()
+    pruned = prune_source(source, options, data)
+    return write_export(pruned, deploy, lowering, split, out), pruned
+
+
+def export_bundle(
+    folder: Path,
+    arch: str,
+    data: DataOptions,
+    deploy: DeployOptions,
+    lowering: LowerOptions,
+    split: SplitOptions,
+    out: Output,
+) -> tuple[Bundle, Pruned]:
+    """`edgeprune export DIR`: the same from a bundle that `prune` wrote."""
+    for given in (out, data, deploy, lowering, split):
+        given.check()
+    from edgeprune.pruning.pruned import load_images, note_off_block, open_pruned, with_accuracy
+
+    opened = open_pruned(open_bundle(folder), arch=arch)
+    note_off_block(opened.plan, opened.graph, lowering.device_profile)
+    pruned = with_accuracy(opened, data, load_images(data, opened.network))
+    return write_export(pruned, deploy, lowering, split, out), pruned
+
+
+def write_export(
+    pruned: Pruned, deploy: DeployOptions, lowering: LowerOptions, split: SplitOptions, out: Output
+) -> Bundle:
+    """Fold, export, verify, lower, split if asked, and publish the bundle; nothing is left if a gate fails."""
+    from edgeprune.deployment.exporting import export_into
+
+    with new_bundle(out.folder, overwrite=out.overwrite) as stage:
+        manifest = export_into(stage, pruned, deploy)
+        manifest = lower_into(stage, manifest, lowering, deploy.tolerance)
+        if split.devices:
+            planned = stage / PLAIN_MODEL
+            split_into(stage, load_model(planned if planned.is_file() else stage / MODEL), split)
+        write_manifest(stage, manifest)
+    return open_bundle(out.folder)

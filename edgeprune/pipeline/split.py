@@ -1,0 +1,73 @@
+"""`edgeprune split`: ONNX -> per-device subgraphs and what is moved between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnx import ModelProto
+
+from edgeprune.bundles.bundle import Bundle, open_bundle
+from edgeprune.bundles.manifest import SCHEMA_VERSION, Manifest
+from edgeprune.bundles.names import MODEL, PARTITION, PLAIN_MODEL
+from edgeprune.bundles.writing import copy_files, new_bundle, write_manifest
+from edgeprune.devices.device_profile import load_profile
+from edgeprune.errors import InputError
+from edgeprune.onnx_files.model import load_model
+from edgeprune.partitioning.devices import load_devices
+from edgeprune.partitioning.manifest import PartitionManifest, write_partition
+from edgeprune.partitioning.partition import partition_model
+from edgeprune.pipeline.output import Output
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """Over what to split."""
+
+    devices: str = ""
+    """A number of devices, or a TOML file that describes them; empty: no split."""
+    device_profile: str = ""
+    """Device type of devices that name none; empty: this machine's."""
+
+    def check(self) -> None:
+        """InputError if the devices do not exist; called before any long work."""
+        if self.devices:
+            load_devices(self.devices, default_profile=self.device_profile)
+        elif self.device_profile:
+            load_profile(self.device_profile)
+
+
+def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, PartitionManifest]:
+    """`edgeprune split`: a bundle with one subgraph a device and stage, beside what the source bundle holds."""
+    out.check()
+    if model.is_dir():
+        source = open_bundle(model)
+        if source.has(PARTITION):
+            raise InputError("is split already", where=model, remedy="split the bundle that it was made from")
+        source.require_sound()
+        # A report says what was known of the unsplit bundle: it would be stale here.
+        names = [name for name in source.manifest.files if not name.startswith("report.")]
+        planned = PLAIN_MODEL if source.has(PLAIN_MODEL) else MODEL
+        path, manifest = source.path(planned), source.manifest
+    else:
+        names, path = [], model
+        manifest = Manifest(SCHEMA_VERSION, metadata.version("edgeprune"))
+    loaded = load_model(path)
+    with new_bundle(out.folder, overwrite=out.overwrite) as stage:
+        copy_files(names, model, stage)
+        if not names:
+            (stage / MODEL).write_bytes(loaded.SerializeToString(deterministic=True))
+        partition = split_into(stage, loaded, options)
+        write_manifest(stage, manifest)
+    return open_bundle(out.folder), partition
+
+
+def split_into(stage: Path, model: ModelProto, options: SplitOptions) -> PartitionManifest:
+    partition = partition_model(model, load_devices(options.devices, default_profile=options.device_profile))
+    write_partition(partition, stage)
+    return partition.manifest
