@@ -358,7 +358,15 @@ def test_what_the_flags_tell_is_checked_before_anything_is_loaded(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["edgeprune.pruning.options", "edgeprune.exporters.options", "edgeprune.deployment.options", "edgeprune.pipeline.export"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "edgeprune.pruning.options",
+        "edgeprune.exporters.options",
+        "edgeprune.deployment.options",
+        "edgeprune.pipeline.export",
+    ],
+)
 def test_checking_the_flags_takes_no_torch(module: str, tmp_path: Path) -> None:
     code = f"import sys, {module}, edgeprune.methods.tmi_gkp.method; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0

@@ -21,6 +21,7 @@ from edgeprune.errors import InputError
 if TYPE_CHECKING:
     from edgeprune.methods.base import PruneRequest
     from edgeprune.pruning.options import PruneOptions
+    from edgeprune.pruning.while_training import MethodChoice
 
 
 @Parameter(name="*", group=PRUNING)
@@ -100,3 +101,21 @@ class PruneFlags(MethodFlags):
         require_taken(self.method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
         request = self.request(self.method, seed, self.groups, self.share_partitions)
         return PruneOptions(self.method, request, self.set, self.tickets, self.device_profile)
+
+
+@Parameter(name="*", group=PRUNING)
+@dataclass(frozen=True)
+class TrainMethodFlags(MethodFlags):
+    """The method at work while the network is trained."""
+
+    method: OptionalText = ""
+    """Method that prunes during training; `edgeprune list methods` shows all. None: plain training."""
+
+    def choice(self, seed: int) -> MethodChoice | None:
+        from edgeprune.pruning.while_training import MethodChoice
+
+        if self.method:
+            return MethodChoice(self.method, self.request(self.method, seed), self.set, self.device_profile)
+        if self != TrainMethodFlags():
+            raise InputError("flags for a method, and no method", where="train", remedy="pass --method")
+        return None

@@ -9,7 +9,6 @@ from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import OutFlags, Seeded
 from edgeprune.cli.flags.kinds import (
-    PRUNING,
     TRAINING,
     Integer,
     OptionalNumber,
@@ -17,11 +16,10 @@ from edgeprune.cli.flags.kinds import (
     OptionalText,
     Switch,
 )
-from edgeprune.cli.flags.method import MethodFlags
+from edgeprune.cli.flags.method import TrainMethodFlags
 from edgeprune.cli.flags.network import NetworkFlags, PrecisionFlag
 from edgeprune.cli.headline import headline, layers
 from edgeprune.cli.tables import facts
-from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
     from edgeprune.pipeline.train import TrainOptions, TrainOutcome
@@ -94,24 +92,6 @@ class TrainFlags:
             save_tickets=parse_epochs("--tickets", self.tickets),
         )
         return TrainOptions(self.data, settings, method, self.resume)
-
-
-@Parameter(name="*", group=PRUNING)
-@dataclass(frozen=True)
-class TrainMethodFlags(MethodFlags):
-    """The method at work while the network is trained."""
-
-    method: OptionalText = ""
-    """Method that prunes during training; `edgeprune list methods` shows all. None: plain training."""
-
-    def choice(self, seed: int) -> MethodChoice | None:
-        from edgeprune.pruning.while_training import MethodChoice
-
-        if self.method:
-            return MethodChoice(self.method, self.request(self.method, seed), self.set, self.device_profile)
-        if self != TrainMethodFlags():
-            raise InputError("flags for a method, and no method", where="train", remedy="pass --method")
-        return None
 
 
 def train(
