@@ -15,11 +15,7 @@ from dataclasses import dataclass
 from onnx import ModelProto, NodeProto
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import (
-    attributes,
-    concrete_shapes,
-    constants,
-)
+from edgeprune.onnx_files.graph import attributes, concrete_shapes, constants
 
 Shape = tuple[int, ...]
 CountFunction = Callable[[Sequence[Shape], Sequence[Shape], Mapping[str, object]], int]

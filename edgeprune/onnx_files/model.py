@@ -17,11 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from edgeprune.errors import InputError, first_line
-from edgeprune.onnx_files.graph import (
-    element_bytes,
-    fresh_name,
-    opset,
-)
+from edgeprune.onnx_files.graph import element_bytes, fresh_name, opset
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv", "ConvInteger", "QLinearConv"})
 INLINE_LIMIT = 1_500_000_000

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from onnx import NodeProto
 
-from edgeprune.onnx_files.graph import (
-    is_standard,
-)
+from edgeprune.onnx_files.graph import is_standard
 from edgeprune.partitioning.network import Network
 
 _UNARY = frozenset(

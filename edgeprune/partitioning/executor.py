@@ -13,9 +13,7 @@ from pathlib import Path
 
 from edgeprune.errors import InputError
 from edgeprune.io.arrays import Array, Feeds
-from edgeprune.onnx_files.graph import (
-    TensorSpec,
-)
+from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.partitioning.manifest import Stage, load_partition
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.feeds import check_feeds

@@ -10,13 +10,7 @@ from functools import cached_property
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import (
-    concrete_types,
-    constants,
-    element_bytes,
-    input_specs,
-    static_batch,
-)
+from edgeprune.onnx_files.graph import concrete_types, constants, element_bytes, input_specs, static_batch
 
 
 @dataclass(frozen=True)

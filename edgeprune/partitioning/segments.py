@@ -15,11 +15,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from edgeprune.onnx_files.graph import (
-    array,
-    attributes,
-    is_standard,
-)
+from edgeprune.onnx_files.graph import array, attributes, is_standard
 from edgeprune.partitioning.channel_wise import channel_wise
 from edgeprune.partitioning.network import Network
 

@@ -9,14 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from edgeprune.onnx_files.graph import (
-    array,
-    element_bytes,
-    fresh_name,
-)
-from edgeprune.onnx_files.model import (
-    name_nodes,
-)
+from edgeprune.onnx_files.graph import array, element_bytes, fresh_name
+from edgeprune.onnx_files.model import name_nodes
 from edgeprune.partitioning.network import Network, ValueType, used_values
 from edgeprune.partitioning.segments import Segment, Step
 

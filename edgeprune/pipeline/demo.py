@@ -10,10 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.bundles.bundle import (
-    Bundle,
-    open_bundle,
-)
+from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.datasets.images import load_data, normalised
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.deployment.options import DeployOptions

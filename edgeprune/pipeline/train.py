@@ -45,14 +45,7 @@ from edgeprune.training.hooks import TrainingHooks
 from edgeprune.training.loop import TrainResult, fit
 from edgeprune.training.run_folder import check_place, interruptible, locked, remove_run
 from edgeprune.training.settings import TrainSettings
-from edgeprune.training.state import (
-    LOG,
-    EpochRecord,
-    RunFiles,
-    flat,
-    read_log,
-    require_same_run,
-)
+from edgeprune.training.state import LOG, EpochRecord, RunFiles, flat, read_log, require_same_run
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from edgeprune.profiling.batch import memory_checked
 from edgeprune.profiling.setup import ProfileOptions, Which, random_feeds
 from edgeprune.runners import registry
 from edgeprune.runners.base import ProfiledRunner
-from edgeprune.runners.registry import OpenOptions, Source, Target
+from edgeprune.runners.target import OpenOptions, Source, Target
 
 if TYPE_CHECKING:
     from torch import nn

@@ -37,6 +37,7 @@ from edgeprune.runners import registry
 from edgeprune.runners.base import ProfiledRunner
 from edgeprune.runners.cores import check_cores, pinned
 from edgeprune.runners.onnxruntime.runner import TimedOrtRunner
+from edgeprune.runners.target import OpenOptions, Source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -189,9 +190,9 @@ def _maker(
 ) -> MakeRunner:
     """The factory of a target's runners."""
     names = tuple(spec.name for spec in input_specs(pair.pruned))
-    how = registry.OpenOptions(options.run_options(), options.precision, engines)
+    how = OpenOptions(options.run_options(), options.precision, engines)
 
     def make(which: Which) -> ProfiledRunner:
-        return registry.open_runner(target, registry.Source(files[which], modules.get(which), names), how)
+        return registry.open_runner(target, Source(files[which], modules.get(which), names), how)
 
     return make

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import (
-    TensorSpec,
-)
+from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.precision.formats import Precision, share_of_bytes
 from edgeprune.profiling.explaining.facts import MachineFacts
 from edgeprune.profiling.layer_times import LayerInfo, ModelLayers

@@ -19,7 +19,8 @@ from edgeprune.onnx_files.graph import with_input_size
 from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.plans.plan import load_plan
 from edgeprune.profiling.setup import Pair, Which
-from edgeprune.runners.registry import Source, Target, require_source
+from edgeprune.runners.registry import require_source
+from edgeprune.runners.target import Source, Target
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,10 +14,7 @@ from edgeprune.methods import Trained, TrainedMethod, load_method, parse_setting
 from edgeprune.methods.base import PruneRequest
 from edgeprune.pruning.method_inputs import method_input
 from edgeprune.pruning.network import Network
-from edgeprune.pruning.pruned import (
-    Pruned,
-    carried_out,
-)
+from edgeprune.pruning.pruned import Pruned, carried_out
 from edgeprune.tracing.trace import trace
 from edgeprune.training.loop import fit
 from edgeprune.training.settings import TrainSettings

@@ -8,9 +8,7 @@ import numpy as np
 
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.io.arrays import Feeds
-from edgeprune.onnx_files.graph import (
-    TensorSpec,
-)
+from edgeprune.onnx_files.graph import TensorSpec
 
 
 def check_feeds(feeds: Feeds, specs: Sequence[TensorSpec]) -> None:

@@ -13,11 +13,7 @@ from edgeprune.bundles.bundle import is_bundle
 from edgeprune.bundles.names import CHECKPOINT
 from edgeprune.bundles.writing import check_out
 from edgeprune.errors import InputError, Interrupted
-from edgeprune.training.state import (
-    LOG,
-    TICKETS,
-    epochs_done,
-)
+from edgeprune.training.state import LOG, TICKETS, epochs_done
 
 
 def check_place(out: Path, *, resume: bool, overwrite: bool) -> None:

@@ -9,10 +9,7 @@ from onnx import ModelProto, TensorProto
 
 from edgeprune.lowering.forms import Form, shape_of
 from edgeprune.lowering.layers import GroupedLayer
-from edgeprune.onnx_files.graph import (
-    constants,
-    input_specs,
-)
+from edgeprune.onnx_files.graph import constants, input_specs
 
 
 def structure_key(model: ModelProto) -> str:

@@ -12,14 +12,13 @@ from edgeprune.io import progress
 from edgeprune.io.arrays import Feeds
 from edgeprune.lowering.forms import Form
 from edgeprune.lowering.record import FromCache
-from edgeprune.onnx_files.graph import (
-    input_specs,
-)
+from edgeprune.onnx_files.graph import input_specs
 from edgeprune.profiling.layer_times import LayerTime, ModelLayers, attribute_times
 from edgeprune.profiling.measurement import NOISY, Measurement, interleave
 from edgeprune.profiling.setup import random_feeds
 from edgeprune.runners.base import ProfiledRunner, RecordedRunner
-from edgeprune.runners.registry import OpenOptions, Source, open_runner
+from edgeprune.runners.registry import open_runner
+from edgeprune.runners.target import OpenOptions, Source
 from edgeprune.tuning.cache import CachedTime, TuningCache
 from edgeprune.tuning.options import TuneOptions
 

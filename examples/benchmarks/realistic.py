@@ -63,14 +63,9 @@ from edgeprune.io.arrays import Array
 from edgeprune.io.files import pretty_json, write_atomically
 from edgeprune.lowering.gathers import count_gathers
 from edgeprune.lowering.layers import grouped_layers
-from edgeprune.onnx_files.graph import (
-    input_specs,
-)
+from edgeprune.onnx_files.graph import input_specs
 from edgeprune.onnx_files.macs import count_macs
-from edgeprune.onnx_files.model import (
-    load_model,
-    save_onnx,
-)
+from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.pipeline.tune import tune as tune_bundle
 from edgeprune.profiling.environment import current_environment, load_average
 from edgeprune.profiling.measurement import interleave, median_interval, paired_ratios
@@ -80,7 +75,8 @@ from edgeprune.pruning.options import NetworkSource
 from edgeprune.pruning.pruned import Pruned
 from edgeprune.rewriting.fold import fold
 from edgeprune.runners.base import RunOptions
-from edgeprune.runners.registry import OpenOptions, Source, open_runner
+from edgeprune.runners.registry import open_runner
+from edgeprune.runners.target import OpenOptions, Source
 from edgeprune.tuning.keys import structure_key
 from edgeprune.tuning.options import TuneOptions
 

@@ -6,7 +6,7 @@ import built_results as built
 import pytest
 from msgspec.structs import replace
 
-from edgeprune.cli.verbs.profile import show
+from edgeprune.cli.profile_tables import show
 from edgeprune.io import progress
 from edgeprune.profiling.result import ProfileResult, Result, SweepFailure
 from edgeprune.report.words.results import placed, setting, without_figures

@@ -16,9 +16,7 @@ from edgeprune.onnx_files.graph import (
     static_batch,
     with_input_size,
 )
-from edgeprune.onnx_files.model import (
-    load_model,
-)
+from edgeprune.onnx_files.model import load_model
 
 CONV = """<ir_version: 9, opset_import: ["" : 18]>
 g (float[batch,3,8,8] x) => (float[batch,4,6,6] y)

@@ -10,10 +10,7 @@ from onnx import numpy_helper, parser
 
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import (
-    input_specs,
-    output_specs,
-)
+from edgeprune.onnx_files.graph import input_specs, output_specs
 from edgeprune.partitioning.devices import Device, LinkRate, load_devices
 from edgeprune.partitioning.partition import (
     check_partition,

@@ -19,13 +19,8 @@ from edgeprune.bundles.names import MODEL, PROFILE
 from edgeprune.cli import main
 from edgeprune.errors import GateError, InputError
 from edgeprune.io.files import sha256_of
-from edgeprune.onnx_files.graph import (
-    attributes,
-)
-from edgeprune.onnx_files.model import (
-    load_model,
-    save_onnx,
-)
+from edgeprune.onnx_files.graph import attributes
+from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.precision import formats
 from edgeprune.precision.formats import PrecisionRecord, require_precise, tolerance
 from edgeprune.precision.half import to_half

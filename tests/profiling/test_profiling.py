@@ -19,9 +19,7 @@ from onnx import helper
 from edgeprune.devices.roofline import Roofline
 from edgeprune.devices.sensors import MachineState
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import (
-    TensorSpec,
-)
+from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.onnx_files.macs import count_macs
 from edgeprune.profiling.batch import memory_checked, noise_warnings
 from edgeprune.profiling.environment import current_environment

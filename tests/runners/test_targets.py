@@ -19,15 +19,16 @@ from places import SUPPORT
 from edgeprune.devices import this_machine
 from edgeprune.devices.this_machine import NVIDIA_DRIVER
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import (
-    constants,
-)
+from edgeprune.onnx_files.graph import constants
 from edgeprune.runners import registry
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime import providers as ort_providers
 from edgeprune.runners.onnxruntime import runner as ort
+from edgeprune.runners.openvino import targets as openvino_targets
 from edgeprune.runners.openvino.package import import_openvino
-from edgeprune.runners.registry import TARGETS, Source, open_runner
+from edgeprune.runners.registry import TARGETS, open_runner
+from edgeprune.runners.target import OpenOptions, Source
+from edgeprune.runners.torch import targets as torch_targets
 
 AS_CLOSE = 1e-4
 """Of the output's range."""
@@ -174,8 +175,9 @@ def test_a_package_that_is_missing_is_named(
 ) -> None:
     if taken == "triton":
         pytest.importorskip("torch")
-    monkeypatch.setattr(registry, "is_importable", lambda name: name != taken)
-    monkeypatch.setattr(registry, "machine_has_nvidia_gpu", lambda: True)
+    for targets in (openvino_targets, torch_targets):
+        monkeypatch.setattr(targets, "is_importable", lambda name: name != taken)
+    monkeypatch.setattr(torch_targets, "machine_has_nvidia_gpu", lambda: True)
     with pytest.raises(InputError) as error:
         open_runner(target, Source(Path("model.onnx")))
     assert words in str(error.value)
@@ -310,7 +312,8 @@ import edgeprune.cli
 import numpy as np
 sys.path.insert(0, {str(SUPPORT)!r})
 import small_bundle as small
-from edgeprune.runners.registry import Source, open_runner
+from edgeprune.runners.registry import open_runner
+from edgeprune.runners.target import Source
 runner = open_runner(sys.argv[2], Source(small.models()[1]))
 runner.prepared({{"input": np.zeros((1, 3, small.SIZE, small.SIZE), np.float32)}})()
 """
@@ -413,8 +416,8 @@ assert workers and all(cores == {cores[1:]} for cores in workers), workers
         monkeypatch.setattr(torch_modules.torch, "device", lambda _: "cpu")
         before = torch_modules._allowed_tf32()
         source = Source(Path("model.onnx"), module(1), ("input",))
-        monkeypatch.setattr(registry, "machine_has_nvidia_gpu", lambda: True)
-        runner = open_runner("torch-cuda", source, registry.OpenOptions(precision=precision))  # type: ignore[arg-type]
+        monkeypatch.setattr(torch_targets, "machine_has_nvidia_gpu", lambda: True)
+        runner = open_runner("torch-cuda", source, OpenOptions(precision=precision))  # type: ignore[arg-type]
         assert isinstance(runner, torch_modules.GpuTorchRunner)
         assert torch_modules._allowed_tf32() == (allowed, allowed)
         runner.close()

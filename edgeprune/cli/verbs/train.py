@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import OutFlags, Seeded
-from edgeprune.cli.flags.kinds import (
-    TRAINING,
-    Integer,
-    OptionalNumber,
-    OptionalPath,
-    OptionalText,
-    Switch,
-)
+from edgeprune.cli.flags.kinds import TRAINING, Integer, OptionalNumber, OptionalPath, OptionalText, Switch
 from edgeprune.cli.flags.method import TrainMethodFlags
 from edgeprune.cli.flags.network import NetworkFlags, PrecisionFlag
 from edgeprune.cli.headline import headline, layers

@@ -6,13 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeprune.io import formatting as f
-from edgeprune.report.comparison.changes import (
-    Fact,
-    change_words,
-    dense_macs,
-    drift,
-    facts,
-)
+from edgeprune.report.comparison.changes import Fact, change_words, dense_macs, drift, facts
 from edgeprune.report.comparison.runs import Run, all_settings
 from edgeprune.report.words.results import Setting, failure_words
 

@@ -7,15 +7,7 @@ from collections.abc import Iterator, Sequence
 from edgeprune.bundles.manifest import Count
 from edgeprune.io import formatting as f
 from edgeprune.profiling.result import Result
-from edgeprune.report.comparison.changes import (
-    FIGURES,
-    Change,
-    Fact,
-    change,
-    change_words,
-    facts,
-    layer_changes,
-)
+from edgeprune.report.comparison.changes import FIGURES, Change, Fact, change, change_words, facts, layer_changes
 from edgeprune.report.comparison.compared import Compared, differences, failures, other_networks, shared_settings
 from edgeprune.report.comparison.gate import nothing_shared
 from edgeprune.report.comparison.runs import Run, all_settings

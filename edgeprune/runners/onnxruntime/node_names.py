@@ -14,9 +14,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
-from edgeprune.onnx_files.graph import (
-    constants,
-)
+from edgeprune.onnx_files.graph import constants
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 # What ONNX Runtime folds into the convolution in front.

@@ -11,9 +11,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from edgeprune.io.arrays import Feeds
-from edgeprune.onnx_files.graph import (
-    TensorSpec,
-)
+from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.runners.base import NodeTime
 from edgeprune.runners.feeds import check_feeds
 

@@ -15,9 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from edgeprune.errors import InputError, first_line
 from edgeprune.io.arrays import Array, Feeds
-from edgeprune.onnx_files.graph import (
-    TensorSpec,
-)
+from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.onnx_files.model import as_model
 from edgeprune.precision.formats import Precision
 from edgeprune.runners.base import OPTIMIZATION_LEVELS, NodeTime, RunOptions

@@ -24,7 +24,8 @@ from edgeprune.runners.onnxruntime import providers as ort_providers
 from edgeprune.runners.onnxruntime.on_device import BoundRun, DeviceOrtRunner
 from edgeprune.runners.onnxruntime.providers import CUDA
 from edgeprune.runners.onnxruntime.runner import OrtRunner
-from edgeprune.runners.registry import OpenOptions, Source, open_runner
+from edgeprune.runners.registry import open_runner
+from edgeprune.runners.target import OpenOptions, Source
 
 CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
 CPU_SESSION = onnxruntime.InferenceSession
