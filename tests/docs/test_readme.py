@@ -1,4 +1,5 @@
-"""The README's commands work, in order, for someone who has a checkpoint and pastes them."""
+"""The commands of the README and the tour work, in order, for someone who has a checkpoint and pastes them; the pages
+link to what exists."""
 
 from __future__ import annotations
 
@@ -11,13 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import ROOT
 
 from edgeprune.cli import app, main
 from edgeprune.zoo import build
 
+PAGES = [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 
-def blocks(repository: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+
+def blocks(repository: Path, page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (repository / page).read_text(), re.DOTALL)
+
+
+def commands(repository: Path, page: str) -> list[str]:
+    return [line for block in blocks(repository, page, "sh") for line in block.splitlines() if line.strip()]
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +42,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shell_commands_work_in_order(repository: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's, then those of the tour that were not among them."""
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
-    commands = [line for block in blocks(repository, "sh") for line in block.splitlines() if line.strip()]
-    assert len(commands) >= 10
-    for command in commands:
+    readme, tour = commands(repository, "README.md"), commands(repository, "docs/tour.md")
+    assert len(readme) >= 6
+    assert len(tour) >= 20
+    for command in dict.fromkeys([*readme, *tour]):
         words = shlex.split(command)
         assert words[0] == "edgeprune"
         assert main([*words[1:], "--quiet"]) == 0, command
@@ -52,14 +62,14 @@ def test_shell_commands_work_in_order(repository: Path, workplace: Path, monkeyp
 def test_the_commands_of_the_other_pages_are_ones_that_the_command_line_takes(repository: Path, page: str) -> None:
     text = (repository / "docs" / page).read_text().replace("\\\n", " ")
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
-    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("edgeprune")]
-    assert len(commands) >= 3
-    for words in commands:
+    found = [shlex.split(line, comments=True) for line in lines if line.startswith("edgeprune")]
+    assert len(found) >= 3
+    for words in found:
         app.parse_args(words[1:], exit_on_error=False, print_error=False)
 
 
 def test_the_python_snippet_works(repository: Path, workplace: Path) -> None:
-    (snippet,) = blocks(repository, "python")
+    (snippet,) = blocks(repository, "README.md", "python")
     subprocess.run([sys.executable, "-c", snippet], cwd=workplace, check=True)
     assert (workplace / "from_python" / "model.onnx").is_file()
 
@@ -70,9 +80,9 @@ def test_the_example_of_own_images_and_an_own_network_works(
     section = (repository / "docs" / "training.md").read_text().partition("## Your own images and network")[2]
     (tmp_path / "mine.py").write_text(re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0])
     monkeypatch.chdir(tmp_path)
-    commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[0].splitlines()
-    assert len(commands) == 2
-    for command in commands:
+    found = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[0].splitlines()
+    assert len(found) == 2
+    for command in found:
         assert main([*shlex.split(command)[1:], "--quiet"]) == 0, command
     assert (tmp_path / "mine-pruned" / "weights.safetensors").is_file()
 
@@ -84,11 +94,45 @@ def test_the_example_script_works(repository: Path, tmp_path: Path) -> None:
     assert (tmp_path / "bundle" / "report.html").is_file()
 
 
-def test_files_that_the_readme_names_exist(repository: Path) -> None:
+def test_the_readme_is_read_in_five_minutes(repository: Path) -> None:
     text = (repository / "README.md").read_text()
-    for name in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (repository / name).exists(), name
-    for name in re.findall(r"`([a-z_]+\.py)`", text):
-        assert list(repository.glob(f"edgeprune/**/{name}")), name
+    assert len(text.splitlines()) <= 120
     assert "make demo" in text
     assert "make test" in text
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_what_the_pages_link_to_exists(repository: Path, page: str) -> None:
+    folder = (repository / page).parent
+    for name in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (repository / page).read_text()):
+        assert (folder / name).exists(), name
+    for name, anchor in re.findall(r"\]\(([^)#:]*\.md)#([^)]*)\)", (repository / page).read_text()):
+        assert anchor in anchors(folder / name), (name, anchor)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that a page's headings have in links."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_index(repository: Path) -> None:
+    listed = re.findall(r"^\| \[([a-z]+\.md)\]", (repository / "docs" / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(
+        path.name for path in (repository / "docs").glob("*.md") if path.name != "README.md"
+    )
+
+
+def test_a_newcomer_can_place_a_change(repository: Path) -> None:
+    """Every file that the page on the code's structure names is there, and every folder is in its picture."""
+    text = (repository / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (?:a|an) (.*?) \| (.*) \|$", text, re.MULTILINE)
+    wanted = "flag, method, form, runtime, cause, plot, device, checkpoint format, ONNX operation in the counter, gate"
+    assert ", ".join(name for name, _ in rows) == wanted
+    assert all(re.search(r"`[a-z_/]+/[^`]*`", place) for _, place in rows)
+    for name in re.findall(r"`((?:edgeprune|device_profiles|examples|tests)/[^` ]*)`", text):
+        assert (repository / name).exists(), name
+    picture = re.findall(r"```text\n(.*?)```", text, re.DOTALL)[0]
+    folders = [path.parent for path in (repository / "edgeprune").glob("*/__init__.py")]
+    for folder in [*(path.name for path in folders), "exporters", "device_profiles"]:
+        assert re.search(rf"\b{folder}/", picture), folder
