@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PIPE_WIDTH = 180
 NUMERIC = frozenset("0123456789")
@@ -19,7 +21,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     body = [
         ["" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows
     ]
-    shown = Table(title=_plain(title), title_justify="left", title_style="bold")
+    shown = _titled(title, show_header=True)
     for number, column in enumerate(columns):
         numeric = all(not row[number] or row[number][0] in NUMERIC for row in body)
         shown.add_column(column, justify="right" if numeric and body else "left", overflow="fold")
@@ -30,7 +32,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 def facts(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     """Names and values, one a line."""
-    shown = Table(title=_plain(title), title_justify="left", title_style="bold", show_header=False)
+    shown = _titled(title, show_header=False)
     for name, value in pairs:
         shown.add_row(_plain(name), _plain(value))
     _console().print(shown)
@@ -54,6 +56,12 @@ def milliseconds(value: float | None) -> str:
 def speedup(value: float | None) -> str:
     """A speed-up as a table's cell."""
     return "" if value is None else f"{value:.2f}x"
+
+
+def _titled(title: str, *, show_header: bool) -> Table:
+    from rich.table import Table  # which no --help needs
+
+    return Table(title=_plain(title), title_justify="left", title_style="bold", show_header=show_header)
 
 
 def _plain(text: str) -> Any:

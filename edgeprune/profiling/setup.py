@@ -53,7 +53,7 @@ class ProfileOptions:
     """The device profile of this machine, whose peaks bound the layers: a name or a file; by default the shipped one
     that is nearest."""
     fresh_process: bool = True
-    """Whether every target and thread count is measured in a process of its own (by `pipeline.profile`)."""
+    """Whether every target and thread count is measured in a process of its own (by `pipeline.profile.profile`)."""
     precision: Precision = "fp32"
     """The number format that both models are run in."""
     input_size: tuple[int, ...] = ()
