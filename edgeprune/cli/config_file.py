@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 from edgeprune.errors import InputError, first_line
@@ -15,6 +14,8 @@ def config_tokens(tokens: list[str]) -> list[str]:
         return []
     place = given.index("--config")
     path = Path(tokens[place].partition("=")[2] or (tokens[place + 1] if place + 1 < len(tokens) else ""))
+    import tomllib  # 2 ms that most runs do without
+
     if not path.is_file():
         raise InputError("no such file", where=path, expected="a TOML file with values for flags")
     try:
