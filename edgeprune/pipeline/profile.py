@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,9 +21,6 @@ from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweeping.keeping import fetch_engines, keep, note_tuned_for_other
 from edgeprune.profiling.sweeping.sweep import Sweep
-
-if TYPE_CHECKING:
-    pass
 
 
 def profile(

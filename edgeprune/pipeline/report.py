@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,9 +16,6 @@ from edgeprune.report.comparison.changes import ChangeRecord, changes
 from edgeprune.report.comparison.compared import Compared, differences, failures, other_networks
 from edgeprune.report.comparison.gate import Gate, nothing_shared, passed, regressions, unchecked
 from edgeprune.report.comparison.runs import read_runs
-
-if TYPE_CHECKING:
-    pass
 
 
 def report(folder: Path, formats: Sequence[str]) -> list[Path]:

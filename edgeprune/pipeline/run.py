@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -17,9 +16,6 @@ from edgeprune.io.arrays import load_array, save_arrays
 from edgeprune.partitioning.executor import LocalExecutor
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
-
-if TYPE_CHECKING:
-    pass
 
 
 class RunResult(msgspec.Struct, frozen=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
@@ -20,9 +19,6 @@ from edgeprune.partitioning.devices import load_devices
 from edgeprune.partitioning.manifest import PartitionManifest, write_partition
 from edgeprune.partitioning.partition import partition_model
 from edgeprune.pipeline.output import Output
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.names import ENGINES, LOWERING, MODEL, PARTITION, PROFILE
@@ -17,9 +16,6 @@ from edgeprune.io import progress
 from edgeprune.io.files import sha256_of
 from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.profiling.precise_models import is_converted
-
-if TYPE_CHECKING:
-    pass
 
 
 def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,14 @@ class Simulated:
         """The fastest is the true one; others are slower by more and more."""
         noise = 0.0 if self.settles and self.calls > self.settles else self.noise
         return Measurement("made up", tuple(seconds * (1 + noise * number) for number in range(5)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_probe_of_memory() -> Iterator[None]:
+    """The model whose weights are read from memory, 80 MB of random numbers, is made once."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(machine, "weights_probe", functools.cache(machine.weights_probe))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ link to what exists."""
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from places import ROOT
+from quick_exports import remember_torchlib
 
 from edgeprune.cli import app, main
 from edgeprune.zoo import build
@@ -28,9 +29,13 @@ def commands(repository: Path, page: str) -> list[str]:
     return [line for block in blocks(repository, page, "sh") for line in block.splitlines() if line.strip()]
 
 
+pytestmark = pytest.mark.usefixtures("brief_measuring")
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the README takes for granted: model.pt, epochs/ and x.npy."""
+    remember_torchlib(importing=True)  # the first commands alone export four networks
     folder = tmp_path_factory.mktemp("readme")
     torch.manual_seed(0)
     torch.save(build("resnet20").model.state_dict(), folder / "model.pt")
@@ -68,9 +73,11 @@ def test_the_commands_of_the_other_pages_are_ones_that_the_command_line_takes(re
         app.parse_args(words[1:], exit_on_error=False, print_error=False)
 
 
-def test_the_python_snippet_works(repository: Path, workplace: Path) -> None:
+def test_the_python_snippet_works(repository: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (snippet,) = blocks(repository, "README.md", "python")
-    subprocess.run([sys.executable, "-c", snippet], cwd=workplace, check=True)
+    (workplace / "snippet.py").write_text(snippet)
+    monkeypatch.chdir(workplace)
+    runpy.run_path("snippet.py", run_name="__main__")
     assert (workplace / "from_python" / "model.onnx").is_file()
 
 
@@ -87,10 +94,14 @@ def test_the_example_of_own_images_and_an_own_network_works(
     assert (tmp_path / "mine-pruned" / "weights.safetensors").is_file()
 
 
-def test_the_example_script_works(repository: Path, tmp_path: Path) -> None:
+def test_the_example_script_works(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the smallest network of torchvision that it takes: its default one has been in the README's commands."""
     script = repository / "examples" / "prune_and_measure.py"
-    result = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=True)
-    assert "split and unsplit differ" in result.stdout
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path), "squeezenet1_1"])
+    runpy.run_path(str(script), run_name="__main__")
+    assert "split and unsplit differ" in capsys.readouterr().out
     assert (tmp_path / "bundle" / "report.html").is_file()
 
 

@@ -14,6 +14,7 @@ import example_modules
 import pytest
 import small_bundle
 from places import BENCHMARKS, DEVICE_PROFILES
+from remembered_exports import remember_exports
 
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.devices.device_profile import load_profile
@@ -44,8 +45,10 @@ def realistic(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def shortened(monkeypatch: pytest.MonkeyPatch) -> Any:
     module, roofline = load("realistic"), load("roofline")
-    monkeypatch.setattr(timer, "RUNS", 3)
-    monkeypatch.setattr(tuner, "SECONDS_A_NETWORK", 0.05)
+    monkeypatch.setattr(timer, "RUNS", 1)
+    monkeypatch.setattr(timer, "REPEATS", 1)
+    monkeypatch.setattr(tuner, "SECONDS_A_NETWORK", 0.001)
+    remember_exports(monkeypatch)
     monkeypatch.setattr(roofline, "ELEMENTS", 2**16)
     monkeypatch.setattr(roofline, "SIZE", 7)
     monkeypatch.setattr(module.rival, "is_installed", lambda: False)

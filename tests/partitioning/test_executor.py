@@ -274,7 +274,9 @@ def test_nothing_that_runs_on_a_device_imports_the_libraries_of_the_workstation(
 @pytest.mark.parametrize("arch", ["mobilenet_v2"])
 def test_a_network_of_torchvision_can_be_split(arch, tmp_path):
     torch = pytest.importorskip("torch")
-    network = pytest.importorskip("torchvision.models").get_model(arch, weights=None).eval()
+    blocks = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]  # of its seven stages, of which each takes time to export
+    models = pytest.importorskip("torchvision.models")
+    network = models.get_model(arch, weights=None, inverted_residual_setting=blocks).eval()
     example = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     program = torch.onnx.export(
         network, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False

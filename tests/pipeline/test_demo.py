@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.cli import main
 
 
+@pytest.mark.usefixtures("brief_measuring")  # no speed-up is promised
 def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
     assert main(["demo", "-o", str(tmp_path / "demo"), "--quiet"]) == 0
     bundle = open_bundle(tmp_path / "demo")

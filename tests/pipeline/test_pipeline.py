@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from remembered_exports import remember_exports
 
 import edgeprune
 from edgeprune.bundles.bundle import Bundle, open_bundle
@@ -33,10 +34,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what an export says, or of what it exports: its ONNX files may be those of another one."""
+    remember_exports(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("bundle") / "out"
-    run("export", checkpoint, "--arch", "resnet8", "--groups", 4, "-o", out)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        remember_exports(monkeypatch)
+        run("export", checkpoint, "--arch", "resnet8", "--groups", 4, "-o", out)
     return open_bundle(out)
 
 
@@ -94,6 +103,7 @@ def test_recorded_clusters_serve_another_rate(exported: Bundle, checkpoint: Path
     assert all(after.grouped()[name].kept < entry.kept for name, entry in before.grouped().items())
 
 
+@pytest.mark.usefixtures("remembered")
 def test_independent_clusterings_cost_gathers(tmp_path: Path) -> None:
     torch.manual_seed(1)
     torch.save(build("resnet14").model.state_dict(), tmp_path / "resnet14.pt")
@@ -209,6 +219,7 @@ def test_eval_agrees_between_torch_and_onnx_runtime(exported: Bundle, checkpoint
     assert in_torch["loss"] == pytest.approx(in_onnx["loss"], rel=1e-4)
 
 
+@pytest.mark.usefixtures("remembered")
 @pytest.mark.parametrize(("flags", "is_told"), [((), False), (("--groups", "2"), True), (("--set", "x=1"), True)])
 def test_flags_for_pruning_what_is_pruned_already_are_told_to_be_unused(
     exported: Bundle, tmp_path: Path, flags: tuple[str, ...], is_told: bool, capsys: pytest.CaptureFixture[str]
@@ -217,6 +228,7 @@ def test_flags_for_pruning_what_is_pruned_already_are_told_to_be_unused(
     assert ("how to prune is not used" in capsys.readouterr().err) == is_told
 
 
+@pytest.mark.usefixtures("remembered")
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [(("--method", "sfp"), "6 of 6 thinner layers"), (("--method", "gconv", "--groups", "2"), "3 of 6 grouped layers")],
@@ -236,6 +248,7 @@ def test_layers_off_the_block_are_named_when_a_pruned_bundle_is_exported_too(
     assert expected in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.usefixtures("remembered")
 def test_layers_off_the_block_are_those_of_the_device_that_the_network_is_for(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

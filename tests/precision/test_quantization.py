@@ -315,6 +315,7 @@ class TestProfile:
             return {name: 1.0 if name == ALL_DENSE else 2.0 for name in keys}
 
         monkeypatch.setattr(timer.Timer, "times", dense_is_fastest)
+        monkeypatch.setattr(timer, "RUNS", 1)
         bundle = small.write_bundle(tmp_path / "bundle", profiled=False)
         assert main(["profile", str(bundle), "--precision", "int8", "--no-per-layer", *QUICK]) == 0
         assert main(["tune", str(bundle), "--no-cache", "--quiet"]) == 0

@@ -19,6 +19,7 @@ from edgeprune.errors import InputError
 from edgeprune.onnx_files.graph import input_specs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.pipeline.profile import profile as profile_bundle
+from edgeprune.profiling import layers
 from edgeprune.profiling.result import ProfileResult, load_profile_result
 from edgeprune.profiling.setup import ProfileOptions
 from edgeprune.profiling.subject import Subject
@@ -93,6 +94,11 @@ def write(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
 
 class TestInputSize:
     """Networks that leave height and width open are measured at the size that is given."""
+
+    @pytest.fixture(autouse=True)
+    def one_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Layers are timed once, for each turn compiles the network anew."""
+        monkeypatch.setattr(layers, "LAYER_BLOCKS", 1)
 
     @pytest.mark.parametrize("target", ["cpu", "openvino-native"])
     def test_all_that_is_told_is_that_of_the_network_exported_with_that_size(

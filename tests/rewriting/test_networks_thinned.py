@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +45,8 @@ from edgeprune.zoo.cifar_densenet import CifarDenseNet, CifarDenseNet86
 from edgeprune.zoo.cifar_preresnet import CifarPreResNet
 from edgeprune.zoo.cifar_resnet import FORMS, CifarResNet
 
+FEWER_BLOCKS = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]
+"""Of MobileNetV2: expansion, channels, how many, stride. Blocks with and without a shortcut, as in all seven stages."""
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "shortcut with zeros on both sides": lambda: CifarResNet(8, FORMS[""], width=8),
     "shortcut with zeros behind": lambda: CifarResNet(14, FORMS["-stage"], width=6),
@@ -53,7 +57,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "dense": lambda: CifarDenseNet(13, width=10),
     "dense bottlenecks": lambda: CifarDenseNet86(layers=2, width=10),
     "dense, list of parts": lambda: DenseNet(8, (2, 3), 12, num_classes=5),
-    "depthwise": lambda: torchvision.models.mobilenet_v2(width_mult=0.25, num_classes=5),
+    "depthwise": lambda: torchvision.models.MobileNetV2(5, 0.25, FEWER_BLOCKS),
     "inception": Inception,
     "flattened": Flattening,
     "squeeze and excitation": Exciting,
@@ -70,6 +74,13 @@ X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=
 
 
 def prepared(name: str) -> tuple[nn.Module, Graph]:
+    """The network, each test's own, and its graph."""
+    model, graph = _prepared(name)
+    return copy.deepcopy(model), graph
+
+
+@functools.cache
+def _prepared(name: str) -> tuple[nn.Module, Graph]:
     torch.manual_seed(0)
     model = settled(NETWORKS[name]()).double()
     return model, trace(model, X[:1]).graph

@@ -123,6 +123,20 @@ def write_lowering(folder: Path, record: LoweringRecord) -> None:
     (folder / LOWERING).write_bytes(pretty_json(record))
 
 
+_PROFILES: dict[tuple[str, bytes], bytes] = {}
+"""What was measured of the middle layer's name and the forms."""
+
+
+def _profile(dense: Path, pruned: Path, middle: str, lowered: LoweringRecord | None) -> bytes:
+    """The networks' profile, which is measured once in a process: who writes a bundle needs times, but not new ones."""
+    key = (middle, pretty_json(lowered) if lowered else b"")
+    if key not in _PROFILES:
+        options = ProfileOptions(warmup=1, iterations=9, batch_sizes=(1, 4))
+        notes = {layer.name: layer.note for layer in plan(middle).layers}
+        _PROFILES[key] = pretty_json(profile_files(Subject(pruned, dense, None, lowered, notes), ("cpu",), options))
+    return _PROFILES[key]
+
+
 def write_bundle(
     folder: Path,
     middle: str = MIDDLE,
@@ -136,10 +150,7 @@ def write_bundle(
     if lowered:
         write_lowering(folder, lowered)
     if profiled:
-        options = ProfileOptions(warmup=1, iterations=9, batch_sizes=(1, 4))
-        notes = {layer.name: layer.note for layer in plan(middle).layers}
-        measured = profile_files(Subject(pruned, dense, None, lowered, notes), ("cpu",), options)
-        (folder / PROFILE).write_bytes(pretty_json(measured))
+        (folder / PROFILE).write_bytes(_profile(dense, pruned, middle, lowered))
     if partition:
         (folder / "partition.json").write_bytes(partition)
     counts = [count_macs(model) for model in models(middle)]

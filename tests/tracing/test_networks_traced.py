@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import pytest
@@ -24,8 +25,17 @@ def graph_of(model: nn.Module, size: int = 32) -> Graph:
     return trace(model.eval(), torch.randn(1, 3, size, size)).graph
 
 
+@functools.cache
 def graph_of_arch(arch: str) -> Graph:
-    return graph_of(build(arch).model, 64 if arch.startswith("torchvision:") else 32)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "trunc_normal_", "uniform_"):
+            patch.setattr(nn.init, name, _left_as_it_is)  # tracing looks at no value, and drawing them takes longer
+        model = build(arch).model
+    return graph_of(model, 64 if arch.startswith("torchvision:") else 32)
+
+
+def _left_as_it_is(tensor: Tensor, *_: object, **__: object) -> Tensor:
+    return tensor
 
 
 def written_by(graph: Graph, layer: str) -> CoupledSet:

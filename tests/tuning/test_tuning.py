@@ -45,13 +45,16 @@ from edgeprune.tuning.options import TuneOptions
 from edgeprune.tuning.tuner import ALL_DENSE, AS_PLANNED, DENSE_NETWORK, POINTWISE, tune
 
 DEVICE = load_profile("x86-avx512")
-QUICK = ProfileOptions(warmup=1, iterations=3)
+QUICK = ProfileOptions(warmup=1, iterations=3, fresh_process=False)
+BRIEF = replace_options(QUICK, per_layer=False)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timer, "RUNS", 3)
-    monkeypatch.setattr(tuner, "SECONDS_A_NETWORK", 0.05)
+    """Real times, but few, however noisy they are."""
+    monkeypatch.setattr(timer, "RUNS", 1)
+    monkeypatch.setattr(timer, "REPEATS", 1)
+    monkeypatch.setattr(tuner, "SECONDS_A_NETWORK", 0.001)
 
 
 def bundle(tmp_path: Path) -> Path:
@@ -332,7 +335,7 @@ def test_what_was_measured_of_a_model_stays_while_the_model_does(
         "removed profile.json, report.html, report.md, which told of the model before: "
         f"`edgeprune profile {folder}` writes it anew"
     )
-    profile_bundle(folder, None, ("cpu",), QUICK)
+    profile_bundle(folder, None, ("cpu",), BRIEF)
     report_bundle(folder, ("html",))
     measured = (folder / PROFILE).read_bytes()
     tune_bundle(folder, LowerOptions(tune=TuneOptions()))
@@ -415,8 +418,7 @@ def test_tuning_is_advised_where_the_bundle_was_not_tuned_for_just_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
     asked: list[bool] = []
-    folder, here = bundle(tmp_path), replace_options(QUICK, fresh_process=False)
-    both = replace_options(here, batch_sizes=(1, 2))
+    folder, both = bundle(tmp_path), replace_options(BRIEF, batch_sizes=(1, 2))
     monkeypatch.setattr(profiler, "advice", lambda result, *, may_tune: asked.append(may_tune) or ())
     profile_bundle(folder, None, ("cpu",), both)
     assert asked == [True, True]
@@ -425,7 +427,7 @@ def test_tuning_is_advised_where_the_bundle_was_not_tuned_for_just_that(
     profile_bundle(folder, None, ("cpu",), both)
     assert asked == [False, True]
     asked.clear()
-    profile_bundle(folder / "model.onnx", None, ("cpu",), here)
+    profile_bundle(folder / "model.onnx", None, ("cpu",), BRIEF)
     assert asked == [False], "only a bundle can be tuned"
 
 
@@ -447,9 +449,9 @@ def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     folder = bundle(tmp_path)
     tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     monkeypatch.setattr(progress, "note", said.append)
-    profile_bundle(folder, None, ("cpu",), QUICK)
+    profile_bundle(folder, None, ("cpu",), BRIEF)
     assert not [text for text in said if "was tuned on" in text]
-    profile_bundle(folder, None, ("cpu",), ProfileOptions(warmup=1, iterations=3, batch_sizes=(2,)))
+    profile_bundle(folder, None, ("cpu",), replace_options(BRIEF, batch_sizes=(2,)))
     assert [text for text in said if f"not here for cpu, threads 1, batch 2: `edgeprune tune {folder} --batch" in text]
     said.clear()
     note_tuned_for_other(Subject.of(folder), Sweep(("cpu", "openvino-native"), (1,), ProfileOptions()))
@@ -468,7 +470,7 @@ def test_a_bundle_tuned_elsewhere_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     manifest = open_bundle(folder).manifest
     (folder / "lowering.json").write_text(json.dumps(record))
     write_manifest(folder, manifest)
-    profile_bundle(folder, None, ("cpu",), QUICK)
+    profile_bundle(folder, None, ("cpu",), BRIEF)
     assert [text for text in said if "was tuned on another processor" in text]
 
 

@@ -104,7 +104,7 @@ class TestRefused:
         with pytest.raises(InputError, match="ONNX files do not run in torch"):
             profile_bundle(pruned, dense, ("cpu", "torch-cpu"), QUICK)
         with pytest.raises(InputError, match="this bundle has no dense.safetensors"):
-            profile_bundle(small.write_bundle(tmp_path / "bundle"), None, ("cpu", "torch-cpu"), QUICK)
+            profile_bundle(small.write_bundle(tmp_path / "bundle", profiled=False), None, ("cpu", "torch-cpu"), QUICK)
 
     def test_threads_that_a_device_to_estimate_lacks(self, tmp_path: Path) -> None:
         dense, pruned = small.write_models(tmp_path)
@@ -178,12 +178,13 @@ class TestFailures:
         assert "not enough memory" in failure.error
 
     def test_a_damaged_profile_is_replaced(self, bundle: Path) -> None:
-        profile_bundle(bundle, None, ("cpu",), QUICK)
+        here = replace(QUICK, fresh_process=False)
+        profile_bundle(bundle, None, ("cpu",), here)
         (bundle / PROFILE).write_bytes(b"{")
-        profile_bundle(bundle, None, ("cpu",), QUICK)
+        profile_bundle(bundle, None, ("cpu",), here)
         assert open_bundle(bundle).faults() == []
         (bundle / PROFILE).unlink()
-        assert profile_bundle(bundle, None, ("cpu",), QUICK).results
+        assert profile_bundle(bundle, None, ("cpu",), here).results
 
     def test_a_bug_keeps_the_rest_too_and_is_told_with_its_traceback(
         self, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -229,7 +230,7 @@ class TestFailures:
         command = [sys.executable, "-m", "edgeprune.cli", "profile", str(bundle), "--threads", "1,2", *flags]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         with subprocess.Popen(
-            [*command, "--time-limit", "1"],
+            [*command, "--time-limit", "0.5"],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -251,6 +252,7 @@ def test_the_result_is_written_though_nobody_reads_the_tables(tmp_path: Path) ->
     _, pruned = small.write_models(tmp_path)
     json = tmp_path / "speed.json"
     command = [sys.executable, "-m", "edgeprune.cli", "profile", str(pruned), "--json", str(json), *FLAGS]
+    command.append("--no-fresh-process")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as running:
         assert running.stdout is not None

@@ -9,10 +9,11 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ import fake_tensorrt
 import published_bindings
 import pytest
 from published_bindings import ROOT, Bindings
+from shared_by_workers import made_once
 
 RUNNERS = ROOT / "edgeprune" / "runners" / "tensorrt"
 API, CUDA = RUNNERS / "api.py", RUNNERS / "cuda_memory.py"
@@ -45,43 +47,85 @@ ignore_errors = true
 
 @pytest.fixture(scope="session", params=published_bindings.VERSIONS)
 def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bindings:
-    return published_bindings.bindings(request.param, tmp_path_factory.mktemp("bindings"))
+
+    def make(folder: Path) -> None:
+        made = published_bindings.bindings(request.param, folder)
+        own = {name: text for name, text in made.environment.items() if os.environ.get(name) != text}
+        (folder / "made.json").write_text(json.dumps({"environment": own, "stubs": str(made.stubs)}))
+
+    folder = made_once(tmp_path_factory, f"bindings-{request.param}", make)
+    made = json.loads((folder / "made.json").read_text())
+    return Bindings(request.param, {**os.environ, **made["environment"]}, Path(made["stubs"]))
 
 
-_RUNS = itertools.count(1)
+@pytest.fixture(scope="session")
+def complaints(bindings: Bindings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What mypy says of each of the `variants`, in one run for all."""
+
+    def make(folder: Path) -> None:
+        (folder / "complaints.json").write_text(json.dumps(checked(bindings, variants(bindings), folder)))
+
+    folder = made_once(tmp_path_factory, f"complaints-{bindings.version}", make)
+    return json.loads((folder / "complaints.json").read_text())
 
 
-def checked(bindings: Bindings, text: str) -> list[str]:
-    """mypy's complaints on `text` in the place of tensorrt_api.py."""
-    folder = bindings.stubs.parent
-    configuration, shadow = folder / "mypy.ini", folder / "shadow.py"
+def checked(bindings: Bindings, texts: Mapping[str, str], folder: Path) -> dict[str, list[str]]:
+    """mypy's complaints on each text, as a module with this name."""
+    configuration, paths = folder / "mypy.ini", [folder / f"{name}.py" for name in texts]
     configuration.write_text(CONFIGURATION)
-    shadow.write_text(text)
-    time = next(_RUNS)  # mypy takes a file of the same length and second for the one that it has seen
-    os.utime(shadow, (time, time))
+    for path, text in zip(paths, texts.values(), strict=True):
+        path.write_text(text)
     command = [sys.executable, "-m", "mypy", "--config-file", configuration, "--cache-dir", folder / "cache"]
-    command += ["--shadow-file", API, shadow, "--no-error-summary", API]
     environment = {**os.environ, "MYPYPATH": os.pathsep.join([str(bindings.stubs), str(ROOT)])}
-    result = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [*command, "--no-error-summary", *paths],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode in (0, 1), result.stderr
-    return result.stdout.splitlines()
+    found: dict[str, list[str]] = {name: [] for name in texts}
+    for line in result.stdout.splitlines():
+        found[line.partition(".py:")[0]].append(line)
+    return found
 
 
-def test_every_name_and_signature_of_tensorrt_exists(bindings: Bindings) -> None:
-    assert checked(bindings, API.read_text()) == []
+def variants(bindings: Bindings) -> dict[str, str]:
+    """tensorrt_api.py as it is, and with every mistake that must be found."""
+    text = API.read_text()
+    wrong = text
+    for right, other in WRONG_ARGUMENTS.items():
+        assert wrong.count(right) == 1, right
+        wrong = wrong.replace(right, other)
+    return {
+        "right": text,
+        "wrong": wrong,
+        "dropped": text.replace("trt.BuilderFlag.TF32", "trt.BuilderFlag.FP16"),
+        **{f"misspelt_{n}": misspelt(text, names) for n, names in enumerate(mistakes(bindings, text))},
+    }
 
 
-def test_whatever_name_is_misspelt_is_found(bindings: Bindings) -> None:
+def mistakes(bindings: Bindings, text: str) -> list[list[ast.Attribute]]:
     """Every name behind a dot, one of each function at a time: an unknown name would hide those that follow from it."""
-    text, real = API.read_text(), stub_signatures(bindings.stubs / "tensorrt_bindings" / "tensorrt.pyi")
+    real = stub_signatures(bindings.stubs / "tensorrt_bindings" / "tensorrt.pyi")
     known = {*real, *itertools.chain.from_iterable(real.values())}
-    rounds = list(itertools.zip_longest(*names_by_function(text, known)))
-    assert sum(name is not None for names in rounds for name in names) > 80
-    for names in rounds:
-        mistaken = [name for name in names if name is not None]
-        complaints = checked(bindings, misspelt(text, mistaken))
-        for name in mistaken:
-            assert any(f"{API.name}:{name.end_lineno}:" in line for line in complaints), ast.unparse(name)
+    rounds = itertools.zip_longest(*names_by_function(text, known))
+    return [[name for name in names if name is not None] for names in rounds]
+
+
+def test_every_name_and_signature_of_tensorrt_exists(complaints: dict[str, list[str]]) -> None:
+    assert complaints["right"] == []
+
+
+def test_whatever_name_is_misspelt_is_found(bindings: Bindings, complaints: dict[str, list[str]]) -> None:
+    rounds = mistakes(bindings, API.read_text())
+    assert sum(map(len, rounds)) > 80
+    for number, names in enumerate(rounds):
+        for name in names:
+            place = f"misspelt_{number}.py:{name.end_lineno}:"
+            assert any(line.startswith(place) for line in complaints[f"misspelt_{number}"]), ast.unparse(name)
 
 
 WRONG_ARGUMENTS = {
@@ -93,20 +137,15 @@ WRONG_ARGUMENTS = {
 }
 
 
-def test_wrong_arguments_are_found(bindings: Bindings) -> None:
-    text = API.read_text()
-    for right, wrong in WRONG_ARGUMENTS.items():
-        assert text.count(right) == 1, right
-        text = text.replace(right, wrong)
-    complaints = checked(bindings, text)
+def test_wrong_arguments_are_found(bindings: Bindings, complaints: dict[str, list[str]]) -> None:
+    lines = variants(bindings)["wrong"].splitlines()
     for wrong in WRONG_ARGUMENTS.values():
-        number = next(number for number, line in enumerate(text.splitlines(), start=1) if wrong in line)
-        assert any(f"{API.name}:{number}:" in line for line in complaints), wrong
+        number = next(number for number, line in enumerate(lines, start=1) if wrong in line)
+        assert any(line.startswith(f"wrong.py:{number}:") for line in complaints["wrong"]), wrong
 
 
-def test_what_version_11_dropped_is_found(bindings: Bindings) -> None:
-    text = API.read_text().replace("trt.BuilderFlag.TF32", "trt.BuilderFlag.FP16")
-    found = any("FP16" in line for line in checked(bindings, text))
+def test_what_version_11_dropped_is_found(bindings: Bindings, complaints: dict[str, list[str]]) -> None:
+    found = any("FP16" in line for line in complaints["dropped"])
     assert found == bindings.version.startswith("11.")
 
 
