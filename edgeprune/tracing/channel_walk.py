@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 
 from edgeprune.graph import CoupledSet, Graph, Layer, Norm, ZeroPadding
 from edgeprune.modules.grouped_conv import GroupedConv2d
+from edgeprune.modules.norms import NORMS
 from edgeprune.tracing.channel_calls import CallWalk, Channels
 from edgeprune.tracing.channel_ops import KEEPS_MODULES
 from edgeprune.tracing.fx_tracer import LayerCalls
@@ -40,6 +41,8 @@ class Traced:
     """fx node name of a zero-channel padding -> (channels before, channels after)."""
     concatenations: Mapping[str, tuple[str, ...]]
     """Coupled set of a concatenation -> the sets of its parts, in order."""
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """fx node name of a split along the channels -> the sets of its parts, in order."""
     literal_views: tuple[str, ...] = ()
     """fx node names of the views that write the number of features down (`x.view(-1, 512)`): where their channels
     become fewer, `channel_calls.set_literal_features` puts the new number there."""
@@ -84,8 +87,10 @@ class ChannelWalk(CallWalk):
             self.reshape(node, source)
         elif isinstance(module, KEEPS_MODULES) or (type(module) is nn.PReLU and module.num_parameters == 1):
             self.values[node.name] = source
-            if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
-                self.norms.append(Norm(name, source.coupled_set, source.features, module.affine))
+            if isinstance(module, NORMS):
+                self.norms.append(
+                    Norm(name, source.coupled_set, source.features, isinstance(module.weight, nn.Parameter))
+                )
             if used_twice and any(True for _ in module.parameters()):
                 self.sets.pin(source.coupled_set, f"{name} is used at several places")
         else:
@@ -151,7 +156,7 @@ class ChannelWalk(CallWalk):
             module=self.module,
             graph=Graph(
                 layers=layers,
-                coupled_sets=tuple(self.coupled_set(name, layers) for name in self.sets.roots()),
+                coupled_sets=tuple(self.coupled_set(name, layers) for name in self.parts_first()),
                 input_shape=input_shape,
                 other_params=sum(p.numel() for p in self.module.parameters()) - weights,
                 norms=tuple(replace(norm, coupled_set=self.sets.root(norm.coupled_set)) for norm in self.norms),
@@ -163,8 +168,25 @@ class ChannelWalk(CallWalk):
             concatenations={
                 self.sets.root(n): tuple(self.sets.root(p) for p in parts) for n, parts in self.concatenations
             },
+            splits={n: tuple(self.sets.root(p) for p in parts) for n, parts in self.splits.items()},
             literal_views=tuple(self.literal_views),
         )
+
+    def parts_first(self) -> list[str]:
+        """All sets in forward order, but what consists of others behind these."""
+        parts = {self.sets.root(name): [self.sets.root(part) for part in own] for name, own in self.concatenations}
+        found: dict[str, None] = {}
+
+        def add(name: str) -> None:
+            for part in parts.get(name, ()):
+                if part not in found:
+                    add(part)
+            found[name] = None
+
+        for name in self.sets.roots():
+            if name not in found:
+                add(name)
+        return list(found)
 
     def pin_concatenations(self) -> None:
         """A concatenation that is added to something cannot change, and neither can the parts of one that cannot."""

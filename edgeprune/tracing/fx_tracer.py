@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import math
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from edgeprune.errors import InputError, first_line
 from edgeprune.modules.grouped_conv import GroupedConv2d
+from edgeprune.modules.norms import is_norm
 
 
 class _Proxy(fx.Proxy):
@@ -32,7 +34,25 @@ class LenientTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # Subclasses of layers are leaves too: their weights are used in ways that we do not know.
-        return isinstance(m, (GroupedConv2d, nn.Conv2d, nn.Linear)) or super().is_leaf_module(m, module_qualified_name)
+        known = isinstance(m, (GroupedConv2d, nn.Conv2d, nn.Linear)) or is_norm(m)
+        return known or super().is_leaf_module(m, module_qualified_name)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: object = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """The network's input is the first argument of its forward; all others keep their defaults, as flags do."""
+        taken = list(inspect.signature(root_fn).parameters.values())[1:]  # without self
+        if not taken or taken[0].kind is inspect.Parameter.KEYWORD_ONLY:
+            raise InputError(f"{type(self.root).__name__}.forward takes no input", expected="a tensor (N, C, H, W)")
+        first, *others = taken
+        needed = [p.name for p in others if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if needed:
+            raise InputError(
+                f"{type(self.root).__name__}.forward also needs {', '.join(needed)}",
+                expected="a network with one input (N, C, H, W); others may have defaults",
+                remedy="give them defaults, or wrap the network in a module that passes them",
+            )
+        return root_fn, [self.root, self.create_proxy("placeholder", first.name, (), {})]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)

@@ -28,6 +28,8 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
     tracer = LenientTracer()
     try:
         fx_graph = tracer.trace(model)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"{type(model).__name__} cannot be traced by torch.fx: {first_line(error)}",
