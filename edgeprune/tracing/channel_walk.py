@@ -83,6 +83,10 @@ class ChannelWalk(CallWalk):
             self.visit_conv(node, module, source, used_twice)
         elif type(module) is nn.Linear and len(self.shapes[node.name]) == 2:
             self.visit_linear(node, module, source, used_twice)
+        elif type(module) is nn.Linear and len(self.shapes[node.name]) > 2:
+            self.values[node.name] = source  # over the last axis, the same for every channel
+            if used_twice:
+                self.sets.pin(source.coupled_set, f"{name} is used at several places")
         elif type(module) is nn.Flatten:
             self.reshape(node, source)
         elif isinstance(module, KEEPS_MODULES) or (type(module) is nn.PReLU and module.num_parameters == 1):
