@@ -158,6 +158,13 @@ def _built(source: NetworkSource, num_classes: int | None) -> Network:
         in_channels=size[0] if len(size) == 3 else 3,
         input_size=(size[-2], size[-1]) if size else None,
     )
+    kinds = {type(m).__name__ for m in built.model.modules() if isinstance(m, (nn.Conv1d, nn.Conv3d))}
+    if kinds and not any(isinstance(m, nn.Conv2d) for m in built.model.modules()):
+        raise InputError(
+            f"has no 2-D convolution: its convolutions are {' and '.join(sorted(kinds))}", where=public_arch(source.arch),
+            expected="a network of images (N, C, H, W)",
+            remedy="an ONNX file of it can be split and profiled (`edgeprune split`, `edgeprune profile`)",
+        )  # fmt: skip
     return Network(source.arch, built.model, built.input_shape)
 
 
