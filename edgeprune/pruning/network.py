@@ -161,10 +161,11 @@ def _built(source: NetworkSource, num_classes: int | None) -> Network:
     kinds = {type(m).__name__ for m in built.model.modules() if isinstance(m, (nn.Conv1d, nn.Conv3d))}
     if kinds and not any(isinstance(m, nn.Conv2d) for m in built.model.modules()):
         raise InputError(
-            f"has no 2-D convolution: its convolutions are {' and '.join(sorted(kinds))}", where=public_arch(source.arch),
+            f"has no 2-D convolution: its convolutions are {' and '.join(sorted(kinds))}",
+            where=public_arch(source.arch),
             expected="a network of images (N, C, H, W)",
             remedy="an ONNX file of it can be split and profiled (`edgeprune split`, `edgeprune profile`)",
-        )  # fmt: skip
+        )
     return Network(source.arch, built.model, built.input_shape)
 
 
