@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from edgeprune.errors import InputError, first_line
 from edgeprune.tracing.channel_walk import ChannelWalk, Traced
 from edgeprune.tracing.fx_tracer import LenientTracer, run_once
+from edgeprune.tracing.plain_norms import restore_norms
 
 __all__ = ["Traced", "trace"]
 
@@ -37,8 +38,9 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
             remedy="move what is dynamic into a submodule (it then stays dense as a whole) or out of the model",
         ) from error
     module = fx.GraphModule(model, fx_graph)
+    restore_norms(module, model)
     calls = run_once(module, example_input)
     walk = ChannelWalk(module, tracer.opaque, calls)
-    for node in fx_graph.nodes:
+    for node in module.graph.nodes:
         walk.visit(node)
     return walk.finish(tuple(example_input.shape[1:]))
