@@ -169,26 +169,32 @@ class ChannelWalk(CallWalk):
             channels={n: Channels(self.sets.root(c.coupled_set), c.features) for n, c in self.values.items()},
             shapes=self.shapes,
             paddings=self.paddings,
-            concatenations={
-                self.sets.root(n): tuple(self.sets.root(p) for p in parts) for n, parts in self.concatenations
-            },
+            concatenations=self.parts_by_set(),
             splits={n: tuple(self.sets.root(p) for p in parts) for n, parts in self.splits.items()},
             literal_views=tuple(self.literal_views),
         )
 
+    def parts_by_set(self) -> dict[str, tuple[str, ...]]:
+        """Of each set that consists of others, these in order. Where it does so in several ways it is pinned."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, parts in self.concatenations:
+            found.setdefault(self.sets.root(name), tuple(self.sets.root(part) for part in parts))
+        return found
+
     def parts_first(self) -> list[str]:
         """All sets in forward order, but what consists of others behind these."""
-        parts = {self.sets.root(name): [self.sets.root(part) for part in own] for name, own in self.concatenations}
-        found: dict[str, None] = {}
+        parts = self.parts_by_set()
+        found, seen = dict[str, None](), set[str]()
 
         def add(name: str) -> None:
+            seen.add(name)
             for part in parts.get(name, ()):
-                if part not in found:
+                if part not in seen:
                     add(part)
             found[name] = None
 
         for name in self.sets.roots():
-            if name not in found:
+            if name not in seen:
                 add(name)
         return list(found)
 
@@ -197,9 +203,14 @@ class ChannelWalk(CallWalk):
         for name, _ in self.concatenations:
             if self.sets.origins(name) > 1:
                 self.sets.pin(name, f"they are in a concatenation ({name}) that is added to other channels")
-        for name, parts in reversed(self.concatenations):  # the parts may be concatenations, made earlier
-            for part in parts if self.sets.pinned(name) else ():
-                self.sets.pin(part, self.sets.pinned(name))
+        waiting = [name for name, _ in self.concatenations if self.sets.pinned(name)]
+        while waiting:  # the parts may consist of others themselves
+            name = self.sets.root(waiting.pop())
+            for whole, parts in self.concatenations:
+                for part in parts if self.sets.root(whole) == name else ():
+                    if not self.sets.pinned(part):
+                        self.sets.pin(part, self.sets.pinned(name))
+                        waiting.append(part)
 
     def add_untraced_layers(self) -> None:
         for name, module in self.modules.items():
@@ -235,7 +246,7 @@ class ChannelWalk(CallWalk):
             producers=tuple(layer.name for layer in layers if layer.writes == name),
             consumers=tuple(layer.name for layer in layers if layer.reads == name),
             pinned=self.sets.pinned(name),
-            parts=next((tuple(self.sets.root(p) for p in parts) for n, parts in self.concatenations if n == name), ()),
+            parts=self.parts_by_set().get(name, ()),
         )
 
     def zero_paddings(self) -> tuple[ZeroPadding, ...]:
