@@ -21,8 +21,8 @@ from edgeprune.modules.grouped_conv import GroupedConv2d
 from edgeprune.modules.norms import NORMS
 from edgeprune.tracing.channel_calls import CallWalk, Channels
 from edgeprune.tracing.channel_ops import KEEPS_MODULES
-from edgeprune.tracing.fx_tracer import LayerCalls
 from edgeprune.tracing.layer_roles import calls_of, ends_branch, is_shortcut, norm_behind
+from edgeprune.tracing.one_run import LayerCalls
 
 NETWORK_INPUT = "the network's input"
 

@@ -8,7 +8,8 @@ from torch import Tensor, fx, nn
 
 from edgeprune.errors import InputError, first_line
 from edgeprune.tracing.channel_walk import ChannelWalk, Traced
-from edgeprune.tracing.fx_tracer import LenientTracer, run_once
+from edgeprune.tracing.fx_tracer import LenientTracer
+from edgeprune.tracing.one_run import run_once
 from edgeprune.tracing.plain_norms import restore_norms
 
 __all__ = ["Traced", "trace"]
@@ -26,7 +27,7 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
             f"{type(model).__name__} cannot be copied: {first_line(error)}",
             remedy="remove weight_norm and the like first (torch.nn.utils.remove_weight_norm)",
         ) from error
-    tracer = LenientTracer()
+    tracer = LenientTracer(example_input)
     try:
         fx_graph = tracer.trace(model)
     except InputError:
@@ -37,6 +38,7 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
             expected="a forward without branches on tensor values",
             remedy="move what is dynamic into a submodule (it then stays dense as a whole) or out of the model",
         ) from error
+    tracer.drop_unread_numbers()
     module = fx.GraphModule(model, fx_graph)
     restore_norms(module, model)
     calls = run_once(module, example_input)
