@@ -73,9 +73,10 @@ def check_batch(model: onnx.ModelProto) -> None:
     fixed = [value.type.tensor_type.shape.dim[0].dim_value for value in model.graph.input[:1]]
     if fixed and fixed[0]:
         raise InputError(
-            f"the exporter fixed the batch at {fixed[0]}: the forward turns it into a number, as len(x) and int(...) do",
-            expected="a forward for any batch, such as x.view(x.shape[0], -1)", remedy="change it, or pass --static-batch",
-        )  # fmt: skip
+            f"the exporter fixed the batch at {fixed[0]}: the forward makes a number of it, as len(x) and int(...) do",
+            expected="a forward for any batch, such as x.view(x.shape[0], -1)",
+            remedy="change it, or pass --static-batch",
+        )
 
 
 def strip_metadata(model: onnx.ModelProto) -> None:
