@@ -117,6 +117,8 @@ def _parameter(values: Tensor, like: Tensor) -> nn.Parameter:
 
 # -- where the forward counts channels ---------------------------------------------------------------------------------
 def _counts_channels(traced: Traced, plan: Plan, kept: KeptChannels) -> bool:
+    if traced.counts_channels:
+        return True
     counted = {s for p in traced.graph.paddings for s in (p.source, p.target)}
     counted |= {traced.channels[name].coupled_set for name in traced.literal_views}
     counted |= {part for parts in traced.splits.values() for part in parts}

@@ -43,6 +43,8 @@ class Traced:
     """Coupled set of a concatenation -> the sets of its parts, in order."""
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """fx node name of a split along the channels -> the sets of its parts, in order."""
+    counts_channels: bool = False
+    """Whether the forward itself would go another way with fewer channels; the graph in `module` would not."""
     literal_views: tuple[str, ...] = ()
     """fx node names of the views that write the number of features down (`x.view(-1, 512)`): where their channels
     become fewer, `channel_calls.set_literal_features` puts the new number there."""
@@ -151,7 +153,7 @@ class ChannelWalk(CallWalk):
         self.layers.setdefault(name, layer)
 
     # -- result ------------------------------------------------------------------------------------------------------
-    def finish(self, input_shape: tuple[int, ...]) -> Traced:
+    def finish(self, input_shape: tuple[int, ...], *, counts_channels: bool = False) -> Traced:
         self.add_untraced_layers()
         self.pin_concatenations()
         layers = tuple(self.resolved(layer) for layer in self.in_forward_order())
@@ -171,6 +173,7 @@ class ChannelWalk(CallWalk):
             paddings=self.paddings,
             concatenations=self.parts_by_set(),
             splits={n: tuple(self.sets.root(p) for p in parts) for n, parts in self.splits.items()},
+            counts_channels=counts_channels,
             literal_views=tuple(self.literal_views),
         )
 

@@ -60,6 +60,10 @@ class LenientTracer(fx.Tracer):
         self._values: dict[fx.Node, Any] = {}
         """What each node gives for the example input, as far as that could be computed."""
         self._is_computing = False
+        self._channel_counts: set[fx.Node] = set()
+        """Nodes whose number follows from how many channels a tensor has."""
+        self.counts_channels = False
+        """Whether the forward went one way rather than another, or so many times, because of such a number."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # Subclasses of layers are leaves too: their weights are used in ways that we do not know.
@@ -92,6 +96,7 @@ class LenientTracer(fx.Tracer):
         value = self._values.get(proxy.node, self)
         if value is self or isinstance(value, Tensor):
             raise TraceError(f"its forward depends on the values of a tensor ({proxy.node.name})")
+        self.counts_channels |= proxy.node in self._channel_counts
         return value
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -107,6 +112,8 @@ class LenientTracer(fx.Tracer):
         try:
             with torch.no_grad():
                 self._values[proxy.node] = self._computed(proxy.node)
+            if self._counts(proxy.node):
+                self._channel_counts.add(proxy.node)
         except Exception:  # whatever it is, the one real run will raise it again, and say so
             pass
         finally:
@@ -124,6 +131,21 @@ class LenientTracer(fx.Tracer):
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _counts(self, node: fx.Node) -> bool:
+        """Whether a number follows from the size of axis 1: taken out of a shape, or made of such numbers or shapes."""
+        value, sources = self._values[node], node.all_input_nodes
+        if isinstance(value, Tensor) or not sources:
+            return False
+        of = self._values.get(sources[0])
+        number = node.args[1] if len(node.args) > 1 else None
+        if isinstance(of, Tensor):
+            return node.target == "size" and isinstance(number, int) and number % of.dim() == 1
+        if isinstance(of, torch.Size) and node.target is operator.getitem and isinstance(number, int):
+            return number % len(of) == 1
+        return any(
+            source in self._channel_counts or isinstance(self._values.get(source), torch.Size) for source in sources
+        )
 
     def drop_unread_numbers(self) -> None:
         """Erase the nodes that give sizes and other numbers which only the forward's own branches asked for."""

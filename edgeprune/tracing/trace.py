@@ -45,4 +45,4 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
     walk = ChannelWalk(module, tracer.opaque, calls)
     for node in module.graph.nodes:
         walk.visit(node)
-    return walk.finish(tuple(example_input.shape[1:]))
+    return walk.finish(tuple(example_input.shape[1:]), counts_channels=tracer.counts_channels)
