@@ -27,8 +27,7 @@ def baked(model: nn.Module) -> nn.Module:
     copied = copy.deepcopy(model, _computed_tensors(model))
     for module in copied.modules():
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _bake_parametrizations(module)
         for hook in _own_hooks(module):
             _bake_hook(module, hook)
     return copied
@@ -47,6 +46,17 @@ def _computed_tensors(model: nn.Module) -> dict[int, Tensor]:
     """What a deep copy takes for the tensors that a forward pass computed, which torch refuses to copy."""
     held = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     return {id(value): value.detach().clone() for value in held if not value.is_leaf}
+
+
+def _bake_parametrizations(module: nn.Module) -> None:
+    """As `parametrize.remove_parametrizations`, which would break the original: a copy shares its class, and with it the
+    property that computes the weight."""
+    names: list[str] = list(module.parametrizations)  # type: ignore[arg-type]
+    computed = {name: getattr(module, name).detach().clone() for name in names}
+    module.__class__ = type(module).__bases__[0]
+    del module._modules["parametrizations"]
+    for name, value in computed.items():
+        module.register_parameter(name, nn.Parameter(value))
 
 
 def _bake_hook(module: nn.Module, hook: object) -> None:

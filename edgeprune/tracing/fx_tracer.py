@@ -29,7 +29,7 @@ class _Known:
     """Asked whether it needs gradients, it says no: checkpointing, which would save memory then, is not traced."""
 
     def __len__(self) -> int:
-        return len(self.tracer.value_of(self))
+        return self.tracer.length_of(self)  # type: ignore[no-any-return]
 
     def __index__(self) -> int:
         return operator.index(self.tracer.value_of(self))
@@ -98,6 +98,14 @@ class LenientTracer(fx.Tracer):
             raise TraceError(f"its forward depends on the values of a tensor ({proxy.node.name})")
         self.counts_channels |= proxy.node in self._channel_counts
         return value
+
+    def length_of(self, proxy: fx.Proxy) -> int:
+        """As `value_of`: of a tensor, its length is the number of images, which no trace may fix."""
+        if isinstance(self._values.get(proxy.node), Tensor):
+            raise TraceError(
+                f"its forward takes len() of a tensor ({proxy.node.name}), which x.shape[0] would keep open"
+            )
+        return len(self.value_of(proxy))
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         return bool(self.value_of(obj))
