@@ -21,6 +21,7 @@ from edgeprune.exporters.options import ExportOptions
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.methods import amounts, require_taken
 from edgeprune.methods.base import Budget, PruneRequest
+from edgeprune.modules.baked import baked
 from edgeprune.partitioning.manifest import PartitionManifest
 from edgeprune.pipeline.export import write_export
 from edgeprune.pipeline.output import Output
@@ -204,7 +205,7 @@ def _network(model: nn.Module, example_input: Tensor) -> Network:
             f"{odd} is {model.get_parameter(odd).dtype}", expected="float32 weights", remedy="model.float()"
         )
     channels, height, width = example_input.shape[1:]
-    return Network(type(model).__name__, model.eval(), (channels, height, width))
+    return Network(type(model).__name__, baked(model).eval(), (channels, height, width))
 
 
 def _request(

@@ -52,6 +52,8 @@ def to_onnx(module: nn.Module, example_input: Tensor, options: ExportOptions | N
     if len(model.graph.output) == 1:
         _rename_value(model, model.graph.output[0].name, OUTPUT)
     check_opset(model, options.opset)
+    if options.dynamic_batch:
+        check_batch(model)
     return model
 
 
@@ -63,6 +65,17 @@ def check_opset(model: onnx.ModelProto, asked: int) -> None:
             f"asked for opset {asked}, the exporter wrote opset {got}",
             expected=f"{OLDEST_OPSET} or later, as far as onnx {onnx.__version__} goes",
             remedy="leave out --opset",
+        )
+
+
+def check_batch(model: onnx.ModelProto) -> None:
+    """InputError if the exporter took the batch of the example input for a constant: it does so without a word."""
+    fixed = [value.type.tensor_type.shape.dim[0].dim_value for value in model.graph.input[:1]]
+    if fixed and fixed[0]:
+        raise InputError(
+            f"the exporter fixed the batch at {fixed[0]}: the forward makes a number of it, as len(x) and int(...) do",
+            expected="a forward for any batch, such as x.view(x.shape[0], -1)",
+            remedy="change it, or pass --static-batch",
         )
 
 

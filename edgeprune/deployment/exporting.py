@@ -16,7 +16,7 @@ from edgeprune.bundles.manifest import SCHEMA_VERSION, GatherCount, Manifest, Pa
 from edgeprune.bundles.names import DENSE_MODEL, MODEL
 from edgeprune.deployment.options import DeployOptions
 from edgeprune.deployment.parity import measure_parity, random_inputs, require_parity
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, first_line
 from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.io import progress
 from edgeprune.io.arrays import load_array
@@ -34,6 +34,7 @@ def export_into(stage: Path, pruned: Pruned, deploy: DeployOptions) -> Manifest:
     GateError if an exported file does not compute what its network computes.
     """
     inputs = _parity_inputs(deploy, pruned.network.input_shape)
+    _check_batch(pruned.network.model, inputs["random"])
     save_pruned(pruned, stage)
     progress.note("exporting and verifying the dense baseline")
     dense = pruned.network.model
@@ -84,6 +85,27 @@ def _export_one(
     return gathers, parity
 
 
+def _check_batch(model: torch.nn.Module, batch: NDArray[np.float32]) -> None:
+    """InputError if the network runs on a batch of 1 alone, and a dynamic one is asked for."""
+    images = torch.from_numpy(batch)
+    if len(batch) == 1 or (error := _failure(model, images)) is None or _failure(model, images[:1]) is not None:
+        return  # what does not run at all is told where it is traced
+    raise InputError(
+        f"the network runs on a batch of 1 alone: on {len(batch)} images, {first_line(error)}",
+        expected="a network for any batch", remedy="pass --static-batch, which writes ONNX files for a batch of 1",
+    )  # fmt: skip
+
+
+def _failure(model: torch.nn.Module, images: torch.Tensor) -> Exception | None:
+    """What the network raises on these images; None if it runs."""
+    try:
+        with torch.no_grad():
+            model(images)
+    except Exception as error:  # whatever a user's forward raises
+        return error
+    return None
+
+
 def _outputs(value: object) -> list[NDArray[np.float64]]:
     """A model's outputs in order, whatever it returns them in."""
     if isinstance(value, torch.Tensor):
@@ -96,7 +118,8 @@ def _outputs(value: object) -> list[NDArray[np.float64]]:
 
 
 def _parity_inputs(deploy: DeployOptions, shape: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
-    batch = 2  # the exporter's example batch, and the only one where the batch is static
+    # The exporter's example batch: 2 where the batch is dynamic, since a 1 may be taken for a constant.
+    batch = 2 if deploy.onnx.dynamic_batch else 1
     inputs = {"random": random_inputs(shape, deploy.seed, batch)}
     if deploy.inputs is not None:
         real = load_array(deploy.inputs).astype(np.float32)

@@ -13,6 +13,7 @@ from torch import nn
 from edgeprune.graph import Graph
 from edgeprune.methods import Method
 from edgeprune.methods.base import Healed, MethodInput, NormValues, PruneRequest, Ticket
+from edgeprune.modules.norms import Norm
 from edgeprune.plans.plan import Plan
 from edgeprune.pruning.network import layer_biases, layer_weights
 from edgeprune.tracing.constants import constants_by_reader, constants_by_set
@@ -41,7 +42,13 @@ def method_input(
         layer_weights(model),
         request,
         tickets,
-        norms={norm.name: norm_values(model.get_submodule(norm.name)) for norm in graph.norms},  # type: ignore[arg-type]
+        norms={
+            norm.name: norm_values(
+                model.get_submodule(norm.name),
+                graph.coupled_set(norm.coupled_set).channels * norm.features_per_channel,
+            )
+            for norm in graph.norms
+        },
         biases=layer_biases(model),
         constants=constants_by_set(graph, constants_by_reader(model, graph)) if needs_constants else {},
         gradients=images.gradients,
@@ -49,9 +56,9 @@ def method_input(
     )
 
 
-def norm_values(norm: nn.BatchNorm2d | nn.BatchNorm1d) -> NormValues:
+def norm_values(norm: Norm, channels: int) -> NormValues:
     """A BatchNorm's values; a mean of 0 and a variance of 1 where it keeps no statistics."""
-    shape = torch.ones(norm.num_features)
+    shape = torch.ones(channels)
     weight, bias = (shape if norm.weight is None else norm.weight, shape * 0 if norm.bias is None else norm.bias)
     mean = shape * 0 if norm.running_mean is None else norm.running_mean
     variance = shape if norm.running_var is None else norm.running_var

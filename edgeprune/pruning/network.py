@@ -20,6 +20,7 @@ from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.user_code import is_file_spec
 from edgeprune.methods.base import Ticket
+from edgeprune.modules.baked import baked
 from edgeprune.pruning.options import NetworkSource
 from edgeprune.zoo import build
 
@@ -72,17 +73,19 @@ def load_network(source: NetworkSource) -> Network:
     state = None if source.checkpoint is None else read_state_dict(source.checkpoint)
     network = _built(source, source.num_classes)
     if state is None:
-        return network
+        return replace(network, model=baked(network.model))
     classes = _classes_in(state, network)
     if source.num_classes is None and classes != network.num_classes:
         progress.note(f"{source.checkpoint}: has {classes} classes, so the network is built with {classes}")
         network = _built(source, classes)
     key = f"under {state.key_used!r}" if state.key_used else "bare"
     progress.note(f"{source.checkpoint}: {len(state.tensors)} tensors, {key}{''.join(f'; {r}' for r in state.renamed)}")
-    report = load_into(network.model, state, where=source.checkpoint, allow_partial=source.allow_partial)
+    # A checkpoint may hold what a weight is computed from, or the weight itself.
+    model = network.model if set(network.model.state_dict()) <= set(state.tensors) else baked(network.model)
+    report = load_into(model, state, where=source.checkpoint, allow_partial=source.allow_partial)
     for line in report.notes:
         progress.note(f"{source.checkpoint}: {line}")
-    return network
+    return replace(network, model=baked(model))
 
 
 def _in_bundle(source: NetworkSource, bundle: Bundle) -> NetworkSource:
@@ -155,6 +158,14 @@ def _built(source: NetworkSource, num_classes: int | None) -> Network:
         in_channels=size[0] if len(size) == 3 else 3,
         input_size=(size[-2], size[-1]) if size else None,
     )
+    kinds = {type(m).__name__ for m in built.model.modules() if isinstance(m, (nn.Conv1d, nn.Conv3d))}
+    if kinds and not any(isinstance(m, nn.Conv2d) for m in built.model.modules()):
+        raise InputError(
+            f"has no 2-D convolution: its convolutions are {' and '.join(sorted(kinds))}",
+            where=public_arch(source.arch),
+            expected="a network of images (N, C, H, W)",
+            remedy="an ONNX file of it can be split and profiled (`edgeprune split`, `edgeprune profile`)",
+        )
     return Network(source.arch, built.model, built.input_shape)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from edgeprune.modules.gather import Gather, insert_zero_filled
 from edgeprune.modules.grouped_conv import GroupedConv2d
+from edgeprune.modules.norms import NORM_TENSORS, NORMS, Norm, is_norm
 from edgeprune.plans.layout import Demand, LayoutProblem, Padding, choose_layouts, in_layout, padded_sources
 from edgeprune.plans.permutation import Selection, gather_between
 from edgeprune.tracing.trace import Traced, trace
@@ -37,9 +38,7 @@ def fold(model: nn.Module, example_input: Tensor) -> Folded:
     return folding.run()
 
 
-def fold_batch_norm(
-    weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d | nn.BatchNorm1d
-) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(weight: Tensor, bias: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
     """Weight (C_out, ...) and bias of conv followed by BN in eval mode, in float64.
 
     W' = W * gamma / sqrt(var + eps) and b' = beta + (b - mean) * gamma / sqrt(var + eps).
@@ -133,7 +132,7 @@ class _Folding:
         if user.op != "call_module" or self.calls[str(user.target)] > 1:
             return None
         norm = self.modules[str(user.target)]
-        foldable = type(norm) in (nn.BatchNorm2d, nn.BatchNorm1d) and norm.running_mean is not None
+        foldable = is_norm(norm) and norm.running_mean is not None
         return user if foldable and len(self.traced.shapes[node.name]) in (2, 4) else None
 
     # -- layers ------------------------------------------------------------------------------------------------------
@@ -141,11 +140,13 @@ class _Folding:
         norm = None if norm_node is None else self.modules[str(norm_node.target)]
         if node.name not in self.channels or self.calls[str(node.target)] > 1:
             return  # opaque or shared: its sets are pinned to the original order
+        if str(node.target) in self.traced.graph and not self.traced.graph.layer(str(node.target)).reads:
+            return  # a layer whose place is not understood
         if isinstance(module, GroupedConv2d):
             self.fold_grouped(node, module, norm)
         elif type(module) in (nn.Conv2d, nn.Linear):
             self.fold_dense(node, module, norm)  # type: ignore[arg-type]
-        elif isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
+        elif isinstance(module, NORMS):
             self.permute_norm(node, module)
 
     def fold_dense(self, node: fx.Node, module: nn.Conv2d | nn.Linear, norm: nn.Module | None) -> None:
@@ -183,9 +184,9 @@ class _Folding:
         )
         self.insert_gather_after(f"{name}.output_gather", node, gather_between(writes, wanted))
 
-    def permute_norm(self, node: fx.Node, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> None:
+    def permute_norm(self, node: fx.Node, norm: Norm) -> None:
         held = self.layout(node).repeated_blocks(self.channels[node.name].features).array()
-        for name in ("weight", "bias", "running_mean", "running_var"):
+        for name in NORM_TENSORS:
             tensor = getattr(norm, name)
             if tensor is not None:
                 tensor.data = tensor.data[held]
@@ -230,7 +231,7 @@ def _folded(weight: Tensor, bias: Tensor | None, norm: nn.Module | None) -> tupl
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     if norm is None:
         return weight.double(), None if bias is None else bias.double()
-    assert isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm1d))
+    assert isinstance(norm, NORMS)
     with torch.no_grad():
         return fold_batch_norm(weight, bias, norm)
 
@@ -239,10 +240,10 @@ def _permuted_norm(norm: nn.Module | None, writes: Selection) -> nn.Module | Non
     """A BN for the channels in the order in which a grouped convolution writes them."""
     if norm is None:
         return None
-    assert isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm1d))
+    assert isinstance(norm, NORMS)
     permuted = nn.BatchNorm2d(len(writes), eps=norm.eps, affine=norm.weight is not None)
     order = writes.array()
-    for name in ("weight", "bias", "running_mean", "running_var"):
+    for name in NORM_TENSORS:
         tensor = getattr(norm, name)
         if tensor is not None:
             getattr(permuted, name).data = tensor.data[order]

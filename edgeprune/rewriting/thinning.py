@@ -15,15 +15,15 @@ from torch import Tensor, fx, nn
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer, Norm
 from edgeprune.modules.gather import ChannelMask, insert_zero_filled
+from edgeprune.modules.norms import NORM_TENSORS
 from edgeprune.plans.kept_channels import Kept, KeptChannels
 from edgeprune.plans.permutation import Selection
 from edgeprune.plans.plan import Plan
-from edgeprune.tracing.channel_calls import set_literal_features
+from edgeprune.tracing.channel_calls import set_literal_features, set_split_sizes
 from edgeprune.tracing.constants import Values, constants_by_reader
 from edgeprune.tracing.trace import Traced, trace
 
 DROPOUTS: Mapping[object, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout2d: nn.Dropout2d}
-NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 def thin(model: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
@@ -37,7 +37,7 @@ def thin(model: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
         _thin_layer(model.get_submodule(layer.name), layer, kept, constants.get(layer.name))  # type: ignore[arg-type]
     for norm in graph.norms:
         left = features_left(norm_channels(norm, graph, kept), norm.features_per_channel)
-        _thin_norm(model.get_submodule(norm.name), left)  # type: ignore[arg-type]
+        _thin_norm(model.get_submodule(norm.name), left)
     return model
 
 
@@ -97,10 +97,11 @@ def _thin_layer(module: nn.Conv2d | nn.Linear, layer: Layer, kept: KeptChannels,
 
 
 @torch.no_grad()
-def _thin_norm(norm: nn.BatchNorm2d | nn.BatchNorm1d, features: Selection) -> None:
+def _thin_norm(norm: nn.Module, features: Selection) -> None:
     if features.is_identity:
         return
-    norm.num_features = len(features)
+    if hasattr(norm, "num_features"):
+        norm.num_features = len(features)  # type: ignore[assignment]
     for name in NORM_TENSORS:
         tensor = getattr(norm, name)
         if isinstance(tensor, nn.Parameter):
@@ -116,8 +117,11 @@ def _parameter(values: Tensor, like: Tensor) -> nn.Parameter:
 
 # -- where the forward counts channels ---------------------------------------------------------------------------------
 def _counts_channels(traced: Traced, plan: Plan, kept: KeptChannels) -> bool:
+    if traced.counts_channels:
+        return True
     counted = {s for p in traced.graph.paddings for s in (p.source, p.target)}
     counted |= {traced.channels[name].coupled_set for name in traced.literal_views}
+    counted |= {part for parts in traced.splits.values() for part in parts}
     return any(not kept.sets[name].is_all for name in counted) or any(entry.kept_filters for entry in plan.layers)
 
 
@@ -127,6 +131,8 @@ def _thin_graph(traced: Traced, plan: Plan, kept: KeptChannels) -> fx.GraphModul
     for node in nodes:
         if node.name in paddings:
             _thin_padding(traced, node, *paddings[node.name])
+        elif node.name in traced.splits:
+            set_split_sizes(node, [len(kept.sets[part].index) for part in traced.splits[node.name]])
         elif node.name in traced.literal_views:
             channels = traced.channels[node.name]
             set_literal_features(node, len(kept.sets[channels.coupled_set].index) * channels.features)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import fx
 
@@ -27,6 +28,8 @@ from edgeprune.tracing.channel_ops import (
     REDUCES_METHODS,
     RESHAPES_FUNCTIONS,
     RESHAPES_METHODS,
+    SPLITS_FUNCTIONS,
+    SPLITS_METHODS,
     VIEWS,
 )
 from edgeprune.tracing.coupling import SetForest
@@ -50,13 +53,19 @@ class CallWalk:
         self.paddings: dict[str, tuple[int, int]] = {}
         self.concatenations: list[tuple[str, tuple[str, ...]]] = []
         self.literal_views: list[str] = []
+        self.splits: dict[str, tuple[str, ...]] = {}
+        self.tuples: dict[str, tuple[Channels | None, ...]] = {}
+        """fx node name of a tuple of tensors -> where the channels of each are; None for what is no tensor."""
 
     def visit_call(self, node: fx.Node) -> None:
         target = node.target
         if node.name not in self.shapes:
             # Sizes, shapes and other numbers carry no channels; tuples of tensors (split, chunk) do.
             if isinstance(node.meta.get("tensor_meta"), (tuple, list)):
-                self.unknown(node, unknown_call(node))
+                self.visit_tuple(node)
+            return
+        if target is operator.getitem and isinstance(of := node.args[0], fx.Node) and of.name in self.tuples:
+            self.visit_part(node, of)
             return
         tensors = [n for n in node.all_input_nodes if n.name in self.shapes]
         source = self.source(node)
@@ -78,6 +87,44 @@ class CallWalk:
             self.visit_pad(node, source)
         else:
             self.unknown(node, unknown_call(node))
+
+    def visit_tuple(self, node: fx.Node) -> None:
+        """A tensor in several parts: along its channels, which then are those of the parts one after another; or along
+        another axis. What else gives several tensors is not known."""
+        shapes = [tuple(meta.shape) if hasattr(meta, "shape") else None for meta in node.meta["tensor_meta"]]
+        source = self.source(node)
+        axis = _split_axis(node) if _calls(node, SPLITS_FUNCTIONS, SPLITS_METHODS) else None
+        rank = len(self.shapes.get(node.all_input_nodes[0].name, ()))
+        sizes = tuple(shape[1] for shape in shapes if shape is not None and len(shape) > 1)
+        if source is None:
+            return
+        if axis is None or not rank or len(sizes) < len(shapes) or (axis % rank == 1 and source.features > 1):
+            self.unknown_tuple(node, shapes)
+        elif axis % rank != 1:
+            self.tuples[node.name] = (source,) * len(shapes) if axis % rank else (None,) * len(shapes)
+        elif parts := self.parts_of(source.coupled_set, sizes, node.name):
+            self.tuples[node.name] = tuple(Channels(part) for part in parts)
+            self.splits[node.name] = parts
+        else:
+            self.unknown_tuple(node, shapes)
+
+    def parts_of(self, coupled_set: str, sizes: tuple[int, ...], name: str) -> tuple[str, ...]:
+        """The sets that a set consists of, in parts of these sizes; empty where it consists of others already."""
+        root = self.sets.root(coupled_set)
+        known = [parts for whole, parts in self.concatenations if self.sets.root(whole) == root]
+        if known:
+            fits = tuple(self.sets.channels(part) for part in known[0]) == sizes
+            return known[0] if fits else ()
+        parts = tuple(self.sets.make(f"{name}_{number}", size) for number, size in enumerate(sizes))
+        self.concatenations.append((root, parts))
+        return parts
+
+    def visit_part(self, node: fx.Node, of: fx.Node) -> None:
+        number = node.args[1]
+        parts = self.tuples[of.name]
+        found = parts[number] if isinstance(number, int) and -len(parts) <= number < len(parts) else None
+        if found is not None:
+            self.values[node.name] = found
 
     def visit_join(self, node: fx.Node, tensors: list[fx.Node]) -> None:
         channels = self.shapes[node.name][1] if len(self.shapes[node.name]) > 1 else 0
@@ -178,13 +225,40 @@ class CallWalk:
             self.values[node.name] = Channels(self.sets.make(node.name, shape[1]))
             self.sets.pin(node.name, reason)
 
+    def unknown_tuple(self, node: fx.Node, shapes: Sequence[tuple[int, ...] | None]) -> None:
+        """As `unknown`, for what gives several tensors."""
+        reason = unknown_call(node)
+        self.pin_inputs(node, reason)
+        parts: list[Channels | None] = []
+        for number, shape in enumerate(shapes):
+            if shape is None or len(shape) < 2:
+                parts.append(None)
+                continue
+            name = self.sets.make(f"{node.name}_{number}", shape[1])
+            self.sets.pin(name, reason)
+            parts.append(Channels(name))
+        self.tuples[node.name] = tuple(parts)
+
     def pin_inputs(self, node: fx.Node, reason: str) -> None:
         for source in node.all_input_nodes:
-            if source.name in self.values:
-                self.sets.pin(self.values[source.name].coupled_set, reason)
+            for found in (self.values.get(source.name), *self.tuples.get(source.name, ())):
+                if found is not None:
+                    self.sets.pin(found.coupled_set, reason)
 
     def source(self, node: fx.Node) -> Channels | None:
         return next((self.values[n.name] for n in node.all_input_nodes if n.name in self.values), None)
+
+
+def _split_axis(node: fx.Node) -> int | None:
+    """The axis along which a tensor is split; None where it is not written down."""
+    axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    return axis if isinstance(axis, int) else None
+
+
+def set_split_sizes(node: fx.Node, sizes: Sequence[int]) -> None:
+    """Split into parts of these sizes, for a tensor that has become thinner."""
+    node.op, node.target = "call_function", torch.split
+    node.args, node.kwargs = (node.all_input_nodes[0], list(sizes), 1), {}
 
 
 def literal_features(node: fx.Node) -> int | None:

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import stochastic_depth
 
+from edgeprune.modules.norms import NORMS
+
 KEEPS_MODULES = (
-    nn.BatchNorm2d, nn.BatchNorm1d, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU,
+    *NORMS, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU,
     nn.SiLU, nn.Mish, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Tanhshrink, nn.Hardtanh, nn.Hardshrink, nn.Hardswish,
     nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.Softshrink, nn.Threshold, nn.RReLU, nn.Dropout, nn.Dropout2d,
     nn.AlphaDropout, nn.FeatureAlphaDropout, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.FractionalMaxPool2d,
@@ -40,6 +42,8 @@ DIVIDES = {torch.div, operator.truediv, operator.itruediv, "div", "div_"}
 ADDS_FUNCTIONS = {torch.add, operator.add, operator.iadd}
 ADDS_METHODS = {"add", "add_"}
 CONCATENATES = {torch.cat, torch.concat, torch.concatenate}
+SPLITS_FUNCTIONS = {torch.chunk, torch.split}
+SPLITS_METHODS = {"chunk", "split"}
 REDUCES_FUNCTIONS = {torch.mean, torch.sum, torch.amax, torch.amin}
 REDUCES_METHODS = {"mean", "sum", "amax", "amin"}
 VIEWS = {"view", "reshape", torch.reshape}

@@ -11,17 +11,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 
 from edgeprune.graph import CoupledSet, Graph, Layer, Norm, ZeroPadding
 from edgeprune.modules.grouped_conv import GroupedConv2d
+from edgeprune.modules.norms import NORMS
 from edgeprune.tracing.channel_calls import CallWalk, Channels
 from edgeprune.tracing.channel_ops import KEEPS_MODULES
-from edgeprune.tracing.fx_tracer import LayerCalls
 from edgeprune.tracing.layer_roles import calls_of, ends_branch, is_shortcut, norm_behind
+from edgeprune.tracing.one_run import LayerCalls
 
 NETWORK_INPUT = "the network's input"
 
@@ -40,6 +41,10 @@ class Traced:
     """fx node name of a zero-channel padding -> (channels before, channels after)."""
     concatenations: Mapping[str, tuple[str, ...]]
     """Coupled set of a concatenation -> the sets of its parts, in order."""
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """fx node name of a split along the channels -> the sets of its parts, in order."""
+    counts_channels: bool = False
+    """Whether the forward itself would go another way with fewer channels; the graph in `module` would not."""
     literal_views: tuple[str, ...] = ()
     """fx node names of the views that write the number of features down (`x.view(-1, 512)`): where their channels
     become fewer, `channel_calls.set_literal_features` puts the new number there."""
@@ -80,12 +85,18 @@ class ChannelWalk(CallWalk):
             self.visit_conv(node, module, source, used_twice)
         elif type(module) is nn.Linear and len(self.shapes[node.name]) == 2:
             self.visit_linear(node, module, source, used_twice)
+        elif type(module) is nn.Linear and len(self.shapes[node.name]) > 2:
+            self.values[node.name] = source  # over the last axis, the same for every channel
+            if used_twice:
+                self.sets.pin(source.coupled_set, f"{name} is used at several places")
         elif type(module) is nn.Flatten:
             self.reshape(node, source)
         elif isinstance(module, KEEPS_MODULES) or (type(module) is nn.PReLU and module.num_parameters == 1):
             self.values[node.name] = source
-            if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
-                self.norms.append(Norm(name, source.coupled_set, source.features, module.affine))
+            if isinstance(module, NORMS):
+                self.norms.append(
+                    Norm(name, source.coupled_set, source.features, isinstance(module.weight, nn.Parameter))
+                )
             if used_twice and any(True for _ in module.parameters()):
                 self.sets.pin(source.coupled_set, f"{name} is used at several places")
         else:
@@ -142,7 +153,7 @@ class ChannelWalk(CallWalk):
         self.layers.setdefault(name, layer)
 
     # -- result ------------------------------------------------------------------------------------------------------
-    def finish(self, input_shape: tuple[int, ...]) -> Traced:
+    def finish(self, input_shape: tuple[int, ...], *, counts_channels: bool = False) -> Traced:
         self.add_untraced_layers()
         self.pin_concatenations()
         layers = tuple(self.resolved(layer) for layer in self.in_forward_order())
@@ -151,7 +162,7 @@ class ChannelWalk(CallWalk):
             module=self.module,
             graph=Graph(
                 layers=layers,
-                coupled_sets=tuple(self.coupled_set(name, layers) for name in self.sets.roots()),
+                coupled_sets=tuple(self.coupled_set(name, layers) for name in self.parts_first()),
                 input_shape=input_shape,
                 other_params=sum(p.numel() for p in self.module.parameters()) - weights,
                 norms=tuple(replace(norm, coupled_set=self.sets.root(norm.coupled_set)) for norm in self.norms),
@@ -160,20 +171,49 @@ class ChannelWalk(CallWalk):
             channels={n: Channels(self.sets.root(c.coupled_set), c.features) for n, c in self.values.items()},
             shapes=self.shapes,
             paddings=self.paddings,
-            concatenations={
-                self.sets.root(n): tuple(self.sets.root(p) for p in parts) for n, parts in self.concatenations
-            },
+            concatenations=self.parts_by_set(),
+            splits={n: tuple(self.sets.root(p) for p in parts) for n, parts in self.splits.items()},
+            counts_channels=counts_channels,
             literal_views=tuple(self.literal_views),
         )
+
+    def parts_by_set(self) -> dict[str, tuple[str, ...]]:
+        """Of each set that consists of others, these in order. Where it does so in several ways it is pinned."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, parts in self.concatenations:
+            found.setdefault(self.sets.root(name), tuple(self.sets.root(part) for part in parts))
+        return found
+
+    def parts_first(self) -> list[str]:
+        """All sets in forward order, but what consists of others behind these."""
+        parts = self.parts_by_set()
+        found, seen = dict[str, None](), set[str]()
+
+        def add(name: str) -> None:
+            seen.add(name)
+            for part in parts.get(name, ()):
+                if part not in seen:
+                    add(part)
+            found[name] = None
+
+        for name in self.sets.roots():
+            if name not in seen:
+                add(name)
+        return list(found)
 
     def pin_concatenations(self) -> None:
         """A concatenation that is added to something cannot change, and neither can the parts of one that cannot."""
         for name, _ in self.concatenations:
             if self.sets.origins(name) > 1:
                 self.sets.pin(name, f"they are in a concatenation ({name}) that is added to other channels")
-        for name, parts in reversed(self.concatenations):  # the parts may be concatenations, made earlier
-            for part in parts if self.sets.pinned(name) else ():
-                self.sets.pin(part, self.sets.pinned(name))
+        waiting = [name for name, _ in self.concatenations if self.sets.pinned(name)]
+        while waiting:  # the parts may consist of others themselves
+            name = self.sets.root(waiting.pop())
+            for whole, parts in self.concatenations:
+                for part in parts if self.sets.root(whole) == name else ():
+                    if not self.sets.pinned(part):
+                        self.sets.pin(part, self.sets.pinned(name))
+                        waiting.append(part)
 
     def add_untraced_layers(self) -> None:
         for name, module in self.modules.items():
@@ -209,7 +249,7 @@ class ChannelWalk(CallWalk):
             producers=tuple(layer.name for layer in layers if layer.writes == name),
             consumers=tuple(layer.name for layer in layers if layer.reads == name),
             pinned=self.sets.pinned(name),
-            parts=next((tuple(self.sets.root(p) for p in parts) for n, parts in self.concatenations if n == name), ()),
+            parts=self.parts_by_set().get(name, ()),
         )
 
     def zero_paddings(self) -> tuple[ZeroPadding, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import fx, nn
 
+from edgeprune.modules.norms import NORMS
 from edgeprune.tracing.channel_ops import ADDS_FUNCTIONS, ADDS_METHODS
 
 Modules = Mapping[str, nn.Module]
@@ -21,7 +22,7 @@ def norm_behind(node: fx.Node, modules: Modules) -> str:
     """The BatchNorm that alone reads this layer's output, and nothing else; empty if there is none."""
     for follower in _only_way(node):
         module = modules[str(follower.target)] if follower.op == "call_module" else None
-        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
+        if isinstance(module, NORMS):
             return str(follower.target) if calls_of(follower) == 1 else ""
         if not isinstance(module, nn.Identity):
             break
@@ -33,7 +34,7 @@ def ends_branch(node: fx.Node, modules: Modules, shapes: Shapes) -> bool:
     norms = 0
     for follower in _only_way(node):
         module = modules[str(follower.target)] if follower.op == "call_module" else None
-        if isinstance(module, nn.BatchNorm2d) and norms == 0 and calls_of(follower) == 1:
+        if isinstance(module, NORMS) and norms == 0 and calls_of(follower) == 1:
             norms += 1
         elif not isinstance(module, nn.Identity):
             adds = follower.target in ADDS_FUNCTIONS or (

@@ -8,7 +8,9 @@ from torch import Tensor, fx, nn
 
 from edgeprune.errors import InputError, first_line
 from edgeprune.tracing.channel_walk import ChannelWalk, Traced
-from edgeprune.tracing.fx_tracer import LenientTracer, run_once
+from edgeprune.tracing.fx_tracer import LenientTracer
+from edgeprune.tracing.one_run import run_once
+from edgeprune.tracing.plain_norms import restore_norms
 
 __all__ = ["Traced", "trace"]
 
@@ -25,18 +27,22 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
             f"{type(model).__name__} cannot be copied: {first_line(error)}",
             remedy="remove weight_norm and the like first (torch.nn.utils.remove_weight_norm)",
         ) from error
-    tracer = LenientTracer()
+    tracer = LenientTracer(example_input)
     try:
         fx_graph = tracer.trace(model)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"{type(model).__name__} cannot be traced by torch.fx: {first_line(error)}",
             expected="a forward without branches on tensor values",
             remedy="move what is dynamic into a submodule (it then stays dense as a whole) or out of the model",
         ) from error
+    tracer.drop_unread_numbers()
     module = fx.GraphModule(model, fx_graph)
+    restore_norms(module, model)
     calls = run_once(module, example_input)
     walk = ChannelWalk(module, tracer.opaque, calls)
-    for node in fx_graph.nodes:
+    for node in module.graph.nodes:
         walk.visit(node)
-    return walk.finish(tuple(example_input.shape[1:]))
+    return walk.finish(tuple(example_input.shape[1:]), counts_channels=tracer.counts_channels)

@@ -28,7 +28,7 @@ class ExportFlags:
     opset: Integer = 20
     """ONNX opset, 18 or later."""
     static_batch: Switch = False
-    """Fix the batch at 2 instead of leaving it dynamic."""
+    """Fix the batch at 1 instead of leaving it dynamic."""
     parity_inputs: OptionalPath = None
     """.npy with real inputs (N,C,H,W) for the parity gate."""
     tolerance: float = 1e-4

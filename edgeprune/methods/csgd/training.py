@@ -17,7 +17,7 @@ from edgeprune.methods.csgd.clusters import channel_clusters, clusters_from, lab
 from edgeprune.methods.csgd.update import CentripetalUpdate, ClusteredRows
 from edgeprune.methods.shared.clustering import Clusters
 from edgeprune.methods.shared.units import Prunable
-from edgeprune.rewriting.thinning import NORM_TENSORS
+from edgeprune.modules.norms import NORM_TENSORS
 from edgeprune.training.hooks import Step, TrainingHooks
 
 PAPER_EPSILON = 3e-3
