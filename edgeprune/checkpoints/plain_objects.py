@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _NUMBERS_AND_TEXT = re.compile(r"(?:[biufc]\d{1,2}|[SU]\d{1,6})")
-"""The type codes whose values are bytes and nothing else: no pointers (O), no records (V), no dates with units (M, m)."""
+"""The type codes whose values are bytes and nothing else: no pointers (O), records (V) or dates with units (M, m)."""
 
 
 class Unread:
@@ -117,6 +117,11 @@ class _Allowed(NamedTuple):
 
 
 _NUMPY_CORES = ("numpy.core", "numpy._core")
+_PATHS = ("Path", "PurePath", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+_NUMBER_TYPES = (
+    "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "bool", "bool_", "str_", "complex64", "complex128",
+)  # fmt: skip
 _CONTENT = (
     *(_Allowed(f"{core}.multiarray._reconstruct", _new_array, "makes an empty array") for core in _NUMPY_CORES),
     *(_Allowed(f"{core}.multiarray.scalar", _number, "one number out of its bytes") for core in _NUMPY_CORES),
@@ -124,8 +129,9 @@ _CONTENT = (
     _Allowed("numpy.dtype", _ValueType, "a type's code; codes of pointers and records are not read"),
     _Allowed("collections.defaultdict builtins.dict", _Table, "a dict; what makes its defaults is dropped"),
     _Allowed(
-        "easydict.EasyDict addict.addict.Dict yacs.config.CfgNode fvcore.common.config.CfgNode mmcv.utils.config.ConfigDict "
-        "mmengine.config.config.ConfigDict pytorch_lightning.utilities.parsing.AttributeDict "
+        "easydict.EasyDict addict.addict.Dict yacs.config.CfgNode fvcore.common.config.CfgNode "
+        "mmcv.utils.config.ConfigDict mmengine.config.config.ConfigDict "
+        "pytorch_lightning.utilities.parsing.AttributeDict "
         "lightning_fabric.utilities.data.AttributeDict lightning.fabric.utilities.data.AttributeDict",
         _Table, "a dict of settings, read as a dict",
     ),
@@ -140,9 +146,7 @@ _CONTENT = (
 _BESIDE = (
     _Allowed("argparse.Namespace types.SimpleNamespace", Unread, "a command line's arguments"),
     _Allowed(
-        "pathlib.Path pathlib.PurePath pathlib.PosixPath pathlib.PurePosixPath pathlib.WindowsPath pathlib.PureWindowsPath "
-        "pathlib._local.Path pathlib._local.PurePath pathlib._local.PosixPath pathlib._local.PurePosixPath "
-        "pathlib._local.WindowsPath pathlib._local.PureWindowsPath",
+        " ".join(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS),
         Unread, "a path's parts; no file is touched",
     ),
     _Allowed(
@@ -151,7 +155,8 @@ _BESIDE = (
     ),
     _Allowed("decimal.Decimal fractions.Fraction uuid.UUID ipaddress.IPv4Address", Unread, "a number in other clothes"),
     _Allowed("builtins.range builtins.slice builtins.bytes", Unread, "bounds, and empty bytes"),
-    _Allowed("builtins.Ellipsis builtins.NotImplemented builtins.type builtins.object", Unread, "a constant, or None's type"),
+    _Allowed("builtins.Ellipsis builtins.NotImplemented", Unread, "a constant"),
+    _Allowed("builtins.type builtins.object", Unread, "None's type: type() itself is not called"),
     _Allowed(
         "builtins.int builtins.float builtins.bool builtins.str typing.Any",
         Unread, "a type by its name, such as a defaultdict's",
@@ -159,19 +164,14 @@ _BESIDE = (
     _Allowed("collections.UserDict collections.ChainMap", Unread, "dicts in a wrapper"),
     _Allowed("torch.torch_version.TorchVersion torch.version.TorchVersion", Unread, "torch's version, a text"),
     _Allowed("torch.channels_last torch.contiguous_format torch.preserve_format", Unread, "a memory format's name"),
-    _Allowed(
-        " ".join(f"numpy.{name}" for name in (
-            "float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool bool_ str_ complex64 complex128"
-        ).split()),
-        Unread, "a number's type by its name",
-    ),
+    _Allowed(" ".join(f"numpy.{name}" for name in _NUMBER_TYPES), Unread, "a number's type by its name"),
     _Allowed(
         "numpy.random._pickle.__randomstate_ctor numpy.random._pickle.__generator_ctor "
         "numpy.random._pickle.__bit_generator_ctor numpy.random._mt19937.MT19937 numpy.random._pcg64.PCG64 "
         "numpy.random.bit_generator.__pyx_unpickle_SeedSequence numpy.random.bit_generator.SeedSequence",
         Unread, "a random generator's state",
     ),
-    _Allowed("numpy.ma.core._mareconstruct numpy.ma.MaskedArray numpy.ma.core.MaskedArray", Unread, "an array with holes"),
+    _Allowed("numpy.ma.core._mareconstruct numpy.ma.MaskedArray numpy.ma.core.MaskedArray", Unread, "array with holes"),
     _Allowed(
         "torchvision.transforms.functional.InterpolationMode torchvision.transforms.InterpolationMode",
         Unread, "the name of a way to resize",
