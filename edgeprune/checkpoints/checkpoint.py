@@ -161,6 +161,8 @@ def _compared(model: nn.Module, own: Mapping[str, Tensor], state: LoadedState) -
     """A tensor that shares its memory with one that is there is not missing (safetensors writes it once), and a buffer
     that the network has but does not save is not unknown to it."""
     common = [key for key in state.tensors if key in own]
+    counters = [key for key in common if key.endswith("num_batches_tracked")]
+    common = [key for key in common if key not in counters or own[key].shape == state.tensors[key].shape]
     there = {(own[key].data_ptr(), own[key].shape) for key in common if own[key].numel()}
     missing = [
         key

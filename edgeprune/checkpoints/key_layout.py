@@ -30,11 +30,13 @@ class _Prefix(NamedTuple):
     file: str
     network: str
 
-    def note(self) -> str:
-        """What is done to the names of the file."""
+    def note(self, count: int) -> str:
+        """What is done to the names of so many tensors of the file."""
         if not self.network:
-            return f"stripped '{self.file}'"
-        return f"replaced '{self.file}' by '{self.network}'" if self.file else f"put '{self.network}' before"
+            return f"stripped '{self.file}' from {count} keys"
+        if not self.file:
+            return f"put '{self.network}' before {count} keys"
+        return f"replaced '{self.file}' by '{self.network}' in {count} keys"
 
 
 _Fit = Callable[[Mapping[str, Tensor], _Prefix, Shapes], bool]
@@ -164,9 +166,7 @@ def _renamed(state: LoadedState, prefix: _Prefix) -> LoadedState:
         return state
     inside = {key: value for key, value in state.tensors.items() if key.startswith(prefix.file)}
     outside = [key for key in state.tensors if key not in inside]
-    notes = [
-        f"{prefix.note()} from {len(inside)} keys" if not prefix.network else f"{prefix.note()} {len(inside)} keys"
-    ]
+    notes = [prefix.note(len(inside))]
     if outside:
         listed = ", ".join(outside[:2]) + (", ..." if outside[2:] else "")
         notes.append(f"left out {len(outside)} tensors that lie beside them ({listed})")

@@ -110,10 +110,21 @@ def _sequence(*contents: object) -> tuple[Any, ...]:
     return tuple(contents[0]) if contents and isinstance(contents[0], (list, tuple)) else ()
 
 
+def _no_bytes(*contents: object) -> bytes:
+    return b""
+
+
+def _untagged(value: object = None, *type_name: object) -> object:
+    return value
+
+
 class _Allowed(NamedTuple):
     names: str
+    """In the file, a blank between them."""
     stand_in: Any
+    """What is called in their place."""
     why: str
+    """What such an object is, and so why it is data."""
 
 
 _NUMPY_CORES = ("numpy.core", "numpy._core")
@@ -136,12 +147,14 @@ _CONTENT = (
         _Table, "a dict of settings, read as a dict",
     ),
     _Allowed("collections.deque builtins.list", _Listing, "a list"),
+    _Allowed("builtins.bytes", _no_bytes, "empty bytes; others are written otherwise"),
     _Allowed("builtins.frozenset builtins.tuple", _sequence, "its members, as a tuple"),
     _Allowed(
         "torch.jit._pickle.build_intlist torch.jit._pickle.build_doublelist torch.jit._pickle.build_boollist "
         "torch.jit._pickle.build_tensorlist",
         _Listing, "a TorchScript program's list",
     ),
+    _Allowed("torch.jit._pickle.restore_type_tag", _untagged, "a TorchScript program's list or dict, with its type"),
 )  # fmt: skip
 _BESIDE = (
     _Allowed("argparse.Namespace types.SimpleNamespace", Unread, "a command line's arguments"),
@@ -154,7 +167,7 @@ _BESIDE = (
         Unread, "a point in time",
     ),
     _Allowed("decimal.Decimal fractions.Fraction uuid.UUID ipaddress.IPv4Address", Unread, "a number in other clothes"),
-    _Allowed("builtins.range builtins.slice builtins.bytes", Unread, "bounds, and empty bytes"),
+    _Allowed("builtins.range builtins.slice", Unread, "bounds"),
     _Allowed("builtins.Ellipsis builtins.NotImplemented", Unread, "a constant"),
     _Allowed("builtins.type builtins.object", Unread, "None's type: type() itself is not called"),
     _Allowed(

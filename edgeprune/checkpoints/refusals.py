@@ -59,7 +59,7 @@ def refusal(path: Path, head: bytes, error: Exception) -> InputError:
 def _of_objects(path: Path, first: str) -> InputError:
     """For a file with classes or functions that are not known to be harmless; all of them are named, `first` first."""
     data = _pickle_in(path)
-    names = [first, *(name for name in _refused_names(path) if name != first)]
+    names = list(dict.fromkeys([first, *(name.removeprefix("builtins.") for name in _refused_names(path))]))
     listed = ", ".join(_printable(name) for name in names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
     # A pickled torch.nn.Module has these two attributes, whatever its class is called.
     kind = "a pickled module" if b"_modules" in data and b"_parameters" in data else "Python objects"
@@ -104,21 +104,23 @@ def _of_another_kind(path: Path, head: bytes, error: str) -> InputError | None:
         return InputError(
             "is in torch's tar format of 2017, which its safe reader does not read", where=path, remedy=SAVE_WEIGHTS
         )
-    instruction = _UNKNOWN_INSTRUCTION.search(error)
-    if instruction and _is_pickle(_pickle_in(path)):
-        return InputError(
-            f"is pickled with an instruction ({_instruction_name(int(instruction[1]))}) that torch's safe reader does "
-            "not know",
-            where=path,
-            expected="pickle protocol 2, as torch.save writes it",
-            remedy="save it again without pickle_protocol=, and without integers of more than 2000 bits",
-        )
     if head.startswith(b"\x80") and _MAGIC not in head and _is_pickle(_pickle_in(path)):
         return InputError(
             "is a plain pickle, which only unpickling could read, and that can run any code",
             where=path,
             expected=EXPECTED,
             remedy="save the weights with torch.save(weights, PATH)",
+        )
+    instruction = _UNKNOWN_INSTRUCTION.search(error)
+    if instruction and _is_pickle(_pickle_in(path)):
+        name = _instruction_name(int(instruction[1]))
+        return InputError(
+            f"is pickled with an instruction ({name}) that torch's safe reader does not know",
+            where=path,
+            expected="pickle protocol 2, as torch.save writes it",
+            remedy="save it again without the integer of more than 2000 bits that is in it"
+            if name == "LONG4"
+            else "save it again with torch.save and no pickle_protocol=",
         )
     return _of_another_archive(path) if head.startswith(b"PK") else None
 
