@@ -41,7 +41,7 @@ def _weight_normed(g: Tensor, v: Tensor) -> Tensor | None:
 
 def _spectral_normed(u: Tensor, weight: Tensor, v: Tensor) -> Tensor | None:
     sigmas = []
-    for axis in range(min(2, weight.dim())):
+    for axis in (0, 1) if weight.dim() > 1 else ():
         matrix = weight.movedim(axis, 0).flatten(1)
         if matrix.shape == (u.numel(), v.numel()):
             sigmas.append(u.flatten() @ matrix @ v.flatten())
