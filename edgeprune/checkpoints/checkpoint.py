@@ -101,7 +101,14 @@ def _without_counters(tensors: dict[str, Tensor], notes: list[str]) -> dict[str,
 
 
 def check_tensor(key: str, value: Tensor, path: object) -> None:
-    """Raise InputError unless a tensor is dense and finite."""
+    """Raise InputError unless a tensor is there, dense and finite."""
+    if value.is_meta:
+        raise InputError(
+            f"{key} has a shape and no values (device 'meta')",
+            where=path,
+            expected="weights",
+            remedy="save the network after its weights were loaded",
+        )
     if value.is_quantized or value.layout != torch.strided:
         kind = "quantised" if value.is_quantized else "sparse"
         raise InputError(f"{key} is {kind}", where=path, expected="dense floating-point weights")

@@ -7,7 +7,7 @@ no list of them is needed, because the network says which names have to be left 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -98,8 +98,11 @@ def _counts(tensors: Iterable[str], names: Iterable[str]) -> Counter[str]:
     return counts
 
 
-def _common_prefix(names: Iterable[str]) -> str:
-    """What all names begin with, in whole parts: "backbone." where everything lies in it."""
+def _common_prefix(names: Collection[str]) -> str:
+    """What all names begin with, in whole parts: "backbone." where everything lies in it; empty where they are of one
+    layer, whose name this would be."""
+    if len({name.rpartition(".")[0] for name in names}) < 2:
+        return ""
     first, last = min(names), max(names)
     common = ""
     for part, other in zip(first.split(".")[:-1], last.split(".")[:-1], strict=False):

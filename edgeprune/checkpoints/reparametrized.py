@@ -19,6 +19,8 @@ from torch import Tensor
 
 from edgeprune.errors import InputError
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 class _Norm(NamedTuple):
     """A way to compute a weight from parts: how their names end, and, for parametrizations, what stands before."""
@@ -83,11 +85,17 @@ def _applied(tensors: dict[str, Tensor], norm: _Norm) -> tuple[dict[str, Tensor]
             continue
         if first.startswith(".") and ".parametrizations." not in f".{stem}":
             continue
+        if not all(_is_computable(tensors[key]) for key in keys):
+            continue
         weight = norm.apply(*(tensors[key] for key in keys))
         if weight is not None:
             made[name] = weight
             parts.update(keys)
     return ({key: value for key, value in tensors.items() if key not in parts} | made if made else tensors), len(made)
+
+
+def _is_computable(tensor: Tensor) -> bool:
+    return tensor.dtype in _FLOATS and tensor.layout == torch.strided and not tensor.is_meta
 
 
 def _masks_applied(tensors: dict[str, Tensor], path: Path, notes: list[str]) -> dict[str, Tensor]:

@@ -188,7 +188,8 @@ def test_damaged_bytes_never_end_in_anything_but_weights_or_an_input_error(
     tmp_path: Path, data: st.DataObject, new_format: bool
 ) -> None:
     path = tmp_path / "net.pt"
-    torch.save({"w": torch.ones(4)}, path, _use_new_zipfile_serialization=new_format)
+    beside = {"args": argparse.Namespace(out=Path("x")), "loss": np.ones(2), "best": np.float64(1)}
+    torch.save({"w": torch.ones(4), **beside}, path, _use_new_zipfile_serialization=new_format)
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -272,6 +273,10 @@ def test_values_that_are_not_finite_are_named_and_counted(
 def test_quantised_and_sparse_weights_are_refused(saved: Callable[..., Path]) -> None:
     assert "sparse" in message(saved({"w": torch.eye(3).to_sparse()}))
     assert "quantised" in message(saved({"w": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}))
+
+
+def test_tensors_without_values_are_refused(saved: Callable[..., Path]) -> None:
+    assert "w has a shape and no values" in message(saved({"w": torch.ones(2, device="meta")}))
 
 
 def test_a_mask_of_another_shape_is_refused(saved: Callable[..., Path]) -> None:

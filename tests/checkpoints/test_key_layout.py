@@ -131,6 +131,12 @@ def test_a_network_that_is_wrapped_itself(tmp_path: Path) -> None:
     assert report.notes == ("replaced 'net.model.' by 'backbone.' in 8 keys",)
 
 
+def test_a_layer_is_not_taken_for_another_layer(tmp_path: Path) -> None:
+    stem, head = nn.ModuleDict({"stem": nn.Linear(3, 2)}), nn.ModuleDict({"head": nn.Linear(3, 2)})
+    with pytest.raises(InputError, match="2 of the network's 2 tensors are missing"):
+        load(tmp_path / "net.pt", stem.state_dict(), head)
+
+
 @pytest.mark.parametrize(
     ("taken", "left"),
     [("ema_model.module.", "online_model."), ("encoder_q.", "encoder_k."), ("teacher.backbone.", "student.backbone.")],
