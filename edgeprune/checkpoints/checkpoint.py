@@ -1,7 +1,7 @@
 """Checkpoints as people have them -> named tensors; and these into a model, or the reason why they do not fit.
 
-Where in the file the weights lie is found by the table in nests.py; the wrappers' name parts `module` and `_orig_mod`
-are taken out; masks and norms are applied (reparametrized.py); a trainer's prefix goes once the network is known
+Where in the file the weights lie is found by the table in nests.py; the wrappers' name parts such as `module` are
+taken out; masks and norms are applied (reparametrized.py); a trainer's prefix goes once the network is known
 (key_layout.py).
 """
 
@@ -22,7 +22,7 @@ from edgeprune.checkpoints.key_layout import fitted
 from edgeprune.checkpoints.load_hooks import loaded_by_hooks
 from edgeprune.checkpoints.nests import NESTS, Nest, nests_in, tensors_of
 from edgeprune.checkpoints.reparametrized import plain_weights
-from edgeprune.checkpoints.state import LoadedState, unwrapped, unwrapped_name
+from edgeprune.checkpoints.state import LoadedState, of_this_version, unwrapped, unwrapped_name
 from edgeprune.errors import InputError
 from edgeprune.zoo import AUXILIARY_KEYS
 
@@ -70,7 +70,7 @@ def _readings(nest: Nest, path: Path, epoch: int | None) -> list[LoadedState]:
     tensors = _without_counters(tensors, notes)
     tensors = unwrapped(tensors, notes)
     applied: list[str] = []
-    plain = plain_weights(tensors, path, applied)
+    plain = of_this_version(plain_weights(tensors, path, applied), applied)
     state = LoadedState(plain, nest.key, (*notes, *applied), epoch)
     return [state] if plain is tensors else [state, LoadedState(tensors, nest.key, tuple(notes), epoch)]
 

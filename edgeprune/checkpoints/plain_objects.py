@@ -133,10 +133,19 @@ _NUMBER_TYPES = (
     "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "bool", "bool_", "str_", "complex64", "complex128",
 )  # fmt: skip
+_OPTIMIZERS = (
+    "sgd.SGD", "adam.Adam", "adamw.AdamW", "rmsprop.RMSprop", "adagrad.Adagrad", "nadam.NAdam", "radam.RAdam",
+)  # fmt: skip
+_LOSSES = (
+    "CrossEntropyLoss", "NLLLoss", "BCELoss", "BCEWithLogitsLoss", "MSELoss", "L1Loss", "SmoothL1Loss", "KLDivLoss",
+)  # fmt: skip
 _CONTENT = (
     *(_Allowed(f"{core}.multiarray._reconstruct", _new_array, "makes an empty array") for core in _NUMPY_CORES),
     *(_Allowed(f"{core}.multiarray.scalar", _number, "one number out of its bytes") for core in _NUMPY_CORES),
-    _Allowed("numpy.ndarray numpy.memmap numpy.core.memmap.memmap", Array, "bytes with a shape"),
+    _Allowed(
+        "numpy.ndarray numpy.memmap numpy.matrix numpy.matrixlib.defmatrix.matrix",
+        Array, "bytes with a shape",
+    ),
     _Allowed("numpy.dtype", _ValueType, "a type's code; codes of pointers and records are not read"),
     _Allowed("collections.defaultdict builtins.dict", _Table, "a dict; what makes its defaults is dropped"),
     _Allowed(
@@ -174,6 +183,11 @@ _BESIDE = (
         "builtins.int builtins.float builtins.bool builtins.str typing.Any",
         Unread, "a type by its name, such as a defaultdict's",
     ),
+    _Allowed("re._compile time.struct_time", Unread, "a pattern, a time"),
+    _Allowed("array.array array._array_reconstructor", Unread, "numbers"),
+    _Allowed(" ".join(f"torch.optim.{name}" for name in _OPTIMIZERS), Unread, "an optimizer's numbers"),
+    _Allowed(" ".join(f"torch.nn.modules.loss.{name}" for name in _LOSSES), Unread, "a loss's settings"),
+    _Allowed("torch.amp.grad_scaler.GradScaler torch.cuda.amp.grad_scaler.GradScaler", Unread, "a scale"),
     _Allowed("collections.UserDict collections.ChainMap", Unread, "dicts in a wrapper"),
     _Allowed("torch.torch_version.TorchVersion torch.version.TorchVersion", Unread, "torch's version, a text"),
     _Allowed("torch.channels_last torch.contiguous_format torch.preserve_format", Unread, "a memory format's name"),

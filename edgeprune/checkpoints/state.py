@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-_WRAPPERS = frozenset({"module", "_orig_mod"})
-"""Added by DataParallel and torch.compile around a model or a part of it."""
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""Added by DataParallel, torch.compile, FSDP and activation checkpointing around a model or a part of it."""
+_OLD_NAMES = (
+    (re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)"), r"\1\2", "torchvision's older DenseNets"),
+)
+"""Names of published checkpoints that their own library renames when it downloads them: pattern, new name, whose."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class LoadedState:
 
 
 def unwrapped_name(key: str) -> str:
-    """A tensor's or layer's name without the parts that DataParallel and torch.compile add."""
+    """A tensor's or layer's name without the parts that wrappers such as DataParallel add."""
     return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
 
 
@@ -41,3 +46,13 @@ def unwrapped(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]
         if count:
             notes.append(f"stripped '{wrapper}.' from {count} of {len(tensors)} keys")
     return renamed
+
+
+def of_this_version(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Old names as their library has them today; the same dict where there are none."""
+    for pattern, replacement, whose in _OLD_NAMES:
+        renamed = {pattern.sub(replacement, key): value for key, value in tensors.items()}
+        if renamed.keys() != tensors.keys() and len(renamed) == len(tensors):
+            notes.append(f"renamed the keys of {whose}")
+            tensors = renamed
+    return tensors

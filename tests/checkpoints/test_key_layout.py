@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from edgeprune.checkpoints.tickets import read_tickets
 from edgeprune.errors import InputError
 from edgeprune.pruning.network import load_network
 from edgeprune.pruning.options import NetworkSource
+from edgeprune.zoo import build
 
 
 def small(classes: int = 2) -> nn.Sequential:
@@ -110,12 +112,18 @@ def test_a_file_that_contains_itself_is_read_once(tmp_path: Path) -> None:
 
 
 # -- what they are called ----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("prefix", ["model.", "net.", "net.backbone.", "encoder_q.", "a.b.c.d.", "model._orig_mod."])
+@pytest.mark.parametrize(
+    "prefix",
+    ["model.", "net.", "net.backbone.", "encoder_q.", "a.b.c.d.", "model._orig_mod.", "_fsdp_wrapped_module.x."],
+)
 @pytest.mark.parametrize("beside", [{}, LOSS])
 def test_a_prefix_is_stripped_and_told(tmp_path: Path, prefix: str, beside: dict[str, Tensor]) -> None:
     model, report = load(tmp_path / "net.pt", {"state_dict": under(prefix) | beside})
     assert is_loaded(model)
-    assert report.notes[0] == f"stripped '{prefix.replace('_orig_mod.', '')}' from {len(WEIGHTS)} keys"
+    assert (
+        report.notes[0]
+        == f"stripped '{re.sub('_orig_mod.|_fsdp_wrapped_module.', '', prefix)}' from {len(WEIGHTS)} keys"
+    )
     assert report.notes[1:] == (("left out 1 tensors that lie beside them (loss.weight)",) if beside else ())
 
 
@@ -232,6 +240,14 @@ class Renamed(nn.Module):
         super().__init__()
         self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
         self.register_load_state_dict_pre_hook(lambda module, tensors, prefix, *rest: hook(tensors))
+
+
+def test_published_densenets_have_the_names_of_before(tmp_path: Path) -> None:
+    source, model = build("torchvision:densenet121").model, build("torchvision:densenet121").model
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): v for k, v in source.state_dict().items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    load(tmp_path / "net.pth", {key: value for key, value in old.items() if "num_batches" not in key}, model)
+    assert is_loaded(model, dict(source.state_dict()))
 
 
 def test_a_networks_own_hooks_are_asked_where_names_do_not_fit(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import array
 import collections
 import datetime
 import decimal
@@ -12,8 +13,10 @@ import os
 import pathlib
 import pickle  # noqa: TID251
 import random
+import re
 import subprocess
 import sys
+import time
 import types
 import uuid
 from collections.abc import Callable
@@ -55,6 +58,12 @@ BESIDE: dict[str, Any] = {
     "times": [datetime.datetime.now(datetime.UTC), datetime.date(2024, 1, 1), datetime.time(1), datetime.timedelta(1)],
     "numbers": [decimal.Decimal("1.5"), fractions.Fraction(1, 3), 1j, 10**400, uuid.UUID(int=3)],
     "bytes": [b"", b"ab", bytearray(b"ab")],
+    "more numbers": [array.array("d", [1.5]), time.gmtime(0)],
+    "patterns": re.compile("a+"),
+    "training": [
+        torch.optim.SGD([nn.Parameter(torch.ones(2))], 0.1),
+        torch.optim.AdamW([nn.Parameter(torch.ones(2))]),
+    ],
     "constants": [..., None, NotImplemented],
     "torch": [torch.Size([1]), torch.float16, torch.device("cpu"), torch.__version__, torch.strided],
 }
@@ -128,6 +137,11 @@ def test_a_dict_of_settings_needs_no_package_and_its_class_is_not_used(
     monkeypatch.delitem(sys.modules, "easydict")
     assert same(read_state_dict(path).tensors, WEIGHTS)
     assert "easydict" not in sys.modules
+
+
+def test_a_loss_beside_the_weights_is_no_network(tmp_path: Path) -> None:
+    path = saved(tmp_path / "net.pt", {"criterion": nn.CrossEntropyLoss(torch.ones(3)), "state_dict": WEIGHTS})
+    assert same(read_state_dict(path).tensors, WEIGHTS)
 
 
 def test_python_2_wrote_numpys_bytes_as_text(tmp_path: Path) -> None:
