@@ -58,7 +58,16 @@ def read_state_dict(path: Path) -> LoadedState:
             others += _readings(nest, path, epoch)
         except InputError:  # it is not what was asked for
             continue
-    return LoadedState(state.tensors, state.key_used, state.renamed, epoch, tuple(others))
+    if len(nests) > 1:
+        others.append(_joined([state, *others], epoch))
+    return LoadedState(state.tensors, state.key_used, state.renamed, epoch, others=tuple(others))
+
+
+def _joined(states: Iterable[LoadedState], epoch: int | None) -> LoadedState:
+    """For a network that was saved in parts, each under the name that it has in the network."""
+    parts = {state.key_used: state for state in reversed(list(states)) if state.key_used}
+    tensors = {f"{key}.{name}": value for key, state in parts.items() for name, value in state.tensors.items()}
+    return LoadedState(tensors, " and ".join(sorted(parts)), (), epoch, is_joined=True)
 
 
 def _readings(nest: Nest, path: Path, epoch: int | None) -> list[LoadedState]:

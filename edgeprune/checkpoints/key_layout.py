@@ -54,11 +54,31 @@ def fitted(state: LoadedState, shapes: Shapes, *, where: object) -> LoadedState:
         return state
     readings = (state, *state.others)
     for fits in (_fits, _has_names):
-        found = [(reading, prefix) for reading in readings if (prefix := _prefix(reading, wanted, fits, where))]
+        found = _found(readings, wanted, fits, where)
         if found:
             return _told(state, found, wanted)
     nearest = _nearest(state, wanted)
     return _renamed(state, nearest) if nearest else state
+
+
+def _found(
+    readings: Sequence[LoadedState], wanted: Shapes, fits: _Fit, where: object
+) -> list[tuple[LoadedState, _Prefix]]:
+    """The readings that fit, with their prefix. Raises what is ambiguous in one where no other fits."""
+    found: list[tuple[LoadedState, _Prefix]] = []
+    ambiguous: InputError | None = None
+    for reading in readings:
+        if found and reading.is_joined:
+            continue
+        try:
+            prefix = _prefix(reading, wanted, fits, where)
+        except InputError as error:
+            ambiguous = ambiguous or error
+        else:
+            found += [(reading, prefix)] if prefix else []
+    if ambiguous and not found:
+        raise ambiguous
+    return found
 
 
 def _fits(tensors: Mapping[str, Tensor], prefix: _Prefix, wanted: Shapes) -> bool:

@@ -26,6 +26,8 @@ class LoadedState:
     """What was changed on the way, as notes for the user."""
     epoch: int | None = None
     """The epoch that the file says it was saved after."""
+    is_joined: bool = False
+    """Whether these are several parts of the file, each under its key: {"encoder": ..., "decoder": ...}."""
     others: tuple[LoadedState, ...] = field(default=(), repr=False, compare=False)
     """What else in the file could be meant, in the order in which it is tried: the same weights before masks and norms
     were applied, and the weights that lie elsewhere in the file. Their values were not looked at yet."""

@@ -93,6 +93,24 @@ def test_of_several_networks_the_one_that_fits_is_taken(tmp_path: Path, keys: tu
         assert report.notes == ("taken from under 'G': the network is not under 'D'",)
 
 
+def test_a_network_saved_in_parts_is_put_together(tmp_path: Path) -> None:
+    source = nn.ModuleDict({"encoder": small(4), "decoder": small(3)})
+    parts = {name: part.state_dict() for name, part in source.items()}
+    target = nn.ModuleDict({"encoder": small(4), "decoder": small(3)})
+    with torch.no_grad():
+        for value in target.state_dict().values():
+            value.zero_()
+    model, report = load(tmp_path / "net.pt", {**parts, "epoch": 3}, target)
+    assert is_loaded(model, dict(source.state_dict()))
+    assert report.notes == ("taken from under 'decoder and encoder': the network is not under 'encoder'",)
+
+
+def test_an_ambiguous_part_does_no_harm_where_another_fits(tmp_path: Path) -> None:
+    content = {"model": under("a.") | under("b.", OTHERS), "net": WEIGHTS}
+    assert is_loaded(load(tmp_path / "net.pt", content)[0])
+    assert is_loaded(load(tmp_path / "net.pt", {"one": WEIGHTS, "two": OTHERS})[0])
+
+
 def test_values_are_checked_in_what_is_taken_and_nowhere_else(tmp_path: Path) -> None:
     bad = {key: value * float("nan") if value.is_floating_point() else value for key, value in WEIGHTS.items()}
     assert is_loaded(load(tmp_path / "net.pt", {"model": bad, "ema": WEIGHTS})[0])
