@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251 - the error alone
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from edgeprune.checkpoints.pickle_protocols import as_archive, in_protocol_2, numbers_in
 from edgeprune.checkpoints.plain_objects import STAND_INS
-from edgeprune.checkpoints.refusals import EXPECTED, refusal
+from edgeprune.checkpoints.refusals import EXPECTED, TORCH_MAGIC, refusal
 from edgeprune.checkpoints.torchscript import is_torchscript, read_torchscript
 from edgeprune.errors import InputError, first_line
 
@@ -81,7 +84,7 @@ def _read_torch(path: Path, head: bytes) -> Any:
                 with zipfile.ZipFile(path) as archive:
                     if is_torchscript(archive):
                         return read_torchscript(path, archive)
-            return _unpickled(path)
+            return _unpickled(path, head)
     except InputError:
         raise
     except Exception as error:  # bytes that are no checkpoint make torch's reader raise nearly anything (KeyError, ...)
@@ -89,10 +92,27 @@ def _read_torch(path: Path, head: bytes) -> Any:
             raise refusal(path, head, error) from error
 
 
-def _unpickled(path: Path) -> Any:
-    """By torch's safe unpickler. Python 2 wrote NumPy's numbers as text of any bytes: latin1 keeps these."""
+def _unpickled(path: Path, head: bytes) -> Any:
+    """By torch's safe unpickler; what it cannot read for its form alone is given to it in another form."""
+    if head.startswith(b"\x80") and TORCH_MAGIC not in head:
+        return _safely(as_archive(in_protocol_2(path.read_bytes()), {}))
+    try:
+        return _safely(path)
+    except UnpicklingError as error:
+        if "Unsupported operand" not in str(error) or not head.startswith(b"PK"):
+            raise
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        root = name.removesuffix("/data.pkl")
+        return _safely(as_archive(in_protocol_2(archive.read(name)), numbers_in(archive, root)))
+
+
+def _safely(source: Path | io.BytesIO) -> Any:
+    """Python 2 wrote NumPy's numbers as text of any bytes: latin1 keeps these."""
     with torch.serialization.safe_globals(STAND_INS):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(source, map_location="cpu", weights_only=True)
         except UnicodeDecodeError:
-            return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
+            if isinstance(source, io.BytesIO):
+                source.seek(0)
+            return torch.load(source, map_location="cpu", weights_only=True, encoding="latin1")

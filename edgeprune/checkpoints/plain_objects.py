@@ -100,6 +100,13 @@ def _new_array(*contents: object) -> Array:
     return Array()
 
 
+def _filled_array(content: object = b"", value_type: object = None, shape: object = (), order: object = "C") -> Array:
+    """How an array is written since pickle protocol 5."""
+    array = Array()
+    array.__setstate__((1, shape, value_type, order == "F", content))
+    return array
+
+
 def _number(value_type: object = None, content: object = b"") -> object:
     """numpy's scalar as a Python number or text."""
     values = value_type.read(content, 1) if isinstance(value_type, _ValueType) else None
@@ -141,6 +148,7 @@ _LOSSES = (
 )  # fmt: skip
 _CONTENT = (
     *(_Allowed(f"{core}.multiarray._reconstruct", _new_array, "makes an empty array") for core in _NUMPY_CORES),
+    *(_Allowed(f"{core}.numeric._frombuffer", _filled_array, "bytes with a shape") for core in _NUMPY_CORES),
     *(_Allowed(f"{core}.multiarray.scalar", _number, "one number out of its bytes") for core in _NUMPY_CORES),
     _Allowed(
         "numpy.ndarray numpy.memmap numpy.matrix numpy.matrixlib.defmatrix.matrix",

@@ -16,7 +16,7 @@ SAVE_WEIGHTS = "save only the weights: torch.save(model.state_dict(), PATH)"
 
 _BLOCKED = re.compile(r"GLOBAL (\S+)")
 _UNKNOWN_INSTRUCTION = re.compile(r"Unsupported operand (\d+)")
-_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 """torch.save's number at the start of files in its old format."""
 _PICKLE_SEEN = 1 << 24
 """Bytes of an old file that are looked through: its pickle comes before its numbers."""
@@ -104,13 +104,6 @@ def _of_another_kind(path: Path, head: bytes, error: str) -> InputError | None:
         return InputError(
             "is in torch's tar format of 2017, which its safe reader does not read", where=path, remedy=SAVE_WEIGHTS
         )
-    if head.startswith(b"\x80") and _MAGIC not in head and _is_pickle(_pickle_in(path)):
-        return InputError(
-            "is a plain pickle, which only unpickling could read, and that can run any code",
-            where=path,
-            expected=EXPECTED,
-            remedy="save the weights with torch.save(weights, PATH)",
-        )
     instruction = _UNKNOWN_INSTRUCTION.search(error)
     if instruction and _is_pickle(_pickle_in(path)):
         name = _instruction_name(int(instruction[1]))
@@ -118,9 +111,7 @@ def _of_another_kind(path: Path, head: bytes, error: str) -> InputError | None:
             f"is pickled with an instruction ({name}) that torch's safe reader does not know",
             where=path,
             expected="pickle protocol 2, as torch.save writes it",
-            remedy="save it again without the integer of more than 2000 bits that is in it"
-            if name == "LONG4"
-            else "save it again with torch.save and no pickle_protocol=",
+            remedy="save it again with torch.save and no pickle_protocol=",
         )
     return _of_another_archive(path) if head.startswith(b"PK") else None
 

@@ -7,7 +7,6 @@ so the archive is copied without its code, and torch's safe unpickler reads that
 
 from __future__ import annotations
 
-import io
 import pickletools
 import zipfile
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgeprune.checkpoints.pickle_protocols import as_archive, numbers_in
 from edgeprune.checkpoints.plain_objects import STAND_INS
 from edgeprune.errors import InputError
 
@@ -60,16 +60,9 @@ def read_torchscript(path: Path, archive: zipfile.ZipFile) -> dict[str, Tensor]:
 
 def _loaded(archive: zipfile.ZipFile, root: str) -> Any:
     """What data.pkl holds, read by torch's safe unpickler from a copy without code and constants."""
-    copy = io.BytesIO()
-    with zipfile.ZipFile(copy, "w") as bare:
-        for member in archive.infolist():
-            name = member.filename.removeprefix(f"{root}/")
-            if name in ("data.pkl", "version", "byteorder") or name.startswith("data/"):
-                if member.compress_type != zipfile.ZIP_STORED:  # torch writes none: this would be a zip bomb
-                    raise ValueError(f"{member.filename} is compressed")
-                bare.writestr(f"{root}/{name}", archive.read(member))
-    copy.seek(0)
-    classes = [(_Record, name) for name in _names(archive.read(f"{root}/data.pkl")) if name.startswith("__torch__.")]
+    pickled = archive.read(f"{root}/data.pkl")
+    copy = as_archive(pickled, numbers_in(archive, root))
+    classes = [(_Record, name) for name in _names(pickled) if name.startswith("__torch__.")]
     with torch.serialization.safe_globals([*STAND_INS, *classes]):
         return torch.load(copy, map_location="cpu", weights_only=True)
 

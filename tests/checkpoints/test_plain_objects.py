@@ -284,8 +284,6 @@ def test_all_that_is_in_the_way_is_named_and_a_module_only_where_there_is_one(tm
         (b"<!doctype html><html>", "web page"),
         (b"\x1f\x8b\x08" + bytes(20), "compressed by gzip"),
         (b"\x89HDF\r\n\x1a\n" + bytes(20), "HDF5"),
-        (pickle.dumps({"w": [1.0]}), "plain pickle"),
-        (pickle.dumps({"w": [1.0]}, 2), "plain pickle"),
     ],
 )
 def test_other_files_are_told_from_damaged_ones(tmp_path: Path, content: bytes, said: str) -> None:
@@ -302,10 +300,41 @@ def test_archives_that_torch_save_did_not_write(tmp_path: Path) -> None:
     assert "program of torch.export" in refused(tmp_path / "net.pt2")
 
 
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("kind", BESIDE)
+def test_newer_pickle_protocols(tmp_path: Path, kind: str, protocol: int) -> None:
+    content = {"extra": BESIDE[kind], "again": [WEIGHTS, "extra", 10**1000], "state_dict": WEIGHTS}
+    path = saved(tmp_path / "net.pt", content, pickle_protocol=protocol)
+    assert same(read_state_dict(path).tensors, WEIGHTS)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_plain_pickles_of_arrays(tmp_path: Path, protocol: int) -> None:
+    arrays = {key: value.numpy() for key, value in WEIGHTS.items()}
+    (tmp_path / "net.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "me", "s": {1}}, protocol))
+    assert same(read_state_dict(tmp_path / "net.pkl").tensors, WEIGHTS)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("plain", [True, False])
+def test_code_in_newer_pickle_protocols_never_runs(tmp_path: Path, protocol: int, plain: bool) -> None:
+    marker, path = tmp_path / "marker", tmp_path / "net.pt"
+    for name, attack in attacks(marker).items():
+        content = {"state_dict": {"w": np.ones(2)}, "extra": [attack, "posix", "system"]}
+        if plain:
+            path.write_bytes(pickle.dumps(content, protocol))
+        else:
+            saved(path, content, pickle_protocol=protocol)
+        text = refused(path)
+        assert name in text.split("(")[1]
+        assert "can run any code" in text
+        assert not marker.exists()
+
+
 def test_instructions_that_the_safe_reader_does_not_know_are_named(tmp_path: Path) -> None:
-    text = refused(saved(tmp_path / "net.pt", WEIGHTS, pickle_protocol=4))
+    path = saved(tmp_path / "net.pt", WEIGHTS, pickle_protocol=4, _use_new_zipfile_serialization=False)
+    text = refused(path)
     assert "(FRAME)" in text
     assert "no pickle_protocol=" in text
-    text = refused(saved(tmp_path / "net.pt", {"state_dict": WEIGHTS, "n": 10**1000}))
-    assert "(LONG4)" in text
-    assert "more than 2000 bits" in text
+    (tmp_path / "net.pkl").write_bytes(pickle.dumps({"w": Calls(dict)}, 0))
+    assert "(DICT)" in refused(tmp_path / "net.pkl")
