@@ -86,7 +86,8 @@ def _readings(nest: Nest, path: Path, epoch: int | None) -> list[LoadedState]:
 
 def _without_tensors(content: Any, path: Path) -> InputError:
     if not isinstance(content, Mapping):
-        return InputError(f"holds a {type(content).__name__}, not weights by name", where=path, expected="a state dict")
+        kind = type(content).__name__.removeprefix("Unread") or "plain object"
+        return InputError(f"holds a {kind}, not weights by name", where=path, expected="a state dict")
     listed = ", ".join(repr(key) for key in list(content)[:6]) or "nothing"
     return InputError(
         f"holds no tensors (top level: {listed})",

@@ -255,9 +255,11 @@ def test_a_checkpoint_without_tensors_shows_what_it_has(saved: Callable[..., Pat
     assert all(repr(key) in text for key in content)
 
 
-@pytest.mark.parametrize("content", [torch.ones(2), [torch.ones(2)], "text", 3])
+@pytest.mark.parametrize("content", [torch.ones(2), [torch.ones(2)], "text", 3, np.ones(2), argparse.Namespace()])
 def test_a_checkpoint_that_is_no_mapping(saved: Callable[..., Path], content: object) -> None:
-    assert "not weights by name" in message(saved(content))
+    text = message(saved(content))
+    assert "not weights by name" in text
+    assert "Unread" not in text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
