@@ -1,7 +1,8 @@
 """Checkpoints as people have them -> named tensors; and these into a model, or the reason why they do not fit.
 
-Weights are looked for under `state_dict_ema`, `model_ema`, `state_dict`, `model_state_dict`, `model` and `net`, else at
-the top; the wrappers' name parts `module` and `_orig_mod` are taken out; the masks of torch.nn.utils.prune are applied.
+Where in the file the weights lie is found by the table in nests.py; the wrappers' name parts such as `module` are
+taken out; masks and norms are applied (reparametrized.py); a trainer's prefix goes once the network is known
+(key_layout.py).
 """
 
 from __future__ import annotations
@@ -10,34 +11,23 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from edgeprune.checkpoints.arch_fit import fitting_arch
 from edgeprune.checkpoints.checkpoint_file import read_object
+from edgeprune.checkpoints.key_layout import fitted
+from edgeprune.checkpoints.load_hooks import loaded_by_hooks
+from edgeprune.checkpoints.nests import NESTS, Nest, nests_in, tensors_of
+from edgeprune.checkpoints.reparametrized import plain_weights
+from edgeprune.checkpoints.state import LoadedState, of_this_version, unwrapped, unwrapped_name
 from edgeprune.errors import InputError
 from edgeprune.zoo import AUXILIARY_KEYS
 
-_NESTS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
-_WRAPPERS = frozenset({"module", "_orig_mod"})
-"""Added by DataParallel and torch.compile around a model or a part of it."""
 _COUNTERS = ("total_ops", "total_params")
 """Buffers that MAC counters leave in a model."""
-
-
-@dataclass(frozen=True)
-class LoadedState:
-    """The weights of a checkpoint, by name."""
-
-    tensors: dict[str, Tensor]
-    key_used: str
-    """Where in the file the weights lay, such as "state_dict"; empty for a bare state dict."""
-    renamed: tuple[str, ...] = ()
-    """What was changed on the way, as notes for the user."""
-    epoch: int | None = None
-    """The epoch that the file says it was saved after."""
 
 
 @dataclass(frozen=True)
@@ -55,38 +45,55 @@ class LoadReport:
 def read_state_dict(path: Path) -> LoadedState:
     """Read the weights of a checkpoint, all finite; InputError if the file is none, or holds no sound weights."""
     content = read_object(path)
-    weights, key_used = _weights_in(content, path)
+    nests = nests_in(content)
+    if not nests:
+        raise _without_tensors(content, path)
+    epoch = _epoch_in(content)
+    state, *before = _readings(nests[0], path, epoch)
+    for key, value in state.tensors.items():
+        check_tensor(key, value, path)
+    others = list(before)
+    for nest in nests[1:]:
+        try:
+            others += _readings(nest, path, epoch)
+        except InputError:  # it is not what was asked for
+            continue
+    if len(nests) > 1:
+        others.append(_joined([state, *others], epoch))
+    return LoadedState(state.tensors, state.key_used, state.renamed, epoch, others=tuple(others))
+
+
+def _joined(states: Iterable[LoadedState], epoch: int | None) -> LoadedState:
+    """For a network that was saved in parts, each under the name that it has in the network."""
+    parts = {state.key_used: state for state in reversed(list(states)) if state.key_used}
+    tensors = {f"{key}.{name}": value for key, state in parts.items() for name, value in state.tensors.items()}
+    return LoadedState(tensors, " and ".join(sorted(parts)), (), epoch, is_joined=True)
+
+
+def _readings(nest: Nest, path: Path, epoch: int | None) -> list[LoadedState]:
+    """A nest's weights as a plain network has them, and, where that is another matter, as they lie in the file."""
+    tensors = tensors_of(nest)
     notes: list[str] = []
-    tensors = {str(key): value for key, value in weights.items() if isinstance(value, Tensor)}
-    if len(tensors) < len(weights):
-        notes.append(f"left out {len(weights) - len(tensors)} entries that are no tensors")
+    if len(tensors) < len(nest.content):
+        notes.append(f"left out {len(nest.content) - len(tensors)} entries that are no tensors")
     tensors = _without_counters(tensors, notes)
-    tensors = _unwrapped(tensors, notes)
-    tensors = _masks_applied(tensors, path, notes)
-    for key, value in tensors.items():
-        _check_tensor(key, value, path)
-    return LoadedState(tensors, key_used, tuple(notes), _epoch_in(content))
+    tensors = unwrapped(tensors, notes)
+    applied: list[str] = []
+    plain = of_this_version(plain_weights(tensors, path, applied), applied)
+    state = LoadedState(plain, nest.key, (*notes, *applied), epoch)
+    return [state] if plain is tensors else [state, LoadedState(tensors, nest.key, tuple(notes), epoch)]
 
 
-def _weights_in(content: Any, path: Path) -> tuple[Mapping[Any, Any], str]:
-    """The innermost mapping that holds tensors under the known keys, and the keys that lead to it."""
-    keys: list[str] = []
-    while isinstance(content, Mapping):
-        nest = next((key for key in _NESTS if isinstance(content.get(key), Mapping) and content[key]), None)
-        if nest is None:
-            break
-        keys.append(nest)
-        content = content[nest]
+def _without_tensors(content: Any, path: Path) -> InputError:
     if not isinstance(content, Mapping):
-        raise InputError(f"holds a {type(content).__name__}, not weights by name", where=path, expected="a state dict")
-    if not any(isinstance(value, Tensor) for value in content.values()):
-        listed = ", ".join(repr(key) for key in list(content)[:6]) or "nothing"
-        raise InputError(
-            f"holds no tensors (top level: {listed})",
-            where=path,
-            expected=f"a state dict, bare or under {', '.join(_NESTS)}",
-        )
-    return content, ".".join(keys)
+        kind = type(content).__name__.removeprefix("Unread") or "plain object"
+        return InputError(f"holds a {kind}, not weights by name", where=path, expected="a state dict")
+    listed = ", ".join(repr(key) for key in list(content)[:6]) or "nothing"
+    return InputError(
+        f"holds no tensors (top level: {listed})",
+        where=path,
+        expected=f"a state dict, bare or under one of {len(NESTS)} known keys such as state_dict, model and params",
+    )
 
 
 def _epoch_in(content: Any) -> int | None:
@@ -103,44 +110,15 @@ def _without_counters(tensors: dict[str, Tensor], notes: list[str]) -> dict[str,
     return kept
 
 
-def unwrapped_name(key: str) -> str:
-    """A tensor's or layer's name without the parts that DataParallel and torch.compile add."""
-    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
-
-
-def _unwrapped(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    """All keys without wrappers; unchanged where two keys would become one."""
-    renamed = {unwrapped_name(key): value for key, value in tensors.items()}
-    if len(renamed) < len(tensors):
-        return tensors
-    for wrapper in sorted(_WRAPPERS):
-        count = sum(wrapper in key.split(".") for key in tensors)
-        if count:
-            notes.append(f"stripped '{wrapper}.' from {count} of {len(tensors)} keys")
-    return renamed
-
-
-def _masks_applied(tensors: dict[str, Tensor], path: Path, notes: list[str]) -> dict[str, Tensor]:
-    """X_orig and X_mask, as torch.nn.utils.prune saves them -> X, their product."""
-    masked = [key.removesuffix("_mask") for key in tensors if key.endswith("_mask")]
-    masked = [name for name in masked if f"{name}_orig" in tensors]
-    result = {k: v for k, v in tensors.items() if k.removesuffix("_orig").removesuffix("_mask") not in masked}
-    for name in masked:
-        weight, mask = tensors[f"{name}_orig"], tensors[f"{name}_mask"]
-        if weight.shape != mask.shape:
-            raise InputError(
-                f"{name}_mask has shape {tuple(mask.shape)}",
-                where=path,
-                expected=f"{tuple(weight.shape)}, as {name}_orig",
-            )
-        result[name] = weight * mask.to(weight.dtype)
-    if masked:
-        zeros = sum(int((tensors[f"{name}_mask"] == 0).sum()) for name in masked)
-        notes.append(f"applied {len(masked)} pruning masks ({zeros} weights are zero)")
-    return result
-
-
-def _check_tensor(key: str, value: Tensor, path: Path) -> None:
+def check_tensor(key: str, value: Tensor, path: object) -> None:
+    """Raise InputError unless a tensor is there, dense and finite."""
+    if value.is_meta:
+        raise InputError(
+            f"{key} has a shape and no values (device 'meta')",
+            where=path,
+            expected="weights",
+            remedy="save the network after its weights were loaded",
+        )
     if value.is_quantized or value.layout != torch.strided:
         kind = "quantised" if value.is_quantized else "sparse"
         raise InputError(f"{key} is {kind}", where=path, expected="dense floating-point weights")
@@ -163,38 +141,75 @@ def load_into(model: nn.Module, state: LoadedState, *, where: object, allow_part
     fit, and which architecture would; the model is unchanged then.
     """
     own = {unwrapped_name(key): value for key, value in model.state_dict().items()}
-    missing = [key for key in own if key not in state.tensors and not key.endswith("num_batches_tracked")]
+    shapes = {key: tuple(value.shape) for key, value in own.items()}
+    named = fitted(state, shapes, where=where)
+    if named is not state:
+        for key, value in named.tensors.items():
+            check_tensor(key, value, where)
+    misfit = _compared(model, own, named)
+    if misfit.misshapen or not misfit.common or (not allow_partial and (misfit.missing or misfit.unexpected)):
+        for reading in (named, *state.others):
+            if loaded_by_hooks(model, reading.tensors):
+                note = "loaded by the network's own rules for the names of its earlier versions"
+                return LoadReport(len(reading.tensors), notes=(note,))
+        raise _misfit(shapes, named, misfit, where, allow_partial)
+    with torch.no_grad():
+        for key in misfit.common:
+            own[key].copy_(named.tensors[key])
+    notes = [line for line in named.renamed if line not in state.renamed]
+    missing, unexpected = misfit.missing, misfit.unexpected
+    if missing:
+        notes.append(f"{len(missing)} tensors are not in the checkpoint and keep their initial values{few(missing)}")
+    if unexpected:
+        notes.append(f"{len(unexpected)} tensors of the checkpoint are not used{few(unexpected)}")
+    return LoadReport(len(misfit.common), tuple(missing), tuple(unexpected), tuple(notes))
+
+
+class _Comparison(NamedTuple):
+    """Names of a network's tensors and of a checkpoint's, sorted by where they are."""
+
+    common: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+
+
+def _compared(model: nn.Module, own: Mapping[str, Tensor], state: LoadedState) -> _Comparison:
+    """A tensor that shares its memory with one that is there is not missing (safetensors writes it once), and a buffer
+    that the network has but does not save is not unknown to it."""
+    common = [key for key in state.tensors if key in own]
+    counters = [key for key in common if key.endswith("num_batches_tracked")]
+    common = [key for key in common if key not in counters or own[key].shape == state.tensors[key].shape]
+    there = {(own[key].data_ptr(), own[key].shape) for key in common if own[key].numel()}
+    missing = [
+        key
+        for key, value in own.items()
+        if key not in state.tensors
+        and not key.endswith("num_batches_tracked")
+        and (value.data_ptr(), value.shape) not in there
+    ]
+    unsaved = {unwrapped_name(key) for key, _ in model.named_buffers()}
     unexpected = [
         key
         for key in state.tensors
-        if key not in own and not key.endswith("num_batches_tracked") and not key.startswith(AUXILIARY_KEYS)
+        if key not in own
+        and key not in unsaved
+        and not key.endswith("num_batches_tracked")
+        and not key.startswith(AUXILIARY_KEYS)
     ]
-    misshapen = [key for key, value in state.tensors.items() if key in own and own[key].shape != value.shape]
-    common = [key for key in state.tensors if key in own]
-    if misshapen or not common or (not allow_partial and (missing or unexpected)):
-        shapes = {key: tuple(value.shape) for key, value in own.items()}
-        raise _misfit(shapes, state, missing, unexpected, misshapen, where, allow_partial)
-    with torch.no_grad():
-        for key in common:
-            own[key].copy_(state.tensors[key])
-    notes = (
-        [f"{len(missing)} tensors are not in the checkpoint and keep their initial values{few(missing)}"]
-        if missing
-        else []
+    return _Comparison(
+        common, missing, unexpected, [key for key in common if own[key].shape != state.tensors[key].shape]
     )
-    notes += [f"{len(unexpected)} tensors of the checkpoint are not used{few(unexpected)}"] if unexpected else []
-    return LoadReport(len(common), tuple(missing), tuple(unexpected), tuple(notes))
 
 
 def _misfit(
     own: Mapping[str, tuple[int, ...]],
     state: LoadedState,
-    missing: list[str],
-    unexpected: list[str],
-    misshapen: list[str],
+    comparison: _Comparison,
     where: object,
     allow_partial: bool,
 ) -> InputError:
+    _, missing, unexpected, misshapen = comparison
     what = []
     if misshapen:
         key = misshapen[0]
@@ -213,6 +228,8 @@ def _misfit(
     remedy = (
         f"it fits {arch}: use --arch {arch}" if arch else "check --arch, the number of classes and of input channels"
     )
+    if any("parametrizations." in key or key.endswith("_orig") for key in unexpected):
+        remedy += "; or bake its parametrizations in before saving: torch.nn.utils.parametrize.remove_parametrizations"
     if not arch and not misshapen and not allow_partial and len(missing) < len(own) / 2:
         remedy += ", or accept what is there with --allow-partial"
     return InputError(f"does not fit the network: {', '.join(what)}", where=where, remedy=remedy)

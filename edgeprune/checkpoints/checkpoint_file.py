@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
-import re
+import io
 import warnings
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251 - the error alone
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from edgeprune.checkpoints.pickle_protocols import as_archive, in_protocol_2, numbers_in
+from edgeprune.checkpoints.plain_objects import STAND_INS
+from edgeprune.checkpoints.refusals import EXPECTED, TORCH_MAGIC, refusal
+from edgeprune.checkpoints.torchscript import is_torchscript, read_torchscript
 from edgeprune.errors import InputError, first_line
 
 SUFFIXES = frozenset({".pt", ".pth", ".th", ".ckpt", ".bin", ".safetensors"})
-_EXPECTED = "a checkpoint saved by torch.save or safetensors"
-_BLOCKED = re.compile(r"GLOBAL ([\w.]+)")
-
-# Beside tensors and plain values, checkpoints often hold a command line's arguments, and accuracies as NumPy numbers.
-# These types are plain data too: rebuilding them runs no code of the file's choosing.
-_SCALAR = np.float64(0).__reduce__()[0]
-_DATA_TYPES: list[Any] = [
-    argparse.Namespace,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-]
 
 
 def is_checkpoint_name(path: Path) -> bool:
@@ -47,15 +36,15 @@ def read_object(path: Path) -> Any:
     if path.is_dir():
         raise InputError("is a folder", where=path, expected="a checkpoint file")
     if not path.exists():
-        raise InputError("no such file", where=path, expected=_EXPECTED)
+        raise InputError("no such file", where=path, expected=EXPECTED)
     try:
         if not path.stat().st_size:
-            raise InputError("is empty", where=path, expected=_EXPECTED, remedy="copy or download it again")
+            raise InputError("is empty", where=path, expected=EXPECTED, remedy="copy or download it again")
         with path.open("rb") as file:
-            head = file.read(8)
+            head = file.read(32)
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path, expected=_EXPECTED) from error
-    if path.suffix == ".safetensors":
+        raise InputError(f"cannot be read ({error.strerror})", where=path, expected=EXPECTED) from error
+    if path.suffix == ".safetensors" or head[8:10] == b'{"':
         return _read_safetensors(path)
     if head.startswith(b"PK") and not _is_whole_zip(path):
         raise InputError("is truncated", where=path, expected="a whole checkpoint", remedy="copy or download it again")
@@ -70,52 +59,60 @@ def _is_whole_zip(path: Path) -> bool:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of the file, and those that safetensors.torch.save_model left out because they share memory with
+    another: it notes in the file's metadata, name -> the other's name, what it left out."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
             f"is no sound safetensors file ({first_line(error)})",
             where=path,
-            expected=_EXPECTED,
+            expected=EXPECTED,
             remedy="copy or download it again",
         ) from error
+    shared = {name: tensors[other] for name, other in metadata.items() if other in tensors and name not in tensors}
+    return tensors | shared
 
 
 def _read_torch(path: Path, head: bytes) -> Any:
     try:
-        with torch.serialization.safe_globals(_DATA_TYPES), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters to the user is said by the error
-            return torch.load(path, map_location="cpu", weights_only=True)
+            if head.startswith(b"PK"):
+                with zipfile.ZipFile(path) as archive:
+                    if is_torchscript(archive):
+                        return read_torchscript(path, archive)
+            return _unpickled(path, head)
+    except InputError:
+        raise
     except Exception as error:  # bytes that are no checkpoint make torch's reader raise nearly anything (KeyError, ...)
-        raise _refusal(path, head, error) from error
+        with torch.serialization.safe_globals(STAND_INS):
+            raise refusal(path, head, error) from error
 
 
-def _refusal(path: Path, head: bytes, error: Exception) -> InputError:
-    text = str(error)
-    save_weights = "save only the weights: torch.save(model.state_dict(), PATH)"
-    if "TorchScript" in text:
-        return InputError(
-            "is a TorchScript program", where=path, expected="a checkpoint of weights", remedy=save_weights
-        )
-    blocked = _BLOCKED.search(text)
-    if blocked:
-        name = blocked[1]
-        kind = "a pickled module" if _is_module(name) else "Python objects"
-        return InputError(
-            f"holds {kind} ({name}), which is never loaded: unpickling can run any code",
-            where=path,
-            expected="tensors only",
-            remedy=save_weights,
-        )
-    seen = first_line(error)[:120] if head.startswith(b"PK") else f"it begins with {head!r}"
-    return InputError(
-        f"is no checkpoint, or a damaged one ({seen})",
-        where=path,
-        expected=_EXPECTED,
-        remedy="copy or download it again if it was one",
-    )
+def _unpickled(path: Path, head: bytes) -> Any:
+    """By torch's safe unpickler; what it cannot read for its form alone is given to it in another form."""
+    if head.startswith(b"\x80") and TORCH_MAGIC not in head:
+        return _safely(as_archive(in_protocol_2(path.read_bytes()), {}))
+    try:
+        return _safely(path)
+    except UnpicklingError as error:
+        if "Unsupported operand" not in str(error) or not head.startswith(b"PK"):
+            raise
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        root = name.removesuffix("/data.pkl")
+        return _safely(as_archive(in_protocol_2(archive.read(name)), numbers_in(archive, root)))
 
 
-def _is_module(name: str) -> bool:
-    """torch's own layers, and classes that look like a network's: a capital, in a module of the user's."""
-    return name.startswith("torch.nn.") or name.rpartition(".")[2][:1].isupper()
+def _safely(source: Path | io.BytesIO) -> Any:
+    """Python 2 wrote NumPy's numbers as text of any bytes: latin1 keeps these."""
+    with torch.serialization.safe_globals(STAND_INS):
+        try:
+            return torch.load(source, map_location="cpu", weights_only=True)
+        except UnicodeDecodeError:
+            if isinstance(source, io.BytesIO):
+                source.seek(0)
+            return torch.load(source, map_location="cpu", weights_only=True, encoding="latin1")

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from edgeprune.checkpoints.arch_fit import fitting_arch
-from edgeprune.checkpoints.checkpoint import few, read_state_dict, unwrapped_name
+from edgeprune.checkpoints.checkpoint import few, read_state_dict
 from edgeprune.checkpoints.checkpoint_file import SUFFIXES, is_checkpoint_name
+from edgeprune.checkpoints.key_layout import fitted
+from edgeprune.checkpoints.state import unwrapped_name
 from edgeprune.errors import InputError
 from edgeprune.io.progress import note
 
@@ -56,7 +58,11 @@ def read_tickets(folder: Path, expect: Mapping[str, tuple[int, ...]]) -> list[Ti
 
 
 def _read_ticket(path: Path, expect: Mapping[str, tuple[int, ...]]) -> TicketFile:
-    state = read_state_dict(path)
+    read = read_state_dict(path)
+    state = fitted(read, {unwrapped_name(key): tuple(shape) for key, shape in expect.items()}, where=path)
+    changed = [line for line in state.renamed if line not in read.renamed]
+    if changed:
+        note(f"{path}: {'; '.join(changed)}")
     tensors = {}
     for key, shape in expect.items():
         value = state.tensors.get(unwrapped_name(key))

@@ -49,8 +49,8 @@ def _computed_tensors(model: nn.Module) -> dict[int, Tensor]:
 
 
 def _bake_parametrizations(module: nn.Module) -> None:
-    """As `parametrize.remove_parametrizations`, which would break the original: a copy shares its class, and with it the
-    property that computes the weight."""
+    """As `parametrize.remove_parametrizations`, which would break the original: a copy shares its class, and with it
+    the property that computes the weight."""
     names: list[str] = list(module.parametrizations)  # type: ignore[arg-type]
     computed = {name: getattr(module, name).detach().clone() for name in names}
     module.__class__ = type(module).__bases__[0]

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.names import DENSE_WEIGHTS, PLAN
-from edgeprune.checkpoints.checkpoint import LoadedState, load_into, read_state_dict
+from edgeprune.checkpoints.arch_fit import shapes_of
+from edgeprune.checkpoints.checkpoint import load_into, read_state_dict
+from edgeprune.checkpoints.key_layout import fitted
+from edgeprune.checkpoints.state import LoadedState
 from edgeprune.checkpoints.tickets import read_tickets
 from edgeprune.errors import InputError
 from edgeprune.io import progress
@@ -74,6 +77,7 @@ def load_network(source: NetworkSource) -> Network:
     network = _built(source, source.num_classes)
     if state is None:
         return replace(network, model=baked(network.model))
+    state = fitted(state, shapes_of(network.model), where=source.checkpoint)
     classes = _classes_in(state, network)
     if source.num_classes is None and classes != network.num_classes:
         progress.note(f"{source.checkpoint}: has {classes} classes, so the network is built with {classes}")

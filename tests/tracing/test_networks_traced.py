@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from edgeprune.checkpoints.arch_fit import fitting_arch, shapes_of
-from edgeprune.checkpoints.checkpoint import LoadedState, load_into
+from edgeprune.checkpoints.checkpoint import load_into
+from edgeprune.checkpoints.state import LoadedState
 from edgeprune.graph import CoupledSet, Graph
 from edgeprune.tracing.channel_calls import literal_features
 from edgeprune.tracing.trace import trace
