@@ -96,6 +96,15 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Slopes:
+    """One PReLU with a slope for each channel of a coupled set."""
+
+    name: str
+    coupled_set: str
+    features_per_channel: int = 1
+
+
+@dataclass(frozen=True)
 class ZeroPadding:
     """Zero channels put before and after those of `source` (a parameter-free shortcut); the result is in `target`.
 
@@ -121,6 +130,7 @@ class Graph:
     other_params: int = 0
     """Parameters outside the layers' weights: biases, BatchNorm."""
     norms: tuple[Norm, ...] = ()
+    slopes: tuple[Slopes, ...] = ()
     paddings: tuple[ZeroPadding, ...] = ()
 
     @cached_property

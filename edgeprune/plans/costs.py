@@ -36,6 +36,9 @@ def planned_params(plan: Plan, graph: Graph) -> int:
     for norm in graph.norms:
         written = kept.sets[norm.coupled_set]
         fewer += 2 * norm.affine * norm.features_per_channel * (written.channels - len(written.index))
+    for slopes in graph.slopes:
+        written = kept.sets[slopes.coupled_set]
+        fewer += slopes.features_per_channel * (written.channels - len(written.index))
     for layer in graph.layers:
         left_out = layer.out_channels - len(kept.filters(layer).index)
         fewer += layer.has_bias * left_out

@@ -6,6 +6,7 @@ return to their own type at the end. What no layer can absorb stays as a `Gather
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -147,7 +148,9 @@ class _Folding:
         elif type(module) in (nn.Conv2d, nn.Linear):
             self.fold_dense(node, module, norm)  # type: ignore[arg-type]
         elif isinstance(module, NORMS):
-            self.permute_norm(node, module)
+            self.permute(node, module, NORM_TENSORS)
+        elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
+            self.permute(node, module, ("weight",))
 
     def fold_dense(self, node: fx.Node, module: nn.Conv2d | nn.Linear, norm: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
@@ -184,10 +187,11 @@ class _Folding:
         )
         self.insert_gather_after(f"{name}.output_gather", node, gather_between(writes, wanted))
 
-    def permute_norm(self, node: fx.Node, norm: Norm) -> None:
+    def permute(self, node: fx.Node, module: nn.Module, names: Sequence[str]) -> None:
+        """Put tensors with a value for each feature into the order in which the channels are held."""
         held = self.layout(node).repeated_blocks(self.channels[node.name].features).array()
-        for name in NORM_TENSORS:
-            tensor = getattr(norm, name)
+        for name in names:
+            tensor = getattr(module, name)
             if tensor is not None:
                 tensor.data = tensor.data[held]
 

@@ -19,7 +19,8 @@ from edgeprune.modules.norms import NORM_TENSORS
 from edgeprune.plans.kept_channels import Kept, KeptChannels
 from edgeprune.plans.permutation import Selection
 from edgeprune.plans.plan import Plan
-from edgeprune.tracing.channel_calls import set_literal_features, set_split_sizes
+from edgeprune.tracing.channel_calls import set_literal_features
+from edgeprune.tracing.channel_parts import set_slice, set_split_sizes
 from edgeprune.tracing.constants import Values, constants_by_reader
 from edgeprune.tracing.trace import Traced, trace
 
@@ -38,6 +39,9 @@ def thin(model: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
     for norm in graph.norms:
         left = features_left(norm_channels(norm, graph, kept), norm.features_per_channel)
         _thin_norm(model.get_submodule(norm.name), left)
+    for slopes in graph.slopes:
+        left = features_left(kept.sets[slopes.coupled_set], slopes.features_per_channel)
+        _thin_slopes(model.get_submodule(slopes.name), left)  # type: ignore[arg-type]
     return model
 
 
@@ -110,6 +114,12 @@ def _thin_norm(norm: nn.Module, features: Selection) -> None:
             setattr(norm, name, tensor[features.array()])
 
 
+@torch.no_grad()
+def _thin_slopes(module: nn.PReLU, features: Selection) -> None:
+    module.num_parameters = len(features)
+    module.weight = _parameter(module.weight[features.array()], module.weight)
+
+
 def _parameter(values: Tensor, like: Tensor) -> nn.Parameter:
     """What was frozen stays frozen."""
     return nn.Parameter(values, requires_grad=like.requires_grad)
@@ -122,6 +132,7 @@ def _counts_channels(traced: Traced, plan: Plan, kept: KeptChannels) -> bool:
     counted = {s for p in traced.graph.paddings for s in (p.source, p.target)}
     counted |= {traced.channels[name].coupled_set for name in traced.literal_views}
     counted |= {part for parts in traced.splits.values() for part in parts}
+    counted |= {part for taken in traced.slices.values() for part in taken.parts}
     return any(not kept.sets[name].is_all for name in counted) or any(entry.kept_filters for entry in plan.layers)
 
 
@@ -133,6 +144,11 @@ def _thin_graph(traced: Traced, plan: Plan, kept: KeptChannels) -> fx.GraphModul
             _thin_padding(traced, node, *paddings[node.name])
         elif node.name in traced.splits:
             set_split_sizes(node, [len(kept.sets[part].index) for part in traced.splits[node.name]])
+        elif node.name in traced.slices:
+            part = traced.slices[node.name]
+            sizes = [len(kept.sets[name].index) for name in part.parts]
+            start = sum(sizes[: part.number])
+            set_slice(node, part, start, start + sizes[part.number])
         elif node.name in traced.literal_views:
             channels = traced.channels[node.name]
             set_literal_features(node, len(kept.sets[channels.coupled_set].index) * channels.features)
@@ -234,6 +250,10 @@ def expanded(state: Mapping[str, Tensor], plan: Plan, graph: Graph, like: Mappin
         for key, blank in ((f"{norm.name}.{name}", float(name == "running_var")) for name in NORM_TENSORS):
             if key in full:
                 full[key] = _copied(_spread(state[key], channels, features, blank), channels, features)
+    for slopes in graph.slopes:
+        channels, features = kept.sets[slopes.coupled_set], slopes.features_per_channel
+        key = f"{slopes.name}.weight"
+        full[key] = _copied(_spread(state[key], channels, features), channels, features)
     return full
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import fx
 
@@ -28,34 +26,18 @@ from edgeprune.tracing.channel_ops import (
     REDUCES_METHODS,
     RESHAPES_FUNCTIONS,
     RESHAPES_METHODS,
-    SPLITS_FUNCTIONS,
-    SPLITS_METHODS,
     VIEWS,
 )
-from edgeprune.tracing.coupling import SetForest
+from edgeprune.tracing.channel_parts import Channels, PartWalk, calls, name_of, unknown_call
 
 
-@dataclass(frozen=True)
-class Channels:
-    """Where a tensor's channels are: its coupled set, and how many consecutive features each channel is."""
-
-    coupled_set: str
-    features: int = 1
-
-
-class CallWalk:
+class CallWalk(PartWalk):
     """The state of one walk over an fx graph, and the visits of its calls of functions and methods."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.shapes = shapes
-        self.values: dict[str, Channels] = {}
-        self.sets = SetForest()
+        super().__init__(shapes)
         self.paddings: dict[str, tuple[int, int]] = {}
-        self.concatenations: list[tuple[str, tuple[str, ...]]] = []
         self.literal_views: list[str] = []
-        self.splits: dict[str, tuple[str, ...]] = {}
-        self.tuples: dict[str, tuple[Channels | None, ...]] = {}
-        """fx node name of a tuple of tensors -> where the channels of each are; None for what is no tensor."""
 
     def visit_call(self, node: fx.Node) -> None:
         target = node.target
@@ -71,13 +53,13 @@ class CallWalk:
         source = self.source(node)
         if source is None:
             return  # made of parameters: a value for each channel where it meets some
-        if _calls(node, JOINS_FUNCTIONS, JOINS_METHODS):
+        if calls(node, JOINS_FUNCTIONS, JOINS_METHODS):
             self.visit_join(node, tensors)
-        elif _calls(node, KEEPS_FUNCTIONS, KEEPS_METHODS) and len(tensors) == 1:
+        elif calls(node, KEEPS_FUNCTIONS, KEEPS_METHODS) and len(tensors) == 1:
             self.values[node.name] = source
-        elif _calls(node, RESHAPES_FUNCTIONS, RESHAPES_METHODS):
+        elif calls(node, RESHAPES_FUNCTIONS, RESHAPES_METHODS):
             self.reshape(node, source)
-        elif _calls(node, REDUCES_FUNCTIONS, REDUCES_METHODS):
+        elif calls(node, REDUCES_FUNCTIONS, REDUCES_METHODS):
             self.visit_reduction(node, source)
         elif target is operator.getitem:
             self.visit_getitem(node, source)
@@ -87,44 +69,6 @@ class CallWalk:
             self.visit_pad(node, source)
         else:
             self.unknown(node, unknown_call(node))
-
-    def visit_tuple(self, node: fx.Node) -> None:
-        """A tensor in several parts: along its channels, which then are those of the parts one after another; or along
-        another axis. What else gives several tensors is not known."""
-        shapes = [tuple(meta.shape) if hasattr(meta, "shape") else None for meta in node.meta["tensor_meta"]]
-        source = self.source(node)
-        axis = _split_axis(node) if _calls(node, SPLITS_FUNCTIONS, SPLITS_METHODS) else None
-        rank = len(self.shapes.get(node.all_input_nodes[0].name, ()))
-        sizes = tuple(shape[1] for shape in shapes if shape is not None and len(shape) > 1)
-        if source is None:
-            return
-        if axis is None or not rank or len(sizes) < len(shapes) or (axis % rank == 1 and source.features > 1):
-            self.unknown_tuple(node, shapes)
-        elif axis % rank != 1:
-            self.tuples[node.name] = (source,) * len(shapes) if axis % rank else (None,) * len(shapes)
-        elif parts := self.parts_of(source.coupled_set, sizes, node.name):
-            self.tuples[node.name] = tuple(Channels(part) for part in parts)
-            self.splits[node.name] = parts
-        else:
-            self.unknown_tuple(node, shapes)
-
-    def parts_of(self, coupled_set: str, sizes: tuple[int, ...], name: str) -> tuple[str, ...]:
-        """The sets that a set consists of, in parts of these sizes; empty where it consists of others already."""
-        root = self.sets.root(coupled_set)
-        known = [parts for whole, parts in self.concatenations if self.sets.root(whole) == root]
-        if known:
-            fits = tuple(self.sets.channels(part) for part in known[0]) == sizes
-            return known[0] if fits else ()
-        parts = tuple(self.sets.make(f"{name}_{number}", size) for number, size in enumerate(sizes))
-        self.concatenations.append((root, parts))
-        return parts
-
-    def visit_part(self, node: fx.Node, of: fx.Node) -> None:
-        number = node.args[1]
-        parts = self.tuples[of.name]
-        found = parts[number] if isinstance(number, int) and -len(parts) <= number < len(parts) else None
-        if found is not None:
-            self.values[node.name] = found
 
     def visit_join(self, node: fx.Node, tensors: list[fx.Node]) -> None:
         channels = self.shapes[node.name][1] if len(self.shapes[node.name]) > 1 else 0
@@ -138,7 +82,7 @@ class CallWalk:
             if shape[1] == 1 and channels > 1:
                 continue  # broadcast over the channels
             if tensor.name not in self.values:
-                return self.unknown(node, f"it meets {tensor.name}, a value for each channel, in {_name(node)}")
+                return self.unknown(node, f"it meets {tensor.name}, a value for each channel, in {name_of(node)}")
             sources.append(self.values[tensor.name])
         divides = node.target in DIVIDES and len(sources) > 1
         if not sources or len({s.features for s in sources}) > 1 or divides:
@@ -165,10 +109,9 @@ class CallWalk:
         if keys and keys[0] is Ellipsis:
             rank = len(self.shapes[node.all_input_nodes[0].name])
             keys = (whole,) * (rank - sum(k is not None for k in keys[1:])) + keys[1:]
-        if all(k is None or isinstance(k, slice) for k in keys) and all(k == whole for k in keys[:2]):
-            self.values[node.name] = source
-        else:
-            self.unknown(node, f"only some of its channels are taken ({_name(node)})")
+        are_slices = all(k is None or isinstance(k, slice) for k in keys) and keys[:1] == (whole,)
+        if not are_slices or not self.visit_slice(node, source, keys):
+            self.unknown(node, f"only some of its channels are taken ({name_of(node)})")
 
     def visit_concat(self, node: fx.Node) -> None:
         parts, *rest = node.args or (node.kwargs.get("tensors"),)
@@ -216,50 +159,6 @@ class CallWalk:
         else:
             self.unknown(node, unknown_call(node))
 
-    # -- what all visits share ---------------------------------------------------------------------------------------
-    def unknown(self, node: fx.Node, reason: str) -> None:
-        """The sets that this node reads and writes keep their order and width."""
-        self.pin_inputs(node, reason)
-        shape = self.shapes.get(node.name, ())
-        if len(shape) > 1:
-            self.values[node.name] = Channels(self.sets.make(node.name, shape[1]))
-            self.sets.pin(node.name, reason)
-
-    def unknown_tuple(self, node: fx.Node, shapes: Sequence[tuple[int, ...] | None]) -> None:
-        """As `unknown`, for what gives several tensors."""
-        reason = unknown_call(node)
-        self.pin_inputs(node, reason)
-        parts: list[Channels | None] = []
-        for number, shape in enumerate(shapes):
-            if shape is None or len(shape) < 2:
-                parts.append(None)
-                continue
-            name = self.sets.make(f"{node.name}_{number}", shape[1])
-            self.sets.pin(name, reason)
-            parts.append(Channels(name))
-        self.tuples[node.name] = tuple(parts)
-
-    def pin_inputs(self, node: fx.Node, reason: str) -> None:
-        for source in node.all_input_nodes:
-            for found in (self.values.get(source.name), *self.tuples.get(source.name, ())):
-                if found is not None:
-                    self.sets.pin(found.coupled_set, reason)
-
-    def source(self, node: fx.Node) -> Channels | None:
-        return next((self.values[n.name] for n in node.all_input_nodes if n.name in self.values), None)
-
-
-def _split_axis(node: fx.Node) -> int | None:
-    """The axis along which a tensor is split; None where it is not written down."""
-    axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    return axis if isinstance(axis, int) else None
-
-
-def set_split_sizes(node: fx.Node, sizes: Sequence[int]) -> None:
-    """Split into parts of these sizes, for a tensor that has become thinner."""
-    node.op, node.target = "call_function", torch.split
-    node.args, node.kwargs = (node.all_input_nodes[0], list(sizes), 1), {}
-
 
 def literal_features(node: fx.Node) -> int | None:
     """The number that a view or reshape writes down for axis 1: `x.view(-1, 512)`; None if it writes none."""
@@ -280,16 +179,3 @@ def _sizes(node: fx.Node) -> tuple[Any, ...]:
         return ()
     sizes = node.args[1:] or tuple(node.kwargs.get(name) for name in ("shape", "size") if name in node.kwargs)
     return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-
-
-def unknown_call(node: fx.Node) -> str:
-    """Why the channels around a call that we do not know cannot change."""
-    return f"{_name(node)} may reorder, mix or count its channels"
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
-def _calls(node: fx.Node, functions: Container[object], methods: Container[object]) -> bool:
-    return node.target in (methods if node.op == "call_method" else functions)

@@ -19,7 +19,7 @@ KEEPS_MODULES = (
     nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d,
     nn.ReplicationPad2d, nn.CircularPad2d,
 )  # fmt: skip
-"""Besides these a PReLU with one slope for all channels."""
+"""Besides these PReLU, whose slopes follow the channels."""
 KEEPS_FUNCTIONS = {
     F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid, F.logsigmoid, F.tanh,
     F.tanhshrink, F.hardtanh, F.hardshrink, F.hardswish, F.hardsigmoid, F.softplus, F.softsign, F.softshrink,

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from edgeprune.graph import CoupledSet, Graph, Layer, Norm, ZeroPadding
+from edgeprune.graph import CoupledSet, Graph, Layer, Norm, Slopes, ZeroPadding
 from edgeprune.modules.grouped_conv import GroupedConv2d
 from edgeprune.modules.norms import NORMS
-from edgeprune.tracing.channel_calls import CallWalk, Channels
+from edgeprune.tracing.channel_calls import CallWalk
 from edgeprune.tracing.channel_ops import KEEPS_MODULES
+from edgeprune.tracing.channel_parts import Channels, Slice
 from edgeprune.tracing.layer_roles import calls_of, ends_branch, is_shortcut, norm_behind
 from edgeprune.tracing.one_run import LayerCalls
 
@@ -43,6 +44,8 @@ class Traced:
     """Coupled set of a concatenation -> the sets of its parts, in order."""
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """fx node name of a split along the channels -> the sets of its parts, in order."""
+    slices: Mapping[str, Slice] = field(default_factory=dict)
+    """fx node name of what takes some neighbouring channels -> which."""
     counts_channels: bool = False
     """Whether the forward itself would go another way with fewer channels; the graph in `module` would not."""
     literal_views: tuple[str, ...] = ()
@@ -61,6 +64,7 @@ class ChannelWalk(CallWalk):
         """A parameter -> how many modules hold it."""
         self.layers: dict[str, Layer] = {}
         self.norms: list[Norm] = []
+        self.slopes: list[Slopes] = []
 
     # -- nodes -------------------------------------------------------------------------------------------------------
     def visit(self, node: fx.Node) -> None:
@@ -91,8 +95,10 @@ class ChannelWalk(CallWalk):
                 self.sets.pin(source.coupled_set, f"{name} is used at several places")
         elif type(module) is nn.Flatten:
             self.reshape(node, source)
-        elif isinstance(module, KEEPS_MODULES) or (type(module) is nn.PReLU and module.num_parameters == 1):
+        elif isinstance(module, KEEPS_MODULES) or type(module) is nn.PReLU:
             self.values[node.name] = source
+            if isinstance(module, nn.PReLU) and module.num_parameters > 1:
+                self.slopes.append(Slopes(name, source.coupled_set, source.features))
             if isinstance(module, NORMS):
                 self.norms.append(
                     Norm(name, source.coupled_set, source.features, isinstance(module.weight, nn.Parameter))
@@ -166,6 +172,7 @@ class ChannelWalk(CallWalk):
                 input_shape=input_shape,
                 other_params=sum(p.numel() for p in self.module.parameters()) - weights,
                 norms=tuple(replace(norm, coupled_set=self.sets.root(norm.coupled_set)) for norm in self.norms),
+                slopes=tuple(replace(slopes, coupled_set=self.sets.root(slopes.coupled_set)) for slopes in self.slopes),
                 paddings=self.zero_paddings(),
             ),
             channels={n: Channels(self.sets.root(c.coupled_set), c.features) for n, c in self.values.items()},
@@ -173,6 +180,10 @@ class ChannelWalk(CallWalk):
             paddings=self.paddings,
             concatenations=self.parts_by_set(),
             splits={n: tuple(self.sets.root(p) for p in parts) for n, parts in self.splits.items()},
+            slices={
+                name: replace(part, parts=tuple(self.sets.root(p) for p in part.parts))
+                for name, part in self.slices.items()
+            },
             counts_channels=counts_channels,
             literal_views=tuple(self.literal_views),
         )

@@ -31,6 +31,8 @@ def prepared(name: str) -> tuple[nn.Module, Graph]:
             module.running_var.copy_(torch.rand(size, generator=generator) + 0.5)
             module.weight.data.copy_(torch.rand(size, generator=generator) + 0.5)
             module.bias.data.copy_(torch.randn(size, generator=generator) * 0.2)
+        if isinstance(module, nn.PReLU):
+            module.weight.data.copy_(torch.rand(module.num_parameters, generator=generator))
     model = model.double().eval()
     return model, trace(model, X[:1]).graph
 

@@ -76,6 +76,18 @@ class SplitResidual(Found):
         return torch.cat([a, F.relu(b + self.branch(b))], 1)
 
 
+class Sliced(Found):
+    """Some of the channels go another way, taken by their numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope, self.branch = nn.PReLU(16), nn.Conv2d(6, 6, 3, padding=1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        x = self.slope(x)[:, :16]
+        return torch.cat([self.branch(x[:, :6]), x[:, 6:, :, :]], 1)
+
+
 class Coordinates(Found):
     """Coordinate attention: pooled along each axis, joined and split along the height."""
 
@@ -175,6 +187,7 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "uneven split": UnevenSplit,
     "split twice": SplitTwice,
     "split residual": SplitResidual,
+    "slices and slopes": Sliced,
     "coordinate attention": Coordinates,
     "convolution on a parameter": OnParameter,
     "spatial attention": SpatialAttention,
