@@ -34,11 +34,14 @@ def export_into(stage: Path, pruned: Pruned, deploy: DeployOptions) -> Manifest:
     GateError if an exported file does not compute what its network computes.
     """
     inputs = _parity_inputs(deploy, pruned.network.input_shape)
-    _check_batch(pruned.network.model, inputs["random"])
     save_pruned(pruned, stage)
     progress.note("exporting and verifying the dense baseline")
     dense = pruned.network.model
-    _export_one(dense, dense, stage / DENSE_MODEL, deploy, inputs)
+    try:
+        _export_one(dense, dense, stage / DENSE_MODEL, deploy, inputs)
+    except InputError:
+        _check_batch(dense, inputs["random"])  # which may be the true reason
+        raise
     progress.note("exporting and verifying the pruned network")
     reference = masked(pruned.model, dense, pruned.plan, pruned.graph)
     gathers, parity = _export_one(pruned.model, reference, stage / MODEL, deploy, inputs)
@@ -89,7 +92,7 @@ def _check_batch(model: torch.nn.Module, batch: NDArray[np.float32]) -> None:
     """InputError if the network runs on a batch of 1 alone, and a dynamic one is asked for."""
     images = torch.from_numpy(batch)
     if len(batch) == 1 or (error := _failure(model, images)) is None or _failure(model, images[:1]) is not None:
-        return  # what does not run at all is told where it is traced
+        return
     raise InputError(
         f"the network runs on a batch of 1 alone: on {len(batch)} images, {first_line(error)}",
         expected="a network for any batch", remedy="pass --static-batch, which writes ONNX files for a batch of 1",

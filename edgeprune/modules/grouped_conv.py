@@ -93,9 +93,7 @@ class GroupedConv2d(nn.Conv2d):
     @torch.no_grad()
     def load_dense(self, weight: Tensor, bias: Tensor | None) -> None:
         """Take the kept kernels out of the dense layer's weight (C_out, C_in, k, k)."""
-        for group, (filters, inputs) in enumerate(zip(self.entry.filters, self.entry.inputs, strict=True)):
-            size = len(filters)
-            self.weight[group * size : (group + 1) * size] = weight[list(filters)][:, list(inputs)]
+        self.weight.copy_(weight.flatten(0, 1)[self.kernel_index].view_as(self.weight))
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias[self.writes.array()])
 

@@ -18,6 +18,7 @@ from torch.fx.proxy import Attribute, TraceError
 from edgeprune.errors import InputError, first_line
 from edgeprune.modules.grouped_conv import GroupedConv2d
 from edgeprune.modules.norms import is_norm
+from edgeprune.tracing.one_run import LayerCalls, note_shapes
 
 
 class _Known:
@@ -53,8 +54,10 @@ class _Attribute(_Known, Attribute):
 class LenientTracer(fx.Tracer):
     """Traces into every module; one that cannot be traced becomes a leaf, with the reason kept in `opaque`."""
 
-    def __init__(self, example_input: Tensor) -> None:
+    def __init__(self, example_input: Tensor, calls: LayerCalls) -> None:
+        """`calls`: where what the layers compute is recorded."""
         super().__init__()
+        self._calls = calls
         self.opaque: dict[str, str] = {}
         self._example = example_input
         self._values: dict[fx.Node, Any] = {}
@@ -119,7 +122,8 @@ class LenientTracer(fx.Tracer):
         self._is_computing = True
         try:
             with torch.no_grad():
-                self._values[proxy.node] = self._computed(proxy.node)
+                value = self._values[proxy.node] = self._computed(proxy.node)
+            note_shapes(proxy.node, value)
             if self._counts(proxy.node):
                 self._channel_counts.add(proxy.node)
         except Exception:  # whatever it is, the one real run will raise it again, and say so
@@ -155,6 +159,11 @@ class LenientTracer(fx.Tracer):
             source in self._channel_counts or isinstance(self._values.get(source), torch.Size) for source in sources
         )
 
+    @property
+    def is_computed(self) -> bool:
+        """Whether all that was traced could be computed."""
+        return all(node in self._values for node in self.graph.nodes if node.op != "output")
+
     def drop_unread_numbers(self) -> None:
         """Erase the nodes that give sizes and other numbers which only the forward's own branches asked for."""
         for node in reversed(list(self.graph.nodes)):
@@ -170,13 +179,14 @@ class LenientTracer(fx.Tracer):
         name = self.path_of_module(m)
         if self.is_leaf_module(m, name):
             return super().call_module(m, forward, args, kwargs)
-        before, stack = len(self.graph.nodes), self.module_stack.copy()
+        before, stack, calls = len(self.graph.nodes), self.module_stack.copy(), self._calls.copy()
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:  # whatever a user's forward does with a proxy that a proxy cannot do
             for node in reversed(list(self.graph.nodes)[before:]):
                 self.graph.erase_node(node)
             self.module_stack = stack  # what failed inside was not taken off it
+            self._calls.reset(calls)  # the module will be computed as a whole
             self.opaque = {k: v for k, v in self.opaque.items() if not k.startswith(f"{name}.")}
             self.opaque[name] = first_line(error)
             return self.create_proxy("call_module", name, args, kwargs)

@@ -1,16 +1,16 @@
-"""One real run of a traced model, which records what each layer computes."""
+"""What each layer of a model computes in one pass, and of which shape everything in between is."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch.fx.passes.shape_prop import ShapeProp, _extract_tensor_metadata
 
 from edgeprune.errors import InputError, first_line
 
@@ -22,8 +22,17 @@ class LayerCalls:
     positions: dict[str, int] = field(default_factory=dict)
     count: dict[str, int] = field(default_factory=dict)
 
+    def copy(self) -> LayerCalls:
+        return LayerCalls(dict(self.positions), dict(self.count))
 
-def run_once(module: fx.GraphModule, example_input: Tensor) -> LayerCalls:
+    def reset(self, earlier: LayerCalls) -> None:
+        """Forget what was recorded since."""
+        self.positions, self.count = earlier.positions, earlier.count
+
+
+@contextlib.contextmanager
+def recorded(model: nn.Module) -> Iterator[LayerCalls]:
+    """What the layers of a model compute inside this block."""
     calls = LayerCalls()
 
     def hook(name: str) -> Callable[..., None]:
@@ -36,19 +45,45 @@ def run_once(module: fx.GraphModule, example_input: Tensor) -> LayerCalls:
 
     handles = [
         layer.register_forward_hook(hook(name))
-        for name, layer in module.named_modules()
+        for name, layer in model.named_modules()
         if isinstance(layer, (nn.Conv2d, nn.Linear))
     ]
     try:
-        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # ShapeProp prints a traceback of its own
-            ShapeProp(module).propagate(example_input)
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run_once(module: fx.GraphModule, example_input: Tensor) -> LayerCalls:
+    """Run a traced model, which notes the shapes at its nodes; InputError if it cannot be run on this input."""
+    try:
+        with recorded(module) as calls, torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
+            ShapeProp(module).propagate(example_input)  # it prints a traceback of its own
     except Exception as error:
         raise InputError(
             f"the model cannot be run on an input of shape {tuple(example_input.shape)}: "
             f"{first_line(error.__cause__ or error)}",
             remedy="check --input-size (C,H,W) and --arch",
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     return calls
+
+
+def note_shapes(node: fx.Node, value: object) -> None:
+    """Note at a node of which shape what it gives is, as `run_once` does."""
+    if any(isinstance(part, Tensor) for part in _leaves(value)):
+        node.meta["tensor_meta"] = fx.node.map_aggregate(value, _metadata)  # type: ignore[type-var]
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _leaves(part)
+    elif isinstance(value, dict):
+        yield from _leaves(list(value.values()))
+    else:
+        yield value
+
+
+def _metadata(value: object) -> object:
+    return _extract_tensor_metadata(value) if isinstance(value, Tensor) else value

@@ -31,6 +31,7 @@ def restore_norms(module: fx.GraphModule, model: nn.Module) -> None:
             _replace(module, owner, _plain(module.get_submodule(owner), kind, given))
             with module.graph.inserting_before(node):
                 norm = module.graph.call_module(owner, (given["input"],))
+            norm.meta = dict(node.meta)
             node.replace_all_uses_with(norm)
             _erase_with_inputs(node)
     module.recompile()

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from edgeprune.errors import InputError, first_line
 from edgeprune.tracing.channel_walk import ChannelWalk, Traced
 from edgeprune.tracing.fx_tracer import LenientTracer
-from edgeprune.tracing.one_run import run_once
+from edgeprune.tracing.one_run import recorded, run_once
 from edgeprune.tracing.plain_norms import restore_norms
 
 __all__ = ["Traced", "trace"]
@@ -27,9 +27,10 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
             f"{type(model).__name__} cannot be copied: {first_line(error)}",
             remedy="remove weight_norm and the like first (torch.nn.utils.remove_weight_norm)",
         ) from error
-    tracer = LenientTracer(example_input)
     try:
-        fx_graph = tracer.trace(model)
+        with recorded(model) as calls:
+            tracer = LenientTracer(example_input, calls)
+            fx_graph = tracer.trace(model)
     except InputError:
         raise
     except Exception as error:
@@ -41,7 +42,8 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
     tracer.drop_unread_numbers()
     module = fx.GraphModule(model, fx_graph)
     restore_norms(module, model)
-    calls = run_once(module, example_input)
+    if not tracer.is_computed:
+        calls = run_once(module, example_input)  # which says why
     walk = ChannelWalk(module, tracer.opaque, calls)
     for node in module.graph.nodes:
         walk.visit(node)
