@@ -72,7 +72,7 @@ def run_once(module: fx.GraphModule, example_input: Tensor) -> LayerCalls:
 def note_shapes(node: fx.Node, value: object) -> None:
     """Note at a node of which shape what it gives is, as `run_once` does."""
     if any(isinstance(part, Tensor) for part in _leaves(value)):
-        node.meta["tensor_meta"] = fx.node.map_aggregate(value, _metadata)  # type: ignore[type-var]
+        node.meta["tensor_meta"] = fx.node.map_aggregate(value, _metadata)  # type: ignore[arg-type,type-var]
 
 
 def _leaves(value: object) -> Iterator[object]:
