@@ -25,7 +25,7 @@ from edgeprune.lowering.gathers import count_gathers
 from edgeprune.lowering.layers import GroupedLayer, grouped_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import LoweringRecord, load_lowering
-from edgeprune.onnx_files.graph import input_specs, static_batch
+from edgeprune.onnx_files.inputs import input_specs, static_batch
 from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.profiling.setup import random_feeds
 from edgeprune.runners.base import RunOptions

@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
-from edgeprune.onnx_files.graph import array, attributes, concrete_shapes, constants, is_standard, static_batch
+from edgeprune.onnx_files.constants import constants
+from edgeprune.onnx_files.graph import array, attributes, is_standard
+from edgeprune.onnx_files.inputs import static_batch
+from edgeprune.onnx_files.shapes import concrete_shapes
 from edgeprune.plans.permutation import Selection
 
 Reads = tuple[tuple[int, ...], ...]
@@ -75,7 +78,7 @@ class GraphView:
     """Who makes and who uses each value of a model's top-level graph, and its constants. Not kept up to date."""
 
     def __init__(self, model: ModelProto) -> None:
-        self.constants: dict[str, TensorProto] = constants(model)
+        self.constants: Mapping[str, TensorProto] = constants(model)
         self.makers: dict[str, NodeProto] = {}
         self.users: dict[str, list[NodeProto]] = {}
         for node in model.graph.node:

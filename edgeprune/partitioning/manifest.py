@@ -17,7 +17,8 @@ from onnx import ModelProto
 
 from edgeprune.errors import InputError
 from edgeprune.io.json_files import read_json
-from edgeprune.onnx_files.graph import TensorSpec, input_specs, output_specs
+from edgeprune.onnx_files.graph import TensorSpec
+from edgeprune.onnx_files.inputs import input_specs, output_specs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.partitioning.devices import Device, check_devices
 

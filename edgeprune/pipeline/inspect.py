@@ -108,7 +108,8 @@ def _lowering(bundle: Bundle, faults: list[str]) -> dict[str, str]:
 
 
 def _onnx(path: Path) -> Inspection:
-    from edgeprune.onnx_files.graph import attributes, input_specs, opset, output_specs
+    from edgeprune.onnx_files.graph import attributes, opset
+    from edgeprune.onnx_files.inputs import input_specs, output_specs
     from edgeprune.onnx_files.macs import count_macs
     from edgeprune.onnx_files.model import load_model
 

@@ -23,7 +23,8 @@ from edgeprune.devices.roofline import Roofline
 from edgeprune.devices.this_machine import default_profile_name, this_machine_block
 from edgeprune.errors import InputError
 from edgeprune.io import progress
-from edgeprune.onnx_files.graph import TensorSpec, input_specs, output_specs
+from edgeprune.onnx_files.graph import TensorSpec
+from edgeprune.onnx_files.inputs import input_specs, output_specs
 from edgeprune.precision.formats import Precision
 from edgeprune.profiling.batch import measure_batch, memory_checked
 from edgeprune.profiling.environment import current_environment

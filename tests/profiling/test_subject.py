@@ -16,7 +16,7 @@ from onnx import ModelProto
 from edgeprune.bundles.names import DENSE_MODEL, MODEL, PLAIN_MODEL
 from edgeprune.cli import main
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import input_specs
+from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.pipeline.profile import profile as profile_bundle
 from edgeprune.profiling.result import ProfileResult, load_profile_result

@@ -108,7 +108,8 @@ class OrtRunner(OpenedRunner):
         return self._names.original(name)
 
     def profile_nodes(self, feeds: Feeds, iterations: int, *, warmup: int = 5) -> list[NodeTime]:
-        """Median time of every node of the optimised model, in order of execution, warm-up runs left out.
+        """Median time of every node of the optimised model, in order of execution, warm-up runs left out; an If, Loop
+        or Scan as a whole.
 
         The mean would be that of the few runs in which another program had the core. Runs in a session of its own, so
         that measuring does not slow this one down. On GPU targets the times are those of starting the kernels.
@@ -119,7 +120,7 @@ class OrtRunner(OpenedRunner):
         with pinned(self.options.pin[:1]), self.errors_of_the_input():
             for _ in range(warmup + iterations):
                 recorder.run()
-        return recorder.finish(warmup=warmup)
+        return [time for time in recorder.finish(warmup=warmup) if not self._names.is_inside(time.name)]
 
     def recorder(self, feeds: Feeds) -> NodeRecorder:
         """What takes the times of nodes in runs that the caller asks for, one at a time."""
