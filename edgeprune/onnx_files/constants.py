@@ -31,19 +31,27 @@ _OF_RUNTIME = frozenset({"DequantizeLinear", "QuantizeLinear"})
 class Constants(Mapping[str, TensorProto]):
     """The constant tensors of one graph by value name. Asking whether a value is constant computes nothing."""
 
-    def __init__(self, graph: GraphProto, model: ModelProto, outside: Constants | None = None) -> None:
-        """`outside`: those of the graph around it, which the nodes of an inner graph read as well."""
+    def __init__(
+        self,
+        graph: GraphProto,
+        model: ModelProto,
+        outside: Constants | None = None,
+        known: Mapping[str, TensorProto] | None = None,
+    ) -> None:
+        """`outside`: those of the graph around it, which the nodes of an inner graph read as well; `known`: values of
+        which something else than the file says that they are the same in every run, such as shapes at one size."""
         self.stored: dict[str, TensorProto] = dict(outside.stored) if outside else {}
         self.stored.update({tensor.name: tensor for tensor in graph.initializer})
         sparse = ((tensor, tensor.values.name) for tensor in graph.sparse_initializer)
         self.stored.update({name: _dense(tensor, name) for tensor, name in sparse})
+        self.stored.update(known or {})
         self.makers: dict[str, NodeProto] = dict(outside.makers) if outside else {}
         """Computed value -> the node that computes it."""
         for node in graph.node:
             if node.op_type == "Constant" and is_standard(node):
                 if (value := _constant_value(node)) is not None:
                     self.stored[node.output[0]] = value
-            elif self._is_computed(node):
+            elif node.output and node.output[0] not in self.stored and self._is_computed(node):
                 self.makers.update((name, node) for name in node.output if name)
         self._versions, self._ir_version = list(model.opset_import), model.ir_version
         self._values: dict[str, TensorProto] = {}

@@ -64,7 +64,7 @@ def inferred(
 
 def light_graph(graph: GraphProto, inputs: Sequence[ValueInfoProto], held: Constants, told: Types) -> GraphProto:
     """The graph with large constants as inputs, and with those that decide about shapes computed."""
-    computed = _shape_deciding(graph, held)
+    computed = shape_deciding(graph, held)
     tensors = {name: tensor for name, tensor in held.stored.items()} | computed
     large = {name for name, tensor in tensors.items() if math.prod(tensor.dims) > LIGHT_ELEMENTS}
     light = GraphProto(name=graph.name or "graph")
@@ -96,7 +96,7 @@ def known_shape(kind: onnx.TypeProto.Tensor) -> Shape | None:
     return tuple(dim.dim_value for dim in dims) if known else None
 
 
-def _shape_deciding(graph: GraphProto, held: Constants) -> dict[str, TensorProto]:
+def shape_deciding(graph: GraphProto, held: Constants) -> dict[str, TensorProto]:
     """The computed constants that shapes depend on, with all outputs of the nodes that compute them."""
     found: dict[str, TensorProto] = {}
     for node in graph.node:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgeprune.errors import InputError, first_line
 from edgeprune.onnx_files.constants import Constants, constants
 from edgeprune.onnx_files.graph import array, attributes, fed_values, free_values, inner_graphs, is_standard
-from edgeprune.onnx_files.inference import INFERENCE_ERRORS, Shape, Types, inferred, known_shape
+from edgeprune.onnx_files.inference import INFERENCE_ERRORS, Shape, Types, inferred, known_shape, shape_deciding
 from edgeprune.onnx_files.inputs import dynamic_axes, input_specs, static_batch
 
-_MOST_PASSES = 8
-"""Of shape inference, each behind what a Loop that the one before did not know gives."""
+_MOST_PASSES = 64
+"""Of shape inference, each with what the one before did not know: one for each stage that reads the shape before."""
 
 
 def concrete_shapes(model: ModelProto, batch: int) -> dict[str, Shape]:
@@ -27,11 +28,12 @@ def concrete_shapes(model: ModelProto, batch: int) -> dict[str, Shape]:
 def concrete_types(model: ModelProto, batch: int) -> dict[str, tuple[Shape | None, int]]:
     """Shape (None where unknown) and ONNX element type of every value, as `concrete_shapes`.
 
-    Where ONNX infers nothing, of a Loop or an operation of somebody's own, the shapes are those of the loop's body, or
-    those that the file states.
+    What exporters compute from shapes (the target of a Reshape, say) is computed where ONNX's inference does not
+    follow it. Where that says nothing, of a Loop or an operation of somebody's own, the shapes are those of the loop's
+    body, or those that the file states.
     """
     held, inputs = constants(model), _inputs_with_batch(model, batch)
-    told = _stated(model, batch)
+    told, known = _stated(model, batch), dict[str, TensorProto]()
     for _ in range(_MOST_PASSES):
         try:
             found = inferred(model.graph, inputs, held, model, told)
@@ -42,11 +44,28 @@ def concrete_types(model: ModelProto, batch: int) -> dict[str, tuple[Shape | Non
                 expected=f"a network that can be run with batch size {batch}",
                 remedy="export the model again",
             ) from error
+        if all(found.get(name, (None, 0))[0] is not None for node in model.graph.node for name in node.output if name):
+            break
         more = _of_loops(model, found, held)
-        if not more:
-            return found
+        shapes = {name: value for name, value in _taken_shapes(model, found).items() if name not in held}
+        if not more and not shapes:
+            break
         told |= more
+        known |= shapes | shape_deciding(model.graph, held)
+        held = Constants(model.graph, model, known=known)
     return found
+
+
+def _taken_shapes(model: ModelProto, found: Types) -> dict[str, TensorProto]:
+    """What the Shape nodes give whose inputs have known shapes."""
+    values: dict[str, TensorProto] = {}
+    for node in model.graph.node:
+        shape = found.get(node.input[0], (None, 0))[0] if node.op_type == "Shape" and node.input else None
+        if shape is not None:
+            start, end = attributes(node).get("start", 0), attributes(node).get("end", len(shape))
+            part = shape[start:end] if isinstance(start, int) and isinstance(end, int) else shape
+            values[node.output[0]] = numpy_helper.from_array(np.asarray(part, np.int64), node.output[0])
+    return values
 
 
 def inner_types(node: NodeProto, graph: GraphProto, model: ModelProto, outer: Types, held: Constants) -> Types:

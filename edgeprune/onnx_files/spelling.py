@@ -9,6 +9,9 @@ from edgeprune.onnx_files.constants import constants
 from edgeprune.onnx_files.graph import STANDARD_DOMAINS, all_graphs, fed_values
 from edgeprune.onnx_files.inference import INFERENCE_ERRORS, light_graph
 
+_NO_NAMES = frozenset({"?", "None", "none", "-1", "unk", "unknown"})
+"""What exporters write for every open size: no name that says that two of them are equal."""
+
 
 def as_usual(model: ModelProto) -> None:
     """Write ONNX's own domain as "", each domain once, and sizes of inputs and outputs below 1 as dynamic (in place).
@@ -53,6 +56,8 @@ def _open_sizes_below(least: int, value: ValueInfoProto) -> None:
     for dim in value.type.tensor_type.shape.dim:
         if dim.HasField("dim_value") and dim.dim_value < least:
             dim.ClearField("dim_value")
+        elif dim.dim_param in _NO_NAMES:
+            dim.ClearField("dim_param")
 
 
 def _is_silent(value: ValueInfoProto) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from onnx import ModelProto
+
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.manifest import SCHEMA_VERSION, Manifest
 from edgeprune.bundles.names import DENSE_MODEL, ENGINES, LOWERING, MODEL, PARTITION, PLAIN_MODEL, PROFILE
@@ -18,9 +20,11 @@ from edgeprune.io import progress
 from edgeprune.io.files import sha256_of
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.record import LoweringRecord, load_lowering
+from edgeprune.onnx_files.graph import attributes
 from edgeprune.onnx_files.inputs import with_input_size
-from edgeprune.onnx_files.model import load_model, save_onnx
+from edgeprune.onnx_files.model import CONVOLUTIONS, load_model, save_onnx
 from edgeprune.pipeline.output import Output
+from edgeprune.precision.quantization import quantized_layers
 from edgeprune.profiling.precise_models import is_converted
 
 
@@ -35,7 +39,7 @@ def tune_file(
     out.check()
     model = with_input_size(load_model(path), input_size, where=path)
     if not grouped_layers(model):
-        raise _nothing_to_tune(path)
+        raise _nothing_to_tune(model, path)
     with new_bundle(out.folder, overwrite=out.overwrite) as stage:
         save_onnx(model, stage / MODEL)
         manifest = Manifest(SCHEMA_VERSION, metadata.version("edgeprune"))
@@ -66,7 +70,7 @@ def tune(folder: Path, options: LowerOptions, input_size: Sequence[int] = ()) ->
         tolerance = bundle.manifest.parity.tolerance if bundle.manifest.parity else TOLERANCE
         manifest = lower_into(stage, bundle.manifest, options, tolerance)
         if not (stage / LOWERING).is_file():
-            raise _nothing_to_tune(folder)
+            raise _nothing_to_tune(load_model(stage / MODEL), folder)
         stale = _stale(bundle.manifest.files, stage)
         for name in stale:
             (stage / name).unlink()
@@ -92,12 +96,20 @@ def _fix_size(path: Path, size: Sequence[int], where: Path) -> None:
             save_onnx(fixed, path)
 
 
-def _nothing_to_tune(where: Path) -> InputError:
+def _nothing_to_tune(model: ModelProto, where: Path) -> InputError:
+    grouped = [
+        node for node in model.graph.node if node.op_type in CONVOLUTIONS and attributes(node).get("group", 1) != 1
+    ]
+    if not grouped:
+        expected, remedy = "a network that was pruned into groups", "`edgeprune export --groups 8` makes one"
+        return InputError("has no grouped layer", where=where, expected=expected, remedy=remedy)
+    quantised = quantized_layers(model)
+    why = f"{quantised} layers are quantised" if quantised else "they are depthwise, or their weights are no constants"
     return InputError(
-        "has no grouped layer that could have another form",
+        f"has no grouped layer that could have another form: of {len(grouped)} in groups {why}",
         where=where,
-        expected="a network that was pruned into groups, with constant weights that are not quantised",
-        remedy="tune before quantising, or name another file",
+        expected="grouped convolutions of several channels a group, with constant weights in floats",
+        remedy="tune before quantising" if quantised else "there is nothing to tune",
     )
 
 

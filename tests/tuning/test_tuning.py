@@ -417,7 +417,7 @@ def test_tuning_is_advised_where_the_bundle_was_not_tuned_for_just_that(
     asked: list[bool] = []
     folder, here = bundle(tmp_path), replace_options(QUICK, fresh_process=False)
     both = replace_options(here, batch_sizes=(1, 2))
-    monkeypatch.setattr(profiler, "advice", lambda result, *, may_tune: asked.append(may_tune) or ())
+    monkeypatch.setattr(profiler, "advice", lambda result, *, may_tune, **_: asked.append(may_tune) or ())
     profile_bundle(folder, None, ("cpu",), both)
     assert asked == [True, True]
     tune_bundle(folder, LowerOptions(tune=TuneOptions()))

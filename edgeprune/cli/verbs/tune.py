@@ -16,6 +16,7 @@ from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
     from edgeprune.bundles.bundle import Bundle
+    from edgeprune.deployment.lower_bundle import LowerOptions
     from edgeprune.lowering.record import LoweringRecord
 
 
@@ -32,6 +33,17 @@ class FileFlags:
     """Sizes of the input's last axes, such as H,W or C,H,W, for a network that leaves more open than the batch."""
 
 
+@Parameter(name="*", group=MEASURING)
+@dataclass(frozen=True)
+class CacheFlags:
+    """What was measured before."""
+
+    cache: OptionalPath = None
+    """File that remembers what was measured; by default in your cache folder."""
+    no_cache: Switch = False
+    """Measure everything anew, and remember nothing."""
+
+
 def tune(
     model: Path,
     /,
@@ -41,8 +53,7 @@ def tune(
     batch_size: Annotated[Integer, Parameter(group=MEASURING)] = 1,
     target: Annotated[str, Parameter(group=MEASURING)] = "cpu",
     device_profile: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
-    cache: Annotated[OptionalPath, Parameter(group=MEASURING)] = None,
-    no_cache: Annotated[Switch, Parameter(group=MEASURING)] = False,
+    remembered: CacheFlags = CacheFlags(),
     common: Seeded = Seeded(),
 ) -> None:
     """Measure here, on the device, in which form each pruned layer runs fastest, and write the model with the winners.
@@ -69,32 +80,30 @@ def tune(
         Runtime to tune for: cpu (ONNX Runtime) or openvino-native.
     device_profile
         Device type whose channel block and cost table the candidates come from; this machine's by default.
-    cache
-        File that remembers what was measured; by default in your cache folder.
-    no_cache
-        Measure everything anew, and remember nothing.
     """
     from edgeprune.deployment.lower_bundle import LowerOptions
-    from edgeprune.pipeline import tune as steps
-    from edgeprune.pipeline.output import Output
     from edgeprune.tuning.cache import default_path
     from edgeprune.tuning.options import TuneOptions
 
-    kept = None if no_cache else cache or default_path()
+    kept = None if remembered.no_cache else remembered.cache or default_path()
     options = LowerOptions(device_profile, TuneOptions(threads, batch_size, target, kept, common.seed))
+    tuned, record = _tuned(model, options, file)
+    show(record, tuned)
+    common.write(record)
+
+
+def _tuned(model: Path, options: LowerOptions, file: FileFlags) -> tuple[Bundle, LoweringRecord]:
+    from edgeprune.pipeline import tune as steps
+    from edgeprune.pipeline.output import Output
+
     size = parse_open_size(file.input_size)
     if model.suffix == ".onnx" and not model.is_dir():
         if file.out is None:
             raise InputError("an ONNX file is not changed", where=model, remedy="pass -o OUT for the tuned one")
-        tuned, record = steps.tune_file(model, options, Output(file.out, file.overwrite), size)
-    elif file.out is not None:
-        raise InputError(
-            "a bundle is tuned in its place", where=model, remedy="leave out -o, or copy the bundle before"
-        )
-    else:
-        tuned, record = steps.tune(model, options, size)
-    show(record, tuned)
-    common.write(record)
+        return steps.tune_file(model, options, Output(file.out, file.overwrite), size)
+    if file.out is not None:
+        raise InputError("a bundle is tuned in its place", where=model, remedy="leave out -o, or copy it before")
+    return steps.tune(model, options, size)
 
 
 def show(record: LoweringRecord, bundle: Bundle) -> None:
