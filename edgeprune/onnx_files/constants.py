@@ -145,7 +145,7 @@ def _require_small(
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         return  # ONNX Runtime will say what is wrong
     total = 0.0
-    for value in (*inferred.value_info, *inferred.output):
+    for value in {known.name: known for known in (*inferred.value_info, *inferred.output)}.values():
         kind = value.type.tensor_type
         if kind.elem_type and kind.elem_type != TensorProto.STRING and kind.HasField("shape"):
             total += element_bytes(kind.elem_type) * math.prod(max(dim.dim_value, 0) for dim in kind.shape.dim)

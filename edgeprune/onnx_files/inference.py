@@ -69,8 +69,8 @@ def light_graph(graph: GraphProto, inputs: Sequence[ValueInfoProto], held: Const
     large = {name for name, tensor in tensors.items() if math.prod(tensor.dims) > LIGHT_ELEMENTS}
     light = GraphProto(name=graph.name or "graph")
     light.node.extend(node for node in graph.node if not (tensors.keys() & set(node.output)))
-    light.input.extend(inputs)
-    fed = {value.name for value in inputs}
+    light.input.extend(value for value in inputs if value.name not in computed)
+    fed = {value.name for value in light.input}
     for name, tensor in tensors.items():
         if name in fed:
             continue

@@ -76,7 +76,8 @@ def inner_types(node: NodeProto, graph: GraphProto, model: ModelProto, outer: Ty
     given = dict(zip((value.name for value in graph.input), _fed_to(node, graph, outer), strict=False))
     inputs = [_value(name, *known) for name, known in given.items() if known]
     inputs += [value for value in graph.input if not given.get(value.name)]
-    inputs += [_value(name, *outer[name]) for name in sorted(free_values(graph)) if name in outer and name not in held]
+    read = (name for name in sorted(free_values(graph)) if name in outer and name not in held.stored)
+    inputs += [_value(name, *outer[name]) for name in read]
     try:
         return inferred(graph, inputs, held, model, strict=False)
     except INFERENCE_ERRORS:

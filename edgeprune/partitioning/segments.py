@@ -125,8 +125,7 @@ def _segment(head: NodeProto, groups: tuple[Range, ...], network: Network) -> Se
     steps = [_convolution_step(head, groups, network)]
     while following := _following(steps[-1], network):
         steps += following
-    while steps[-1].node.op_type == "DequantizeLinear":  # the integers in front of it are fewer bytes to move
-        steps.pop()
+    steps = _with_least_to_move(steps, network)
     per_group_in = _weight_dims(head, network)[1]
     reads = tuple(range(per_group_in * _group(head)))
     source, chosen = _through_gather(head.input[0], reads, network)
@@ -138,6 +137,22 @@ def _segment(head: NodeProto, groups: tuple[Range, ...], network: Network) -> Se
         source, chosen = _through_gather(source, reads, network) if chosen == reads else (source, chosen)
     positions = _scaled(groups, per_group_in)
     return Segment(tuple(steps), source, chosen, positions, steps[-1].node.output[0], entry)
+
+
+def _with_least_to_move(steps: list[Step], network: Network) -> list[Step]:
+    """The steps up to the value behind the last convolution that has the fewest bytes: integers, where numbers are made
+    of them afterwards; the last of equals."""
+    last = max(place for place, step in enumerate(steps) if step.per_group)
+    ends = [place for place in range(last, len(steps)) if not _is_gate(steps, place)]
+    sizes = {place: network.type_of(steps[place].node.output[0]).bytes for place in ends}
+    return steps[: max(ends, key=lambda place: (-sizes[place], place)) + 1]
+
+
+def _is_gate(steps: Sequence[Step], place: int) -> bool:
+    """Whether the next step reads more of the segment than what this one writes, as the product of a gate does."""
+    following = steps[place + 1].node.input if place + 1 < len(steps) else ()
+    inside = {output for step in steps[:place] for output in step.node.output}
+    return bool(inside & set(following))
 
 
 def _convolution_step(node: NodeProto, groups: tuple[Range, ...], network: Network) -> Step:
