@@ -17,8 +17,8 @@ from edgeprune.errors import InputError
 from edgeprune.io.files import sha256_of
 from edgeprune.io.json_files import read_json
 
-_LONGEST_NAME = 255
-"""Bytes of a file's name, on all usual systems."""
+_LONGEST_NAME, _LONGEST_PATH = 255, 1024
+"""Bytes of a file's name, on all usual systems, and of one with the folders that it lies in."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,16 @@ def open_bundle(folder: Path) -> Bundle:
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\\" in name:
             raise InputError(f"names a file outside the bundle: {name!r}", where=folder / MANIFEST)
-        if "\0" in name or any(len(os.fsencode(part)) > _LONGEST_NAME for part in pure.parts):
+        if "\0" in name or len(os.fsencode(name)) > _LONGEST_PATH or _longest(pure) > _LONGEST_NAME:
             raise InputError(
                 f"names what can be no file: {name[:_LONGEST_NAME]!r}",
                 where=folder / MANIFEST,
-                expected=f"names of at most {_LONGEST_NAME} bytes",
+                expected=f"names of at most {_LONGEST_NAME} bytes, {_LONGEST_PATH:,} with their folders",
                 remedy=remedy,
             )
     return Bundle(folder, manifest)
+
+
+def _longest(path: PurePosixPath) -> int:
+    """Bytes of the longest part of a path."""
+    return max((len(os.fsencode(part)) for part in path.parts), default=0)

@@ -33,7 +33,14 @@ from edgeprune.partitioning.manifest import (
     write_partition,
 )
 from edgeprune.partitioning.network import Network
-from edgeprune.partitioning.segments import Segment, find_segments, group_ranges, is_divisible, is_grouped
+from edgeprune.partitioning.segments import (
+    Segment,
+    find_segments,
+    group_ranges,
+    has_own_constants,
+    is_divisible,
+    is_grouped,
+)
 from edgeprune.partitioning.subgraphs import Scope, Subgraph
 
 __all__ = [
@@ -83,6 +90,13 @@ def _nothing_to_divide(network: Network, where: str) -> InputError:
     graphs = list(all_graphs(network.model.graph))
     inside = [node for graph in graphs[1:] for node in graph.node if is_grouped(node)]
     outside = [node for node in graphs[0].node if is_grouped(node)]
+    if outside and has_own_constants(outside[0], network):
+        return InputError(
+            f"the weight of {outside[0].name!r} does not fit its groups and its input",
+            where=where,
+            expected="as many filters as a multiple of the groups, which read all channels of the input",
+            remedy="export the network again",
+        )
     if outside:
         return InputError(
             f"holds no grouped convolution with constant weights: {outside[0].name!r} computes its own while it runs",

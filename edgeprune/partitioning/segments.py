@@ -88,13 +88,18 @@ def is_grouped(node: NodeProto) -> bool:
 
 
 def is_divisible(node: NodeProto, network: Network) -> bool:
-    """Whether a node is a grouped convolution whose weights are constants."""
-    if not is_grouped(node) or node.input[0] in network.constants:
+    """Whether a node is a grouped convolution whose weights are constants that fit its input."""
+    if not is_grouped(node) or node.input[0] in network.constants or not has_own_constants(node, network):
         return False
-    if any(name not in network.constants for name in node.input[1:] if name):
+    dims, groups, data = _weight_dims(node, network), _group(node), node.input[0]
+    if len(dims) < 3 or min(dims) < 1 or dims[0] % groups:
         return False
-    dims = _weight_dims(node, network)
-    return len(dims) > 2 and min(dims) > 0 and dims[0] % _group(node) == 0
+    return not network.rank(data) or network.type_of(data).shape[1:2] == (dims[1] * groups,)
+
+
+def has_own_constants(node: NodeProto, network: Network) -> bool:
+    """Whether all that a convolution reads beside its data is constant."""
+    return all(name in network.constants for name in node.input[1:] if name)
 
 
 def find_segments(network: Network, rates: Sequence[float]) -> tuple[Segment, ...]:
