@@ -16,8 +16,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
-from edgeprune.errors import InputError, first_line
+from edgeprune.errors import InputError
 from edgeprune.onnx_files.graph import array, element_bytes, inner_graphs, is_standard
+from edgeprune.onnx_files.validity import runtime_sentence
 
 MOST_BYTES = 2**31 - 1
 """Of all values that are computed for one constant: as many as a model may hold."""
@@ -119,7 +120,7 @@ def _run(model: ModelProto, name: str) -> NDArray[np.generic]:
         value: NDArray[np.generic] = np.asarray(session.run(None, {})[0])
     except Exception as error:  # its exception types share no base class
         raise InputError(
-            f"the constant {name!r} cannot be computed: {first_line(error)}",
+            f"the constant {name!r} cannot be computed: {runtime_sentence(error)}",
             where="ONNX model",
             expected="weights that ONNX Runtime can compute",
             remedy="export the model again with constants folded",

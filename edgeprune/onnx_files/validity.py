@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from edgeprune.errors import InputError, first_line
 from edgeprune.io import progress
 from edgeprune.onnx_files.graph import opset
 
+_PLACES = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])|/onnxruntime_src/\S+ "
+)
 _REMEDY = "export the model again, or name another file"
 
 
@@ -33,6 +37,23 @@ def require_valid(model: ModelProto, where: object, *, full: bool = False) -> No
             ) from error
     if isinstance(where, Path | str):
         _note_once(str(where), objection)
+
+
+def require_runnable(model: ModelProto, where: object) -> None:
+    """InputError for a model that ONNX Runtime refuses, with its own sentence: such as one with operations that are not
+    ONNX's, to which onnx.checker has no objection."""
+    if refusal := _refusal(model):
+        raise InputError(
+            f"ONNX Runtime refuses it: {refusal}",
+            where=where,
+            expected="a model that ONNX Runtime can run",
+            remedy="export it with ONNX's own operations",
+        )
+
+
+def runtime_sentence(error: BaseException) -> str:
+    """What ONNX Runtime says, without its numbers and the places in its source."""
+    return _PLACES.sub("", first_line(error)).strip() or first_line(error)
 
 
 def check_version(model: ModelProto, where: object) -> None:
@@ -77,7 +98,7 @@ def _refusal(model: ModelProto) -> str:
     try:
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exception types are private; any refusal is the answer
-        return first_line(error)
+        return runtime_sentence(error)
     return ""
 
 

@@ -17,6 +17,7 @@ from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.inputs import with_input_size
 from edgeprune.onnx_files.model import load_model
+from edgeprune.onnx_files.validity import require_runnable
 from edgeprune.partitioning.devices import load_devices
 from edgeprune.partitioning.manifest import PartitionManifest, write_partition
 from edgeprune.partitioning.partition import partition_model
@@ -61,6 +62,8 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
         names, path = [], model
         manifest = Manifest(SCHEMA_VERSION, metadata.version("edgeprune"))
     loaded = load_model(path)
+    if not names:
+        require_runnable(loaded, path)
     if options.input_size:
         loaded = with_input_size(loaded, options.input_size, where=path)
     with new_bundle(out.folder, overwrite=out.overwrite) as stage:

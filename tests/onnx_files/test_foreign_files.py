@@ -10,6 +10,7 @@ from edgeprune.io import progress
 from edgeprune.onnx_files.inputs import input_specs, output_specs, static_batch, with_input_size
 from edgeprune.onnx_files.model import check_model, load_model, save_onnx
 from edgeprune.onnx_files.shapes import concrete_shapes
+from edgeprune.onnx_files.validity import require_runnable, runtime_sentence
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
 WEIGHT = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
@@ -145,8 +146,27 @@ def test_shapes_that_are_computed_from_shapes_are_known_at_one_size():
 def test_what_a_custom_operation_gives_is_what_the_file_states():
     model = network(before=[(("Odd", ["x"], ["image"]), {"domain": "com.example"})], data="image")
     model.opset_import.append(helper.make_opsetid("com.example", 1))
-    with pytest.raises(InputError, match="not a valid model|Odd|com.example"):
+    with pytest.raises(InputError, match=r"^ONNX model: ONNX Runtime cannot load it: (?!\[).*com.example"):
         OrtRunner(model)
+    with pytest.raises(
+        InputError, match=r"^m.onnx: ONNX Runtime refuses it: (?!\[).*com.example.*ONNX's own operations"
+    ):
+        require_runnable(model, "m.onnx")
     stated = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])
     model.graph.value_info.append(stated)
     assert concrete_shapes(model, 2)["y"] == (2, 4, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : /onnxruntime_src/a/b.cc:15 void A::B(const C&) This is wrong",
+            "This is wrong",
+        ),
+        ("[ONNXRuntimeError] : 10 : INVALID_GRAPH : No such op", "No such op"),
+        ("nothing of that kind", "nothing of that kind"),
+    ],
+)
+def test_the_runtimes_sentence_is_told_without_places_in_its_source(said, told):
+    assert runtime_sentence(RuntimeError(said)) == told

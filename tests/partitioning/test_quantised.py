@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeprune.errors import InputError
 from edgeprune.onnx_files.model import check_model, load_model
 from edgeprune.partitioning.devices import load_devices
 from edgeprune.partitioning.executor import LocalExecutor
@@ -164,8 +165,6 @@ def test_weights_behind_operations_are_divided(op, tmp_path):
 
 
 def test_a_convolution_inside_an_if_stays_there_and_is_told(tmp_path):
-    from edgeprune.errors import InputError
-
     branch = helper.make_graph([layer("x", "w", "t")], "then", [], [helper.make_tensor_value_info("t", 1, None)])
     other = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["e"])], "else", [], [helper.make_tensor_value_info("e", 1, None)]
@@ -188,3 +187,11 @@ def test_a_convolution_inside_an_if_stays_there_and_is_told(tmp_path):
         assert difference(model, tmp_path, value) < 1e-4
     host = partition.manifest.devices[0]
     assert host.macs == weight.size * SIZE * SIZE * 3 // 2
+
+
+def test_a_weight_that_does_not_fit_its_input_is_told():
+    model = operator_format()
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
+    weight.CopyFrom(numpy_helper.from_array(integers(CHANNELS, 3, 3, 3), "w"))
+    with pytest.raises(InputError, match="the weight of 'conv' does not fit its groups and its input"):
+        partition_model(model, load_devices(2))

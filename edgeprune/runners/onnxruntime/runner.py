@@ -13,10 +13,11 @@ import onnxruntime
 from onnx import ModelProto
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from edgeprune.errors import InputError, first_line
+from edgeprune.errors import InputError
 from edgeprune.io.arrays import Array, Feeds
 from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.onnx_files.model import as_model
+from edgeprune.onnx_files.validity import runtime_sentence
 from edgeprune.precision.formats import Precision
 from edgeprune.runners.base import OPTIMIZATION_LEVELS, NodeTime, RunOptions
 from edgeprune.runners.cores import pinned
@@ -143,7 +144,7 @@ class OrtRunner(OpenedRunner):
             session = onnxruntime.InferenceSession(data, _session_options(options), providers=wanted, enable_fallback=0)
         except _LOAD_ERRORS as error:
             raise InputError(
-                f"ONNX Runtime cannot load it: {first_line(error)}",
+                f"ONNX Runtime cannot load it: {runtime_sentence(error)}",
                 where=where,
                 expected=f"a model that {provider} can run",
                 remedy="export it again, or try another target",
@@ -171,7 +172,7 @@ class OrtRunner(OpenedRunner):
             yield
         except ORT_ERRORS as error:
             raise InputError(
-                f"ONNX Runtime cannot run the model on this input: {first_line(error)}",
+                f"ONNX Runtime cannot run the model on this input: {runtime_sentence(error)}",
                 expected=", ".join(f"{spec.name} {shape_text(spec.shape)}" for spec in self._inputs),
             ) from error
 
