@@ -21,6 +21,8 @@ class TensorSpec:
     dtype: str
     is_batched: bool = True
     """Whether an input's first axis counts samples, as far as is known."""
+    states_shape: bool = True
+    """Not where the file leaves open even how many axes there are; `shape` is then empty."""
 
 
 def tensor_spec(value: ValueInfoProto) -> TensorSpec:
@@ -28,7 +30,7 @@ def tensor_spec(value: ValueInfoProto) -> TensorSpec:
     kind = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.dim_value > 0 else (dim.dim_param or None) for dim in kind.shape.dim)
     dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind.elem_type else ""
-    return TensorSpec(value.name, shape, dtype)
+    return TensorSpec(value.name, shape, dtype, states_shape=kind.HasField("shape") or not kind.elem_type)
 
 
 def fed_values(graph: GraphProto) -> list[ValueInfoProto]:

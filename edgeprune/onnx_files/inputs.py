@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from onnx import ModelProto, ValueInfoProto, helper, shape_inference
 
@@ -25,7 +26,7 @@ def input_specs(model: ModelProto) -> tuple[TensorSpec, ...]:
     """The inputs that a caller must feed (initializers listed as inputs left out)."""
     specs = tuple(tensor_spec(value) for value in fed_values(model.graph))
     batched = _batched(model, specs)
-    return tuple(TensorSpec(spec.name, spec.shape, spec.dtype, spec.name in batched) for spec in specs)
+    return tuple(replace(spec, is_batched=spec.name in batched) for spec in specs)
 
 
 def output_specs(model: ModelProto) -> tuple[TensorSpec, ...]:
@@ -47,8 +48,12 @@ def with_input_size(model: ModelProto, size: Sequence[int], *, where: object = "
     """The model with every axis of its inputs fixed but the batch; `size` is that of the last axes, as (H, W) or
     (C, H, W). The model itself where no axis is dynamic.
 
-    InputError if the size contradicts an axis that is fixed already, or leaves one dynamic.
+    An input of which the file states no shape gets a batch in front of it. InputError if the size contradicts an axis
+    that is fixed already, or leaves one dynamic.
     """
+    for spec in input_specs(model):
+        if not spec.states_shape:
+            return with_input_size(_with_shape(model, spec, size, where), size, where=where)
     specs = [spec for spec in input_specs(model) if spec.shape]
     unsized = {spec.name: spec for spec in specs if dynamic_axes(spec)}
     named: dict[int | str | None, int] = {}
@@ -64,6 +69,29 @@ def with_input_size(model: ModelProto, size: Sequence[int], *, where: object = "
             for dim, given in zip(dims[-len(size) :], size, strict=True):
                 dim.dim_value = given
     return sized
+
+
+def _with_shape(model: ModelProto, spec: TensorSpec, size: Sequence[int], where: object) -> ModelProto:
+    """A copy in which this input has a batch and these sizes; InputError where there are none."""
+    if not size:
+        raise no_shape(spec, where)
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.input:
+        if value.name == spec.name:
+            kind = value.type.tensor_type
+            kind.CopyFrom(helper.make_tensor_type_proto(kind.elem_type, [None, *size]).tensor_type)
+    return copy
+
+
+def no_shape(spec: TensorSpec, where: object) -> InputError:
+    """The error for an input whose shape has to be known, and is not stated."""
+    return InputError(
+        f"states no shape of input {spec.name!r}",
+        where=where,
+        expected="the sizes of its axes",
+        remedy="pass --input-size with all of them but the batch, such as C,H,W",
+    )
 
 
 def dynamic_axes(spec: TensorSpec) -> list[int]:
@@ -91,12 +119,11 @@ def _is_without_batch(model: ModelProto, specs: Sequence[TensorSpec]) -> bool:
     if node is None or max(_DATA_PLACE[node.op_type]) >= len(node.input):
         return False
     data, weight = (node.input[place] for place in _DATA_PLACE[node.op_type])
-    held = constants(model)
-    rank = len(held.stored[weight].dims) if weight in held.stored else 4
+    rank = next((len(tensor.dims) for tensor in model.graph.initializer if tensor.name == weight), 4)
     if any(len(spec.shape) == rank for spec in specs):
         return False  # as images are: (N, C, H, W) or (N, H, W, C)
     inputs = [_with_open_first_axis(value) for value in fed_values(model.graph)]
-    return _first_size_is_known(model, held, inputs, data)
+    return _first_size_is_known(model, constants(model), inputs, data)
 
 
 def _first_size_is_known(model: ModelProto, held: Constants, inputs: Sequence[ValueInfoProto], value: str) -> bool:

@@ -11,7 +11,7 @@ from edgeprune.errors import InputError, first_line
 from edgeprune.onnx_files.constants import Constants, constants
 from edgeprune.onnx_files.graph import array, attributes, fed_values, free_values, inner_graphs, is_standard
 from edgeprune.onnx_files.inference import INFERENCE_ERRORS, Shape, Types, inferred, known_shape, shape_deciding
-from edgeprune.onnx_files.inputs import dynamic_axes, input_specs, static_batch
+from edgeprune.onnx_files.inputs import dynamic_axes, input_specs, no_shape, static_batch
 
 _MOST_PASSES = 64
 """Of shape inference, each with what the one before did not know: one for each stage that reads the shape before."""
@@ -186,6 +186,8 @@ def _inputs_with_batch(model: ModelProto, batch: int) -> list[ValueInfoProto]:
     inputs = []
     for value in fed_values(model.graph):
         spec, copy = specs[value.name], ValueInfoProto()
+        if not spec.states_shape:
+            raise no_shape(spec, model.graph.name or "ONNX model")
         copy.CopyFrom(value)
         for axis in dynamic_axes(spec):
             if spec.shape[axis] not in names:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from onnx import ModelProto, NodeProto, helper
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import all_graphs, used_values
+from edgeprune.onnx_files.graph import all_graphs, attributes, used_values
 from edgeprune.onnx_files.macs import count_macs
+from edgeprune.onnx_files.model import CONVOLUTIONS
 from edgeprune.partitioning.devices import Device, check_devices, load_devices, rates
 from edgeprune.partitioning.estimate import Piece, estimate
 from edgeprune.partitioning.manifest import (
@@ -110,6 +111,14 @@ def _nothing_to_divide(network: Network, where: str) -> InputError:
             where=where,
             expected="grouped convolutions that every run computes once",
             remedy="export the network for one branch (traced, not scripted)",
+        )
+    others = [n for n in graphs[0].node if n.op_type in CONVOLUTIONS and attributes(n).get("group", 1) != 1]
+    if others:
+        return InputError(
+            f"holds grouped convolutions of a kind that is not divided: {others[0].name!r} is {others[0].op_type}",
+            where=where,
+            expected="Conv, or QLinearConv",
+            remedy="split the network before it is quantised" if "Integer" in others[0].op_type else "",
         )
     return InputError(
         "holds no grouped convolution with constant weights",

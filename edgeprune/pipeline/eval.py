@@ -67,7 +67,7 @@ def _evaluate_onnx(
     model = load_model(path, require_conv=False)
     model = with_input_size(model, input_size, where=path) if input_size else model
     image = _image_input(input_specs(model), path)
-    with OrtRunner(model, RunOptions(threads=os.cpu_count() or 1)) as runner:
+    with OrtRunner(model if input_size else path, RunOptions(threads=os.cpu_count() or 1)) as runner:
         given = runner.output_specs[0].shape
         classes = given[1] if len(given) == 2 and isinstance(given[1], int) else None
         loaded = load_data(data, split="test", input_shape=image.shape, num_classes=classes, limit=limit)

@@ -140,7 +140,7 @@ class Batch:
 
 
 def random_feeds(specs: Sequence[TensorSpec], batch: int, seed: int) -> list[NDArray[np.generic]]:
-    """Standard normal inputs (bytes uniform, truths by chance), the batch axis of size `batch`.
+    """Standard normal inputs (bytes and pixels uniform, truths by chance), the batch axis of size `batch`.
 
     InputError if an input has another dynamic axis, another fixed batch, or a type without natural random values.
     """
@@ -155,6 +155,8 @@ def random_feeds(specs: Sequence[TensorSpec], batch: int, seed: int) -> list[NDA
         elif kind in (np.dtype(np.uint8), np.dtype(np.int8)):
             limits = np.iinfo(kind)
             values.append(rng.integers(limits.min, limits.max, shape, kind, endpoint=True))
+        elif kind.kind in "iu" and len(shape) == 4:
+            values.append(rng.integers(0, 255, shape, kind, endpoint=True))
         else:
             raise InputError(
                 f"input {spec.name!r} is {kind}",

@@ -72,6 +72,21 @@ def test_the_shape_of_an_output_may_be_missing(tmp_path):
     assert spec.shape == ("batch", 4, 6, 6)
 
 
+def test_the_shape_of_an_input_may_be_missing(tmp_path):
+    model = network()
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    path = tmp_path / "silent.onnx"
+    path.write_bytes(model.SerializeToString())
+    loaded = load_model(path)
+    assert not input_specs(loaded)[0].states_shape
+    for ask in (lambda: with_input_size(loaded, (), where="m.onnx"), lambda: concrete_shapes(loaded, 1)):
+        with pytest.raises(InputError, match="states no shape of input 'x'; expected.*--input-size .* C,H,W"):
+            ask()
+    assert concrete_shapes(with_input_size(loaded, (3, 8, 10)), 2)["y"] == (2, 4, 6, 8)
+    with OrtRunner(path) as runner:
+        assert runner.run({"x": np.zeros((2, 3, 9, 9), np.float32)})["y"].shape == (2, 4, 7, 7)
+
+
 def test_what_the_runtime_runs_and_the_checker_refuses_is_taken_with_one_note(tmp_path, capsys):
     model = network()
     model.graph.output[0].type.tensor_type.ClearField("shape")

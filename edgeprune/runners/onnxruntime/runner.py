@@ -74,7 +74,10 @@ class OrtRunner(OpenedRunner):
         self._names, self._session = self._open(self.options)
         self.provider = str(self._session.get_providers()[0])
         """The provider that really runs the model, as ONNX Runtime spells it."""
-        self._inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self._inputs = tuple(
+            replace(_spec(value), states_shape=value.name not in self._names.shapeless)
+            for value in self._session.get_inputs()
+        )
         self.input_names = tuple(spec.name for spec in self._inputs)
         self.output_specs = tuple(_spec(value) for value in self._session.get_outputs())
         self.output_names = tuple(spec.name for spec in self.output_specs)
