@@ -18,6 +18,7 @@ from edgeprune.deployment.options import DeployOptions
 from edgeprune.devices.device_profile import channel_block_for
 from edgeprune.errors import InputError
 from edgeprune.exporters.options import ExportOptions
+from edgeprune.io.arrays import Feeds
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.methods import amounts, require_taken
 from edgeprune.methods.base import Budget, PruneRequest
@@ -172,8 +173,8 @@ def split(model: str | Path, out: str | Path, *, devices: int | str, overwrite: 
     return split_bundle(Path(model), SplitOptions(str(devices)), Output(Path(out), overwrite))[1]
 
 
-def run(bundle: str | Path, inputs: NDArray[np.float32], *, threads: int = 1) -> dict[str, NDArray[np.generic]]:
-    """Outputs of a bundle, split or not, by name; `inputs` has shape (N, C, H, W)."""
+def run(bundle: str | Path, inputs: NDArray[np.generic] | Feeds, *, threads: int = 1) -> dict[str, NDArray[np.generic]]:
+    """Outputs of a bundle, split or not, by name; `inputs` has shape (N, C, H, W), or is several arrays by name."""
     return run_arrays(open_bundle(Path(bundle)), inputs, threads)[0]
 
 

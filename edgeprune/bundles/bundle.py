@@ -6,6 +6,7 @@ resolved through `Bundle.path`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,9 @@ from edgeprune.bundles.names import CHECKPOINT, MANIFEST
 from edgeprune.errors import InputError
 from edgeprune.io.files import sha256_of
 from edgeprune.io.json_files import read_json
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 1024
+"""Bytes of a file's name, on all usual systems, and of one with the folders that it lies in."""
 
 
 @dataclass(frozen=True)
@@ -94,4 +98,16 @@ def open_bundle(folder: Path) -> Bundle:
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\\" in name:
             raise InputError(f"names a file outside the bundle: {name!r}", where=folder / MANIFEST)
+        if "\0" in name or len(os.fsencode(name)) > _LONGEST_PATH or _longest(pure) > _LONGEST_NAME:
+            raise InputError(
+                f"names what can be no file: {name[:_LONGEST_NAME]!r}",
+                where=folder / MANIFEST,
+                expected=f"names of at most {_LONGEST_NAME} bytes, {_LONGEST_PATH:,} with their folders",
+                remedy=remedy,
+            )
     return Bundle(folder, manifest)
+
+
+def _longest(path: PurePosixPath) -> int:
+    """Bytes of the longest part of a path."""
+    return max((len(os.fsencode(part)) for part in path.parts), default=0)

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from onnx import ModelProto
 
 from edgeprune.io.arrays import Feeds
-from edgeprune.onnx_files.graph import input_specs
+from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.profiling.measurement import Measurement, interleave
 from edgeprune.profiling.profiler import TimedOrtRunner
 from edgeprune.profiling.setup import random_feeds

@@ -25,7 +25,7 @@ from edgeprune.lowering.gathers import count_gathers
 from edgeprune.lowering.layers import GroupedLayer, grouped_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import LoweringRecord, load_lowering
-from edgeprune.onnx_files.graph import input_specs, static_batch
+from edgeprune.onnx_files.inputs import input_specs, static_batch
 from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.profiling.setup import random_feeds
 from edgeprune.runners.base import RunOptions
@@ -132,9 +132,10 @@ def _parity(stage: Path, planned: ParityRecord | None, tolerance: float) -> Pari
     model = load_model(stage / PLAIN_MODEL)
     values = random_feeds(input_specs(model), static_batch(model) or 2, 0)
     with OrtRunner(stage / PLAIN_MODEL, RunOptions()) as runner:
-        outputs = runner.run(dict(zip(runner.input_names, values, strict=True)))
+        feeds = dict(zip(runner.input_names, values, strict=True))
+        outputs = runner.run(feeds)
     references = {"random": [output.astype(np.float64) for output in outputs.values()]}
-    found = measure_parity(stage / MODEL, {"random": values[0].astype(np.float32)}, references, tolerance)
+    found = measure_parity(stage / MODEL, {"random": feeds}, references, tolerance)
     if planned is None:
         return found
     max_abs, max_rel = planned.max_abs + found.max_abs, planned.max_rel + found.max_rel

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeprune.bundles.manifest import ParityRecord
 from edgeprune.errors import GateError
+from edgeprune.io.arrays import Feeds
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
@@ -28,11 +29,12 @@ def random_inputs(shape: tuple[int, ...], seed: int, batch: int = 2) -> NDArray[
 
 def measure_parity(
     model: Path,
-    inputs: Mapping[str, NDArray[np.float32]],
+    inputs: Mapping[str, NDArray[np.float32] | Feeds],
     references: Mapping[str, list[NDArray[np.float64]]],
     tolerance: float = TOLERANCE,
 ) -> ParityRecord:
-    """Run `model` on each named batch of inputs and compare its outputs with the references, in order.
+    """Run `model` on each named batch of inputs (by name where it has several) and compare its outputs with the
+    references, in order.
 
     max_rel is the largest absolute difference over the largest absolute reference value, per output; the worst counts.
     """
@@ -40,7 +42,7 @@ def measure_parity(
     max_abs = max_rel = 0.0
     try:
         for name, batch in inputs.items():
-            outputs = runner.run({runner.input_names[0]: batch})
+            outputs = runner.run({runner.input_names[0]: batch} if isinstance(batch, np.ndarray) else batch)
             for output, reference in zip(outputs.values(), references[name], strict=True):
                 if output.shape != reference.shape:
                     raise GateError(f"parity: output shape {output.shape}, the reference has {reference.shape}")

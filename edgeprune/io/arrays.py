@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +20,38 @@ Feeds = Mapping[str, Array]
 
 def load_array(path: Path) -> NDArray[np.generic]:
     """An array from a .npy file, never unpickled; InputError if it is none."""
-    try:
+    with _checked(path):
         array = np.load(path, allow_pickle=False)
+        if isinstance(array, np.ndarray):
+            return array
+        array.close()
+    raise InputError("holds several arrays", where=path, expected="one array in a .npy file")
+
+
+def load_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of a .npz file by name, or that of a .npy file under the name ""; InputError as `load_array`."""
+    with _checked(path):
+        held = np.load(path, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            return {"": held}
+        with held:
+            return {name: held[name] for name in held.files}
+
+
+@contextmanager
+def _checked(path: Path) -> Iterator[None]:
+    """Whatever numpy raises on a file that it cannot read as an InputError: a damaged header is parsed as Python, the
+    archive's parts are unpacked, and each of those steps has exceptions of its own."""
+    try:
+        yield
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", where=path, expected="a .npy file") from error
-    except (ValueError, EOFError) as error:
+    except MemoryError as error:
+        raise InputError("says that it holds more than fits in memory", where=path, expected="a .npy file") from error
+    except Exception as error:
         raise InputError(
             "is not an array of numbers", where=path, expected="a .npy file written by numpy.save"
         ) from error
-    if not isinstance(array, np.ndarray):
-        raise InputError("holds several arrays", where=path, expected="one array in a .npy file")
-    return array
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:

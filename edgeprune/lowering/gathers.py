@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from edgeprune.lowering.forms import JOINED
 from edgeprune.lowering.layers import GraphView
-from edgeprune.onnx_files.graph import array, attributes, fresh_name
+from edgeprune.onnx_files.graph import array, attributes, fresh_name, used_values
 from edgeprune.plans.permutation import Selection
 
 _ELEMENTWISE = frozenset(
@@ -64,7 +64,8 @@ def drop_unused(model: ModelProto) -> None:
     """Remove the nodes whose values nobody reads, and the initializers that no node needs, in place."""
     graph = model.graph
     while True:
-        needed = {value for node in graph.node for value in node.input} | {value.name for value in graph.output}
+        needed = {value for node in graph.node for value in used_values(node)}
+        needed |= {value.name for value in graph.output}
         unused = [node for node in graph.node if not needed & set(node.output)]
         if not unused:
             break
@@ -111,7 +112,7 @@ def _into_writer(model: ModelProto, view: GraphView, gather: NodeProto, index: S
     for node in _chain_of_writers(view, value):
         if node.op_type in _ELEMENTWISE:
             continue
-        weight = view.constants.get(node.input[1]) if node.op_type == "Conv" else None
+        weight = view.weight(node) if node.op_type == "Conv" else None
         if weight is None or attributes(node).get("group", 1) != 1 or len(index) > weight.dims[0]:
             return False
         bias = view.constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
@@ -140,7 +141,7 @@ def _chain_of_writers(view: GraphView, value: str) -> Iterator[NodeProto]:
 
 def _dense_reader(view: GraphView, node: NodeProto, index: Selection, gather: NodeProto) -> int | None:
     """Channels that this dense convolution would read without the Gather; None if it cannot or should not."""
-    if node.op_type != "Conv" or attributes(node).get("group", 1) != 1 or node.input[1] not in view.constants:
+    if node.op_type != "Conv" or attributes(node).get("group", 1) != 1 or view.weight(node) is None:
         return None
     channels = view.channels(gather.input[0])
     return channels if channels is not None and channels <= WIDENED * len(index) else None

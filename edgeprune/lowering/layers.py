@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
-from edgeprune.onnx_files.graph import array, attributes, concrete_shapes, constants, is_standard, static_batch
+from edgeprune.onnx_files.constants import constants
+from edgeprune.onnx_files.graph import array, attributes, is_standard, used_values
+from edgeprune.onnx_files.inputs import static_batch
+from edgeprune.onnx_files.shapes import concrete_shapes
 from edgeprune.plans.permutation import Selection
 
 Reads = tuple[tuple[int, ...], ...]
@@ -75,15 +78,15 @@ class GraphView:
     """Who makes and who uses each value of a model's top-level graph, and its constants. Not kept up to date."""
 
     def __init__(self, model: ModelProto) -> None:
-        self.constants: dict[str, TensorProto] = constants(model)
+        self.constants = constants(model)
         self.makers: dict[str, NodeProto] = {}
         self.users: dict[str, list[NodeProto]] = {}
         for node in model.graph.node:
             for value in node.output:
                 self.makers[value] = node
-            for value in node.input:
+            for value in _read(node):
                 self.users.setdefault(value, []).append(node)
-        self.uses: Mapping[str, int] = Counter(value for node in model.graph.node for value in node.input)
+        self.uses: Mapping[str, int] = Counter(value for node in model.graph.node for value in _read(node))
         self.outputs = {value.name for value in model.graph.output}
         self._model = model
 
@@ -91,6 +94,12 @@ class GraphView:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every value at the model's own batch size, or 1."""
         return concrete_shapes(self._model, static_batch(self._model) or 1)
+
+    def weight(self, node: NodeProto) -> TensorProto | None:
+        """The constant weight of a layer; None for one that is kept in integers, as which it must stay."""
+        value = node.input[1]
+        maker = self.constants.makers.get(value)
+        return None if maker is not None and maker.op_type == "DequantizeLinear" else self.constants.get(value)
 
     def channels(self, value: str) -> int | None:
         """Size of the value's axis 1; None where it is unknown."""
@@ -150,6 +159,11 @@ def _layer(node: NodeProto, view: GraphView) -> GroupedLayer | None:
     )
 
 
+def _read(node: NodeProto) -> list[str]:
+    """The values that a node reads, as often as it does, those of the graphs inside it included."""
+    return [*node.input, *(used_values(node) - set(node.input))]
+
+
 def _groups(node: NodeProto) -> int:
     groups = attributes(node).get("group", 1)
     return groups if isinstance(groups, int) else 1
@@ -159,7 +173,7 @@ def _is_grouped(node: NodeProto | None, view: GraphView) -> bool:
     """Whether this is a grouped convolution, not a depthwise one, whose weights are constants."""
     if node is None or node.op_type != "Conv" or not is_standard(node):
         return False
-    groups, weight = _groups(node), view.constants.get(node.input[1])
+    groups, weight = _groups(node), view.weight(node)
     bias = len(node.input) > 2 and node.input[2]
     if groups < 2 or weight is None or (bias and bias not in view.constants):
         return False

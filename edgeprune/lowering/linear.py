@@ -60,7 +60,7 @@ def _is_linear(node: NodeProto, view: GraphView) -> bool:
         return False
     if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0:
         return False
-    constant = [view.constants.get(value) for value in node.input[1:] if value]
+    constant = [view.weight(node), *(view.constants.get(value) for value in node.input[2:] if value)]
     return all(tensor is not None for tensor in constant) and all(
         tensor is not None and len(tensor.dims) == 1 for tensor in constant[1:]
     )

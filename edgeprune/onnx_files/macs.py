@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from onnx import ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import attributes, concrete_shapes, constants
+from edgeprune.onnx_files.constants import Constants, constants
+from edgeprune.onnx_files.graph import attributes, inner_graphs
+from edgeprune.onnx_files.inference import Types
+from edgeprune.onnx_files.shapes import concrete_types, inner_types, trips
 
 Shape = tuple[int, ...]
 CountFunction = Callable[[Sequence[Shape], Sequence[Shape], Mapping[str, object]], int]
@@ -28,12 +31,19 @@ class NodeMacs:
     name: str
     op_type: str
     macs: int
+    """Inside a Loop, of all its turns."""
     params: int
     """Weights and biases that the node uses, also where another node uses them too."""
     weight_name: str
-    """The initializer that holds its weight; empty if it has none."""
+    """The initializer that holds its weight, or the constant that is computed as its weight; empty if it has none."""
     output: str = ""
     """The first value that it writes."""
+    weight_shape: Shape = ()
+    """Of its weight as the node reads it."""
+    outermost: str = ""
+    """The first value that the If, Loop or Scan writes that it lies in; its own where it lies in none."""
+    is_counted: bool = True
+    """Not where it lies in a branch of an If that multiplies less than another branch: only one of them is run."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +52,19 @@ class MacCount:
 
     batch: int
     per_node: tuple[NodeMacs, ...]
-    """In the model's order: every node with MACs or parameters."""
+    """In the model's order: every node with MACs or parameters, those inside If, Loop and Scan behind that node."""
     ignored: Mapping[str, int]
     """Operations that are 0 MACs by definition -> how many there are."""
     unsupported: Mapping[str, int]
-    """Operations that no counter knows -> how many there are. If any, `total` is too small."""
+    """Operations that no counter knows, and Loops of a number of turns that is not known -> how many there are. If any,
+    `total` is too small."""
     params: int
     """Weights and biases, each once, even if several nodes share them."""
 
     @property
     def total(self) -> int:
         """Multiply-adds of the whole batch."""
-        return sum(node.macs for node in self.per_node)
+        return sum(node.macs for node in self.per_node if node.is_counted)
 
 
 def count_macs(model: ModelProto, *, batch: int = 1) -> MacCount:
@@ -61,29 +72,109 @@ def count_macs(model: ModelProto, *, batch: int = 1) -> MacCount:
 
     InputError if the batch does not fit the model, or a shape that a counter needs cannot be inferred.
     """
-    shapes = concrete_shapes(model, batch)
-    sizes = {name: math.prod(tensor.dims) for name, tensor in constants(model).items()}
-    origin = _origins(model, sizes)
-    per_node, ignored, unsupported = [], Counter[str](), Counter[str]()
-    used: set[str] = set()
-    for node in model.graph.node:
-        held = [origin[name] for name in _parameter_inputs(node) if name in origin]
-        used.update(held)
+    held = constants(model)
+    walk = _Walk(model)
+    per_node = walk.count(_Place(model.graph, held, concrete_types(model, batch), {}))
+    return MacCount(batch, tuple(per_node), dict(walk.ignored), dict(walk.unsupported), sum(walk.used.values()))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A graph, and what is known where it stands."""
+
+    graph: GraphProto
+    held: Constants
+    types: Types
+    origin: Mapping[str, str]
+    """Of the graph around it, as `_origins`."""
+    turns: int = 1
+    outermost: str = ""
+
+
+class _Walk:
+    """One pass over all graphs of a model."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._model = model
+        self.ignored, self.unsupported = Counter[str](), Counter[str]()
+        self.used: dict[str, int] = {}
+        """Parameter -> its elements."""
+
+    def count(self, place: _Place) -> list[NodeMacs]:
+        shapes = {name: shape for name, (shape, _) in place.types.items() if shape is not None}
+        sizes = {name: math.prod(shapes[name]) for name in place.held if name in shapes}
+        origin = _origins(place, sizes)
+        found: list[NodeMacs] = []
+        for node in place.graph.node:
+            if node.output and node.output[0] in place.held:
+                continue  # what is computed from constants alone is computed once, when the model is loaded
+            kind = node.op_type if node.domain in _KNOWN_DOMAINS else f"{node.domain}.{node.op_type}"
+            counted = self._node(node, kind, place, shapes, sizes, origin)
+            found += [counted] if counted else []
+            if any(inner_graphs(node)):
+                found += self._inside(node, replace(place, origin=origin))
+        return found
+
+    def _node(
+        self,
+        node: NodeProto,
+        kind: str,
+        place: _Place,
+        shapes: Mapping[str, Shape],
+        sizes: Mapping[str, int],
+        origin: Mapping[str, str],
+    ) -> NodeMacs | None:
+        """None for a node that neither multiplies nor holds parameters."""
+        read = list(_parameter_inputs(node))
+        held = [origin[name] for name in read if name in origin]
+        elements = {name: sizes[name] for name in held}
+        self.used.update(elements)
         macs = 0
-        kind = node.op_type if node.domain in _KNOWN_DOMAINS else f"{node.domain}.{node.op_type}"
-        if kind in COUNTERS:
+        if kind in COUNTERS and (not place.outermost or _are_known(node, shapes)):
             ins, outs = _shapes(node, node.input, shapes), _shapes(node, node.output, shapes)
-            macs = COUNTERS[kind](ins, outs, attributes(node))
+            macs = COUNTERS[kind](ins, outs, attributes(node)) * place.turns
         elif kind in IGNORED:
-            ignored[kind] += 1
-        else:
-            unsupported[kind] += 1
-        if macs or held:
-            output = node.output[0]
-            params = sum(sizes[constant] for constant in set(held))
-            weight = held[0] if held else ""
-            per_node.append(NodeMacs(node.name or f"{kind}_{output}", node.op_type, macs, params, weight, output))
-    return MacCount(batch, tuple(per_node), dict(ignored), dict(unsupported), sum(sizes[name] for name in used))
+            self.ignored[kind] += 1
+        elif not any(inner_graphs(node)):
+            self.unsupported[kind] += 1
+        if not macs and not held:
+            return None
+        weight = next((name for name in read[: 2 if node.op_type in _EITHER_SIDE else 1] if name in origin), "")
+        output = node.output[0]
+        return NodeMacs(
+            node.name or f"{kind}_{output}",
+            node.op_type,
+            macs,
+            sum(elements.values()),
+            origin.get(weight, ""),
+            output,
+            shapes.get(weight, ()),
+            place.outermost or output,
+        )
+
+    def _inside(self, node: NodeProto, place: _Place) -> list[NodeMacs]:
+        """What is in the graphs of an If, Loop or Scan: of an If the branch that multiplies most is counted."""
+        turns = trips(node, place.types, place.held)
+        if turns is None or node.op_type not in ("If", "Loop", "Scan"):
+            self.unsupported[node.op_type] += 1
+        branches = []
+        for _, graph in inner_graphs(node):
+            held = Constants(graph, self._model, place.held)
+            types = {**place.types, **inner_types(node, graph, self._model, place.types, held)}
+            outermost = place.outermost or next(iter(node.output), "")
+            inner = _Place(graph, held, types, place.origin, place.turns * max(turns or 1, 0), outermost)
+            branches.append(self.count(inner))
+        if node.op_type == "If" and branches:
+            most = max(branches, key=_total)
+            branches = [
+                branch if branch is most else [replace(entry, is_counted=False) for entry in branch]
+                for branch in branches
+            ]
+        return [entry for branch in branches for entry in branch]
+
+
+def _total(entries: Sequence[NodeMacs]) -> int:
+    return sum(entry.macs for entry in entries if entry.is_counted)
 
 
 def _conv(inputs: Sequence[Shape], outputs: Sequence[Shape], attrs: Mapping[str, object]) -> int:
@@ -160,6 +251,8 @@ _PARAMETER_INPUTS: Mapping[str, tuple[int, ...]] = {
     "PRelu": (1,),
 }
 _BIAS_LIKE = frozenset({"Add", "Mul", "Sub", "Div"})  # a bias or scale that was exported as a node of its own
+_EITHER_SIDE = frozenset({"Gemm", "FusedGemm", "MatMul", "MatMulInteger"}) | _BIAS_LIKE
+"""What takes its weight on either side; elsewhere the weight comes first, and the bias behind it."""
 _REARRANGES = frozenset(
     {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast", "DequantizeLinear", "QuantizeLinear"}
 )
@@ -170,13 +263,17 @@ def _parameter_inputs(node: NodeProto) -> Iterator[str]:
     return (node.input[place] for place in places if place < len(node.input))
 
 
-def _origins(model: ModelProto, sizes: Mapping[str, int]) -> dict[str, str]:
+def _origins(place: _Place, sizes: Mapping[str, int]) -> dict[str, str]:
     """Value -> the constant of more than one element that it is, or is a rearrangement of."""
-    origin = {name: name for name, size in sizes.items() if size > 1}
-    for node in model.graph.node:
-        if node.op_type in _REARRANGES and node.input[0] in origin:
+    origin = {name: name for name, size in sizes.items() if size > 1} | dict(place.origin)
+    for node in place.graph.node:
+        if node.op_type in _REARRANGES and node.domain in _KNOWN_DOMAINS and node.input[0] in origin:
             origin[node.output[0]] = origin[node.input[0]]
     return origin
+
+
+def _are_known(node: NodeProto, shapes: Mapping[str, Shape]) -> bool:
+    return all(name in shapes for name in (*node.input, *node.output) if name)
 
 
 def _shapes(node: NodeProto, names: Sequence[str], shapes: Mapping[str, Shape]) -> list[Shape]:

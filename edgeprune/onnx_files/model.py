@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
 import onnx.inliner
-import onnxruntime
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from edgeprune.errors import InputError, first_line
-from edgeprune.onnx_files.graph import element_bytes, fresh_name, opset
+from edgeprune.onnx_files.graph import all_graphs, element_bytes, fresh_name, inner_graphs
+from edgeprune.onnx_files.spelling import as_usual, state_outputs
+from edgeprune.onnx_files.validity import check_version, require_valid
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv", "ConvInteger", "QLinearConv"})
 INLINE_LIMIT = 1_500_000_000
@@ -36,7 +36,7 @@ def load_model(path: str | Path, *, require_conv: bool = True) -> ModelProto:
     """
     path = Path(path)
     model = parse_model(_read(path), where=path)
-    _check_version(model, path)
+    check_version(model, path)
     folder = path.resolve().parent
     outside = (tensor for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL)
     beside = {_external_file(tensor, folder, path) for tensor in outside}
@@ -58,7 +58,7 @@ def load_model(path: str | Path, *, require_conv: bool = True) -> ModelProto:
 def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_LIMIT) -> None:
     """Check and write the model: weights inside the file below `inline_limit` bytes, else beside it in NAME.data."""
     if model.ByteSize() < inline_limit:
-        onnx.checker.check_model(model, full_check=True)
+        require_valid(model, path.name, full=True)
         path.write_bytes(model.SerializeToString(deterministic=True))
         return
     onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", convert_attribute=False)
@@ -83,22 +83,16 @@ def parse_model(data: bytes, *, where: object = "ONNX model") -> ModelProto:
 def check_model(model: ModelProto, *, where: object = "ONNX model", require_conv: bool = False) -> ModelProto:
     """The model itself, checked, with functions inlined and nodes named; InputError as for `load_model`."""
     _check_names(model, where)
-    _check_version(model, where)
+    check_version(model, where)
     for tensor in _tensors(model):
         _check_size(tensor, where)
-    try:
-        onnx.checker.check_model(model)
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
-    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"is not a valid model: {first_line(error)}",
-            where=where,
-            expected="a model that onnx.checker accepts",
-            remedy="export the model again",
-        ) from error
+    as_usual(model)
+    require_valid(model, where)
+    if model.functions:
+        model = _inlined(model, where)
     name_nodes(model.graph)
-    nodes = (node for graph in _graphs(model.graph) for node in graph.node)
+    state_outputs(model)
+    nodes = (node for graph in all_graphs(model.graph) for node in graph.node)
     if require_conv and not any(node.op_type in CONVOLUTIONS for node in nodes):
         raise InputError(
             "holds no convolution", where=where, expected="a convolutional network", remedy="name another file"
@@ -117,6 +111,18 @@ def as_model(source: str | Path | bytes | ModelProto) -> ModelProto:
     return check_model(copy)
 
 
+def _inlined(model: ModelProto, where: object) -> ModelProto:
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"has functions that cannot be inlined: {first_line(error)}",
+            where=where,
+            expected="functions as ONNX defines them",
+            remedy="export the model again without functions",
+        ) from error
+
+
 def _read(path: Path) -> bytes:
     if path.is_dir():
         raise InputError("is a folder", where=path, expected="an ONNX file", remedy="name the .onnx file inside it")
@@ -126,44 +132,6 @@ def _read(path: Path) -> bytes:
         raise InputError("no such file", where=path, expected="an ONNX file", remedy="check the path") from error
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path, expected="an ONNX file") from error
-
-
-@cache
-def _runtime_accepts(ir_version: int, opset_version: int) -> bool:
-    """Whether ONNX Runtime takes a model of these versions: it publishes no list, so ask it with the smallest model."""
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [value], [result])
-    model = helper.make_model(graph, ir_version=ir_version, opset_imports=[helper.make_opsetid("", opset_version)])
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception:  # its exception types are private; any refusal is the answer
-        return False
-    return True
-
-
-def _check_version(model: ModelProto, where: object) -> None:
-    version, ir_version = opset(model), model.ir_version
-    if not model.opset_import and ir_version >= 3:
-        raise InputError("names no opset", where=where, expected="an ONNX model with an opset_import", remedy=_REMEDY)
-    if version < 1 or not _runtime_accepts(4, version):
-        newest = next(v for v in range(onnx.defs.onnx_opset_version(), 0, -1) if _runtime_accepts(4, v))
-        raise InputError(
-            f"uses opset {version}",
-            where=where,
-            expected=f"1 to {newest}, which ONNX Runtime {onnxruntime.__version__} supports",
-            remedy=f"export with opset {newest} or older, or update onnxruntime",
-        )
-    if ir_version < 1 or not _runtime_accepts(ir_version, min(version, 13)):
-        newest = next(v for v in range(max(onnx.IR_VERSION, 4), 0, -1) if _runtime_accepts(v, 13))
-        raise InputError(
-            f"uses ONNX IR version {ir_version}",
-            where=where,
-            expected=f"at most {newest}, which ONNX Runtime {onnxruntime.__version__} supports",
-            remedy="export with an older IR version, or update onnxruntime",
-        )
 
 
 def _external_file(tensor: TensorProto, folder: Path, where: Path) -> Path:
@@ -191,7 +159,7 @@ def _external_file(tensor: TensorProto, folder: Path, where: Path) -> Path:
 
 def _check_names(model: ModelProto, where: object) -> None:
     """InputError for a name that is no text (protobuf hands it out as bytes), or a value of an unknown type."""
-    for graph in _graphs(model.graph):
+    for graph in all_graphs(model.graph):
         names = [graph.name, *(tensor.name for tensor in graph.initializer)]
         for value in (*graph.input, *graph.output, *graph.value_info):
             kind = value.type.tensor_type
@@ -232,17 +200,8 @@ def _check_size(tensor: TensorProto, where: object) -> None:
         )
 
 
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graph and those inside its If, Loop and Scan nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.type == AttributeProto.GRAPH else []), *attribute.graphs):
-                yield from _graphs(inner)
-
-
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    for graph in _graphs(model.graph):
+    for graph in all_graphs(model.graph):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
@@ -260,11 +219,17 @@ def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
 
 
 def name_nodes(graph: GraphProto) -> None:
-    """Give each node that has no name, or one that is taken, a name of its own (in place)."""
-    seen: set[str] = set()
-    taken = {node.name for node in graph.node}
+    """Give each node that has no name, or one that is taken, a name of its own (in place). The name of a node inside an
+    If, Loop or Scan begins with that node's."""
+    taken = {node.name for inner in all_graphs(graph) for node in inner.node}
+    _name_nodes(graph, "", taken, set())
+
+
+def _name_nodes(graph: GraphProto, place: str, taken: set[str], seen: set[str]) -> None:
     for node in graph.node:
-        if not node.name or node.name in seen:
+        if not node.name or node.name in seen or not node.name.startswith(place):
             base = node.name or f"{node.op_type}_{next(iter(node.output), '')}"
-            node.name = fresh_name(base, taken)
+            node.name = fresh_name(base if base.startswith(place) else f"{place}{base}", taken)
         seen.add(node.name)
+        for attribute, inner in inner_graphs(node):
+            _name_nodes(inner, f"{node.name}/{attribute}/", taken, seen)

@@ -17,12 +17,15 @@ from onnx import ModelProto
 
 from edgeprune.errors import InputError
 from edgeprune.io.json_files import read_json
-from edgeprune.onnx_files.graph import TensorSpec, input_specs, output_specs
+from edgeprune.onnx_files.graph import TensorSpec
+from edgeprune.onnx_files.inputs import input_specs, output_specs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.partitioning.devices import Device, check_devices
 
 MANIFEST = "partition.json"
 SCHEMA_VERSION = 1
+_MOST_SHOWN = 200
+"""Letters of a name that an error shows."""
 
 
 class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,16 +162,26 @@ def check_partition(manifest: PartitionManifest, models: Mapping[str, ModelProto
 def _subgraph_path(folder: Path, name: str) -> Path:
     pure = PurePosixPath(name)
     plain = not (pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name)
-    path = (folder / name).resolve() if plain else folder
+    shown = name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}..."
+    try:
+        path = (folder / name).resolve() if plain else folder
+        is_file = path.is_file()
+    except OSError as error:  # longer than the system takes, or a link in a circle
+        raise InputError(
+            f"names the subgraph {shown!r}, which is no name of a file ({error.strerror})",
+            where=folder / MANIFEST,
+            expected="a file inside the folder",
+            remedy="split the network again",
+        ) from error
     if not plain or not path.is_relative_to(folder.resolve()):  # a link may lead elsewhere
         raise InputError(
-            f"names the subgraph {name!r}",
+            f"names the subgraph {shown!r}",
             where=folder / MANIFEST,
             expected="a file inside the folder",
             remedy="do not use this partition",
         )
-    if not path.is_file():
-        raise InputError(f"subgraph {name!r} is missing", where=folder, remedy="copy the whole folder, or split again")
+    if not is_file:
+        raise InputError(f"subgraph {shown!r} is missing", where=folder, remedy="copy the whole folder, or split again")
     return path
 
 

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import concrete_types, constants, element_bytes, input_specs, static_batch
+from edgeprune.onnx_files.constants import constants
+from edgeprune.onnx_files.graph import element_bytes, used_values
+from edgeprune.onnx_files.inputs import input_specs, static_batch
+from edgeprune.onnx_files.shapes import concrete_types
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,11 @@ class Network:
 
     def __init__(self, model: ModelProto) -> None:
         self.model = model
-        self.constants: Mapping[str, TensorProto] = constants(model)
-        constant = {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
-        constant &= self.constants.keys()
-        self.nodes = tuple(node for node in model.graph.node if node.output[0] not in constant)
+        held = constants(model)
+        self.constants: Mapping[str, TensorProto] = held
+        self.dequantised = {name: node for name, node in held.makers.items() if node.op_type == "DequantizeLinear"}
+        """Constant -> the node that makes it from integers, which the parts are to keep: runtimes fuse it."""
+        self.nodes = tuple(node for node in model.graph.node if node.output[0] not in held)
         self.outputs = tuple(value.name for value in model.graph.output)
         self.inputs = input_specs(model)
 
@@ -50,6 +54,11 @@ class Network:
                 found.setdefault(name, []).append(node)
         return found
 
+    def dims(self, constant: str) -> tuple[int, ...]:
+        """The shape of a constant; its values are not computed for that if they need not be."""
+        known = self._types.get(constant)
+        return known.shape if known else tuple(self.constants[constant].dims)
+
     @cached_property
     def batch(self) -> int:
         """The batch size that bytes and MACs are given for: 1, or the one that the model was exported with."""
@@ -60,7 +69,7 @@ class Network:
         first = concrete_types(self.model, self.batch)
         dynamic = static_batch(self.model) is None
         second = concrete_types(self.model, self.batch + 1) if dynamic else first
-        names = (spec.shape[0] for spec in self.inputs if spec.shape)
+        names = (spec.shape[0] for spec in self.inputs if spec.is_batched)
         batch = next((name for name in names if isinstance(name, str)), "batch")
         found = {}
         for name, (shape, elem_type) in first.items():
@@ -77,7 +86,7 @@ class Network:
                 f"the shape of {value!r} cannot be inferred",
                 where=self.model.graph.name or "ONNX model",
                 expected="a model with shapes known but for the batch",
-                remedy="export with a fixed input size",
+                remedy="pass --input-size, or export with a fixed input size",
             )
         return self._types[value]
 
@@ -92,19 +101,3 @@ def _dimension(one: int, two: int, batch: int, name: str) -> int | str | None:
     if one == two:
         return one
     return name if (one, two) == (batch, batch + 1) else None
-
-
-def used_values(node: NodeProto) -> set[str]:
-    """The values that a node reads, those that the graphs inside it take from outside included."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            names |= _free_values(graph)
-    return names
-
-
-def _free_values(graph: GraphProto) -> set[str]:
-    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    made |= {output for node in graph.node for output in node.output}
-    read = {name for node in graph.node for name in used_values(node)} | {value.name for value in graph.output}
-    return read - made

@@ -8,13 +8,16 @@ host stage behind it concatenates their results. A device is sent only the chann
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from onnx import ModelProto, NodeProto, helper
 
 from edgeprune.errors import InputError
+from edgeprune.onnx_files.graph import all_graphs, attributes, used_values
 from edgeprune.onnx_files.macs import count_macs
+from edgeprune.onnx_files.model import CONVOLUTIONS
 from edgeprune.partitioning.devices import Device, check_devices, load_devices, rates
 from edgeprune.partitioning.estimate import Piece, estimate
 from edgeprune.partitioning.manifest import (
@@ -30,8 +33,15 @@ from edgeprune.partitioning.manifest import (
     load_subgraph,
     write_partition,
 )
-from edgeprune.partitioning.network import Network, used_values
-from edgeprune.partitioning.segments import Segment, find_segments, group_ranges, is_divisible
+from edgeprune.partitioning.network import Network
+from edgeprune.partitioning.segments import (
+    Segment,
+    find_segments,
+    group_ranges,
+    has_own_constants,
+    is_divisible,
+    is_grouped,
+)
 from edgeprune.partitioning.subgraphs import Scope, Subgraph
 
 __all__ = [
@@ -61,24 +71,62 @@ def partition_model(model: ModelProto, devices: Sequence[Device]) -> Partition:
     network = Network(model)
     where = "the model"
     if not any(is_divisible(node, network) for node in network.nodes):
-        raise InputError(
-            "holds no grouped convolution with constant weights",
-            where=where,
-            expected="a convolution with group > 1",
-            remedy="prune it into groups first (`edgeprune export --groups 8`), or split the bundle that it comes "
-            "from: in its model.onnx, layers may be written dense",
-        )
+        raise _nothing_to_divide(network, where)
     for name in network.outputs:
         if name in network.constants:
             raise InputError(f"output {name!r} is a constant", where=where, expected="outputs that are computed")
     segments = find_segments(network, rates(devices))
-    macs = {node.output: node.macs for node in count_macs(model, batch=network.batch).per_node}
+    macs = Counter[str]()
+    for node in count_macs(model, batch=network.batch).per_node:
+        macs[node.outermost] += node.macs if node.is_counted else 0
     work = _Division(Scope(network, macs), tuple(devices))
     for ends, nodes, starts in _levels(network, segments):
         work.add_host_stage(ends, nodes, starts)
         if starts:
             work.add_parallel_stage(starts)
     return work.finish()
+
+
+def _nothing_to_divide(network: Network, where: str) -> InputError:
+    graphs = list(all_graphs(network.model.graph))
+    inside = [node for graph in graphs[1:] for node in graph.node if is_grouped(node)]
+    outside = [node for node in graphs[0].node if is_grouped(node)]
+    if outside and has_own_constants(outside[0], network):
+        return InputError(
+            f"the weight of {outside[0].name!r} does not fit its groups and its input",
+            where=where,
+            expected="as many filters as a multiple of the groups, which read all channels of the input",
+            remedy="export the network again",
+        )
+    if outside:
+        return InputError(
+            f"holds no grouped convolution with constant weights: {outside[0].name!r} computes its own while it runs",
+            where=where,
+            expected="weights that do not depend on the input",
+            remedy="export the network with its weights as constants",
+        )
+    if inside:
+        return InputError(
+            f"holds no grouped convolution outside of If, Loop and Scan: {inside[0].name!r} lies in one",
+            where=where,
+            expected="grouped convolutions that every run computes once",
+            remedy="export the network for one branch (traced, not scripted)",
+        )
+    others = [n for n in graphs[0].node if n.op_type in CONVOLUTIONS and attributes(n).get("group", 1) != 1]
+    if others:
+        return InputError(
+            f"holds grouped convolutions of a kind that is not divided: {others[0].name!r} is {others[0].op_type}",
+            where=where,
+            expected="Conv, or QLinearConv",
+            remedy="split the network before it is quantised" if "Integer" in others[0].op_type else "",
+        )
+    return InputError(
+        "holds no grouped convolution with constant weights",
+        where=where,
+        expected="a convolution with group > 1",
+        remedy="prune it into groups first (`edgeprune export --groups 8`), or split the bundle that it comes "
+        "from: in its model.onnx, layers may be written dense",
+    )
 
 
 def _levels(

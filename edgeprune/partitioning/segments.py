@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from edgeprune.onnx_files.graph import array, attributes, is_standard
-from edgeprune.partitioning.channel_wise import channel_wise
+from edgeprune.partitioning.channel_wise import channel_wise, has_one_scale
 from edgeprune.partitioning.network import Network
 
 Range = tuple[int, int]
 """First channel (or group), and the one behind the last."""
+_WEIGHT_PLACE = {"Conv": 1, "QLinearConv": 3}
+_SLICED = {"Conv": (1, 2), "QLinearConv": (3, 4, 5, 8)}
+"""Inputs that have a part for each filter: weight and bias, scales and zero points where each filter has its own."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class Segment:
     """Per device, its input positions of the first convolution."""
     exit: str
     """The value that the chain ends in."""
+    entry: NodeProto | None = None
+    """The DequantizeLinear between the source and the first convolution, which the devices run: what is moved are the
+    integers."""
 
     @property
     def convolutions(self) -> tuple[str, ...]:
@@ -76,14 +82,24 @@ def group_ranges(groups: int, rates: Sequence[float]) -> tuple[Range, ...]:
     return tuple((stop - count, stop) for stop, count in zip(stops, counts, strict=True))
 
 
+def is_grouped(node: NodeProto) -> bool:
+    """Whether a node is a convolution in groups, of a kind that can be divided."""
+    return node.op_type in _WEIGHT_PLACE and is_standard(node) and _group(node) > 1
+
+
 def is_divisible(node: NodeProto, network: Network) -> bool:
-    """Whether a node is a grouped convolution whose weights are constants."""
-    if node.op_type != "Conv" or not is_standard(node) or _group(node) < 2 or node.input[0] in network.constants:
+    """Whether a node is a grouped convolution whose weights are constants that fit its input."""
+    if not is_grouped(node) or node.input[0] in network.constants or not has_own_constants(node, network):
         return False
-    if any(name not in network.constants for name in node.input[1:] if name):
+    dims, groups, data = _weight_dims(node, network), _group(node), node.input[0]
+    if len(dims) < 3 or min(dims) < 1 or dims[0] % groups:
         return False
-    dims = network.constants[node.input[1]].dims
-    return len(dims) > 2 and min(dims) > 0 and dims[0] % _group(node) == 0
+    return not network.rank(data) or network.type_of(data).shape[1:2] == (dims[1] * groups,)
+
+
+def has_own_constants(node: NodeProto, network: Network) -> bool:
+    """Whether all that a convolution reads beside its data is constant."""
+    return all(name in network.constants for name in node.input[1:] if name)
 
 
 def find_segments(network: Network, rates: Sequence[float]) -> tuple[Segment, ...]:
@@ -102,6 +118,10 @@ def find_segments(network: Network, rates: Sequence[float]) -> tuple[Segment, ..
     return tuple(segments)
 
 
+def _weight_dims(node: NodeProto, network: Network) -> tuple[int, ...]:
+    return network.dims(node.input[_WEIGHT_PLACE[node.op_type]])
+
+
 def _group(node: NodeProto) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
 
@@ -110,15 +130,40 @@ def _segment(head: NodeProto, groups: tuple[Range, ...], network: Network) -> Se
     steps = [_convolution_step(head, groups, network)]
     while following := _following(steps[-1], network):
         steps += following
-    per_group_in = network.constants[head.input[1]].dims[1]
-    source, reads = _source(head, per_group_in * _group(head), network)
-    entry = _scaled(groups, per_group_in)
-    return Segment(tuple(steps), source, reads, entry, steps[-1].node.output[0])
+    steps = _with_least_to_move(steps, network)
+    per_group_in = _weight_dims(head, network)[1]
+    reads = tuple(range(per_group_in * _group(head)))
+    source, chosen = _through_gather(head.input[0], reads, network)
+    entry = network.producers.get(source)
+    if entry is None or entry.op_type != "DequantizeLinear" or not has_one_scale(entry, network):
+        entry = None
+    else:
+        source = entry.input[0]
+        source, chosen = _through_gather(source, reads, network) if chosen == reads else (source, chosen)
+    positions = _scaled(groups, per_group_in)
+    return Segment(tuple(steps), source, chosen, positions, steps[-1].node.output[0], entry)
+
+
+def _with_least_to_move(steps: list[Step], network: Network) -> list[Step]:
+    """The steps up to the value behind the last convolution that has the fewest bytes: integers, where numbers are made
+    of them afterwards; the last of equals."""
+    last = max(place for place, step in enumerate(steps) if step.per_group)
+    ends = [place for place in range(last, len(steps)) if not _is_gate(steps, place)]
+    sizes = {place: network.type_of(steps[place].node.output[0]).bytes for place in ends}
+    return steps[: max(ends, key=lambda place: (-sizes[place], place)) + 1]
+
+
+def _is_gate(steps: Sequence[Step], place: int) -> bool:
+    """Whether the next step reads more of the segment than what this one writes, as the product of a gate does."""
+    following = steps[place + 1].node.input if place + 1 < len(steps) else ()
+    inside = {output for step in steps[:place] for output in step.node.output}
+    return bool(inside & set(following))
 
 
 def _convolution_step(node: NodeProto, groups: tuple[Range, ...], network: Network) -> Step:
-    per_group = network.constants[node.input[1]].dims[0] // _group(node)
-    sliced = {position: 0 for position in range(1, len(node.input)) if node.input[position]}
+    per_group = _weight_dims(node, network)[0] // _group(node)
+    places = [place for place in _SLICED[node.op_type] if place < len(node.input) and node.input[place]]
+    sliced = {place: 0 for place in places if math.prod(network.dims(node.input[place])) > 1}
     return Step(node, sliced, _scaled(groups, per_group), per_group)
 
 
@@ -126,11 +171,10 @@ def _scaled(ranges: tuple[Range, ...], factor: int) -> tuple[Range, ...]:
     return tuple((start * factor, stop * factor) for start, stop in ranges)
 
 
-def _source(head: NodeProto, channels: int, network: Network) -> tuple[str, tuple[int, ...]]:
-    """The value that a convolution takes its channels from, looking through a Gather by constant channel numbers."""
-    value = head.input[0]
+def _through_gather(value: str, reads: tuple[int, ...], network: Network) -> tuple[str, tuple[int, ...]]:
+    """The value that channels are taken from, and which of it, looking through a Gather by constant channel numbers."""
     gather = network.producers.get(value)
-    plain = value, tuple(range(channels))
+    plain = value, reads
     if gather is None or gather.op_type != "Gather" or not is_standard(gather):
         return plain
     if gather.input[1] not in network.constants:
@@ -158,7 +202,7 @@ def _following(last: Step, network: Network) -> list[Step]:
         return []
     node = nodes[0]
     if is_divisible(node, network) and node.input[0] == value:
-        per_group_in = network.constants[node.input[1]].dims[1]
+        per_group_in = _weight_dims(node, network)[1]
         if any(bound % per_group_in for channels in last.ranges for bound in channels):
             return []
         groups = tuple((start // per_group_in, stop // per_group_in) for start, stop in last.ranges)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,6 +21,9 @@ from edgeprune.bundles.names import (
     WEIGHTS,
 )
 from edgeprune.errors import InputError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 _WHAT = {
     PLAN: "what was decided",
@@ -46,11 +50,14 @@ class Inspection(msgspec.Struct, frozen=True):
     faults: tuple[str, ...] = ()
 
 
-def inspect(path: Path) -> Inspection:
-    """Look at a file or folder; InputError if it is none of the three kinds."""
-    if path.is_dir():
-        return _bundle(path)
-    return _onnx(path) if path.suffix == ".onnx" else _checkpoint(path)
+def inspect(path: Path, input_size: Sequence[int] = ()) -> Inspection:
+    """Look at a file or folder; InputError if it is none of the three kinds. `input_size` is for an ONNX file that
+    leaves more open than the batch."""
+    if path.suffix == ".onnx" and not path.is_dir():
+        return _onnx(path, input_size)
+    if input_size:
+        raise InputError("--input-size is for ONNX files", where=path, remedy="leave it out, or name the .onnx file")
+    return _bundle(path) if path.is_dir() else _checkpoint(path)
 
 
 def require_sound(inspection: Inspection) -> None:
@@ -107,13 +114,14 @@ def _lowering(bundle: Bundle, faults: list[str]) -> dict[str, str]:
     return facts
 
 
-def _onnx(path: Path) -> Inspection:
-    from edgeprune.onnx_files.graph import attributes, input_specs, opset, output_specs
-    from edgeprune.onnx_files.macs import count_macs
+def _onnx(path: Path, input_size: Sequence[int]) -> Inspection:
+    from edgeprune.onnx_files.graph import opset
+    from edgeprune.onnx_files.inputs import input_specs, output_specs, with_input_size
     from edgeprune.onnx_files.model import load_model
 
     model = load_model(path, require_conv=False)
-    count = count_macs(model)
+    if input_size:
+        model = with_input_size(model, input_size, where=path)
     facts = {
         "producer": model.producer_name,
         "opset": str(opset(model)),
@@ -121,14 +129,28 @@ def _onnx(path: Path) -> Inspection:
         "inputs": ", ".join(f"{s.name} {tuple(s.shape)}" for s in input_specs(model)),
         "outputs": ", ".join(f"{s.name} {tuple(s.shape)}" for s in output_specs(model)),
         "nodes": str(len(model.graph.node)),
-        "MACs (batch 1)": f"{count.total:,}",
-        "parameters": f"{count.params:,}",
     }
+    counted, rows = _counted(model, path)
+    return Inspection(str(path), "onnx", facts | counted, ("node", "op", "groups", "MACs", "parameters"), rows)
+
+
+def _counted(model: ModelProto, path: Path) -> tuple[dict[str, str], tuple[tuple[Any, ...], ...]]:
+    """Multiply-adds and parameters of the whole and of each node; a sentence instead where they cannot be counted."""
+    from edgeprune.onnx_files.graph import all_graphs, attributes
+    from edgeprune.onnx_files.inputs import static_batch, with_input_size
+    from edgeprune.onnx_files.macs import count_macs
+
+    batch = static_batch(model) or 1
+    try:
+        count = count_macs(with_input_size(model, (), where=path), batch=batch)
+    except InputError as error:
+        return {f"MACs (batch {batch})": "not counted: " + "; ".join(filter(None, (error.what, error.remedy)))}, ()
+    facts = {f"MACs (batch {batch})": f"{count.total:,}", "parameters": f"{count.params:,}"}
     if count.unsupported:
         facts["MACs not counted for"] = ", ".join(f"{op} ({n})" for op, n in sorted(count.unsupported.items()))
-    groups = {node.name: attributes(node).get("group", 1) for node in model.graph.node if node.op_type == "Conv"}
-    rows = tuple((n.name, n.op_type, groups.get(n.name, ""), n.macs, n.params) for n in count.per_node)
-    return Inspection(str(path), "onnx", facts, ("node", "op", "groups", "MACs", "parameters"), rows)
+    convolutions = (node for graph in all_graphs(model.graph) for node in graph.node if node.op_type == "Conv")
+    groups = {node.name: attributes(node).get("group", 1) for node in convolutions}
+    return facts, tuple((n.name, n.op_type, groups.get(n.name, ""), n.macs, n.params) for n in count.per_node)
 
 
 def _checkpoint(path: Path) -> Inspection:

@@ -14,7 +14,9 @@ from edgeprune.bundles.names import MODEL, PARTITION, PLAIN_MODEL
 from edgeprune.bundles.writing import copy_files, new_bundle, write_manifest
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError
+from edgeprune.onnx_files.inputs import with_input_size
 from edgeprune.onnx_files.model import load_model
+from edgeprune.onnx_files.validity import require_runnable
 from edgeprune.partitioning.devices import load_devices
 from edgeprune.partitioning.manifest import PartitionManifest, write_partition
 from edgeprune.partitioning.partition import partition_model
@@ -29,6 +31,8 @@ class SplitOptions:
     """A number of devices, or a TOML file that describes them; empty: no split."""
     device_profile: str = ""
     """Device type of devices that name none; empty: this machine's."""
+    input_size: tuple[int, ...] = ()
+    """Sizes of the last axes of a network's input, where its file leaves them open."""
 
     def check(self) -> None:
         """InputError if the devices do not exist; called before any long work."""
@@ -54,6 +58,10 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
         names, path = [], model
         manifest = Manifest(SCHEMA_VERSION, metadata.version("edgeprune"))
     loaded = load_model(path)
+    if not names:
+        require_runnable(loaded, path)
+    if options.input_size:
+        loaded = with_input_size(loaded, options.input_size, where=path)
     with new_bundle(out.folder, overwrite=out.overwrite) as stage:
         copy_files(names, model, stage)
         if not names:

@@ -3,23 +3,54 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
+from onnx import ModelProto
+
 from edgeprune.bundles.bundle import Bundle, open_bundle
-from edgeprune.bundles.names import ENGINES, LOWERING, MODEL, PARTITION, PROFILE
-from edgeprune.bundles.writing import check_update, updated_bundle, write_manifest
+from edgeprune.bundles.manifest import SCHEMA_VERSION, Manifest
+from edgeprune.bundles.names import DENSE_MODEL, ENGINES, LOWERING, MODEL, PARTITION, PLAIN_MODEL, PROFILE
+from edgeprune.bundles.writing import check_update, new_bundle, updated_bundle, write_manifest
 from edgeprune.deployment.lower_bundle import LowerOptions, lower_into
 from edgeprune.deployment.parity import TOLERANCE
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.files import sha256_of
+from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.record import LoweringRecord, load_lowering
+from edgeprune.onnx_files.graph import attributes
+from edgeprune.onnx_files.inputs import with_input_size
+from edgeprune.onnx_files.model import CONVOLUTIONS, load_model, save_onnx
+from edgeprune.pipeline.output import Output
+from edgeprune.precision.quantization import quantized_layers
 from edgeprune.profiling.precise_models import is_converted
 
 
-def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
-    """`edgeprune tune`: measures here which forms are fastest, and writes the bundle's model anew with them.
+def tune_file(
+    path: Path, options: LowerOptions, out: Output, input_size: Sequence[int] = ()
+) -> tuple[Bundle, LoweringRecord]:
+    """`edgeprune tune` of an ONNX file: a bundle of its network, with the forms that are fastest here.
+
+    Its dense network is not known: what is compared are the forms.
+    """
+    options.check()
+    out.check()
+    model = with_input_size(load_model(path), input_size, where=path)
+    if not grouped_layers(model):
+        raise _nothing_to_tune(model, path)
+    with new_bundle(out.folder, overwrite=out.overwrite) as stage:
+        save_onnx(model, stage / MODEL)
+        manifest = Manifest(SCHEMA_VERSION, metadata.version("edgeprune"))
+        write_manifest(stage, lower_into(stage, manifest, options, TOLERANCE))
+    tuned = open_bundle(out.folder)
+    return tuned, load_lowering(tuned.path(LOWERING))
+
+
+def tune(folder: Path, options: LowerOptions, input_size: Sequence[int] = ()) -> tuple[Bundle, LoweringRecord]:
+    """`edgeprune tune`: measures here which forms are fastest, and writes the bundle's model anew with them, fixed to
+    `input_size` where it leaves sizes open.
 
     If that changes the model, what was measured of it before is removed; reports are in any case, for they show how
     the forms were chosen before.
@@ -34,10 +65,12 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
         )
     check_update(folder)
     with updated_bundle(folder) as stage:
+        for name in (MODEL, PLAIN_MODEL, DENSE_MODEL):
+            _fix_size(stage / name, input_size, bundle.folder / name)
         tolerance = bundle.manifest.parity.tolerance if bundle.manifest.parity else TOLERANCE
         manifest = lower_into(stage, bundle.manifest, options, tolerance)
         if not (stage / LOWERING).is_file():
-            raise InputError("has no grouped layer", where=folder, expected="a network that was pruned into groups")
+            raise _nothing_to_tune(load_model(stage / MODEL), folder)
         stale = _stale(bundle.manifest.files, stage)
         for name in stale:
             (stage / name).unlink()
@@ -50,6 +83,34 @@ def tune(folder: Path, options: LowerOptions) -> tuple[Bundle, LoweringRecord]:
         )
     tuned = open_bundle(folder)
     return tuned, load_lowering(tuned.path(LOWERING))
+
+
+def _fix_size(path: Path, size: Sequence[int], where: Path) -> None:
+    """Write the network with its inputs' axes fixed but the batch; InputError where one is open and `size` does not
+    say it."""
+    if path.is_file():
+        model = load_model(path, require_conv=False)
+        fixed = with_input_size(model, size, where=where)
+        if fixed is not model:
+            path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+            save_onnx(fixed, path)
+
+
+def _nothing_to_tune(model: ModelProto, where: Path) -> InputError:
+    grouped = [
+        node for node in model.graph.node if node.op_type in CONVOLUTIONS and attributes(node).get("group", 1) != 1
+    ]
+    if not grouped:
+        expected, remedy = "a network that was pruned into groups", "`edgeprune export --groups 8` makes one"
+        return InputError("has no grouped layer", where=where, expected=expected, remedy=remedy)
+    quantised = quantized_layers(model)
+    why = f"{quantised} layers are quantised" if quantised else "they are depthwise, or their weights are no constants"
+    return InputError(
+        f"has no grouped layer that could have another form: of {len(grouped)} in groups {why}",
+        where=where,
+        expected="grouped convolutions of several channels a group, with constant weights in floats",
+        remedy="tune before quantising" if quantised else "there is nothing to tune",
+    )
 
 
 def _stale(before: Mapping[str, str], stage: Path) -> list[str]:

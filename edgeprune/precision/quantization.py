@@ -28,6 +28,7 @@ from edgeprune.onnx_files.model import check_model
 OLDEST_OPSET = 13
 """Of ONNX's own operations: the first whose QuantizeLinear takes a scale for each filter."""
 _LAYERS = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
+_OF_INTEGERS = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm"})
 _RESHAPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
 
 
@@ -80,7 +81,25 @@ def quantized_layers(model: ModelProto) -> int:
         node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored
     }
     layers = (node for node in model.graph.node if node.op_type in _LAYERS)
-    return sum(any(name in widened for name in node.input) for node in layers)
+    of_integers = sum(node.op_type in _OF_INTEGERS for node in model.graph.node)
+    return of_integers + sum(any(name in widened for name in node.input) for node in layers)
+
+
+def require_full_precision(model: ModelProto, wanted: str, where: object) -> None:
+    """InputError for a model whose file has other numbers than FP32 already: it cannot be converted once more."""
+    layers = quantized_layers(model)
+    half = sum(
+        tensor.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16) for tensor in model.graph.initializer
+    )
+    full = sum(tensor.data_type == onnx.TensorProto.FLOAT for tensor in model.graph.initializer)
+    if not layers and half <= full:
+        return
+    raise InputError(
+        f"is quantised already: {layers} of its layers have 8-bit weights" if layers else "is in FP16 already",
+        where=where,
+        expected=f"a network in FP32 to convert to {wanted.upper()}",
+        remedy="leave --precision out: the file is measured as it is; or name the file that it was made from",
+    )
 
 
 def _with_float_outputs(model: ModelProto) -> ModelProto:

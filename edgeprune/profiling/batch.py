@@ -11,7 +11,7 @@ from edgeprune.devices.sensors import MachineState, energy_meter, energy_per_run
 from edgeprune.errors import InputError, first_line
 from edgeprune.io import progress
 from edgeprune.io.arrays import Feeds
-from edgeprune.onnx_files.graph import input_specs
+from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.profiling.environment import crowding, load_average, peak_memory_mb, usable_core_numbers, usable_cores
 from edgeprune.profiling.layers import LayerTimes, above_peak, layer_rows, over, rounded, time_layers
 from edgeprune.profiling.measurement import (

@@ -15,8 +15,10 @@ from typing import NamedTuple
 from onnx import ModelProto, NodeProto
 
 from edgeprune.lowering.forms import layer_of_node
-from edgeprune.onnx_files.graph import attributes, concrete_types, constants, element_bytes
+from edgeprune.onnx_files.constants import constants
+from edgeprune.onnx_files.graph import attributes, element_bytes
 from edgeprune.onnx_files.macs import MacCount, count_macs
+from edgeprune.onnx_files.shapes import concrete_types
 from edgeprune.profiling.measurement import Measurement
 from edgeprune.runners.base import NodeTime
 
@@ -56,15 +58,14 @@ class ModelLayers:
         sizes = {
             value: math.prod(shape) * element_bytes(kind) for value, (shape, kind) in types.items() if shape is not None
         }
-        weights = {name: tuple(tensor.dims) for name, tensor in constants(model).items()}
         nodes = {node.name: node for node in model.graph.node}
         layers = []
         for entry in counted.per_node:
-            if entry.macs and entry.weight_name in weights and entry.name in nodes:
+            if entry.macs and entry.weight_name and entry.weight_shape and entry.name in nodes:
                 node = nodes[entry.name]
-                groups, inner, outer = _channels(node, weights[entry.weight_name])
+                groups, inner, outer = _channels(node, entry.weight_shape)
                 moved = sum(sizes.get(value, 0) for value in (*node.input, *node.output)) * share_of_bytes
-                products = math.prod(weights[entry.weight_name]) // (groups * outer)
+                products = math.prod(entry.weight_shape) // (groups * outer)
                 layers.append(
                     LayerInfo(entry.name, entry.op_type, groups, inner, outer, entry.macs, int(moved), products)
                 )

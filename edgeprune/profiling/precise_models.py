@@ -20,7 +20,7 @@ from edgeprune.bundles.names import DENSE_MODEL, MODEL
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.arrays import Feeds, load_array
-from edgeprune.onnx_files.graph import input_specs, output_specs, static_batch
+from edgeprune.onnx_files.inputs import input_specs, output_specs, static_batch
 from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.precision.formats import Precision, PrecisionRecord, tolerance
 from edgeprune.precision.half import to_half

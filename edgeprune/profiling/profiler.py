@@ -23,7 +23,8 @@ from edgeprune.devices.roofline import Roofline
 from edgeprune.devices.this_machine import default_profile_name, this_machine_block
 from edgeprune.errors import InputError
 from edgeprune.io import progress
-from edgeprune.onnx_files.graph import TensorSpec, input_specs, output_specs
+from edgeprune.onnx_files.graph import TensorSpec
+from edgeprune.onnx_files.inputs import input_specs, output_specs
 from edgeprune.precision.formats import Precision
 from edgeprune.profiling.batch import measure_batch, memory_checked
 from edgeprune.profiling.environment import current_environment
@@ -71,7 +72,7 @@ def profile_files(
     for target in targets:
         pair = subject.pair_for(registry.target_named(target))
         make = _maker(target, subject.files_for(target), pair, options, modules, engines)
-        results += [_advised(result, subject) for result in profile_runners(make, pair, target, options)]
+        results += [_advised(result, subject, pair) for result in profile_runners(make, pair, target, options)]
     settings = Settings(
         options.warmup,
         options.iterations,
@@ -85,11 +86,13 @@ def profile_files(
     return ProfileResult(environment, settings, tuple(results))
 
 
-def _advised(result: Result, subject: Subject) -> Result:
+def _advised(result: Result, subject: Subject, pair: Pair) -> Result:
     """With what to try next. Only a bundle can be tuned, and only in FP32."""
     tunable = subject.bundle is not None and result.precision == "fp32"
     may_tune = tunable and not is_tuned_for(subject.lowering, result.target, result.threads, result.batch_size)
-    return msgspec.structs.replace(result, advice=advice(result, may_tune=may_tune and result.target in RUNTIMES))
+    may_batch = any(spec.is_batched for spec in input_specs(pair.pruned))
+    found = advice(result, may_tune=may_tune and result.target in RUNTIMES, may_batch=may_batch)
+    return msgspec.structs.replace(result, advice=found)
 
 
 def check_measurable(subject: Subject, targets: Sequence[str], options: ProfileOptions) -> None:

@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from edgeprune.errors import InputError
 from edgeprune.onnx_files.graph import TensorSpec
+from edgeprune.onnx_files.inputs import dynamic_axes
 from edgeprune.precision.formats import Precision, share_of_bytes
 from edgeprune.profiling.explaining.facts import MachineFacts
 from edgeprune.profiling.layer_times import LayerInfo, ModelLayers
@@ -139,7 +140,7 @@ class Batch:
 
 
 def random_feeds(specs: Sequence[TensorSpec], batch: int, seed: int) -> list[NDArray[np.generic]]:
-    """Standard normal inputs (bytes uniform), the batch axis of size `batch`.
+    """Standard normal inputs (bytes and pixels uniform, truths by chance), the batch axis of size `batch`.
 
     InputError if an input has another dynamic axis, another fixed batch, or a type without natural random values.
     """
@@ -149,27 +150,34 @@ def random_feeds(specs: Sequence[TensorSpec], batch: int, seed: int) -> list[NDA
         shape, kind = _concrete(spec, batch), np.dtype(spec.dtype or "float32")
         if kind.kind == "f":
             values.append(rng.standard_normal(shape).astype(kind))
+        elif kind.kind == "b":
+            values.append(rng.integers(0, 1, shape, endpoint=True).astype(kind))
         elif kind in (np.dtype(np.uint8), np.dtype(np.int8)):
             limits = np.iinfo(kind)
             values.append(rng.integers(limits.min, limits.max, shape, kind, endpoint=True))
+        elif kind.kind in "iu" and len(shape) == 4:
+            values.append(rng.integers(0, 255, shape, kind, endpoint=True))
         else:
-            raise InputError(f"input {spec.name!r} is {kind}", expected="floating point or bytes, as images are")
+            raise InputError(
+                f"input {spec.name!r} is {kind}",
+                expected="floating point, bytes or truths: of other numbers nobody can say which make sense",
+                remedy=f"export the network with {spec.name!r} as a constant",
+            )
     return values
 
 
 def _concrete(spec: TensorSpec, batch: int) -> tuple[int, ...]:
-    for axis, size in enumerate(spec.shape[1:], start=1):
-        if not isinstance(size, int):
-            raise InputError(
-                f"input {spec.name!r} has a dynamic axis {axis} ({size or 'unnamed'})",
-                expected="a dynamic batch only",
-                remedy="export with a fixed input size",
-            )
-    first = spec.shape[0] if spec.shape else None
+    for axis in dynamic_axes(spec):
+        raise InputError(
+            f"input {spec.name!r} has a dynamic axis {axis} ({spec.shape[axis] or 'unnamed'})",
+            expected="a dynamic batch only",
+            remedy="pass --input-size, or export with a fixed input size",
+        )
+    first = spec.shape[0] if spec.shape and spec.is_batched else None
     if isinstance(first, int) and first != batch:
         raise InputError(
             f"input {spec.name!r} has a fixed batch of {first}",
             expected=f"batch size {batch}",
             remedy=f"pass --batch-size {first}, or export with a dynamic batch",
         )
-    return (batch, *(size for size in spec.shape[1:] if isinstance(size, int))) if spec.shape else ()
+    return tuple(size if isinstance(size, int) else batch for size in spec.shape)

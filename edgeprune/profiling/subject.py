@@ -15,7 +15,7 @@ from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.names import DENSE_MODEL, DENSE_WEIGHTS, LOWERING, MODEL, PLAIN_MODEL, PLAN, PROFILE, WEIGHTS
 from edgeprune.errors import InputError
 from edgeprune.lowering.record import LoweringRecord, load_lowering
-from edgeprune.onnx_files.graph import with_input_size
+from edgeprune.onnx_files.inputs import with_input_size
 from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.plans.plan import load_plan
 from edgeprune.profiling.setup import Pair, Which

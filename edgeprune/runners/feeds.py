@@ -28,7 +28,7 @@ def check_feeds(feeds: Feeds, specs: Sequence[TensorSpec]) -> None:
                 expected=spec.dtype,
                 remedy=f"convert it with .astype({spec.dtype!r})",
             )
-        if not _fits(value.shape, spec.shape, sizes):
+        if spec.states_shape and not _fits(value.shape, spec.shape, sizes):
             shape = shape_text(spec.shape)
             raise InputError(f"input {spec.name!r} has shape {value.shape}", expected=f"shape {shape}")
 

@@ -9,7 +9,8 @@ from onnx import ModelProto, TensorProto
 
 from edgeprune.lowering.forms import Form, shape_of
 from edgeprune.lowering.layers import GroupedLayer
-from edgeprune.onnx_files.graph import constants, input_specs
+from edgeprune.onnx_files.constants import constants
+from edgeprune.onnx_files.inputs import input_specs
 
 
 def structure_key(model: ModelProto) -> str:

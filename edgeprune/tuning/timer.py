@@ -12,7 +12,7 @@ from edgeprune.io import progress
 from edgeprune.io.arrays import Feeds
 from edgeprune.lowering.forms import Form
 from edgeprune.lowering.record import FromCache
-from edgeprune.onnx_files.graph import input_specs
+from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.profiling.layer_times import LayerTime, ModelLayers, attribute_times
 from edgeprune.profiling.measurement import NOISY, Measurement, interleave
 from edgeprune.profiling.setup import random_feeds

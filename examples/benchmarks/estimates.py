@@ -33,7 +33,7 @@ from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.devices.device_profile import DeviceProfile, load_profile
 from edgeprune.io import progress
 from edgeprune.io.files import pretty_json, write_atomically
-from edgeprune.onnx_files.graph import input_specs
+from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.pipeline.profile import calibrate
 from edgeprune.pipeline.tune import tune as tune_bundle

@@ -36,7 +36,7 @@ from cause_cases import millisecond_model
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.bundles.names import DENSE_MODEL, MODEL
 from edgeprune.io.files import pretty_json
-from edgeprune.onnx_files.graph import input_specs
+from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.pipeline.profile import profile as profile_bundle
 from edgeprune.profiling.environment import current_environment

@@ -63,7 +63,7 @@ from edgeprune.io.arrays import Array
 from edgeprune.io.files import pretty_json, write_atomically
 from edgeprune.lowering.gathers import count_gathers
 from edgeprune.lowering.layers import grouped_layers
-from edgeprune.onnx_files.graph import input_specs
+from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.onnx_files.macs import count_macs
 from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.pipeline.tune import tune as tune_bundle

@@ -8,15 +8,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import (
-    concrete_shapes,
-    constants,
-    input_specs,
-    output_specs,
-    static_batch,
-    with_input_size,
-)
+from edgeprune.onnx_files.constants import constants
+from edgeprune.onnx_files.inputs import input_specs, output_specs, static_batch, with_input_size
 from edgeprune.onnx_files.model import load_model
+from edgeprune.onnx_files.shapes import concrete_shapes
 
 CONV = """<ir_version: 9, opset_import: ["" : 18]>
 g (float[batch,3,8,8] x) => (float[batch,4,6,6] y)

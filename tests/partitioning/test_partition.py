@@ -10,7 +10,7 @@ from onnx import numpy_helper, parser
 
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import input_specs, output_specs
+from edgeprune.onnx_files.inputs import input_specs, output_specs
 from edgeprune.partitioning.devices import Device, LinkRate, load_devices
 from edgeprune.partitioning.partition import (
     check_partition,
@@ -227,8 +227,9 @@ def test_the_estimate_is_the_documented_sum():
 
 
 def test_a_network_that_cannot_be_divided_is_refused():
-    for body in ("y = Conv(x, d)", "n = Relu(u) y = Conv<group=2>(x, n)"):
-        with pytest.raises(InputError, match=r"no grouped convolution.*--groups"):
+    own_weights = "p = ReduceMean<keepdims=0>(x) n = Mul(u, p) y = Conv<group=2>(x, n)"
+    for body, words in (("y = Conv(x, d)", "--groups"), (own_weights, "computes its own while it runs")):
+        with pytest.raises(InputError, match=rf"no grouped convolution.*{words}"):
             partition_model(network(body, d=(8, 8, 1, 1), u=(8, 4, 1, 1)), load_devices(2))
 
 

@@ -346,6 +346,14 @@ def test_inputs_that_cannot_be_made_up_are_refused(spec: TensorSpec, batch: int,
         random_feeds([spec], batch, 0)
 
 
+def test_truths_are_made_up_and_a_fixed_first_axis_that_is_no_batch_is_kept() -> None:
+    specs = [TensorSpec("k", (7,), "bool", is_batched=False), TensorSpec("x", ("n", 4, 4, 3), "int32")]
+    truths, pixels = random_feeds(specs, 3, 0)
+    assert (truths.shape, str(truths.dtype)) == ((7,), "bool")
+    assert (pixels.shape, str(pixels.dtype)) == ((3, 4, 4, 3), "int32")
+    assert (pixels.min() >= 0, pixels.max() <= 255, pixels.max() > 1) == (True, True, True)
+
+
 def test_a_fixed_batch_must_be_asked_for(tmp_path: Path) -> None:
     dense, pruned = small.write_models(tmp_path, batch=2)
     assert profile_files(Subject(pruned, dense), ("cpu",), replace(QUICK, batch_sizes=(2,))).results[0].batch_size == 2

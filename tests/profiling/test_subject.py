@@ -16,7 +16,7 @@ from onnx import ModelProto
 from edgeprune.bundles.names import DENSE_MODEL, MODEL, PLAIN_MODEL
 from edgeprune.cli import main
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import input_specs
+from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.pipeline.profile import profile as profile_bundle
 from edgeprune.profiling import layers
@@ -163,7 +163,8 @@ class TestInputSize:
             (("height", "width"), (), "net.onnx: input 'input' has dynamic axes .*pass --input-size H,W"),
             ((24, 16), ("--input-size", "12,12"), "net.onnx: --input-size 12,12 contradicts input 'input'"),
             (("height", 16), ("--input-size", "24,12"), "--input-size 24,12 contradicts"),
-            ((24, 16), ("--input-size", "24"), "--input-size '24' is no size"),
+            ((24, 16), ("--input-size", "24"), "--input-size 24 contradicts"),
+            ((24, 16), ("--input-size", "24,wide"), "--input-size '24,wide' is no size"),
         ],
     )
     def test_a_size_that_is_missing_or_wrong_is_refused(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
 from edgeprune.errors import InputError
 from edgeprune.runners.base import RunOptions
@@ -221,3 +221,37 @@ def test_nodes_without_names_can_be_told_apart(x):
         times = runner.profile_nodes({"x": x}, 1)
         originals = [name for time in times if (name := runner.original_node(time.name))]
     assert originals == ["Conv_a", "Conv_c", "Conv_y"]
+
+
+def test_a_node_inside_an_if_gives_its_time_to_the_if(tmp_path: Path) -> None:
+    """Not to the outer convolution of its name, nor a second time to the rest."""
+    rng = np.random.default_rng(0)
+    held = {"w": (16, 16, 1, 1), "large": (16, 16, 9, 9)}
+    tensors = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), name) for name, s in held.items()]
+    tensors.append(numpy_helper.from_array(np.float32(-1e9), "least"))
+    then = helper.make_graph(
+        [helper.make_node("Conv", ["x", "large"], ["t"], name="conv", pads=[4] * 4)],
+        "then", [], [helper.make_tensor_value_info("t", 1, None)],
+    )  # fmt: skip
+    other = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["e"], name="same")],
+        "else", [], [helper.make_tensor_value_info("e", 1, None)],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["m"], name="mean", keepdims=0),
+        helper.make_node("Greater", ["m", "least"], ["c"], name="greater"),
+        helper.make_node("If", ["c"], ["z"], name="if", then_branch=then, else_branch=other),
+        helper.make_node("Conv", ["z", "w"], ["y"], name="conv"),
+    ]
+    values = [helper.make_tensor_value_info(name, 1, ["n", 16, 24, 24]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
+    path = tmp_path / "inner.onnx"
+    path.write_bytes(
+        helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
+    )
+    with OrtRunner(path) as runner:
+        times = runner.profile_nodes({"x": rng.standard_normal((1, 16, 24, 24)).astype(np.float32)}, 20)
+        mine = {runner.original_node(time.name): time.mean_ms for time in times}
+    assert {"if", "conv"} <= set(mine)
+    assert not [name for name in mine if name.startswith("if/")]
+    assert mine["conv"] < mine["if"]

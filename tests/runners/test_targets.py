@@ -19,7 +19,7 @@ from places import SUPPORT
 from edgeprune.devices import this_machine
 from edgeprune.devices.this_machine import NVIDIA_DRIVER
 from edgeprune.errors import InputError
-from edgeprune.onnx_files.graph import constants
+from edgeprune.onnx_files.constants import constants
 from edgeprune.runners import registry
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime import providers as ort_providers

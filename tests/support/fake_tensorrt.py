@@ -20,7 +20,8 @@ import onnxruntime
 from fake_cuda import FakeGpu
 from onnx import ModelProto, TensorProto
 
-from edgeprune.onnx_files.graph import concrete_types, input_specs, output_specs
+from edgeprune.onnx_files.inputs import input_specs, output_specs
+from edgeprune.onnx_files.shapes import concrete_types
 
 MS_A_LAYER = 1.0
 _NUMPY = {TensorProto.FLOAT: "FLOAT", TensorProto.FLOAT16: "HALF", TensorProto.INT64: "INT64", TensorProto.BOOL: "BOOL"}

@@ -419,7 +419,7 @@ def test_tuning_is_advised_where_the_bundle_was_not_tuned_for_just_that(
 ) -> None:
     asked: list[bool] = []
     folder, both = bundle(tmp_path), replace_options(BRIEF, batch_sizes=(1, 2))
-    monkeypatch.setattr(profiler, "advice", lambda result, *, may_tune: asked.append(may_tune) or ())
+    monkeypatch.setattr(profiler, "advice", lambda result, *, may_tune, **_: asked.append(may_tune) or ())
     profile_bundle(folder, None, ("cpu",), both)
     assert asked == [True, True]
     tune_bundle(folder, LowerOptions(tune=TuneOptions()))

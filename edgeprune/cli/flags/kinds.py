@@ -57,3 +57,17 @@ def parse_input_size(text: str) -> tuple[int, ...]:
     if len(size) not in (2, 3) or min(size) < 1:
         raise InputError(f"--input-size {text!r} is no size", expected="H,W or C,H,W, such as 224,224 or 3,224,224")
     return size
+
+
+def parse_open_size(text: str) -> tuple[int, ...]:
+    """The last axes of an ONNX file's input, from `L`, `H,W`, `C,H,W` ... or the same with `x` between; empty for an
+    empty text."""
+    if not text:
+        return ()
+    try:
+        size = tuple(int(part) for part in text.lower().replace("x", ",").split(","))
+    except ValueError:
+        size = ()
+    if not size or min(size) < 1:
+        raise InputError(f"--input-size {text!r} is no size", expected="sizes such as 224,224 or 3,224,224")
+    return size

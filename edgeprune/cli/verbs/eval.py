@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Common
-from edgeprune.cli.flags.kinds import DATA, Integer
+from edgeprune.cli.flags.kinds import DATA, Integer, parse_open_size
 from edgeprune.cli.flags.network import NetworkFlags
 from edgeprune.cli.tables import facts
 
@@ -48,7 +48,7 @@ def evaluate(
     from edgeprune.pipeline import eval as steps
 
     source = network.source(model, 0) if network.arch or model.is_dir() else None
-    result = steps.evaluate(model, data, source, batch_size, limit)
+    result = steps.evaluate(model, data, source, batch_size, limit, input_size=parse_open_size(network.input_size))
     show(result)
     common.write(result)
 

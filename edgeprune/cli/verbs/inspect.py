@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Common
+from edgeprune.cli.flags.kinds import COMMON, OptionalText, parse_open_size
 from edgeprune.cli.tables import facts, table
 
 if TYPE_CHECKING:
     from edgeprune.pipeline.inspect import Inspection
 
 
-def inspect(path: Path, /, *, common: Common = Common()) -> None:
+def inspect(
+    path: Path,
+    /,
+    *,
+    input_size: Annotated[OptionalText, Parameter(group=COMMON)] = "",
+    common: Common = Common(),
+) -> None:
     """What is in a checkpoint, an ONNX file or a bundle; a bundle's hashes are verified.
 
     **Examples**
@@ -25,10 +34,13 @@ def inspect(path: Path, /, *, common: Common = Common()) -> None:
     ----------
     path
         A checkpoint, an ONNX file or a bundle.
+    input_size
+        Sizes of the input's last axes, such as H,W or C,H,W, for which the multiply-adds of an ONNX file are counted
+        that leaves more open than the batch.
     """
     from edgeprune.pipeline import inspect as steps
 
-    result = steps.inspect(path)
+    result = steps.inspect(path, parse_open_size(input_size))
     show(result)
     common.write(result)
     steps.require_sound(result)

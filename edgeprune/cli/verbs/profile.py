@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Seeded
-from edgeprune.cli.flags.kinds import MEASURING, Integer, OptionalPath, OptionalText, Switch, integers, parse_input_size
+from edgeprune.cli.flags.kinds import MEASURING, Integer, OptionalPath, OptionalText, Switch, integers, parse_open_size
 from edgeprune.cli.profile_tables import show, show_device
 from edgeprune.errors import InputError
 
@@ -50,7 +50,7 @@ class MeasureFlags:
     batch_size: str = "1"
     """Batch sizes, separated by commas."""
     input_size: OptionalText = ""
-    """H,W or C,H,W of the input, for an ONNX file whose axes are dynamic, not the batch alone."""
+    """Sizes of the input's last axes, such as H,W or C,H,W, for an ONNX file that leaves more open than the batch."""
     warmup: Integer = 10
     """Runs of each model before measuring, at least: warm-up goes on until its times are steady."""
     iterations: Integer = 1000
@@ -95,7 +95,7 @@ class MeasureFlags:
             machine_profile=self.machine_profile,
             seed=seed,
             precision=numbers.precision,
-            input_size=parse_input_size(self.input_size),
+            input_size=parse_open_size(self.input_size),
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Common, OutFlags
-from edgeprune.cli.flags.kinds import EXPORT, OptionalText
+from edgeprune.cli.flags.kinds import EXPORT, OptionalText, parse_open_size
 from edgeprune.cli.tables import facts, table
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def split(
     *,
     devices: Annotated[str, Parameter(group=EXPORT)],
     device_profile: Annotated[OptionalText, Parameter(group=EXPORT)] = "",
+    input_size: Annotated[OptionalText, Parameter(group=EXPORT)] = "",
     out: OutFlags,
     common: Common = Common(),
 ) -> None:
@@ -40,10 +41,14 @@ def split(
         Number of devices, or a TOML file with a [[device]] table for each.
     device_profile
         Device type that the prediction is for, where the TOML file names none.
+    input_size
+        Sizes of the input's last axes, such as H,W or C,H,W, for an ONNX file that leaves more open than the batch.
     """
     from edgeprune.pipeline import split as steps
 
-    bundle, manifest = steps.split(model, steps.SplitOptions(devices, device_profile), out.output())
+    bundle, manifest = steps.split(
+        model, steps.SplitOptions(devices, device_profile, parse_open_size(input_size)), out.output()
+    )
     show(manifest, bundle)
     common.write(manifest)
 

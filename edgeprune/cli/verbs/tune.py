@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Seeded
-from edgeprune.cli.flags.kinds import MEASURING, Integer, OptionalPath, OptionalText, Switch
+from edgeprune.cli.flags.kinds import EXPORT, MEASURING, Integer, OptionalPath, OptionalText, Switch, parse_open_size
 from edgeprune.cli.headline import headline
 from edgeprune.cli.tables import milliseconds, say, speedup, table
+from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
     from edgeprune.bundles.bundle import Bundle
+    from edgeprune.deployment.lower_bundle import LowerOptions
     from edgeprune.lowering.record import LoweringRecord
 
 
+@Parameter(name="*", group=EXPORT)
+@dataclass(frozen=True)
+class FileFlags:
+    """For an ONNX file, which is no bundle yet."""
+
+    out: Annotated[OptionalPath, Parameter(alias="-o")] = None
+    """Folder of the bundle that a tuned ONNX file becomes: new or empty."""
+    overwrite: Switch = False
+    """Replace the bundle that is there."""
+    input_size: OptionalText = ""
+    """Sizes of the input's last axes, such as H,W or C,H,W, for a network that leaves more open than the batch."""
+
+
+@Parameter(name="*", group=MEASURING)
+@dataclass(frozen=True)
+class CacheFlags:
+    """What was measured before."""
+
+    cache: OptionalPath = None
+    """File that remembers what was measured; by default in your cache folder."""
+    no_cache: Switch = False
+    """Measure everything anew, and remember nothing."""
+
+
 def tune(
-    bundle: Path,
+    model: Path,
     /,
     *,
+    file: FileFlags = FileFlags(),
     threads: Annotated[Integer, Parameter(group=MEASURING)] = 1,
     batch_size: Annotated[Integer, Parameter(group=MEASURING)] = 1,
     target: Annotated[str, Parameter(group=MEASURING)] = "cpu",
     device_profile: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
-    cache: Annotated[OptionalPath, Parameter(group=MEASURING)] = None,
-    no_cache: Annotated[Switch, Parameter(group=MEASURING)] = False,
+    remembered: CacheFlags = CacheFlags(),
     common: Seeded = Seeded(),
 ) -> None:
     """Measure here, on the device, in which form each pruned layer runs fastest, and write the model with the winners.
@@ -39,11 +66,12 @@ def tune(
     - `edgeprune tune out/`
     - `edgeprune tune out/ --threads 2 --batch-size 8`
     - `edgeprune tune out/ --target openvino-native`
+    - `edgeprune tune resnext.onnx -o out`
 
     Parameters
     ----------
-    bundle
-        A bundle with an ONNX model that is not split.
+    model
+        A bundle with an ONNX model that is not split, or an ONNX file, which becomes a bundle.
     threads
         Threads inside one operation, as the model will be run.
     batch_size
@@ -52,21 +80,30 @@ def tune(
         Runtime to tune for: cpu (ONNX Runtime) or openvino-native.
     device_profile
         Device type whose channel block and cost table the candidates come from; this machine's by default.
-    cache
-        File that remembers what was measured; by default in your cache folder.
-    no_cache
-        Measure everything anew, and remember nothing.
     """
     from edgeprune.deployment.lower_bundle import LowerOptions
-    from edgeprune.pipeline import tune as steps
     from edgeprune.tuning.cache import default_path
     from edgeprune.tuning.options import TuneOptions
 
-    kept = None if no_cache else cache or default_path()
+    kept = None if remembered.no_cache else remembered.cache or default_path()
     options = LowerOptions(device_profile, TuneOptions(threads, batch_size, target, kept, common.seed))
-    tuned, record = steps.tune(bundle, options)
+    tuned, record = _tuned(model, options, file)
     show(record, tuned)
     common.write(record)
+
+
+def _tuned(model: Path, options: LowerOptions, file: FileFlags) -> tuple[Bundle, LoweringRecord]:
+    from edgeprune.pipeline import tune as steps
+    from edgeprune.pipeline.output import Output
+
+    size = parse_open_size(file.input_size)
+    if model.suffix == ".onnx" and not model.is_dir():
+        if file.out is None:
+            raise InputError("an ONNX file is not changed", where=model, remedy="pass -o OUT for the tuned one")
+        return steps.tune_file(model, options, Output(file.out, file.overwrite), size)
+    if file.out is not None:
+        raise InputError("a bundle is tuned in its place", where=model, remedy="leave out -o, or copy it before")
+    return steps.tune(model, options, size)
 
 
 def show(record: LoweringRecord, bundle: Bundle) -> None:

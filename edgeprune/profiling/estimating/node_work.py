@@ -16,7 +16,9 @@ from onnx import ModelProto, NodeProto
 
 from edgeprune.devices.channel_block import is_off_block, reads_blocks, round_up
 from edgeprune.devices.device_profile import KernelKind
-from edgeprune.onnx_files.graph import attributes, concrete_types, constants, element_bytes
+from edgeprune.onnx_files.constants import constants
+from edgeprune.onnx_files.graph import attributes, element_bytes
+from edgeprune.onnx_files.shapes import concrete_types
 from edgeprune.profiling.layer_times import ModelLayers
 
 _ACTIVATIONS = frozenset({"BatchNormalization", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})

@@ -32,6 +32,12 @@ REMEDIES: Mapping[str, str] = {
     "noise": "measure on an idle machine, or pin the threads (--pin), where times vary too much to be judged",
     "compute-bound": "prune more (--rate, --groups) where layers multiply as fast as the device can",
 }
+WITHOUT_BATCH: Mapping[str, str] = {
+    "dispatch": "leave small layers dense (--skip), where starting operations takes longer than what they compute",
+    "threads": "try fewer --threads where there is too little work to share",
+    "memory-bound": "move fewer bytes (INT8, thinner layers instead of groups), where layers wait for memory",
+}
+"""For a network that takes one sample a run."""
 FORMS: Mapping[str, str] = {
     "gather": "measure forms without Gathers (edgeprune tune)",
     "reorder": "measure forms that keep one layout (edgeprune tune)",
@@ -49,10 +55,11 @@ class _Part(NamedTuple):
     """What they take more than was promised."""
 
 
-def advice(result: Result, *, may_tune: bool = False) -> tuple[str, ...]:
+def advice(result: Result, *, may_tune: bool = False, may_batch: bool = True) -> tuple[str, ...]:
     """Sentences, the largest gain first; none where nothing is worth trying, or layers have no times.
 
-    `may_tune`: whether `edgeprune tune` could still find other forms of the layers.
+    `may_tune`: whether `edgeprune tune` could still find other forms of the layers; `may_batch`: whether the network
+    takes several samples a run.
     """
     layers = [layer for layer in result.layers if layer.pruned_ms]
     total = math.fsum(layer.pruned_ms or 0.0 for layer in layers) + (result.pruned_other_ms or 0.0)
@@ -62,14 +69,16 @@ def advice(result: Result, *, may_tune: bool = False) -> tuple[str, ...]:
     parts = [_part(kind, [layer for layer in layers if layer.cause_kind == kind]) for kind in kinds]
     worth = sorted((part for part in parts if part.ms / total >= WORTHREMEDIESING), key=lambda part: -part.ms)
     sentences = [
-        f"{_remedy(part.kind, may_tune)}: {_names(part.layers)} (up to {part.ms / total:.0%} of the network's time)"
+        f"{_remedy(part.kind, may_tune, may_batch)}: {_names(part.layers)} "
+        f"(up to {part.ms / total:.0%} of the network's time)"
         for part in worth
     ]
     return (*sentences, *_never_pruned(result, layers, total))
 
 
-def _remedy(kind: str, may_tune: bool) -> str:
-    return f"{FORMS[kind]}, or {REMEDIES[kind]}" if may_tune and kind in FORMS else REMEDIES[kind]
+def _remedy(kind: str, may_tune: bool, may_batch: bool) -> str:
+    remedy = REMEDIES[kind] if may_batch else WITHOUT_BATCH.get(kind, REMEDIES[kind])
+    return f"{FORMS[kind]}, or {remedy}" if may_tune and kind in FORMS else remedy
 
 
 def _part(kind: str, layers: Sequence[LayerResult]) -> _Part:

@@ -17,6 +17,7 @@ import msgspec
 from edgeprune.devices.device_profile import DeviceProfile
 from edgeprune.errors import InputError, Interrupted
 from edgeprune.onnx_files.model import load_model
+from edgeprune.precision.quantization import require_full_precision
 from edgeprune.profiling.estimating.estimates import Estimate, estimate
 from edgeprune.profiling.precise_models import PreciseModels, load_samples, precise_models
 from edgeprune.profiling.profiler import check_measurable, check_targets, profile_files
@@ -76,6 +77,8 @@ class Sweep:
         """The networks in the options' precision, converted into `folder`, with `data` to calibrate and compare on."""
         if self.options.precision == "fp32":
             return PreciseModels()
+        for path in subject.networks.values():
+            require_full_precision(load_model(path), self.options.precision, path)
         samples = load_samples(load_model(subject.pruned), data, self.options.seed)
         folder.mkdir(parents=True, exist_ok=True)
         modules = subject.modules() if any(target_named(name).runs == "module" for name in self.targets) else {}

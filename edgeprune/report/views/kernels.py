@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgeprune.onnx_files.graph import array, constants
+from edgeprune.onnx_files.constants import constants
+from edgeprune.onnx_files.graph import array
 from edgeprune.plans.plan import LayerPlan, Plan
 
 LARGEST = 256

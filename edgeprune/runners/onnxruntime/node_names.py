@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
-from edgeprune.onnx_files.graph import constants
+from edgeprune.onnx_files.constants import constants
+from edgeprune.onnx_files.graph import all_graphs, fed_values, tensor_spec
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 # What ONNX Runtime folds into the convolution in front.
@@ -33,6 +34,10 @@ class NodeNames:
     """Value -> the node that writes it."""
     convolution: Mapping[str, str]
     """Value -> the convolution that writes it, other operations folded into it; its producer if there is none."""
+    inside: frozenset[str] = frozenset()
+    """Nodes inside an If, Loop or Scan, and the values that they write."""
+    shapeless: frozenset[str] = frozenset()
+    """Inputs of which the file states no shape, which ONNX Runtime tells like those without axes."""
 
     @staticmethod
     def of(model: ModelProto) -> NodeNames:
@@ -48,7 +53,17 @@ class NodeNames:
                 node = producer
             convolution[value] = node.name
         writers = {value: node.name for value, node in producers.items()}
-        return NodeNames(frozenset(node.name for node in model.graph.node), writers, convolution)
+        within = [node for graph in list(all_graphs(model.graph))[1:] for node in graph.node]
+        inside = {name for node in within for name in (node.name, *node.output)} - set(producers)
+        shapeless = frozenset(value.name for value in fed_values(model.graph) if not tensor_spec(value).states_shape)
+        nodes = frozenset(node.name for node in model.graph.node)
+        return NodeNames(nodes, writers, convolution, frozenset(inside), shapeless)
+
+    def is_inside(self, name: str) -> bool:
+        """Whether a timed node lies in an If, Loop or Scan, whose own time holds it."""
+        plain = _FUSION.sub("", name).removeprefix("fused ")
+        stems = (plain.removesuffix(end) for end in ("", "_nchwc", "_bn_nchwc", "_mul_nchwc"))
+        return name not in self.nodes and any(stem in self.inside for stem in stems)
 
     def original(self, name: str) -> str:
         """The model's node; empty for a reordering of data; `name` itself if it is unknown."""

@@ -13,10 +13,11 @@ import onnxruntime
 from onnx import ModelProto
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from edgeprune.errors import InputError, first_line
+from edgeprune.errors import InputError
 from edgeprune.io.arrays import Array, Feeds
 from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.onnx_files.model import as_model
+from edgeprune.onnx_files.validity import runtime_sentence
 from edgeprune.precision.formats import Precision
 from edgeprune.runners.base import OPTIMIZATION_LEVELS, NodeTime, RunOptions
 from edgeprune.runners.cores import pinned
@@ -73,7 +74,10 @@ class OrtRunner(OpenedRunner):
         self._names, self._session = self._open(self.options)
         self.provider = str(self._session.get_providers()[0])
         """The provider that really runs the model, as ONNX Runtime spells it."""
-        self._inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self._inputs = tuple(
+            replace(_spec(value), states_shape=value.name not in self._names.shapeless)
+            for value in self._session.get_inputs()
+        )
         self.input_names = tuple(spec.name for spec in self._inputs)
         self.output_specs = tuple(_spec(value) for value in self._session.get_outputs())
         self.output_names = tuple(spec.name for spec in self.output_specs)
@@ -108,7 +112,8 @@ class OrtRunner(OpenedRunner):
         return self._names.original(name)
 
     def profile_nodes(self, feeds: Feeds, iterations: int, *, warmup: int = 5) -> list[NodeTime]:
-        """Median time of every node of the optimised model, in order of execution, warm-up runs left out.
+        """Median time of every node of the optimised model, in order of execution, warm-up runs left out; an If, Loop
+        or Scan as a whole.
 
         The mean would be that of the few runs in which another program had the core. Runs in a session of its own, so
         that measuring does not slow this one down. On GPU targets the times are those of starting the kernels.
@@ -119,7 +124,7 @@ class OrtRunner(OpenedRunner):
         with pinned(self.options.pin[:1]), self.errors_of_the_input():
             for _ in range(warmup + iterations):
                 recorder.run()
-        return recorder.finish(warmup=warmup)
+        return [time for time in recorder.finish(warmup=warmup) if not self._names.is_inside(time.name)]
 
     def recorder(self, feeds: Feeds) -> NodeRecorder:
         """What takes the times of nodes in runs that the caller asks for, one at a time."""
@@ -142,7 +147,7 @@ class OrtRunner(OpenedRunner):
             session = onnxruntime.InferenceSession(data, _session_options(options), providers=wanted, enable_fallback=0)
         except _LOAD_ERRORS as error:
             raise InputError(
-                f"ONNX Runtime cannot load it: {first_line(error)}",
+                f"ONNX Runtime cannot load it: {runtime_sentence(error)}",
                 where=where,
                 expected=f"a model that {provider} can run",
                 remedy="export it again, or try another target",
@@ -170,7 +175,7 @@ class OrtRunner(OpenedRunner):
             yield
         except ORT_ERRORS as error:
             raise InputError(
-                f"ONNX Runtime cannot run the model on this input: {first_line(error)}",
+                f"ONNX Runtime cannot run the model on this input: {runtime_sentence(error)}",
                 expected=", ".join(f"{spec.name} {shape_text(spec.shape)}" for spec in self._inputs),
             ) from error
 

@@ -15,7 +15,8 @@ from onnx import ModelProto
 
 from edgeprune.errors import InputError
 from edgeprune.io.arrays import Array, Feeds
-from edgeprune.onnx_files.graph import TensorSpec, input_specs, output_specs
+from edgeprune.onnx_files.graph import TensorSpec
+from edgeprune.onnx_files.inputs import input_specs, output_specs
 from edgeprune.onnx_files.model import as_model
 from edgeprune.precision.formats import Precision
 from edgeprune.runners.base import NodeTime, RunOptions

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError, first_line, unknown_name
 from edgeprune.io.arrays import Array, Feeds
-from edgeprune.onnx_files.graph import TensorSpec, input_specs, output_specs, static_batch
+from edgeprune.onnx_files.graph import TensorSpec
+from edgeprune.onnx_files.inputs import input_specs, output_specs, static_batch
 from edgeprune.onnx_files.model import load_model
 from edgeprune.precision.formats import PRECISIONS
 from edgeprune.runners.base import NodeTime, RunOptions, TargetState

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgeprune.profiling.explaining.advice import FORMS, advice
+from edgeprune.profiling.explaining.advice import FORMS, WITHOUT_BATCH, advice
 from edgeprune.profiling.result import Latency, LayerResult, Result
 
 LATENCY = Latency(1.0, 1.0, 1.0, 1.0, 1.0, 10, 0.0, (1.0, 1.0))
@@ -76,3 +76,11 @@ def test_without_a_baseline_the_devices_bound_is_the_gain() -> None:
 
 def test_layers_without_times_leave_nothing_to_advise() -> None:
     assert advice(result()) == ()
+
+
+@pytest.mark.parametrize("kind", WITHOUT_BATCH)
+def test_a_network_that_takes_one_sample_a_run_is_not_advised_to_take_more(kind: str) -> None:
+    (found,) = advice(result(layer("a", 2.0, 3.0, kind)))
+    assert "larger batches" in found
+    (found,) = advice(result(layer("a", 2.0, 3.0, kind)), may_batch=False)
+    assert "batches" not in found
