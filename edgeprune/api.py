@@ -113,6 +113,7 @@ def train(
     device_profile. The result's `network` is the given model; its `model` is the small trained one. Without a method,
     `edgeprune.training.loop.fit` trains. Raises InputError for anything that cannot be done as asked.
     """
+    _check_keywords("train", asked, MethodKeywords)
     network = _network(model, example_input)
     training = training or TrainSettings()
     request = _request(method, training.seed, **asked)
@@ -146,6 +147,7 @@ def export(
     fastest; as_planned, in the groups that the plan has; tune, in the form that is measured to be fastest here, with
     `threads` (1); seed (0).
     """
+    _check_keywords("export", how, ExportKeywords)
     deploy, lowering = _how(**how)
     lowering.check()
     return write_export(pruned, deploy, lowering, SplitOptions(str(devices)), Output(Path(out), overwrite))
@@ -214,6 +216,7 @@ def _request(
     seed: int,
     groups: int | None = None,
     share_partitions: bool = True,
+    /,
     *,
     rate: float | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -254,6 +257,13 @@ def _how(
     """How to write the files, and each layer in them."""
     tuning = TuneOptions(threads=threads, cache=default_path()) if tune else None
     return DeployOptions(ExportOptions(opset=opset), seed=seed), LowerOptions(device_profile, tuning, as_planned)
+
+
+def _check_keywords(function: str, given: Mapping[str, object], known: type) -> None:
+    """TypeError for what the function does not take, under its own name."""
+    unknown = [name for name in given if name not in known.__annotations__]
+    if unknown:
+        raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}")
 
 
 def _assignments(settings: Mapping[str, Any] | None) -> tuple[str, ...]:

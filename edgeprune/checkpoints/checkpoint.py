@@ -153,6 +153,8 @@ def load_into(model: nn.Module, state: LoadedState, *, where: object, allow_part
                 note = "loaded by the network's own rules for the names of its earlier versions"
                 return LoadReport(len(reading.tensors), notes=(note,))
         raise _misfit(shapes, named, misfit, where, allow_partial)
+    for key in misfit.common:
+        _check_kind(key, own[key], named.tensors[key], where)
     with torch.no_grad():
         for key in misfit.common:
             own[key].copy_(named.tensors[key])
@@ -163,6 +165,15 @@ def load_into(model: nn.Module, state: LoadedState, *, where: object, allow_part
     if unexpected:
         notes.append(f"{len(unexpected)} tensors of the checkpoint are not used{few(unexpected)}")
     return LoadReport(len(misfit.common), tuple(missing), tuple(unexpected), tuple(notes))
+
+
+def _check_kind(key: str, own: Tensor, given: Tensor, where: object) -> None:
+    """InputError for integers or complex numbers in the place of weights, which a copy would round without a word."""
+    if own.is_floating_point() and not given.is_floating_point():
+        raise InputError(
+            f"{key} is {given.dtype}", where=where, expected="floating-point weights",
+            remedy="give the checkpoint from before they were quantised, if that is what happened to them",
+        )  # fmt: skip
 
 
 class _Comparison(NamedTuple):

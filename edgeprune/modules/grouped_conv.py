@@ -39,7 +39,8 @@ class GroupedConv2d(nn.Conv2d):
             dtype=dense.weight.dtype,
         )
         self.entry = entry
-        self.dense_in_channels = dense.in_channels
+        # What it takes, as a forward may check; how many of them each group reads, the weight's shape says.
+        self.in_channels = dense.in_channels
         self.reads = entry.reads(dense.in_channels)
         self.writes = entry.writes()
         # Not in the state dict: the plan holds them, and the keys stay those of the checkpoint.
@@ -100,7 +101,7 @@ class GroupedConv2d(nn.Conv2d):
     def masked_dense(self) -> tuple[Tensor, Tensor | None]:
         """The same layer as a dense weight (C_out, C_in, k, k) with zeros at the pruned kernels, and its bias."""
         kernels = self.weight.reshape(-1, *self.kernel_size)  # (C_out * kept, k, k)
-        zeros = kernels.new_zeros(self.out_channels * self.dense_in_channels, *self.kernel_size)
+        zeros = kernels.new_zeros(self.out_channels * self.in_channels, *self.kernel_size)
         weight = zeros.index_copy(0, self.kernel_index, kernels)
-        shape = (self.out_channels, self.dense_in_channels, *self.kernel_size)
+        shape = (self.out_channels, self.in_channels, *self.kernel_size)
         return weight.reshape(shape), None if self.bias is None else self.bias[self.output_index]

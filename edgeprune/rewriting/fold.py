@@ -86,6 +86,8 @@ class _Folding:
             if norm is not None:
                 norm.replace_all_uses_with(norm.args[0])  # type: ignore[arg-type]
                 self.module.graph.erase_node(norm)
+        for output in self.module.graph.find_nodes(op="output"):
+            output.args = fx.node.map_aggregate(output.args, _tensor_or_none)
         self.module.delete_all_unused_submodules()
         self.module.graph.lint()
         self.module.recompile()
@@ -265,3 +267,8 @@ def _positions(shape: tuple[int, ...]) -> int:
     for size in shape[2:]:
         positions *= size
     return positions
+
+
+def _tensor_or_none(output: fx.node.Argument) -> fx.node.Argument:
+    """What a forward returns besides tensors, such as a name or a count, has no place in an exported file."""
+    return output if isinstance(output, fx.Node) else None

@@ -286,7 +286,7 @@ def _tensor_meta(node: fx.Node) -> TensorMetadata | None:
 def _shape_of(module: nn.Conv2d | nn.Linear) -> tuple[int, int, int]:
     """(groups, input channels, output channels) of the layer as it stands in the original network."""
     if isinstance(module, GroupedConv2d):
-        return 1, module.dense_in_channels, module.out_channels
+        return 1, module.in_channels, module.out_channels
     if isinstance(module, nn.Conv2d):
         return module.groups, module.in_channels, module.out_channels
     return 1, module.in_features, module.out_features

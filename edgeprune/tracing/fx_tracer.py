@@ -46,6 +46,11 @@ class _Proxy(_Known, fx.Proxy):
     def __getattr__(self, name: str) -> _Attribute:
         return _Attribute(self, name)
 
+    def __setitem__(self, key: object, value: object) -> None:
+        raise TraceError(
+            f"its forward assigns into a tensor ({self.node.name}[...] = ...), which torch.where or torch.cat would not"
+        )
+
 
 class _Attribute(_Known, Attribute):
     """An attribute of a value, such as its shape."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from edgeprune.errors import InputError, first_line
 from edgeprune.tracing.channel_walk import ChannelWalk, Traced
@@ -20,6 +21,7 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
 
     Raises InputError if the model's own forward cannot be traced or run with this input.
     """
+    _check_weights(model)
     try:
         model = copy.deepcopy(model).eval()
     except Exception as error:  # whatever a user's module does when it is copied
@@ -48,3 +50,14 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
     for node in module.graph.nodes:
         walk.visit(node)
     return walk.finish(tuple(example_input.shape[1:]), counts_channels=tracer.counts_channels)
+
+
+def _check_weights(model: nn.Module) -> None:
+    """InputError for weights that are made in the first forward pass, and were not yet."""
+    lazy = [name for name, weight in model.named_parameters() if is_lazy(weight)]
+    if lazy:
+        raise InputError(
+            f"{lazy[0]} is not there yet: a lazy layer makes its weights in its first forward pass",
+            expected="a network with weights",
+            remedy="run it once on an example input first",
+        )

@@ -321,6 +321,16 @@ def test_half_precision_weights_become_the_models_type_and_counters_may_be_missi
     assert torch.equal(target[0].weight, model[0].weight.half().float())
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+def test_numbers_that_are_no_weights_are_refused(dtype: torch.dtype) -> None:
+    model = nn.Conv2d(3, 4, 3)
+    before = model.weight.clone()
+    tensors = {"weight": torch.ones(4, 3, 3, 3).to(dtype), "bias": torch.zeros(4)}
+    with pytest.raises(InputError, match=f"weight is {dtype}"):
+        load_into(model, LoadedState(tensors, ""), where="it.pt")
+    assert torch.equal(model.weight, before)
+
+
 def test_a_model_that_is_itself_wrapped_takes_stripped_keys() -> None:
     wrapped = nn.ModuleDict({"module": small()})
     report = load_into(wrapped, state_of(small()), where="net.pt")

@@ -55,7 +55,10 @@ def parse_input_size(text: str) -> tuple[int, ...]:
     except ValueError:
         size = ()
     if len(size) not in (2, 3) or min(size) < 1:
-        raise InputError(f"--input-size {text!r} is no size", expected="H,W or C,H,W, such as 224,224 or 3,224,224")
+        raise InputError(
+            f"--input-size {text!r} is no size",
+            expected="H,W or C,H,W, such as 224,224 or 3,224,224, of a network of 2-D convolutions",
+        )
     return size
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from edgeprune.profiling.result import LayerResult, Result
 
-WORTHREMEDIESING = 0.03
+WORTH_A_REMEDY = 0.03
 """Share of the network's time from which on something is advised."""
 LARGE_PART = 0.25
 """Share of the network's time from which on a part that was never pruned is spoken of."""
@@ -67,7 +67,7 @@ def advice(result: Result, *, may_tune: bool = False, may_batch: bool = True) ->
         return ()
     kinds = dict.fromkeys(layer.cause_kind for layer in layers if layer.cause_kind in REMEDIES)
     parts = [_part(kind, [layer for layer in layers if layer.cause_kind == kind]) for kind in kinds]
-    worth = sorted((part for part in parts if part.ms / total >= WORTHREMEDIESING), key=lambda part: -part.ms)
+    worth = sorted((part for part in parts if part.ms / total >= WORTH_A_REMEDY), key=lambda part: -part.ms)
     sentences = [
         f"{_remedy(part.kind, may_tune, may_batch)}: {_names(part.layers)} "
         f"(up to {part.ms / total:.0%} of the network's time)"

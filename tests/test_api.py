@@ -1,0 +1,82 @@
+"""The library's functions on networks as people write them: what they return, check and fix, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeprune import api
+from edgeprune.errors import InputError
+
+X = torch.zeros(1, 3, 12, 12)
+
+
+class TwoLayers(nn.Module):
+    """Two convolutions and a classifier, with whatever forward a test gives it."""
+
+    def __init__(self, forward: Callable[[TwoLayers, Tensor], Any]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.head, self.given = nn.Linear(16, 4), forward
+
+    def forward(self, x: Tensor) -> Any:
+        return self.given(self, x)
+
+    def scores(self, x: Tensor) -> Tensor:
+        return self.head(self.second(x).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def with_a_name(net: TwoLayers, x: Tensor) -> dict[str, object]:
+    return {"scores": net.scores(net.first(x).relu()), "name": "two layers", "layers": 3, "loss": None}
+
+
+def in_float32(net: TwoLayers, x: Tensor) -> Tensor:
+    return net.head(net.second(net.first(x).relu()).float().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def checking_channels(net: TwoLayers, x: Tensor) -> Tensor:
+    x = net.first(x).relu()
+    assert x.shape[1] == net.second.in_channels
+    return net.scores(x)
+
+
+def assigning(net: TwoLayers, x: Tensor) -> Tensor:
+    x = net.first(x).relu()
+    x[:, :8] = 0
+    return net.scores(x)
+
+
+@pytest.mark.parametrize("forward", [with_a_name, in_float32, checking_channels])
+@pytest.mark.parametrize("method", ["gconv", "tmi-gkp"])
+def test_what_a_forward_returns_fixes_and_checks_is_left_to_it(
+    forward: Callable[..., Any], method: str, tmp_path: Path
+) -> None:
+    pruned = api.prune(TwoLayers(forward), X, method=method, groups=2)
+    pruned.model(torch.randn(2, 3, 12, 12))
+    bundle = api.export(pruned, tmp_path / "out")
+    assert bundle.manifest.parity is not None
+    assert bundle.manifest.parity.passed
+
+
+def test_assignments_into_a_tensor_are_refused_under_that_name() -> None:
+    with pytest.raises(InputError, match="assigns into a tensor"):
+        api.prune(TwoLayers(assigning), X, method="gconv", groups=2)
+
+
+def test_a_layer_without_weights_yet_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.LazyConv2d(8, 3))
+    with pytest.raises(InputError, match="lazy layer.*run it once"):
+        api.prune(network, X, method="gconv", groups=2)
+
+
+@pytest.mark.parametrize("name", ["groups", "seed", "share_partitions", "nonsense"])
+def test_arguments_that_are_not_taken_are_refused_under_the_functions_name(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^train\(\) got an unexpected keyword argument '{name}'"):
+        api.train(nn.Conv2d(3, 8, 3), X, "cifar10", method="fpgm", **{name: 1})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^export\(\) got an unexpected keyword argument 'nonsense'"):
+        api.export(None, "out", nonsense=1)  # type: ignore[arg-type]
