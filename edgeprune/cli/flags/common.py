@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from edgeprune.cli.flags.kinds import COMMON, Integer, OptionalPath, Switch
+from edgeprune.cli.flags.kinds import COMMON, Integer, OptionalPath, Switch, flags
 from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @Parameter(name="*", group=COMMON)
-@dataclass(frozen=True)
+@flags
 class Common:
     """What every verb takes."""
 
@@ -42,7 +41,7 @@ class Common:
 
 
 @Parameter(name="*", group=COMMON)
-@dataclass(frozen=True)
+@flags
 class Seeded(Common):
     """What every verb with chance in it takes."""
 
@@ -56,7 +55,7 @@ class Seeded(Common):
 
 
 @Parameter(name="*", group=COMMON)
-@dataclass(frozen=True)
+@flags
 class OutFlags:
     """Where the bundle goes."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar, dataclass_transform
 
 from cyclopts import Group, Parameter, Token
 
@@ -17,6 +18,14 @@ DATA = Group("Data", sort_key=3)
 EXPORT = Group("Export", sort_key=4)
 MEASURING = Group("Measuring", sort_key=4)
 COMMON = Group("Common", sort_key=9)
+
+T = TypeVar("T")
+
+
+@dataclass_transform(eq_default=False, frozen_default=True)
+def flags(cls: type[T]) -> type[T]:
+    """Flags of one subject: a frozen dataclass without comparison and text, which are not used and cost --help 3 %."""
+    return dataclass(frozen=True, eq=False, repr=False)(cls)
 
 
 def _integer(kind: type, tokens: Sequence[Token]) -> int:

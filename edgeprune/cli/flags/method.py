@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
@@ -15,6 +14,7 @@ from edgeprune.cli.flags.kinds import (
     OptionalText,
     Switch,
     Texts,
+    flags,
 )
 from edgeprune.errors import InputError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @Parameter(name="*", group=PRUNING)
-@dataclass(frozen=True)
+@flags
 class MethodFlags:
     """What any method is told, whether it works in training or not."""
 
@@ -81,7 +81,7 @@ def _layer_rate(text: str) -> tuple[str, float]:
 
 
 @Parameter(name="*", group=PRUNING)
-@dataclass(frozen=True)
+@flags
 class PruneFlags(MethodFlags):
     """What to prune, and how."""
 
@@ -104,7 +104,7 @@ class PruneFlags(MethodFlags):
 
 
 @Parameter(name="*", group=PRUNING)
-@dataclass(frozen=True)
+@flags
 class TrainMethodFlags(MethodFlags):
     """The method at work while the network is trained."""
 
@@ -116,6 +116,6 @@ class TrainMethodFlags(MethodFlags):
 
         if self.method:
             return MethodChoice(self.method, self.request(self.method, seed), self.set, self.device_profile)
-        if self != TrainMethodFlags():
+        if vars(self) != vars(TrainMethodFlags()):
             raise InputError("flags for a method, and no method", where="train", remedy="pass --method")
         return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 
-from edgeprune.cli.flags.kinds import DATA, NETWORK, Integer, OptionalText, Switch, parse_input_size
+from edgeprune.cli.flags.kinds import DATA, NETWORK, Integer, OptionalText, Switch, flags, parse_input_size
 from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ PrecisionFlag = Literal["auto", "fp32", "bf16"]
 
 
 @Parameter(name="*", group=NETWORK)
-@dataclass(frozen=True)
+@flags
 class NetworkFlags:
     """Which network, with which weights."""
 
@@ -53,7 +52,7 @@ class NetworkFlags:
 
 
 @Parameter(name="*", group=DATA)
-@dataclass(frozen=True)
+@flags
 class DataFlags:
     """Real data, for accuracy and fine-tuning."""
 

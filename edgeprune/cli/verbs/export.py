@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import OutFlags, Seeded
-from edgeprune.cli.flags.kinds import EXPORT, Integer, OptionalInteger, OptionalPath, OptionalText, Switch
+from edgeprune.cli.flags.kinds import EXPORT, Integer, OptionalInteger, OptionalPath, OptionalText, Switch, flags
 from edgeprune.cli.flags.method import PruneFlags
 from edgeprune.cli.flags.network import DataFlags, NetworkFlags
 from edgeprune.errors import InputError
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @Parameter(name="*", group=EXPORT)
-@dataclass(frozen=True)
+@flags
 class ExportFlags:
     """How to write and check the ONNX files."""
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Seeded
-from edgeprune.cli.flags.kinds import MEASURING, Integer, OptionalPath, OptionalText, Switch, integers, parse_open_size
+from edgeprune.cli.flags.kinds import (
+    MEASURING,
+    Integer,
+    OptionalPath,
+    OptionalText,
+    Switch,
+    flags,
+    integers,
+    parse_open_size,
+)
 from edgeprune.cli.profile_tables import show, show_device
 from edgeprune.errors import InputError
 
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @Parameter(name="*", group=MEASURING)
-@dataclass(frozen=True)
+@flags
 class SubjectFlags:
     """What is measured, and where."""
 
@@ -41,7 +49,7 @@ class SubjectFlags:
 
 
 @Parameter(name="*", group=MEASURING)
-@dataclass(frozen=True)
+@flags
 class MeasureFlags:
     """How to measure."""
 
@@ -100,7 +108,7 @@ class MeasureFlags:
 
 
 @Parameter(name="*", group=MEASURING)
-@dataclass(frozen=True)
+@flags
 class NumberFormatFlags:
     """In which precision to measure."""
 
@@ -113,7 +121,7 @@ class NumberFormatFlags:
 
 
 @Parameter(name="*", group=MEASURING)
-@dataclass(frozen=True)
+@flags
 class CalibrateFlags:
     """The machine instead of a model."""
 

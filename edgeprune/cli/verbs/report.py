@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Common
-from edgeprune.cli.flags.kinds import COMMON, MEASURING, OptionalNumber, OptionalPath, OptionalText
+from edgeprune.cli.flags.kinds import COMMON, MEASURING, OptionalNumber, OptionalPath, OptionalText, flags
 from edgeprune.cli.tables import say, table
 from edgeprune.errors import GateError, InputError, unknown_name
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @Parameter(name="*", group=MEASURING)
-@dataclass(frozen=True)
+@flags
 class CompareFlags:
     """What runs are held against, and what is still accepted."""
 

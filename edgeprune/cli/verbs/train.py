@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import OutFlags, Seeded
-from edgeprune.cli.flags.kinds import TRAINING, Integer, OptionalNumber, OptionalPath, OptionalText, Switch
+from edgeprune.cli.flags.kinds import TRAINING, Integer, OptionalNumber, OptionalPath, OptionalText, Switch, flags
 from edgeprune.cli.flags.method import TrainMethodFlags
 from edgeprune.cli.flags.network import NetworkFlags, PrecisionFlag
 from edgeprune.cli.headline import headline, layers
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @Parameter(name="*", group=TRAINING)
-@dataclass(frozen=True)
+@flags
 class TrainFlags:
     """How to train: SGD with momentum."""
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Seeded
-from edgeprune.cli.flags.kinds import EXPORT, MEASURING, Integer, OptionalPath, OptionalText, Switch, parse_open_size
+from edgeprune.cli.flags.kinds import (
+    EXPORT,
+    MEASURING,
+    Integer,
+    OptionalPath,
+    OptionalText,
+    Switch,
+    flags,
+    parse_open_size,
+)
 from edgeprune.cli.headline import headline
 from edgeprune.cli.tables import milliseconds, say, speedup, table
 from edgeprune.errors import InputError
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @Parameter(name="*", group=EXPORT)
-@dataclass(frozen=True)
+@flags
 class FileFlags:
     """For an ONNX file, which is no bundle yet."""
 
@@ -34,7 +42,7 @@ class FileFlags:
 
 
 @Parameter(name="*", group=MEASURING)
-@dataclass(frozen=True)
+@flags
 class CacheFlags:
     """What was measured before."""
 
