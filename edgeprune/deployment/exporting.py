@@ -80,19 +80,24 @@ def _export_one(
     onnx_model = to_onnx(folded.module, example, deploy.onnx)
     gathers = GatherCount(folded.gathers_before, count_gathers(onnx_model))
     save_onnx(onnx_model, path)
-    references = {name: _reference_outputs(reference, torch.from_numpy(batch)) for name, batch in inputs.items()}
-    parity = measure_parity(path, inputs, references, deploy.tolerance)
+    parity = measure_parity(path, inputs, _references(reference, inputs), deploy.tolerance)
     require_parity(parity)
     return gathers, parity
 
 
-def _reference_outputs(model: torch.nn.Module, images: torch.Tensor) -> list[NDArray[np.float64]]:
+def _references(
+    model: torch.nn.Module, inputs: Mapping[str, NDArray[np.float32]]
+) -> dict[str, list[NDArray[np.float64]]]:
     """What a network gives in float64; in float32 where its forward fixes that, with casts such as `x.float()`."""
+    batches = {name: torch.from_numpy(batch) for name, batch in inputs.items()}
     precise = copy.deepcopy(model).double().eval()
     with torch.no_grad():
-        if _failure(precise, images.double()) is None:
-            return _outputs(precise(images.double()))
-        return [output.astype(np.float64) for output in _outputs(copy.deepcopy(model).eval()(images))]
+        try:
+            return {name: _outputs(precise(batch.double())) for name, batch in batches.items()}
+        except RuntimeError:  # layers and what they take have different types
+            plain = copy.deepcopy(model).eval()
+            outputs = {name: _outputs(plain(batch)) for name, batch in batches.items()}
+            return {name: [part.astype(np.float64) for part in parts] for name, parts in outputs.items()}
 
 
 def _check_batch(model: torch.nn.Module, batch: NDArray[np.float32]) -> None:
