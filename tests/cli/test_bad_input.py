@@ -122,6 +122,13 @@ def test_weights_that_are_no_numbers(refused: Run, tmp_path: Path, value: float)
     assert "layer2.0.conv1.weight" in refused("export", tmp_path / "bad.pt", "--arch", "resnet8")
 
 
+def test_a_file_that_is_not_there_is_not_told_to_need_a_place_to_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", str(tmp_path / "nothere.onnx")]) == 1
+    assert "nothere.onnx: no such file" in capsys.readouterr().err
+
+
 def test_neither_checkpoint_nor_random_weights(refused: Run, checkpoint: Path) -> None:
     assert "--random-init" in refused("export", "--arch", "resnet8")
     assert "--random-init" in refused("export", checkpoint, "--arch", "resnet8", "--random-init")

@@ -106,6 +106,8 @@ def _tuned(model: Path, options: LowerOptions, file: FileFlags) -> tuple[Bundle,
 
     size = parse_open_size(file.input_size)
     if model.suffix == ".onnx" and not model.is_dir():
+        if not model.exists():
+            raise InputError("no such file", where=model, expected="an ONNX file", remedy="check the path")
         if file.out is None:
             raise InputError("an ONNX file is not changed", where=model, remedy="pass -o OUT for the tuned one")
         return steps.tune_file(model, options, Output(file.out, file.overwrite), size)
