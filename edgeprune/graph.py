@@ -15,19 +15,20 @@ from typing import Literal
 class Layer:
     """One convolution or linear layer.
 
-    Weights have shape (out_channels, in_channels / groups, *kernel_size) for a convolution and
-    (out_channels, in_channels * features_per_channel) for a linear layer.
+    Weights, filters first, have shape (out_channels, in_channels / groups, *kernel_size) for a convolution, transposed
+    or not, and (out_channels, in_channels * features_per_channel) for a linear layer.
     """
 
     name: str
     """Path of the module in the model, as in the checkpoint's keys without `.weight`."""
-    kind: Literal["conv", "linear"]
+    kind: Literal["conv", "conv_transpose", "linear"]
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, ...]
     groups: int
     positions: int
-    """Output positions a sample: H_out * W_out; 1 for a linear layer."""
+    """Positions a sample at which its weights are applied: H_out * W_out, and H_in * W_in where it is transposed; of a
+    linear layer the positions over which it goes, 1 for a vector."""
     reads: str
     """Name of the coupled set that the input's channels belong to."""
     writes: str
@@ -52,6 +53,16 @@ class Layer:
     @property
     def is_depthwise(self) -> bool:
         return self.groups > 1 and self.groups == self.in_channels == self.out_channels
+
+    @property
+    def is_grouped(self) -> bool:
+        """In groups already as it comes, and not depthwise."""
+        return self.groups > 1 and not self.is_depthwise
+
+    @property
+    def thins_by_group(self) -> bool:
+        """Whether a grouped layer loses whole groups, and otherwise the same channels of each: the finer of the two."""
+        return self.groups >= self.in_channels // self.groups
 
     @property
     def weight_count(self) -> int:
@@ -83,6 +94,13 @@ class CoupledSet:
     """Why the channels cannot change (network input, an operation that we do not know, ...); empty if they can."""
     parts: tuple[str, ...] = ()
     """The sets whose channels stand one after another in this one, for a concatenation."""
+    ordered: str = ""
+    """Why the channels that stay cannot change places, where some may go."""
+
+    @property
+    def in_order(self) -> str:
+        """Why the channels cannot change places; empty if they can."""
+        return self.pinned or self.ordered
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
         raise InputError(f"setting tolerance is {settings.tolerance:g}", expected="0 or a small positive number")
     # What was masked elsewhere was asked for there, the first convolution and the shortcuts included.
     request = dataclasses.replace(given.request, include_first=True, include_shortcuts=True)
-    streams, branches = units(graph, request, "coupled"), units(graph, request, "separate")
+    streams = units(graph, request, "coupled", merging=True)
+    branches = units(graph, request, "separate", merging=True)
     zero = {
         layer.name: _largest_weights(given.weights[layer.name]) <= settings.tolerance
         for layer in graph.layers

@@ -1,7 +1,8 @@
 """Weights that are computed anew at each forward pass, as the plain parameters that inference needs.
 
 `torch.nn.utils.weight_norm`, `spectral_norm`, `prune` and parametrizations keep a layer's weight as a function of other
-tensors. What is pruned, folded and exported is the weight itself.
+tensors, and layers that standardise their weights compute it themselves. What is pruned, folded and exported is the
+weight itself.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from edgeprune.modules.plain_layers import plain_form, with_plain_layers
+
 HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
 
 
@@ -22,7 +25,7 @@ def baked(model: nn.Module) -> nn.Module:
 
     Raises whatever a module raises that cannot be copied.
     """
-    if not any(_is_computed(module) for module in model.modules()):
+    if not any(_is_computed(module) or plain_form(module) is not None for module in model.modules()):
         return model
     copied = copy.deepcopy(model, _computed_tensors(model))
     for module in copied.modules():
@@ -30,7 +33,7 @@ def baked(model: nn.Module) -> nn.Module:
             _bake_parametrizations(module)
         for hook in _own_hooks(module):
             _bake_hook(module, hook)
-    return copied
+    return with_plain_layers(copied)
 
 
 def _is_computed(module: nn.Module) -> bool:

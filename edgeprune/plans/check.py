@@ -33,6 +33,13 @@ def check_plan(plan: Plan, graph: Graph) -> list[str]:
     faults.extend(
         f"{layer.name}: the plan says nothing of this layer." for layer in graph.layers if layer.name not in seen
     )
+    if kept is not None:
+        faults.extend(
+            f"{layer.name}: {fault}"
+            for layer in graph.layers
+            if layer.groups > 1
+            for fault in _group_faults(layer, kept)
+        )
     return faults
 
 
@@ -72,6 +79,16 @@ def _one_set_faults(entry: SetPlan, coupled: CoupledSet, graph: Graph) -> Iterat
         standing_for |= set(cluster)
 
 
+def _group_faults(layer: Layer, kept: KeptChannels) -> Iterator[str]:
+    """A convolution that comes in groups stays one only if all groups that are left are of one size."""
+    left = kept.groups(layer)
+    if len({(len(group.filters), len(group.inputs)) for group in left}) > 1:
+        yield f"{layer.groups} groups that are left with different numbers of filters, or of input channels."
+    around = (kept.inputs(layer), kept.filters(layer))
+    if layer.is_grouped and any(side.merged or side.constant for side in around):
+        yield "channels around a convolution that comes in groups cannot be merged."
+
+
 def _padding_faults(kept: KeptChannels, graph: Graph) -> Iterator[str]:
     """Channels behind a zero padding are equal only if what the padding puts there is."""
     for padding in graph.paddings:
@@ -85,7 +102,7 @@ def _padding_faults(kept: KeptChannels, graph: Graph) -> Iterator[str]:
 
 
 def _branch_faults(entry: LayerPlan, layer: Layer, kept: KeptChannels | None) -> Iterator[str]:
-    if not layer.ends_branch or layer.kind != "conv" or layer.groups != 1:
+    if not layer.ends_branch or layer.kind == "linear" or layer.groups != 1:
         yield "only a convolution whose output goes into an add can leave out filters of its own."
     if layer.refusal:
         yield f"this layer cannot be changed: {layer.refusal}."

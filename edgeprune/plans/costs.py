@@ -92,7 +92,6 @@ def _some(names: list[str]) -> str:
 def _kernels(layer: Layer, entry: LayerPlan | None, kept: KeptChannels) -> int:
     if entry is not None:
         return sum(len(filters) * len(inputs) for filters, inputs in zip(entry.filters, entry.inputs, strict=True))
-    filters = len(kept.filters(layer).index)
-    if layer.is_depthwise:
-        return filters
-    return filters * (len(kept.inputs(layer).index) // layer.groups)  # an already grouped layer's sets are pinned
+    if layer.groups > 1:
+        return sum(len(group.filters) * len(group.inputs) for group in kept.groups(layer))
+    return len(kept.filters(layer).index) * len(kept.inputs(layer).index)

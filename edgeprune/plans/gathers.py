@@ -52,7 +52,7 @@ def _problem(grouped: Mapping[str, LayerPlan], graph: Graph) -> LayoutProblem:
     reads, writes = _demands(grouped, graph)
     return LayoutProblem(
         channels={coupled.name: coupled.channels for coupled in graph.coupled_sets},
-        pinned=frozenset(coupled.name for coupled in graph.coupled_sets if coupled.pinned),
+        in_order=frozenset(coupled.name for coupled in graph.coupled_sets if coupled.in_order),
         demands=[demand for name in reads for demand in (reads[name], writes[name])],
         paddings=[
             Padding(p.source, p.target, p.lead, p.trail, graph.coupled_set(p.target).channels * p.positions)

@@ -39,6 +39,16 @@ class Kept:
         return places
 
 
+@dataclass(frozen=True)
+class GroupLeft:
+    """What is left of one group of a grouped convolution."""
+
+    filters: list[int]
+    """By their numbers in the layer."""
+    inputs: list[int]
+    """By their numbers in the group."""
+
+
 class KeptChannels:
     """What a sound plan leaves over of a network (`check_plan` says whether it is sound)."""
 
@@ -63,6 +73,17 @@ class KeptChannels:
         if entry.kept_filters:
             return Kept(layer.out_channels, entry.kept_filters)
         return self.sets[layer.writes] if layer.writes in self.sets else Kept.all(layer.out_channels)
+
+    def groups(self, layer: Layer) -> tuple[GroupLeft, ...]:
+        """What is left of a layer that comes in groups, or is depthwise: group by group; none that is gone."""
+        filters, inputs = self.filters(layer).index, self.inputs(layer).index
+        rows, columns = layer.out_channels // layer.groups, layer.in_channels // layer.groups
+        left = [GroupLeft([], []) for _ in range(layer.groups)]
+        for filter_ in filters:
+            left[filter_ // rows].filters.append(filter_)
+        for channel in inputs:
+            left[channel // columns].inputs.append(channel % columns)
+        return tuple(group for group in left if group.filters or group.inputs)
 
     def inputs(self, layer: Layer) -> Kept:
         """The layer's input channels that are still there."""

@@ -41,7 +41,8 @@ class LayoutProblem:
     """All that decides the layouts of one network; sets in forward order."""
 
     channels: Mapping[str, int]
-    pinned: frozenset[str]
+    in_order: frozenset[str]
+    """Those that keep the original order."""
     demands: Sequence[Demand] = ()
     paddings: Sequence[Padding] = ()
     concatenations: Mapping[str, tuple[str, ...]] | None = None
@@ -79,7 +80,7 @@ def choose_layouts(problem: LayoutProblem) -> dict[str, Selection]:
     layouts: dict[str, Selection] = {}
     concatenations = problem.concatenations or {}
     for name, channels in problem.channels.items():
-        if name in problem.pinned:
+        if name in problem.in_order:
             layouts[name] = Selection.identity(channels)
         elif name in concatenations:
             layouts[name] = _concatenated([layouts[part] for part in concatenations[name]])

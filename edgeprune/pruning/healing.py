@@ -14,6 +14,7 @@ from torch import nn
 from edgeprune.datasets.images import Dataset, batches
 from edgeprune.graph import Graph
 from edgeprune.methods.base import Healed
+from edgeprune.modules.filters import filters_first, is_transposed
 from edgeprune.plans.plan import Plan
 from edgeprune.pruning.network import layer_weights
 from edgeprune.rewriting.rewrite import masked, rewrite
@@ -30,8 +31,10 @@ def loss_gradients(model: nn.Module, images: Dataset) -> dict[str, NDArray[np.fl
         loss.backward()  # type: ignore[no-untyped-call]
     gradients = {}
     for name in layer_weights(observed):
+        module = observed.get_submodule(name)
         weight = observed.get_parameter(f"{name}.weight")
-        gradients[name] = (torch.zeros_like(weight) if weight.grad is None else weight.grad).float().numpy()
+        gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        gradients[name] = filters_first(gradient, transposed=is_transposed(module)).float().numpy()
     return gradients
 
 

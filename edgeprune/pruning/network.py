@@ -24,6 +24,7 @@ from edgeprune.io import progress
 from edgeprune.io.user_code import is_file_spec
 from edgeprune.methods.base import Ticket
 from edgeprune.modules.baked import baked
+from edgeprune.modules.filters import FILTER_LAYERS, filters_of
 from edgeprune.pruning.options import NetworkSource
 from edgeprune.zoo import build
 
@@ -130,14 +131,20 @@ def load_tickets(folder: Path, network: Network) -> list[Ticket]:
 
 
 def layer_weights(model: nn.Module) -> dict[str, NDArray[np.float32]]:
-    """The weight of every convolution and linear layer, by the layer's name."""
-    return {name: layer.weight.detach().float().numpy() for name, layer in _layers(model).items()}
+    """The weight of every convolution and linear layer, filters first, by the layer's name."""
+    return {
+        name: filters_of(module).detach().float().numpy()
+        for name, module in model.named_modules()
+        if isinstance(module, FILTER_LAYERS)
+    }
 
 
 def layer_biases(model: nn.Module) -> dict[str, NDArray[np.float32]]:
     """The bias of every convolution and linear layer that has one, by the layer's name."""
     return {
-        name: layer.bias.detach().float().numpy() for name, layer in _layers(model).items() if layer.bias is not None
+        name: module.bias.detach().float().numpy()
+        for name, module in model.named_modules()
+        if isinstance(module, FILTER_LAYERS) and module.bias is not None
     }
 
 

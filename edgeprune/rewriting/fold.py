@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from edgeprune.modules.filters import FILTER_LAYERS, FilterLayer, filters_first, filters_of, is_transposed
 from edgeprune.modules.gather import Gather, insert_zero_filled
 from edgeprune.modules.grouped_conv import GroupedConv2d
 from edgeprune.modules.norms import NORM_TENSORS, NORMS, Norm, is_norm
@@ -112,7 +113,7 @@ class _Folding:
                 paddings.append(Padding(self.set_of(source), self.set_of(node), lead, trail, channels * positions))
         return LayoutProblem(
             channels={s.name: s.channels for s in graph.coupled_sets},
-            pinned=frozenset(s.name for s in graph.coupled_sets if s.pinned),
+            in_order=frozenset(s.name for s in graph.coupled_sets if s.in_order),
             demands=demands,
             paddings=paddings,
             concatenations=self.traced.concatenations,
@@ -129,14 +130,15 @@ class _Folding:
         """The BatchNorm node behind this conv or linear layer, if it can go into its weights."""
         if node.op != "call_module" or self.calls[str(node.target)] > 1 or len(node.users) != 1:
             return None
-        if type(self.modules[str(node.target)]) not in (nn.Conv2d, nn.Linear, GroupedConv2d):
+        if type(self.modules[str(node.target)]) not in (*FILTER_LAYERS, GroupedConv2d):
             return None
         user = next(iter(node.users))
         if user.op != "call_module" or self.calls[str(user.target)] > 1:
             return None
         norm = self.modules[str(user.target)]
         foldable = is_norm(norm) and norm.running_mean is not None
-        return user if foldable and len(self.traced.shapes[node.name]) in (2, 4) else None
+        rank = 2 if isinstance(self.modules[str(node.target)], nn.Linear) else 4
+        return user if foldable and len(self.traced.shapes[node.name]) == rank else None
 
     # -- layers ------------------------------------------------------------------------------------------------------
     def fold_module(self, node: fx.Node, module: nn.Module, norm_node: fx.Node | None) -> None:
@@ -147,23 +149,22 @@ class _Folding:
             return  # a layer whose place is not understood
         if isinstance(module, GroupedConv2d):
             self.fold_grouped(node, module, norm)
-        elif type(module) in (nn.Conv2d, nn.Linear):
-            self.fold_dense(node, module, norm)  # type: ignore[arg-type]
+        elif type(module) in FILTER_LAYERS:
+            self.fold_dense(str(node.target), module, norm)  # type: ignore[arg-type]
         elif isinstance(module, NORMS):
             self.permute(node, module, NORM_TENSORS)
         elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
             self.permute(node, module, ("weight",))
 
-    def fold_dense(self, node: fx.Node, module: nn.Conv2d | nn.Linear, norm: nn.Module | None) -> None:
-        source = node.all_input_nodes[0]
-        weight, bias = _folded(module.weight, module.bias, norm)
-        writes = self.layout(node).array()
+    def fold_dense(self, name: str, module: FilterLayer, norm: nn.Module | None) -> None:
+        layer = self.traced.graph.layer(name)
+        weight, bias = _folded(filters_of(module), module.bias, norm)
+        writes = self.layouts[layer.writes].array()
         weight = weight[writes]
         bias = None if bias is None else bias[writes]
-        if not (isinstance(module, nn.Conv2d) and module.groups > 1):  # depthwise follows; grouped ones are pinned
-            features = self.channels[source.name].features
-            weight = weight[:, self.layout(source).repeated_blocks(features).array()]
-        _set_weights(module, weight, bias)
+        if layer.groups == 1:  # else depthwise, which follows, or grouped: these read and write in order
+            weight = weight[:, self.layouts[layer.reads].repeated_blocks(layer.features_per_channel).array()]
+        _set_weights(module, filters_first(weight, transposed=is_transposed(module)), bias)
 
     def fold_grouped(self, node: fx.Node, module: GroupedConv2d, norm: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
@@ -256,7 +257,7 @@ def _permuted_norm(norm: nn.Module | None, writes: Selection) -> nn.Module | Non
     return permuted
 
 
-def _set_weights(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+def _set_weights(module: FilterLayer, weight: Tensor, bias: Tensor | None) -> None:
     dtype = module.weight.dtype
     module.weight = nn.Parameter(weight.to(dtype).contiguous(), requires_grad=False)
     module.bias = None if bias is None else nn.Parameter(bias.to(dtype).contiguous(), requires_grad=False)

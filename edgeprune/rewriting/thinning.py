@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer, Norm
+from edgeprune.modules.filters import FilterLayer, filters_first, filters_of, is_transposed
 from edgeprune.modules.gather import ChannelMask, insert_zero_filled
 from edgeprune.modules.norms import NORM_TENSORS
 from edgeprune.plans.kept_channels import Kept, KeptChannels
@@ -81,23 +82,33 @@ def reduced_columns(weight: Tensor, layer: Layer, inputs: Kept, constants: Value
     return reduced.flatten(1, 2)
 
 
+def group_places(layer: Layer, kept: KeptChannels) -> tuple[Tensor, Tensor]:
+    """Where in the weight (C_out, C_in / groups, ...) of a grouped layer is what it keeps: indices (rows, 1) and
+    (rows, columns)."""
+    places = [(row, group.inputs) for group in kept.groups(layer) for row in group.filters]
+    return torch.tensor([[row] for row, _ in places]), torch.tensor([columns for _, columns in places])
+
+
 @torch.no_grad()
-def _thin_layer(module: nn.Conv2d | nn.Linear, layer: Layer, kept: KeptChannels, constants: Values | None) -> None:
+def _thin_layer(module: FilterLayer, layer: Layer, kept: KeptChannels, constants: Values | None) -> None:
     filters, inputs = kept.filters(layer), kept.inputs(layer)
     if filters.is_all and inputs.is_all:
         return
-    weight = module.weight
-    if not layer.is_depthwise:
-        weight = reduced_columns(weight, layer, inputs, constants)
-    module.weight = _parameter(weight[list(filters.index)].contiguous(), module.weight)
+    weight = filters_of(module)
+    if layer.groups > 1:
+        weight = weight[group_places(layer, kept)]
+    else:
+        weight = reduced_columns(weight, layer, inputs, constants)[list(filters.index)]
+    weight = filters_first(weight, transposed=is_transposed(module))
+    module.weight = _parameter(weight.contiguous(), module.weight)
     if module.bias is not None:
         module.bias = _parameter(module.bias[list(filters.index)], module.bias)
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
         return
     module.out_channels, module.in_channels = len(filters.index), len(inputs.index)
-    if layer.is_depthwise:
-        module.groups = module.in_channels
+    if layer.groups > 1:
+        module.groups = len(kept.groups(layer))
 
 
 @torch.no_grad()
@@ -239,10 +250,15 @@ def expanded(state: Mapping[str, Tensor], plan: Plan, graph: Graph, like: Mappin
     full = {key: state[key].clone() if key in state else tensor.clone() for key, tensor in like.items()}
     for layer in graph.layers:
         filters, inputs = kept.filters(layer), kept.inputs(layer)
-        weight = state[f"{layer.name}.weight"]
-        if not layer.is_depthwise and layer.groups == 1:
+        is_transposed = layer.kind == "conv_transpose" and layer.groups == 1
+        weight = filters_first(state[f"{layer.name}.weight"], transposed=is_transposed)
+        if layer.groups > 1:
+            spread = torch.zeros_like(like[f"{layer.name}.weight"])
+            spread[group_places(layer, kept)] = weight
+        else:
             weight = _spread(weight.transpose(0, 1), inputs, layer.features_per_channel).transpose(0, 1)
-        full[f"{layer.name}.weight"] = _copied(_spread(weight, filters), filters)
+            spread = _spread(weight, filters)
+        full[f"{layer.name}.weight"] = filters_first(_copied(spread, filters), transposed=is_transposed)
         if layer.has_bias:
             full[f"{layer.name}.bias"] = _copied(_spread(state[f"{layer.name}.bias"], filters), filters)
     for norm in graph.norms:

@@ -15,9 +15,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx
 
+from edgeprune.tracing.channel_axes import AxisWalk
 from edgeprune.tracing.channel_ops import (
     CONCATENATES,
-    DIVIDES,
     JOINS_FUNCTIONS,
     JOINS_METHODS,
     KEEPS_FUNCTIONS,
@@ -28,10 +28,10 @@ from edgeprune.tracing.channel_ops import (
     RESHAPES_METHODS,
     VIEWS,
 )
-from edgeprune.tracing.channel_parts import Channels, PartWalk, calls, name_of, unknown_call
+from edgeprune.tracing.channel_parts import Channels, calls, name_of, unknown_call
 
 
-class CallWalk(PartWalk):
+class CallWalk(AxisWalk):
     """The state of one walk over an fx graph, and the visits of its calls of functions and methods."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -53,8 +53,12 @@ class CallWalk(PartWalk):
         source = self.source(node)
         if source is None:
             return  # made of parameters: a value for each channel where it meets some
-        if calls(node, JOINS_FUNCTIONS, JOINS_METHODS):
-            self.visit_join(node, tensors)
+        if self.moves_axis(node):
+            self.visit_move(node, source)
+        elif self.is_off_axis(node):
+            self.visit_off_axis(node, source)
+        elif calls(node, JOINS_FUNCTIONS, JOINS_METHODS):
+            self.visit_join(node)
         elif calls(node, KEEPS_FUNCTIONS, KEEPS_METHODS) and len(tensors) == 1:
             self.values[node.name] = source
         elif calls(node, RESHAPES_FUNCTIONS, RESHAPES_METHODS):
@@ -67,38 +71,6 @@ class CallWalk(PartWalk):
             self.visit_concat(node)
         elif target is F.pad:
             self.visit_pad(node, source)
-        else:
-            self.unknown(node, unknown_call(node))
-
-    def visit_join(self, node: fx.Node, tensors: list[fx.Node]) -> None:
-        channels = self.shapes[node.name][1] if len(self.shapes[node.name]) > 1 else 0
-        sources = []
-        for tensor in tensors:
-            shape = self.shapes[tensor.name]
-            if len(shape) != len(self.shapes[node.name]):
-                if math.prod(shape) == 1:
-                    continue  # a scalar parameter: the same for every channel
-                return self.unknown(node, unknown_call(node))
-            if shape[1] == 1 and channels > 1:
-                continue  # broadcast over the channels
-            if tensor.name not in self.values:
-                return self.unknown(node, f"it meets {tensor.name}, a value for each channel, in {name_of(node)}")
-            sources.append(self.values[tensor.name])
-        divides = node.target in DIVIDES and len(sources) > 1
-        if not sources or len({s.features for s in sources}) > 1 or divides:
-            return self.unknown(node, unknown_call(node))
-        for other in sources[1:]:
-            self.sets.join(sources[0].coupled_set, other.coupled_set)
-        self.values[node.name] = sources[0]
-        return None
-
-    def visit_reduction(self, node: fx.Node, source: Channels) -> None:
-        """Reduced over image axes only: (N, C, H, W) -> (N, C), (N, C, W) or (N, C, 1, 1)."""
-        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        rank = len(self.shapes[node.all_input_nodes[0].name])
-        axes = [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, (tuple, list)) else []
-        if source.features == 1 and axes and all(isinstance(axis, int) and axis % rank >= 2 for axis in axes):
-            self.values[node.name] = source
         else:
             self.unknown(node, unknown_call(node))
 

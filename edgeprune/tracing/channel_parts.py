@@ -14,15 +14,16 @@ import torch
 from torch import fx
 
 from edgeprune.tracing.channel_ops import SPLITS_FUNCTIONS, SPLITS_METHODS
-from edgeprune.tracing.coupling import SetForest
+from edgeprune.tracing.set_parts import PartForest
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Where a tensor's channels are: its coupled set, and how many consecutive features each channel is."""
+    """Where a tensor's channels are: their coupled set, how many consecutive features each is, and along which axis."""
 
     coupled_set: str
     features: int = 1
+    axis: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,13 @@ class Slice:
     """What is taken along the axes behind the channels."""
 
 
-class PartWalk:
+class PartWalk(PartForest):
     """The state of one walk over an fx graph, and the visits of nodes that take tensors to pieces."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
         self.shapes = shapes
         self.values: dict[str, Channels] = {}
-        self.sets = SetForest()
-        self.concatenations: list[tuple[str, tuple[str, ...]]] = []
         self.splits: dict[str, tuple[str, ...]] = {}
         self.slices: dict[str, Slice] = {}
         self.tuples: dict[str, tuple[Channels | None, ...]] = {}
@@ -60,15 +60,15 @@ class PartWalk:
         sizes = tuple(shape[1] for shape in shapes if shape is not None and len(shape) > 1)
         if source is None:
             return
-        if axis is None or not rank or len(sizes) < len(shapes) or (axis % rank == 1 and source.features > 1):
+        in_features = axis is not None and rank > 0 and axis % rank == 1 and source.features > 1
+        if axis is None or not rank or len(sizes) < len(shapes) or in_features or source.axis != 1:
             self.unknown_tuple(node, shapes)
         elif axis % rank != 1:
             self.tuples[node.name] = (source,) * len(shapes) if axis % rank else (None,) * len(shapes)
-        elif parts := self.parts_of(source.coupled_set, sizes, node.name):
+        else:
+            parts = self.parts_of(source.coupled_set, sizes, node.name)
             self.tuples[node.name] = tuple(Channels(part) for part in parts)
             self.splits[node.name] = parts
-        else:
-            self.unknown_tuple(node, shapes)
 
     def visit_part(self, node: fx.Node, of: fx.Node) -> None:
         number = node.args[1]
@@ -78,7 +78,7 @@ class PartWalk:
             self.values[node.name] = found
 
     def visit_slice(self, node: fx.Node, source: Channels, keys: tuple[Any, ...]) -> bool:
-        """Some of the channels, as a part of those that they stand among; False where these have other parts."""
+        """Some of the channels, as a part of those that they stand among; False where it is no plain slice."""
         channels = self.sets.channels(source.coupled_set)
         taken = _channels_taken(keys[1], channels) if len(keys) > 1 else (0, channels)
         if taken == (0, channels):
@@ -89,29 +89,19 @@ class PartWalk:
         ends = (0, *taken, channels)
         sizes = tuple(after - before for before, after in itertools.pairwise(ends) if after > before)
         parts = self.parts_of(source.coupled_set, sizes, node.name)
-        if parts:
-            number = 1 if taken[0] else 0
-            self.values[node.name] = Channels(parts[number])
-            self.slices[node.name] = Slice(parts, number, keys[2:])
-        return bool(parts)
-
-    def parts_of(self, coupled_set: str, sizes: tuple[int, ...], name: str) -> tuple[str, ...]:
-        """The sets that a set consists of, in parts of these sizes; empty where it consists of others already."""
-        root = self.sets.root(coupled_set)
-        known = [parts for whole, parts in self.concatenations if self.sets.root(whole) == root]
-        if known:
-            fits = tuple(self.sets.channels(part) for part in known[0]) == sizes
-            return known[0] if fits else ()
-        parts = tuple(self.sets.make(f"{name}_{number}", size) for number, size in enumerate(sizes))
-        self.concatenations.append((root, parts))
-        return parts
+        number = 1 if taken[0] else 0
+        self.values[node.name] = Channels(parts[number])
+        self.slices[node.name] = Slice(parts, number, keys[2:])
+        return True
 
     def unknown(self, node: fx.Node, reason: str) -> None:
-        """The sets that this node reads and writes keep their order and width."""
+        """The sets that this node reads and writes keep their order and width: so whichever axis is taken for that of
+        the channels, nothing changes along it."""
         self.pin_inputs(node, reason)
-        shape = self.shapes.get(node.name, ())
+        shape, source = self.shapes.get(node.name, ()), self.source(node)
+        axis = 1 if source is None or source.axis >= len(shape) else source.axis
         if len(shape) > 1:
-            self.values[node.name] = Channels(self.sets.make(node.name, shape[1]))
+            self.values[node.name] = Channels(self.sets.make(node.name, shape[axis]), axis=axis)
             self.sets.pin(node.name, reason)
 
     def unknown_tuple(self, node: fx.Node, shapes: Sequence[tuple[int, ...] | None]) -> None:

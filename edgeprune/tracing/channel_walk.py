@@ -9,23 +9,17 @@ dense.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from torch import fx, nn
+from torch import fx
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from edgeprune.graph import CoupledSet, Graph, Layer, Norm, Slopes, ZeroPadding
-from edgeprune.modules.grouped_conv import GroupedConv2d
-from edgeprune.modules.norms import NORMS
-from edgeprune.tracing.channel_calls import CallWalk
-from edgeprune.tracing.channel_ops import KEEPS_MODULES
+from edgeprune.graph import CoupledSet, Graph, Layer, ZeroPadding
+from edgeprune.modules.filters import FILTER_LAYERS
 from edgeprune.tracing.channel_parts import Channels, Slice
-from edgeprune.tracing.layer_roles import calls_of, ends_branch, is_shortcut, norm_behind
+from edgeprune.tracing.module_calls import NETWORK_INPUT, ModuleWalk
 from edgeprune.tracing.one_run import LayerCalls
-
-NETWORK_INPUT = "the network's input"
 
 
 @dataclass(frozen=True)
@@ -53,18 +47,13 @@ class Traced:
     become fewer, `channel_calls.set_literal_features` puts the new number there."""
 
 
-class ChannelWalk(CallWalk):
+class ChannelWalk(ModuleWalk):
     """One pass over the fx graph that assigns coupled sets; union-find over sets that are joined."""
 
     def __init__(self, module: fx.GraphModule, opaque: Mapping[str, str], calls: LayerCalls) -> None:
-        super().__init__({n.name: tuple(meta.shape) for n in module.graph.nodes if (meta := _tensor_meta(n))})
-        self.module, self.opaque, self.calls = module, opaque, calls
-        self.modules = dict(module.named_modules())
-        self.owners = Counter(id(p) for m in self.modules.values() for p in m.parameters(recurse=False))
-        """A parameter -> how many modules hold it."""
-        self.layers: dict[str, Layer] = {}
-        self.norms: list[Norm] = []
-        self.slopes: list[Slopes] = []
+        shapes = {n.name: tuple(meta.shape) for n in module.graph.nodes if (meta := _tensor_meta(n))}
+        super().__init__(shapes, dict(module.named_modules()), opaque, calls)
+        self.module = module
 
     # -- nodes -------------------------------------------------------------------------------------------------------
     def visit(self, node: fx.Node) -> None:
@@ -79,88 +68,10 @@ class ChannelWalk(CallWalk):
         elif node.op in ("call_function", "call_method"):
             self.visit_call(node)
 
-    def visit_module(self, node: fx.Node, module: nn.Module) -> None:
-        name = str(node.target)
-        used_twice = calls_of(node) > 1 or any(self.owners[id(p)] > 1 for p in module.parameters())
-        source = self.source(node)
-        if name in self.opaque or source is None:
-            self.unknown(node, f"{name} cannot be traced by torch.fx")
-        elif isinstance(module, nn.Conv2d) and type(module) in (nn.Conv2d, GroupedConv2d):
-            self.visit_conv(node, module, source, used_twice)
-        elif type(module) is nn.Linear and len(self.shapes[node.name]) == 2:
-            self.visit_linear(node, module, source, used_twice)
-        elif type(module) is nn.Linear and len(self.shapes[node.name]) > 2:
-            self.values[node.name] = source  # over the last axis, the same for every channel
-            if used_twice:
-                self.sets.pin(source.coupled_set, f"{name} is used at several places")
-        elif type(module) is nn.Flatten:
-            self.reshape(node, source)
-        elif isinstance(module, KEEPS_MODULES) or type(module) is nn.PReLU:
-            self.values[node.name] = source
-            if isinstance(module, nn.PReLU) and module.num_parameters > 1:
-                self.slopes.append(Slopes(name, source.coupled_set, source.features))
-            if isinstance(module, NORMS):
-                self.norms.append(
-                    Norm(name, source.coupled_set, source.features, isinstance(module.weight, nn.Parameter))
-                )
-            if used_twice and any(True for _ in module.parameters()):
-                self.sets.pin(source.coupled_set, f"{name} is used at several places")
-        else:
-            self.unknown(node, f"{name}, a {type(module).__name__}, may reorder, mix or count its channels")
-
-    def visit_conv(self, node: fx.Node, module: nn.Conv2d, source: Channels, used_twice: bool) -> None:
-        name = str(node.target)
-        groups, in_channels, out_channels = _shape_of(module)
-        if groups > 1 and groups == in_channels == out_channels:  # depthwise: follows its input
-            self.values[node.name] = source
-        else:
-            self.values[node.name] = Channels(self.sets.make(node.name, out_channels))
-            if groups > 1:
-                self.pin_around(node, source, f"{name} is already grouped")
-        self.add_layer(name, module, node, source, self.shared(node, source) if used_twice else "")
-
-    def visit_linear(self, node: fx.Node, module: nn.Linear, source: Channels, used_twice: bool) -> None:
-        self.values[node.name] = Channels(self.sets.make(node.name, module.out_features))
-        self.add_layer(str(node.target), module, node, source, self.shared(node, source) if used_twice else "")
-
-    def shared(self, node: fx.Node, source: Channels) -> str:
-        self.pin_around(node, source, f"{node.target} is used at several places")
-        return "its weights are used at several places"
-
-    def pin_around(self, node: fx.Node, source: Channels, reason: str) -> None:
-        self.sets.pin(source.coupled_set, reason)
-        self.sets.pin(self.values[node.name].coupled_set, reason)
-
-    def add_layer(
-        self, name: str, module: nn.Conv2d | nn.Linear, node: fx.Node | None, source: Channels | None, refusal: str
-    ) -> None:
-        groups, in_channels, out_channels = _shape_of(module)
-        features = source.features if source else 1
-        writes = self.values[node.name].coupled_set if node is not None and node.name in self.values else ""
-        layer = Layer(
-            name=name,
-            kind="conv" if isinstance(module, nn.Conv2d) else "linear",
-            in_channels=in_channels // features,
-            out_channels=out_channels,
-            kernel_size=tuple(module.kernel_size) if isinstance(module, nn.Conv2d) else (),
-            groups=groups,
-            positions=self.calls.positions.get(name, 0),
-            reads=source.coupled_set if source else "",
-            writes=writes,
-            features_per_channel=features,
-            is_first=source is not None and self.sets.pinned(source.coupled_set) == NETWORK_INPUT,
-            is_shortcut=node is not None and is_shortcut(node, self.modules, self.shapes),
-            refusal=refusal,
-            has_bias=module.bias is not None,
-            norm=norm_behind(node, self.modules) if node is not None else "",
-            ends_branch=node is not None and ends_branch(node, self.modules, self.shapes),
-            input_positions=0 if node is None else math.prod(self.shapes[node.all_input_nodes[0].name][2:]),
-        )
-        self.layers.setdefault(name, layer)
-
     # -- result ------------------------------------------------------------------------------------------------------
     def finish(self, input_shape: tuple[int, ...], *, counts_channels: bool = False) -> Traced:
         self.add_untraced_layers()
+        self.join_parts()
         self.pin_concatenations()
         layers = tuple(self.resolved(layer) for layer in self.in_forward_order())
         weights = sum(layer.weight_count for layer in layers)
@@ -175,7 +86,7 @@ class ChannelWalk(CallWalk):
                 slopes=tuple(replace(slopes, coupled_set=self.sets.root(slopes.coupled_set)) for slopes in self.slopes),
                 paddings=self.zero_paddings(),
             ),
-            channels={n: Channels(self.sets.root(c.coupled_set), c.features) for n, c in self.values.items()},
+            channels={n: replace(c, coupled_set=self.sets.root(c.coupled_set)) for n, c in self.values.items()},
             shapes=self.shapes,
             paddings=self.paddings,
             concatenations=self.parts_by_set(),
@@ -189,7 +100,8 @@ class ChannelWalk(CallWalk):
         )
 
     def parts_by_set(self) -> dict[str, tuple[str, ...]]:
-        """Of each set that consists of others, these in order. Where it does so in several ways it is pinned."""
+        """Of each set that consists of others, these in order. Where it does so in several ways, the first: their
+        leaves are the same."""
         found: dict[str, tuple[str, ...]] = {}
         for name, parts in self.concatenations:
             found.setdefault(self.sets.root(name), tuple(self.sets.root(part) for part in parts))
@@ -213,31 +125,29 @@ class ChannelWalk(CallWalk):
         return list(found)
 
     def pin_concatenations(self) -> None:
-        """A concatenation that is added to something cannot change, and neither can the parts of one that cannot."""
-        for name, _ in self.concatenations:
-            if self.sets.origins(name) > 1:
-                self.sets.pin(name, f"they are in a concatenation ({name}) that is added to other channels")
-        waiting = [name for name, _ in self.concatenations if self.sets.pinned(name)]
+        """The parts of a concatenation that cannot change cannot, either."""
+        self.hand_on(self.sets.pinned, self.sets.pin)
+        self.hand_on(self.sets.ordered, self.sets.keep_order)
+
+    def hand_on(self, reason: Callable[[str], str], give: Callable[[str, str], None]) -> None:
+        """What holds for a whole holds for its parts."""
+        waiting = [name for name, _ in self.concatenations if reason(name)]
         while waiting:  # the parts may consist of others themselves
             name = self.sets.root(waiting.pop())
             for whole, parts in self.concatenations:
                 for part in parts if self.sets.root(whole) == name else ():
-                    if not self.sets.pinned(part):
-                        self.sets.pin(part, self.sets.pinned(name))
+                    if not reason(part):
+                        give(part, reason(name))
                         waiting.append(part)
 
     def add_untraced_layers(self) -> None:
         for name, module in self.modules.items():
-            if (
-                name in self.layers
-                or not isinstance(module, (nn.Conv2d, nn.Linear))
-                or name not in self.calls.positions
-            ):
+            if name in self.layers or not isinstance(module, FILTER_LAYERS) or name not in self.calls.positions:
                 continue
             inside = next((o for o in self.opaque if name == o or name.startswith(f"{o}.")), "")
             if inside:
                 refusal = f"inside {inside}, which torch.fx cannot trace ({self.opaque[inside]})"
-            elif type(module) not in (nn.Conv2d, nn.Linear):
+            elif type(module) not in FILTER_LAYERS:
                 refusal = f"is a {type(module).__name__}, not a plain convolution"
             else:
                 refusal = "its place in the graph is not understood"
@@ -261,6 +171,7 @@ class ChannelWalk(CallWalk):
             consumers=tuple(layer.name for layer in layers if layer.reads == name),
             pinned=self.sets.pinned(name),
             parts=self.parts_by_set().get(name, ()),
+            ordered=self.sets.ordered(name),
         )
 
     def zero_paddings(self) -> tuple[ZeroPadding, ...]:
@@ -281,12 +192,3 @@ class ChannelWalk(CallWalk):
 def _tensor_meta(node: fx.Node) -> TensorMetadata | None:
     meta = node.meta.get("tensor_meta")
     return meta if isinstance(meta, TensorMetadata) else None
-
-
-def _shape_of(module: nn.Conv2d | nn.Linear) -> tuple[int, int, int]:
-    """(groups, input channels, output channels) of the layer as it stands in the original network."""
-    if isinstance(module, GroupedConv2d):
-        return 1, module.in_channels, module.out_channels
-    if isinstance(module, nn.Conv2d):
-        return module.groups, module.in_channels, module.out_channels
-    return 1, module.in_features, module.out_features

@@ -39,7 +39,12 @@ def constants_by_reader(model: nn.Module, graph: Graph) -> dict[Reader, Values]:
 
     def hook(name: str) -> Callable[..., None]:
         features = graph.layer(name).features_per_channel
-        return lambda module, inputs, output: record(name, inputs[0], features)
+
+        def hooked(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            on_last_axis = isinstance(module, nn.Linear) and inputs[0].dim() > 2
+            record(name, inputs[0].movedim(-1, 1) if on_last_axis else inputs[0], features)
+
+        return hooked
 
     probe = copy.deepcopy(model).double().eval()
     traced = trace(probe, torch.zeros(1, *graph.input_shape, dtype=torch.float64))  # a copy of its own

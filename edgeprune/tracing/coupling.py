@@ -11,6 +11,7 @@ class SetForest:
         self._channels: dict[str, int] = {}
         self._made: dict[str, int] = {}
         self._pinned: dict[str, str] = {}
+        self._ordered: dict[str, str] = {}
 
     def __contains__(self, name: object) -> bool:
         return name in self._parent
@@ -40,15 +41,23 @@ class SetForest:
             a, b = b, a
         self._parent[b] = a
         self._made[a] += self._made.pop(b)
-        if b in self._pinned:
-            self._pinned.setdefault(a, self._pinned.pop(b))
+        for reasons in (self._pinned, self._ordered):
+            if b in reasons:
+                reasons.setdefault(a, reasons.pop(b))
 
     def pin(self, name: str, reason: str) -> None:
-        """The set keeps the original channel order; the first reason counts."""
+        """The set keeps all of its channels in their order; the first reason counts."""
         self._pinned.setdefault(self.root(name), reason)
+
+    def keep_order(self, name: str, reason: str) -> None:
+        """The set keeps the original channel order, in which some may be left out."""
+        self._ordered.setdefault(self.root(name), reason)
 
     def pinned(self, name: str) -> str:
         return self._pinned.get(self.root(name), "")
+
+    def ordered(self, name: str) -> str:
+        return self._ordered.get(self.root(name), "")
 
     def channels(self, name: str) -> int:
         return self._channels[self.root(name)]

@@ -13,11 +13,12 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, _extract_tensor_metadata
 
 from edgeprune.errors import InputError, first_line
+from edgeprune.modules.filters import FILTER_LAYERS
 
 
 @dataclass
 class LayerCalls:
-    """Output positions (H * W) of every conv and linear layer, summed over its calls in one forward pass."""
+    """Positions at which every layer's weights are applied (`Layer.positions`), over its calls in one forward pass."""
 
     positions: dict[str, int] = field(default_factory=dict)
     count: dict[str, int] = field(default_factory=dict)
@@ -36,8 +37,10 @@ def recorded(model: nn.Module) -> Iterator[LayerCalls]:
     calls = LayerCalls()
 
     def hook(name: str) -> Callable[..., None]:
-        def record(layer: nn.Module, inputs: object, output: Tensor) -> None:
-            positions = math.prod(output.shape[2:]) if isinstance(layer, nn.Conv2d) else math.prod(output.shape[1:-1])
+        def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # A transposed convolution applies its weights at each position of its input.
+            at = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+            positions = math.prod(at.shape[1:-1] if isinstance(layer, nn.Linear) else at.shape[2:])
             calls.positions[name] = calls.positions.get(name, 0) + positions
             calls.count[name] = calls.count.get(name, 0) + 1
 
@@ -46,7 +49,7 @@ def recorded(model: nn.Module) -> Iterator[LayerCalls]:
     handles = [
         layer.register_forward_hook(hook(name))
         for name, layer in model.named_modules()
-        if isinstance(layer, (nn.Conv2d, nn.Linear))
+        if isinstance(layer, FILTER_LAYERS)
     ]
     try:
         yield calls

@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
+from found_networks import StandardisedConv
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from edgeprune.modules.baked import baked
+from edgeprune.modules.plain_layers import plain_form
 
 WRAPS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "weight_norm": weight_norm,
@@ -48,6 +51,48 @@ def test_the_copy_computes_the_same_with_plain_weights(name: str) -> None:
     assert type(copied[2]) is nn.Conv2d
     assert list(model.state_dict()) == keys
     torch.testing.assert_close(outputs(model), expected)
+
+
+class Guarded(nn.Linear):
+    """As timm's Linear: the same layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, bias=self.bias)
+
+
+class Doubled(nn.Conv2d):
+    """Does more than a convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups) * 2
+
+
+class Dynamic(nn.Conv2d):
+    """Its weight depends on the image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * x.mean(), self.bias)
+
+
+def test_layers_that_standardise_their_weights_become_the_convolutions_that_they_are() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), StandardisedConv(8), nn.Flatten(), Guarded(392, 4)).eval()
+    expected, weight = outputs(model), model[3].weight
+    copied = baked(model)
+    assert [type(layer) for layer in copied] == [nn.Conv2d, nn.Conv2d, nn.Flatten, nn.Linear]
+    assert (copied[1].padding, copied[1].stride) == ((1, 1), (1, 1))
+    torch.testing.assert_close(outputs(copied), expected)
+    assert "1.gain" not in copied.state_dict()
+    assert model[3].weight is weight
+    assert plain_form(model[3]).weight is weight
+
+
+def test_layers_that_do_more_are_left_as_they_are() -> None:
+    model = nn.Sequential(Doubled(3, 4, 3), Dynamic(4, 4, 3))
+    assert baked(model) is model
+    hooked = Guarded(4, 4)
+    hooked.register_forward_hook(lambda module, inputs, output: output * 2)
+    assert plain_form(hooked) is None
 
 
 def test_a_network_with_plain_weights_is_given_back_itself() -> None:

@@ -52,7 +52,7 @@ class UnevenSplit(Split):
 
 
 class SplitTwice(Found):
-    """Split, joined in the same order, split again in other sizes: the second time nothing is known."""
+    """Split, joined in the same order, split again in other sizes, as in MixNet: the parts are cut."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,6 +169,84 @@ class ChannelsLast(Found):
         return x + self.narrow(F.gelu(self.wide(self.normal(x.permute(0, 2, 3, 1))))).permute(0, 3, 1, 2)
 
 
+class InGroups(Found):
+    """As in ResNeXt and RegNet: many groups of few channels, which go as a whole."""
+
+    groups, outputs = 8, 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grouped = nn.Conv2d(16, self.outputs, 3, padding=1, groups=self.groups)
+        self.behind = nn.Conv2d(self.outputs, 16, 1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.behind(F.relu(self.grouped(x)))
+
+
+class InTwoGroups(InGroups):
+    """Few groups of many channels, which all lose the same ones."""
+
+    groups, outputs = 2, 24
+
+
+class Multiplied(InGroups):
+    """Several filters for each channel."""
+
+    groups, outputs = 16, 48
+
+
+class GroupsBetween(InGroups):
+    """Groups after groups, of other sizes, and an add behind: all of it is in step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Conv2d(16, 16, 3, padding=1, groups=4)
+
+    def middle(self, x: Tensor) -> Tensor:
+        return x + self.behind(self.other(F.relu(self.grouped(x))))
+
+
+class Upwards(Found):
+    """As in a U-Net: transposed convolutions, one of them depthwise, and what was there before beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.up_norm = nn.ConvTranspose2d(16, 12, 2, stride=2, bias=False), nn.BatchNorm2d(12)
+        self.each = nn.ConvTranspose2d(12, 12, 3, padding=1, groups=12)
+        self.merged = nn.Conv2d(28, 16, 3, padding=1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        up = self.each(F.relu(self.up_norm(self.up(F.max_pool2d(x, 2)))))
+        return self.merged(torch.cat([x, up], 1))
+
+
+class AddedConcatenations(Found):
+    """As in GhostNet: concatenations of other sizes are added to each other, and to a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Conv2d(16, size, 3, padding=1) for size in (6, 10, 10, 6))
+        self.whole = nn.Conv2d(16, 16, 1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        a, b, c, d = (part(x) for part in self.parts)
+        return torch.cat([a, b], 1) + torch.cat([c, d], 1) + self.whole(x)
+
+
+class StandardisedConv(nn.Conv2d):
+    """A convolution whose weight is standardised filter by filter, and scaled (as in NFNet)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+        self.gain = nn.Parameter(torch.linspace(0.5, 1.5, channels).reshape(-1, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = (self.gain * 0.2).view(-1)
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(flat, None, None, weight=scale, training=True, momentum=0.0, eps=1e-6)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, self.stride, self.padding)
+
+
 class NormAndAct(nn.BatchNorm2d):
     """A BatchNorm that activates as well, written out as a function."""
 
@@ -195,6 +273,12 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "branches on shapes": Branching,
     "linear over positions": OverPositions,
     "channels last": ChannelsLast,
+    "in groups": InGroups,
+    "in two groups": InTwoGroups,
+    "several filters a channel": Multiplied,
+    "groups between groups": GroupsBetween,
+    "transposed": Upwards,
+    "added concatenations": AddedConcatenations,
     "SyncBatchNorm": lambda: Found(nn.SyncBatchNorm),
     "FrozenBatchNorm": lambda: Found(torchvision.ops.FrozenBatchNorm2d),
     "BatchNorm with activation": lambda: Found(NormAndAct),

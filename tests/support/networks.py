@@ -10,6 +10,8 @@ from torchvision.models.googlenet import BasicConv2d
 from torchvision.models.googlenet import Inception as InceptionBlock
 
 from edgeprune.graph import CoupledSet, Graph
+from edgeprune.methods.base import PruneRequest
+from edgeprune.methods.shared.units import units
 from edgeprune.plans.plan import LayerPlan, Plan, SetPlan
 
 
@@ -217,12 +219,12 @@ def random_plan(graph: Graph, groups: int, *, overlap: bool, share: bool, seed: 
 
 
 def thinnable_sets(graph: Graph) -> list[CoupledSet]:
-    """The coupled sets that a plan may name."""
+    """The coupled sets that a plan may name, whatever channels it leaves out."""
     return [
         coupled
         for coupled in graph.coupled_sets
         if coupled.producers
-        and not coupled.pinned
+        and not coupled.in_order
         and not coupled.parts
         and not any(graph.layer(name).refusal for name in coupled.producers)
     ]
@@ -244,8 +246,26 @@ def random_thin_plan(graph: Graph, share: float, seed: int = 0, *, merge: bool =
         kept = _some(rng, coupled.channels, count)
         merged = _clusters(rng, kept, coupled.channels) if merge and coupled.name not in padded else ()
         sets.append(SetPlan(coupled.name, kept, merged))
+    sets += _thinned_in_order(graph, share, rng)
     layers = tuple(LayerPlan(layer.name, kept_filters=kept_filters.get(layer.name, ())) for layer in graph.layers)
     return Plan("random", {}, seed, layers, tuple(sets))
+
+
+def _thinned_in_order(graph: Graph, share: float, rng: np.random.Generator) -> list[SetPlan]:
+    """The sets around convolutions that come in groups, which lose whole units."""
+    ordered = {coupled.name: set[int]() for coupled in graph.coupled_sets if coupled.in_order and not coupled.parts}
+    gone = dict[str, set[int]]()
+    for unit in units(graph, PruneRequest(include_first=True, include_shortcuts=True), "coupled").units:
+        if any(name in ordered for name, _ in unit.sets):
+            kept = _some(rng, unit.size, max(1, round(share * unit.size)))
+            for name, channels in unit.sets:
+                lost = {channel for place, channel in enumerate(channels) if place not in kept}
+                gone.setdefault(name, set()).update(lost)
+    return [
+        SetPlan(name, tuple(c for c in range(graph.coupled_set(name).channels) if c not in lost))
+        for name, lost in gone.items()
+        if lost and not graph.coupled_set(name).parts
+    ]
 
 
 def random_merge_plan(graph: Graph, seed: int = 0) -> Plan:

@@ -102,7 +102,7 @@ def train(given: MethodInput, settings: Settings, epochs: int) -> Centripetal:
 
     given.request.check()
     _check_settings(settings, given.request)
-    among = prunable(given.graph, given.request, "coupled")
+    among = prunable(given.graph, given.request, "coupled", merging=True)
     if settings.squeeze_to:
         counts = squeezed_counts(among, settings.squeeze_to)
     else:
@@ -131,7 +131,7 @@ def squeezed_counts(among: Prunable, arch: str) -> tuple[int, ...]:
             f"squeeze_to={arch} is another network: {other} differs",
             expected="the same architecture with fewer channels, such as resnet20 for resnet20-w24",
         )
-    there = prunable(narrow, among.request, "coupled")
+    there = prunable(narrow, among.request, "coupled", merging=True)
     sizes = {_identity(unit): unit.size for unit in there.units}
     counts = tuple(min(sizes.get(_identity(unit), unit.size), unit.size) for unit in among.units)
     kept = KeptChannels(plan_of([tuple(range(count)) for count in counts], among, "csgd", {}), graph)

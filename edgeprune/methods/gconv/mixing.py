@@ -159,7 +159,7 @@ def held_sets(graph: Graph) -> frozenset[str]:
 
     Groups of neighbouring channels need no Gather there, whatever their number.
     """
-    return frozenset(coupled.name for coupled in graph.coupled_sets if coupled.pinned or coupled.parts)
+    return frozenset(coupled.name for coupled in graph.coupled_sets if coupled.in_order or coupled.parts)
 
 
 def linked(graph: Graph, divisions: Divisions, importance: Mapping[str, Matrix], free: Collection[str]) -> Links:

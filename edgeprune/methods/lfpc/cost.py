@@ -19,7 +19,7 @@ from edgeprune.graph import Layer
 from edgeprune.methods.shared.alignment import nearest_on_block
 from edgeprune.methods.shared.budget_rate import shares_needed
 from edgeprune.methods.shared.channel_choice import kept_count, kept_counts, plan_of, unit_rate
-from edgeprune.methods.shared.units import Prunable
+from edgeprune.methods.shared.units import Prunable, Unit
 
 STEPS = 4096  # of the search for the factor that meets a budget
 
@@ -65,7 +65,7 @@ def _cost(among: Prunable, weight: Callable[[Layer], int], other: int, total: in
         sets = [name for name, _ in unit.sets]
         for row, layer in enumerate(layers):
             filters[row, place] = sets.count(layer.writes) + (unit.is_branch_end and layer.name == unit.name)
-            inputs[row, place] = 0 if layer.is_depthwise else sets.count(layer.reads)
+            inputs[row, place] = _inputs_of_a_place(unit, layer)
     return ExpectedCost(
         torch.tensor([_kernel_weights(layer) * weight(layer) / total for layer in layers]),
         filters,
@@ -74,6 +74,13 @@ def _cost(among: Prunable, weight: Callable[[Layer], int], other: int, total: in
         torch.tensor([unit.size for unit in units]).float(),
         other / total,
     )
+
+
+def _inputs_of_a_place(unit: Unit, layer: Layer) -> float:
+    """How many input channels each filter of the layer loses with one place of the unit: none where whole groups go."""
+    read = [channels[0] for name, channels in unit.sets if name == layer.reads]
+    groups = {channel // (layer.in_channels // layer.groups) for channel in read}
+    return len(read) / layer.groups if layer.groups == 1 or len(groups) > 1 else 0.0
 
 
 def _kernel_weights(layer: Layer) -> int:

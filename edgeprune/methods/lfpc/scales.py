@@ -41,7 +41,8 @@ class ChannelScales:
 
     def _hook(self, index: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         def scaled(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # (N, C, ...)
-            return output * self._values[index].to(output.dtype).view(-1, *[1] * (output.dim() - 2))
+            behind = 0 if isinstance(module, nn.Linear) else output.dim() - 2  # axes behind that of the channels
+            return output * self._values[index].to(output.dtype).view(-1, *[1] * behind)
 
         return scaled
 

@@ -34,6 +34,7 @@ from edgeprune.methods.shared.channel_alignment import aligned_counts
 from edgeprune.methods.shared.filter_criteria import Filters, distance_sums, norms
 from edgeprune.methods.shared.units import Numbers, Prunable
 from edgeprune.methods.soft.training import zero_filters, zero_norms
+from edgeprune.modules.filters import filters_of
 from edgeprune.training.hooks import Step, TrainingHooks
 
 SCORES: Mapping[Criterion, Callable[[Filters], NDArray[np.float64]]] = {
@@ -208,6 +209,4 @@ class LfpcHooks(TrainingHooks):
 
 
 def _filters(model: nn.Module, name: str) -> Filters:
-    weight = model.get_submodule(name).weight
-    assert isinstance(weight, Tensor), name
-    return weight.detach().double().cpu().flatten(1).numpy()
+    return filters_of(model.get_submodule(name)).detach().double().cpu().flatten(1).numpy()

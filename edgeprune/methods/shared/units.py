@@ -10,6 +10,9 @@ What is joined beyond a coupled set stays in step, too: channels of a concatenat
 channels that a parameter-free shortcut pads with zeros are those of its source (else the padded stream could not lose
 them without loss). A padded stream therefore consists of several units: the channels from its source, and its own.
 
+A convolution that comes in groups stays one, with groups of one size: it loses whole groups, with all that these read
+and write (as a depthwise one does), or the same channels of each group, whichever is the finer choice.
+
 Paper 004 prunes all convolutions but the projection shortcuts. Here the first convolution, where it alone writes its
 coupled set, also waits for --include-first, as with every other method; --include-shortcuts takes in the shortcuts.
 In a coupled set of several layers both follow the others.
@@ -36,7 +39,10 @@ Numbers = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Unit:
-    """Channels that are chosen together; number i of the unit is number `numbers[i]` of each of its parts."""
+    """Channels that are chosen together; number i of the unit is number `numbers[i]` of each of its parts.
+
+    Around a convolution that comes in groups, number i is several channels of a set, each in a part of its own.
+    """
 
     layers: tuple[tuple[str, Numbers], ...]
     """(layer, filter numbers): the layers whose filters are chosen, in forward order."""
@@ -80,9 +86,12 @@ class Prunable:
         return tuple(dict.fromkeys(name for unit in self.units for name, _ in unit.layers))
 
 
-def prunable(graph: Graph, request: PruneRequest, coupling: Coupling) -> Prunable:
-    """The units that may be thinned; InputError if there are none, or a --skip pattern matches nothing."""
-    found = units(graph, request, coupling)
+def prunable(graph: Graph, request: PruneRequest, coupling: Coupling, *, merging: bool = False) -> Prunable:
+    """The units that may be thinned; InputError if there are none, or a --skip pattern matches nothing.
+
+    `merging`: channels are not left out by whole units, but merged, or looked at one by one.
+    """
+    found = units(graph, request, coupling, merging=merging)
     if not found.units:
         raise nothing_to_prune(
             graph, found.reasons, "lose filters",
@@ -91,10 +100,13 @@ def prunable(graph: Graph, request: PruneRequest, coupling: Coupling) -> Prunabl
     return found
 
 
-def units(graph: Graph, request: PruneRequest, coupling: Coupling) -> Prunable:
+def units(graph: Graph, request: PruneRequest, coupling: Coupling, *, merging: bool = False) -> Prunable:
     """As `prunable`, where there may be none."""
     check_skip_patterns(graph, request)
-    reasons = {coupled.name: _set_reason(coupled, graph, request, coupling) for coupled in graph.coupled_sets}
+    reasons = {
+        coupled.name: _set_reason(coupled, graph, request, coupling) or (_unmerged(coupled, graph) if merging else "")
+        for coupled in graph.coupled_sets
+    }
     found, because = list[Unit](), dict[str, str]()
     for sets in _joined_channels(graph):
         unit = _unit_of(sets, graph)
@@ -137,9 +149,10 @@ def _joined_channels(graph: Graph) -> list[tuple[tuple[str, Numbers], ...]]:
         for part in map(graph.coupled_set, coupled.parts):
             links.append((first[part.name], start, part.channels))
             start += part.channels
-    rows = [a + channel for a, _, channels in links for channel in range(channels)]
-    columns = [b + channel for _, b, channels in links for channel in range(channels)]
-    joins = coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count))
+    pairs = [(a + channel, b + channel) for a, b, channels in links for channel in range(channels)]
+    pairs += [pair for layer in graph.layers if layer.is_grouped for pair in _group_links(layer, graph, first)]
+    rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
+    joins = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(count, count))
     _, classes = connected_components(joins, directed=False)  # (count,) which channels are one
     joined: dict[int, list[tuple[str, int]]] = {}
     for coupled in graph.coupled_sets:
@@ -149,6 +162,21 @@ def _joined_channels(graph: Graph) -> list[tuple[tuple[str, Numbers], ...]]:
     for places in joined.values():
         parts.setdefault(tuple(name for name, _ in places), []).append(tuple(channel for _, channel in places))
     return [tuple(zip(names, zip(*channels, strict=True), strict=True)) for names, channels in parts.items()]
+
+
+def _group_links(layer: Layer, graph: Graph, first: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Which channels stay in step around a convolution that comes in groups, each with the first of them."""
+    read, written = (
+        np.arange(channels).reshape(layer.groups, -1) + first.get(name, 0)
+        for name, channels in ((layer.reads, layer.in_channels), (layer.writes, layer.out_channels))
+    )  # (groups, channels of each)
+    if not layer.reads or not layer.writes:
+        return []
+    if layer.thins_by_group and not any(graph.coupled_set(name).pinned for name in (layer.reads, layer.writes)):
+        together = [np.concatenate([read, written], axis=1)]
+    else:
+        together = [read.T, written.T]
+    return [(int(row[0]), int(channel)) for rows in together for row in rows for channel in row[1:]]
 
 
 def _unit_of(sets: tuple[tuple[str, Numbers], ...], graph: Graph) -> Unit:
@@ -172,11 +200,20 @@ def _set_reason(coupled: CoupledSet, graph: Graph, request: PruneRequest, coupli
     for layer in producers:
         if stays := layer.refusal or _skipped(layer, request):
             return f"{layer.name} of its coupled set stays: {stays}"
-    if any(layer.kind == "linear" for layer in choosing):
+    if any(layer.kind == "linear" and layer.positions == 1 for layer in choosing):
         return "linear layers keep their outputs"
     if coupling == "separate" and any(layer.ends_branch for layer in choosing):
         return "writes a residual stream, which stays whole unless coupling is coupled"
     return _asked_for(choosing[0], request) if len(choosing) == 1 else ""
+
+
+def _unmerged(coupled: CoupledSet, graph: Graph) -> str:
+    """Why no two channels of this coupled set may become one; empty if they may."""
+    for layer in map(graph.layer, (*coupled.producers, *coupled.consumers)):
+        if layer.is_grouped:
+            return f"{layer.name} comes in groups, around which no channels are merged"
+    transposed = [name for name in coupled.producers if graph.layer(name).kind == "conv_transpose"]
+    return f"{transposed[0]} is a transposed convolution, whose filters are not merged" if transposed else ""
 
 
 def _branch_reason(layer: Layer, request: PruneRequest) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edgeprune.graph import Graph
 from edgeprune.methods.shared.units import Numbers, Prunable, Unit
 from edgeprune.methods.soft.pruning import Choice, Schedule, SoftPruning, choose_filters
+from edgeprune.modules.filters import FILTER_LAYERS, filters_first, filters_of, is_transposed
 from edgeprune.training.hooks import Step, TrainingHooks
 
 
@@ -111,19 +112,20 @@ def limit_gradients(model: nn.Module, unit: Unit, kept: Numbers) -> None:
     """The gradient of each zeroed filter gets no longer than those of the kept ones are on average."""
     gone = sorted(set(range(unit.size)) - set(kept))
     for name, filters in unit.layers:
-        weight = model.get_submodule(name).weight
-        if not isinstance(weight, Tensor) or weight.grad is None:
+        module = model.get_submodule(name)
+        if not isinstance(module, FILTER_LAYERS) or module.weight.grad is None:
             continue
-        lengths = weight.grad.flatten(1).norm(dim=1)  # (filters,)
+        gradient = filters_first(module.weight.grad, transposed=is_transposed(module))
+        lengths = gradient.flatten(1).norm(dim=1)  # (filters,)
         limit = lengths[[filters[place] for place in kept]].mean()
         rows = [filters[place] for place in gone]
         factors = (limit / lengths[rows].clamp_min(torch.finfo(lengths.dtype).tiny)).clamp_max(1.0)
-        weight.grad[rows] *= factors.reshape(-1, *[1] * (weight.dim() - 1))
+        gradient[rows] *= factors.reshape(-1, *[1] * (gradient.dim() - 1))
 
 
 def _zero_rows(module: nn.Module, filters: Numbers, gone: list[int]) -> None:
     rows = [filters[place] for place in gone]
-    for tensor in (module.weight, module.bias):
+    for tensor in (filters_of(module), module.bias):
         if isinstance(tensor, Tensor):
             tensor[rows] = 0
 
@@ -137,6 +139,4 @@ def _zero_norm(norm: nn.Module, channels: list[int], features: int) -> None:
 
 
 def _weight(model: nn.Module, name: str) -> NDArray[np.float32]:
-    weight = model.get_submodule(name).weight
-    assert isinstance(weight, Tensor), name
-    return weight.detach().float().cpu().numpy()
+    return filters_of(model.get_submodule(name)).detach().float().cpu().numpy()
