@@ -13,12 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
 from edgeprune.methods.base import PruneRequest
+from edgeprune.methods.shared.channel_alignment import aligned
 from edgeprune.methods.shared.channel_choice import highest, plan_of
 from edgeprune.methods.shared.units import prunable
 from edgeprune.plans.check import check_plan
 from edgeprune.plans.costs import planned_params
 from edgeprune.plans.kept_channels import KeptChannels
 from edgeprune.plans.plan import LayerPlan, Plan, SetPlan
+from edgeprune.pruning.network import layer_weights
 from edgeprune.rewriting.fold import fold
 from edgeprune.rewriting.rewrite import masked, rewrite
 from edgeprune.tracing.trace import trace
@@ -190,3 +192,15 @@ def test_a_forward_that_needs_a_second_input_is_told_so() -> None:
 
     with pytest.raises(InputError, match="also needs other; .* or wrap the network"):
         trace(Two(), X)
+
+
+def test_blocks_of_channels_are_counted_in_whole_groups() -> None:
+    model, graph = prepared("in groups")
+    weights = layer_weights(model)
+    among = prunable(graph, PruneRequest(rate=0.4, align=4), "coupled")
+    (unit,) = (unit for unit in among.units if len({name for name, _ in unit.sets}) > 1)
+    assert (unit.size, unit.width) == (8, 2)
+    kept = dict(zip([unit.name for unit in among.units], aligned(among, weights).kept, strict=True))
+    assert kept[unit.name] in (4, 6), "2 groups of 2 channels are a block of 4; 5 of the 8 were asked for"
+    two = prunable(prepared("in two groups")[1], PruneRequest(), "coupled")
+    assert {unit.width for unit in two.units} == {1}, "the same channels of each group do not lie side by side"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Layer
-from edgeprune.methods.shared.alignment import nearest_on_block
+from edgeprune.methods.shared.alignment import counted_block, nearest_on_block
 from edgeprune.methods.shared.budget_rate import shares_needed
 from edgeprune.methods.shared.channel_choice import kept_count, kept_counts, plan_of, unit_rate
 from edgeprune.methods.shared.units import Prunable, Unit
@@ -129,7 +129,7 @@ def candidate_counts(among: Prunable, rates: Sequence[float]) -> Tensor:
     for unit in among.units:
         choosable = rates if unit_rate(unit, unset) == 1.0 else [unit_rate(unit, request)] * len(rates)
         counts = [kept_count(unit.size, rate) for rate in choosable]
-        rows.append([nearest_on_block(count, unit.size, request.align) for count in counts])
+        rows.append([nearest_on_block(count, unit.size, counted_block(request.align, unit.width)) for count in counts])
     return torch.tensor(rows)
 
 

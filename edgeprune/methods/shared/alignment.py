@@ -16,6 +16,7 @@ other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -42,6 +43,8 @@ class Part:
     """Multiply-adds that one channel costs."""
     least: int = 0
     """At least so many stay, a multiple of the block or `size`; 0 for what `FLOOR` says."""
+    width: int = 1
+    """Neighbouring channels that each of what is counted here is: those of a group that goes as a whole."""
     whole_if_nearer: bool = False
     """Only where more than half a step would go is what was asked rounded up to `size`: it then gains nothing."""
 
@@ -53,6 +56,11 @@ def kept_importance(squares: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         values = np.ones_like(values)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     return np.asarray(sums / sums[-1])
+
+
+def counted_block(block: int, width: int) -> int:
+    """The block of channels, counted in what is `width` of them."""
+    return block // math.gcd(block, width)
 
 
 def nearest_on_block(count: int, size: int, block: int) -> int:
@@ -68,8 +76,9 @@ def counts_on_blocks(parts: Sequence[Part], block: int, holds: Callable[[tuple[i
     `holds` tells whether counts are within what was asked; fewer channels never need more. Where even the smallest
     counts are not, these are given back. Of equal steps the first part's is taken.
     """
-    choices = [_choices(part, block) for part in parts]
-    places = [choice.index(_down(part, block)) for part, choice in zip(parts, choices, strict=True)]
+    blocks = [counted_block(block, part.width) for part in parts]
+    choices = [_choices(part, own) for part, own in zip(parts, blocks, strict=True)]
+    places = [choice.index(_down(part, own)) for part, own, choice in zip(parts, blocks, choices, strict=True)]
 
     def counts() -> tuple[int, ...]:
         return tuple(choice[place] for choice, place in zip(choices, places, strict=True))

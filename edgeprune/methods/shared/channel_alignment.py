@@ -61,7 +61,7 @@ def aligned_counts(
         fewer = [max(count - (place == number), 1) for place, count in enumerate(asked)]
         price = needed["macs"] - shares_needed(_plan(fewer, among), graph)["macs"]
         importance = kept_importance(unit_scores(unit, lengths))
-        parts.append(Part(unit.size, asked[number], importance, price, least[number] if least else 0))
+        parts.append(Part(unit.size, asked[number], importance, price, least[number] if least else 0, unit.width))
 
     def holds(counts: tuple[int, ...]) -> bool:
         shares = shares_needed(_plan(counts, among), graph)

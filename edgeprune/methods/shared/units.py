@@ -61,6 +61,15 @@ class Unit:
         return len(self.layers[0][1])
 
     @property
+    def width(self) -> int:
+        """Neighbouring channels that a number of the unit is, in each of its sets: those of a group that goes whole."""
+        first: dict[str, list[int]] = {}
+        for name, channels in self.sets:
+            first.setdefault(name, []).append(channels[0])
+        widths = [len(numbers) if numbers[-1] - numbers[0] < len(numbers) else 1 for numbers in first.values()]
+        return min(widths, default=1)
+
+    @property
     def is_branch_end(self) -> bool:
         return not self.sets
 
@@ -114,7 +123,8 @@ def units(graph: Graph, request: PruneRequest, coupling: Coupling, *, merging: b
         if unit.layers and not reason:
             found.append(unit)
         for name, _ in (*unit.layers, *unit.followers):
-            because.setdefault(name, reasons[graph.layer(name).writes] or reason)
+            own = reasons[graph.layer(name).writes]
+            because.setdefault(name, own or (f"in step with channels that stay: {reason}" if reason else ""))
     ends = [layer for layer in graph.layers if layer.ends_branch] if coupling == "separate" else []
     for layer in ends:
         because[layer.name] = _branch_reason(layer, request)
