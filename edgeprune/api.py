@@ -41,6 +41,7 @@ from edgeprune.pruning.while_training import MethodChoice, train_network
 from edgeprune.training.settings import TrainSettings
 from edgeprune.tuning.cache import default_path
 from edgeprune.tuning.options import TuneOptions
+from edgeprune.zoo.detectors import check_no_detector
 
 
 def prune(
@@ -202,6 +203,7 @@ def _network(model: nn.Module, example_input: Tensor) -> Network:
     if not isinstance(example_input, Tensor) or example_input.dim() != 4:
         got = tuple(getattr(example_input, "shape", ())) or type(example_input).__name__
         raise InputError(f"the example input is {got}", expected="a tensor of shape (N, C, H, W)")
+    check_no_detector(model, type(model).__name__)
     odd = next((n for n, p in model.named_parameters() if p.dtype is not torch.float32), "")
     if odd:
         raise InputError(
