@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.io import progress
 from edgeprune.io.arrays import load_array
 from edgeprune.lowering.gathers import count_gathers
+from edgeprune.modules.outputs import tensors_in
 from edgeprune.onnx_files.model import save_onnx
 from edgeprune.pruning.network import environment
 from edgeprune.pruning.pruned import Pruned, save_pruned
@@ -123,13 +124,7 @@ def _failure(model: torch.nn.Module, images: torch.Tensor) -> Exception | None:
 
 def _outputs(value: object) -> list[NDArray[np.float64]]:
     """A model's outputs in order, whatever it returns them in."""
-    if isinstance(value, torch.Tensor):
-        return [value.numpy()]
-    if isinstance(value, Mapping):
-        return [array for part in value.values() for array in _outputs(part)]
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [array for part in value for array in _outputs(part)]
-    return []
+    return [tensor.numpy() for tensor in tensors_in(value)]
 
 
 def _parity_inputs(deploy: DeployOptions, shape: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
