@@ -24,6 +24,7 @@ from edgeprune.graph import Graph
 from edgeprune.io import progress
 from edgeprune.methods import amount_flags, load_method, one_shot, parse_settings
 from edgeprune.methods.base import MethodResult
+from edgeprune.modules.hooks import check_own_hooks
 from edgeprune.plans.costs import off_block_note, planned_macs, planned_params
 from edgeprune.plans.kept_channels import KeptChannels
 from edgeprune.plans.method_record import FILE_NAME as METHOD_RECORD
@@ -131,6 +132,7 @@ def prune_network(
     decider = one_shot(options.method)
     settings = parse_settings(options.method, options.assignments)
     started = time.perf_counter()
+    check_own_hooks(network.model, network.example_input(1))
     graph = trace(network.model, network.example_input(1)).graph
     tickets = load_tickets(options.tickets, network) if options.tickets else []
     healer, seen = _from_images(network, graph, data, images)
