@@ -1,13 +1,13 @@
 """A detector end to end: a network with several outputs, targets of its own kind, a metric (mAP) and a loss.
 
-edgeprune train --arch examples/detector.py:network --data examples/detector.py:scenes --epochs 30 --learning-rate 0.02 -o big
-edgeprune export big --arch examples/detector.py:network --data examples/detector.py:scenes --method fpgm --rate 0.4 \
-    --finetune-epochs 10 --max-drop 0.05 -o small
+ARCH="--arch examples/detector.py:network" DATA="--data examples/detector.py:scenes --learning-rate 0.02"
+edgeprune train $ARCH $DATA --epochs 30 -o big
+edgeprune export big $ARCH $DATA --method fpgm --rate 0.4 --finetune-epochs 10 --max-drop 0.05 -o small
 edgeprune eval small --data examples/detector.py:scenes
 
 The scenes are scikit-learn's scans of handwritten digits, put on a dark canvas in places drawn at random. `ssdlite` is
 how a detector of torchvision is pruned, which takes lists of images and gives lists of boxes by itself.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
