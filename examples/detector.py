@@ -72,14 +72,14 @@ def ssdlite(num_classes: int = 91) -> nn.Module:
 
 
 # -- the data: images, targets as torchvision has them, a metric and a loss --------------------------------------------
-def scenes(split: str) -> dict[str, Any]:
-    """Called with "train" and with "test"; no scan is in both."""
+def scenes(split: str, count: int | None = None) -> dict[str, Any]:
+    """Called with "train" and with "test", whose scenes share no scan; `count` is for shorter runs."""
     bunch = load_digits()
     is_test = np.arange(len(bunch.images)) % 5 == 0
     chosen = is_test if split == "test" else ~is_test
     scans, labels = torch.from_numpy(bunch.images[chosen]).float(), torch.from_numpy(bunch.target[chosen])
     generator = torch.Generator().manual_seed(int(split == "test"))
-    drawn = [scene(scans, labels, generator) for _ in range(128 if split == "test" else 768)]
+    drawn = [scene(scans, labels, generator) for _ in range(count or (128 if split == "test" else 768))]
     return {
         "images": torch.stack([image for image, _ in drawn]),  # (N, 1, 64, 64) uint8
         "targets": [target for _, target in drawn],  # an entry an image

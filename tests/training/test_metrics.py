@@ -141,9 +141,8 @@ def test_training_follows_the_loss_of_the_data() -> None:
 def test_gradients_are_those_of_the_mean_loss() -> None:
     torch.manual_seed(0)
     network, given = Two(), data(Seen())
-    loss(
-        tuple(tensor for tensor in (network(given.images)["map"], network(given.images)["rest"][0])), given.labels
-    ).backward()  # type: ignore[arg-type]
+    outputs = network(given.images)
+    loss((outputs["map"], outputs["rest"][0]), given.labels).backward()  # type: ignore[no-untyped-call]
     assert network.conv.weight.grad is not None
     assert np.allclose(loss_gradients(network, given)["conv"], network.conv.weight.grad.numpy(), atol=1e-6)
 
