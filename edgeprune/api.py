@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -16,7 +18,7 @@ from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.deployment.options import DeployOptions
 from edgeprune.devices.device_profile import channel_block_for
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, first_line
 from edgeprune.exporters.options import ExportOptions
 from edgeprune.io.arrays import Feeds
 from edgeprune.lowering.record import LoweringRecord
@@ -41,6 +43,7 @@ from edgeprune.pruning.while_training import MethodChoice, train_network
 from edgeprune.training.settings import TrainSettings
 from edgeprune.tuning.cache import default_path
 from edgeprune.tuning.options import TuneOptions
+from edgeprune.zoo.detectors import check_no_detector
 
 
 def prune(
@@ -176,7 +179,7 @@ def split(model: str | Path, out: str | Path, *, devices: int | str, overwrite: 
 
 
 def run(bundle: str | Path, inputs: NDArray[np.generic] | Feeds, *, threads: int = 1) -> dict[str, NDArray[np.generic]]:
-    """Outputs of a bundle, split or not, by name; `inputs` has shape (N, C, H, W), or is several arrays by name."""
+    """Outputs of a bundle, split or not, by name; `inputs`: (N, C, H, W), or several arrays by name."""
     return run_arrays(open_bundle(Path(bundle)), inputs, threads)[0]
 
 
@@ -202,13 +205,25 @@ def _network(model: nn.Module, example_input: Tensor) -> Network:
     if not isinstance(example_input, Tensor) or example_input.dim() != 4:
         got = tuple(getattr(example_input, "shape", ())) or type(example_input).__name__
         raise InputError(f"the example input is {got}", expected="a tensor of shape (N, C, H, W)")
+    check_no_detector(model, type(model).__name__)
     odd = next((n for n, p in model.named_parameters() if p.dtype is not torch.float32), "")
     if odd:
         raise InputError(
             f"{odd} is {model.get_parameter(odd).dtype}", expected="float32 weights", remedy="model.float()"
         )
     channels, height, width = example_input.shape[1:]
-    return Network(type(model).__name__, baked(model).eval(), (channels, height, width))
+    return Network(type(model).__name__, _in_eval_mode(baked(model)), (channels, height, width))
+
+
+def _in_eval_mode(model: nn.Module) -> nn.Module:
+    """The model, or a copy where it is training: it is the caller's, and stays as it is."""
+    if not any(module.training for module in model.modules()):
+        return model
+    try:
+        return copy.deepcopy(model).eval()
+    except Exception as error:  # whatever a user's module does when it is copied
+        what = f"{type(model).__name__} cannot be copied: {first_line(error)}"
+        raise InputError(what, remedy="pass it in eval mode") from error
 
 
 def _request(
@@ -272,3 +287,14 @@ def _assignments(settings: Mapping[str, Any] | None) -> tuple[str, ...]:
 
 def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _spelt_out(function: Callable[..., Any], source: Callable[..., Any]) -> inspect.Signature:
+    """For help(): the signature of a function that hands its **keywords on to `source`, with their names."""
+    own, handed_on = inspect.signature(function), inspect.signature(source).parameters.values()
+    named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return own.replace(parameters=[*named, *(p for p in handed_on if p.kind is p.KEYWORD_ONLY)])
+
+
+train.__signature__ = _spelt_out(train, _request)  # type: ignore[attr-defined]
+export.__signature__ = _spelt_out(export, _how)  # type: ignore[attr-defined]

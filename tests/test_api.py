@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgeprune import api
-from edgeprune.errors import InputError
+from edgeprune.errors import GateError, InputError
 
 X = torch.zeros(1, 3, 12, 12)
 
@@ -51,8 +53,20 @@ def assigning(net: TwoLayers, x: Tensor) -> Tensor:
     return net.scores(x)
 
 
-@pytest.mark.parametrize("forward", [with_a_name, in_float32, checking_channels])
-@pytest.mark.parametrize("method", ["gconv", "tmi-gkp"])
+class Scores(NamedTuple):
+    scores: Tensor
+    features: Tensor
+
+
+def by_name(net: TwoLayers, x: Tensor) -> Scores:
+    x = net.first(x).relu()
+    return Scores(net.scores(x), x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "method"),
+    [*product([with_a_name, in_float32, checking_channels], ["gconv", "tmi-gkp"]), (by_name, "gconv")],
+)
 def test_what_a_forward_returns_fixes_and_checks_is_left_to_it(
     forward: Callable[..., Any], method: str, tmp_path: Path
 ) -> None:
@@ -80,3 +94,51 @@ def test_arguments_that_are_not_taken_are_refused_under_the_functions_name(name:
         api.train(nn.Conv2d(3, 8, 3), X, "cifar10", method="fpgm", **{name: 1})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^export\(\) got an unexpected keyword argument 'nonsense'"):
         api.export(None, "out", nonsense=1)  # type: ignore[arg-type]
+
+
+def plain(net: TwoLayers, x: Tensor) -> Tensor:
+    return net.scores(net.first(x).relu())
+
+
+def doubled(_: nn.Module, given: Any, output: Tensor | None = None) -> Any:
+    return (given[0] * 2,) if output is None else output * 2
+
+
+def test_hooks_that_are_lost_are_named(tmp_path: Path) -> None:
+    network = TwoLayers(plain)
+    network.register_forward_hook(doubled)
+    with pytest.raises(InputError, match="TwoLayers: a forward hook on the network changes what it gives"):
+        api.prune(network, X, method="gconv", groups=2)
+    network = TwoLayers(plain)
+    network.first.register_forward_hook(lambda *_: None)  # only looks
+    network.second.register_forward_pre_hook(doubled)
+    pruned = api.prune(network, X, method="gconv", groups=2)
+    with pytest.raises(GateError, match="parity failed.*the forward hooks on second change what it computes"):
+        api.export(pruned, tmp_path / "out")
+
+
+def test_hooks_that_only_look_are_no_reason_for_anything(tmp_path: Path) -> None:
+    network = TwoLayers(plain)
+    network.register_forward_hook(lambda *_: None)
+    assert api.prune(network, X, method="gconv", groups=2).plan.grouped()
+
+
+def test_the_callers_model_stays_in_training(tmp_path: Path) -> None:
+    network = TwoLayers(plain).train()
+    pruned = api.prune(network, X, method="gconv", groups=2)
+    assert all(module.training for module in network.modules())
+    assert not pruned.network.model.training
+
+
+def test_tied_weights_are_said_to_be() -> None:
+    network = TwoLayers(plain)
+    network.third = nn.Conv2d(16, 16, 3, padding=1)
+    network.third.weight = network.second.weight
+    network.given = lambda net, x: net.scores(net.third(net.first(x)).relu())
+    with pytest.raises(InputError, match="third: its weights are used at several places; second: its weights"):
+        api.prune(network, X, method="gconv", groups=2)
+
+
+def test_help_shows_what_is_taken() -> None:
+    assert {"rate", "budget", "skip", "align"} <= set(inspect.signature(api.train).parameters)
+    assert inspect.signature(api.export).parameters["opset"].default == 20

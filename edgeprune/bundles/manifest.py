@@ -35,8 +35,15 @@ class GatherCount(msgspec.Struct, frozen=True):
     after_fold: int
 
 
+class Score(msgspec.Struct, frozen=True):
+    """A number of the dense and of the pruned network."""
+
+    dense: float
+    pruned: float
+
+
 class Accuracy(msgspec.Struct, frozen=True):
-    """Top-1 in per cent, where test data was given."""
+    """Top-1 in per cent, where test data was given; what a metric says, where the data brought one."""
 
     dense: float
     pruned: float
@@ -46,6 +53,24 @@ class Accuracy(msgspec.Struct, frozen=True):
     full_shape: float | None = None
     """Of the network that a method pruned during training: after its last epoch, before what the method zeroed or
     merged was cut out."""
+    metric: str = ""
+    """Name of the user's metric; empty for top-1."""
+    higher_is_better: bool = True
+    metrics: dict[str, Score] = {}
+    """All that the user's metric says, by name; dense and pruned above are those of `metric`."""
+
+    @property
+    def label(self) -> str:
+        return self.metric or "Top-1"
+
+    @property
+    def others(self) -> list[tuple[str, Score]]:
+        """What the user's metric says beside `metric`."""
+        return [(name, score) for name, score in self.metrics.items() if name != self.metric]
+
+    def drop(self) -> float:
+        """By how much the pruned network is worse: points of top-1, or in the metric's unit."""
+        return self.dense - self.pruned if self.higher_is_better else self.pruned - self.dense
 
 
 class Manifest(msgspec.Struct, frozen=True):

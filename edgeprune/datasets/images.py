@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from edgeprune.datasets import sources
 from edgeprune.datasets.cifar10 import cifar10
 from edgeprune.datasets.names import check_source
 from edgeprune.datasets.sources import Images, balanced
+from edgeprune.datasets.targets import taken
+from edgeprune.datasets.task import Task
+from edgeprune.datasets.user_data import from_factory
 from edgeprune.errors import InputError
 from edgeprune.io.progress import note
 from edgeprune.io.user_code import is_file_spec
@@ -32,17 +35,19 @@ class Dataset:
     name: str
     images: Tensor
     """(N, C, H, W): uint8 from 0 to 255, normalised as value / 255, or float32, taken as it is before mean and std."""
-    labels: Tensor
-    """(N,) int64."""
+    labels: Any
+    """A tensor (N,) int64; with a task, targets of any structure (`datasets.targets`)."""
     classes: tuple[str, ...]
     """Names by label; empty if the source has none."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     may_flip: bool = True
     """Whether a mirrored image still shows its class."""
+    task: Task | None = None
+    """What a network is held against in place of one class an image."""
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -51,7 +56,11 @@ class Dataset:
 
     def first(self, count: int) -> Dataset:
         """The first `count` samples."""
-        return replace(self, images=self.images[:count], labels=self.labels[:count])
+        return self.some(slice(count))
+
+    def some(self, chosen: slice | Tensor) -> Dataset:
+        """The samples of a slice, or with these numbers (n,)."""
+        return replace(self, images=self.images[chosen], labels=taken(self.labels, chosen))
 
 
 def load_data(
@@ -71,12 +80,13 @@ def load_data(
     - `imagefolder:DIR`: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val), or DIR/CLASS/*.jpg, of which every
       tenth image of each class is held out to test. Classes are numbered alphabetically. Images of another size are
       cropped to the shape's aspect, then resized.
-    - `path/to/file.py:factory`: factory(split) returns (images, labels): uint8 images, or floats already normalised.
+    - `path/to/file.py:factory`: factory(split) returns (images, labels): uint8 images, or floats already normalised;
+      or {"images": ..., "targets": ..., "metric": ..., "loss": ...} with what `datasets.task` says.
 
-    With `num_classes`, the network's, the labels must fit it; where the source has fewer classes, a note says what its
-    labels stand for. With `limit`, at most so many samples, the classes taken in turn. `mean` and `std`, one value a
-    channel, default to what public CIFAR and ImageNet checkpoints use for RGB, 0.5 else (and for digits), 0 and 1 for
-    float images.
+    With `num_classes`, the network's, labels must fit it; where the source has fewer classes, a note says what its
+    labels stand for. With `limit`, at most so many samples, the classes taken in turn (with a metric, the first).
+    `mean` and `std`, one value a channel, default to what public CIFAR and ImageNet checkpoints use for RGB, 0.5 else
+    (and for digits), 0 and 1 for float images.
     Raises InputError if the source is unknown, missing, damaged, or does not give such images.
     """
     if limit is not None and limit < 1:
@@ -84,19 +94,21 @@ def load_data(
     check_source(spec)
     kind, _, folder = spec.partition(":")
     if is_file_spec(spec):
-        loaded = sources.from_factory(spec, split, input_shape)
+        loaded = from_factory(spec, split, input_shape)
     elif spec == "digits":
         loaded = sources.digits(split, input_shape)
     else:
         load = cifar10 if kind == "cifar10" else sources.image_folder
         loaded = load(folder, split, input_shape, limit)
-    if not len(loaded.labels):
+    if not len(loaded.images):
         raise InputError(f"holds no images in its {split} split", where=spec)
+    if loaded.task is not None:
+        num_classes = None
     if num_classes is not None and split == "test":  # which every verb loads, and once
         _note_unused_classes(spec, loaded, num_classes)
-    if limit is not None and len(loaded.labels) > limit:
-        chosen = balanced(loaded.labels, limit)
-        loaded = loaded._replace(images=loaded.images[chosen], labels=loaded.labels[chosen])
+    if limit is not None and len(loaded.images) > limit:
+        chosen = slice(limit) if loaded.task is not None else balanced(loaded.labels, limit)
+        loaded = loaded._replace(images=loaded.images[chosen], labels=taken(loaded.labels, chosen))
     default_mean, default_std = _default_normalisation(spec, loaded, input_shape[0])
     dataset = Dataset(
         name=f"{spec} ({split})",
@@ -106,6 +118,7 @@ def load_data(
         mean=_per_channel("mean", mean, default_mean),
         std=_per_channel("std", std, default_std),
         may_flip=spec != "digits",
+        task=loaded.task,
     )
     if num_classes is not None:
         check_labels(dataset, num_classes)
@@ -153,22 +166,23 @@ def check_labels(dataset: Dataset, num_classes: int) -> None:
 
 def batches(
     dataset: Dataset, batch_size: int, *, shuffle: torch.Generator | None = None, augment: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Any]]:
     """Batches of normalised images (n, C, H, W) float32 and their labels; the last batch may be smaller.
 
     With a generator, in random order; with `augment` too (which needs one), randomly cropped and, where the data allows
-    it, mirrored.
+    it, mirrored. Targets of a task would not move along, so that its images stay as they are.
     """
     if augment and shuffle is None:
         raise ValueError("augmentation needs a generator")
     order = None if shuffle is None else torch.randperm(len(dataset), generator=shuffle)
     for start in range(0, len(dataset), batch_size):
         if order is None:
-            images, labels = (part[start : start + batch_size] for part in (dataset.images, dataset.labels))
+            place = slice(start, start + batch_size)
+            images, labels = dataset.images[place], taken(dataset.labels, place)
         else:
             chosen = order[start : start + batch_size]
-            images, labels = torch.from_numpy(dataset.images.numpy()[chosen.numpy()]), dataset.labels[chosen]
-        if augment and shuffle is not None:
+            images, labels = torch.from_numpy(dataset.images.numpy()[chosen.numpy()]), taken(dataset.labels, chosen)
+        if augment and shuffle is not None and dataset.task is None:
             images = augmented(images, shuffle, flip=dataset.may_flip)
         yield normalised(images, dataset), labels
 

@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, image folders, the user's own function."""
+"""Where images come from: scikit-learn's digits and image folders."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from edgeprune.datasets.task import Task
 from edgeprune.errors import InputError
 from edgeprune.io.progress import note, track
-from edgeprune.io.user_code import load_factory
 
 Shape = tuple[int, int, int]
 
@@ -32,8 +32,10 @@ class Images(NamedTuple):
     """Images (N, C, H, W), labels (N,) int64 and the classes' names, empty if unknown."""
 
     images: Tensor
-    labels: Tensor
+    labels: Any
+    """With a task, targets of any structure (`datasets.targets`)."""
     classes: tuple[str, ...]
+    task: Task | None = None
 
 
 def balanced(labels: Tensor, count: int) -> Tensor:
@@ -189,40 +191,3 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I;16"):
         return image
     return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-
-
-def from_factory(spec: str, split: str, shape: Shape) -> Images:
-    """What the user's factory(split) gives: images (N, C, H, W), labels (N,), as arrays or tensors."""
-    given = load_factory(spec, "data").call(split)
-    if not isinstance(given, (tuple, list)) or len(given) != 2:
-        raise InputError(f"the factory returned {_kind(given)}", where=spec, expected="a pair (images, labels)")
-    images, labels = _tensor(given[0], spec, "images"), _tensor(given[1], spec, "labels")
-    if images.ndim != 4 or tuple(images.shape[1:]) != shape:
-        raise InputError(
-            f"images of shape {tuple(images.shape)}", where=spec, expected=f"(N, {', '.join(map(str, shape))})"
-        )
-    if labels.ndim != 1 or len(labels) != len(images) or labels.is_floating_point():
-        raise InputError(
-            f"labels of shape {tuple(labels.shape)} and type {labels.dtype}", where=spec,
-            expected=f"one integer for each of the {len(images)} images",
-        )  # fmt: skip
-    if images.dtype != torch.uint8:
-        if not images.is_floating_point():
-            raise InputError(
-                f"images of type {images.dtype}", where=spec, expected="uint8, or floats already normalised"
-            )
-        images = images.float()
-        if not images.isfinite().all():
-            raise InputError("images hold NaN or infinite values", where=spec)
-    return Images(images, labels.long(), ())
-
-
-def _tensor(value: Any, spec: str, what: str) -> Tensor:
-    try:
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{what} are {_kind(value)}", where=spec, expected="an array or a tensor") from error
-
-
-def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, (tuple, list)) else "")

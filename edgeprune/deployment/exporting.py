@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -16,11 +16,14 @@ from edgeprune.bundles.manifest import SCHEMA_VERSION, GatherCount, Manifest, Pa
 from edgeprune.bundles.names import DENSE_MODEL, MODEL
 from edgeprune.deployment.options import DeployOptions
 from edgeprune.deployment.parity import measure_parity, random_inputs, require_parity
-from edgeprune.errors import InputError, first_line
+from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.io import progress
 from edgeprune.io.arrays import load_array
+from edgeprune.io.formatting import some
 from edgeprune.lowering.gathers import count_gathers
+from edgeprune.modules.hooks import changing_hooks
+from edgeprune.modules.outputs import tensors_in
 from edgeprune.onnx_files.model import save_onnx
 from edgeprune.pruning.network import environment
 from edgeprune.pruning.pruned import Pruned, save_pruned
@@ -81,7 +84,10 @@ def _export_one(
     gathers = GatherCount(folded.gathers_before, count_gathers(onnx_model))
     save_onnx(onnx_model, path)
     parity = measure_parity(path, inputs, _references(reference, inputs), deploy.tolerance)
-    require_parity(parity)
+    try:
+        require_parity(parity)
+    except GateError as error:
+        raise GateError(f"{error}{_hook_words(reference, example)}") from error
     return gathers, parity
 
 
@@ -98,6 +104,16 @@ def _references(
             plain = copy.deepcopy(model).eval()
             outputs = {name: _outputs(plain(batch)) for name, batch in batches.items()}
             return {name: [part.astype(np.float64) for part in parts] for name, parts in outputs.items()}
+
+
+def _hook_words(model: torch.nn.Module, example: torch.Tensor) -> str:
+    """What may have been lost of a network: hooks that change its outputs. Empty where there are none."""
+    if not (names := changing_hooks(model, example)):
+        return ""
+    return (
+        f"; the forward hooks on {some(names)} change what it computes, and are lost where a layer is replaced or "
+        "folded: write what they do into forward"
+    )
 
 
 def _check_batch(model: torch.nn.Module, batch: NDArray[np.float32]) -> None:
@@ -123,13 +139,7 @@ def _failure(model: torch.nn.Module, images: torch.Tensor) -> Exception | None:
 
 def _outputs(value: object) -> list[NDArray[np.float64]]:
     """A model's outputs in order, whatever it returns them in."""
-    if isinstance(value, torch.Tensor):
-        return [value.numpy()]
-    if isinstance(value, Mapping):
-        return [array for part in value.values() for array in _outputs(part)]
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [array for part in value for array in _outputs(part)]
-    return []
+    return [tensor.numpy() for tensor in tensors_in(value)]
 
 
 def _parity_inputs(deploy: DeployOptions, shape: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:

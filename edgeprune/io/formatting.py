@@ -59,6 +59,16 @@ def top1(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f} %"
 
 
+def score(value: float | None, metric: str = "") -> str:
+    """What a metric says, in its own unit; top-1 without one."""
+    return top1(value) if not metric else NONE if value is None else f"{value:.4g}"
+
+
+def score_change(value: float, metric: str = "") -> str:
+    """A difference of two scores."""
+    return points(value) if not metric else f"{value:+.4g}"
+
+
 def points(value: float | None) -> str:
     """A difference of two accuracies."""
     return NONE if value is None else f"{value:+.2f} points"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,11 +31,17 @@ class Factory:
     def call(self, *arguments: object, options: Mapping[str, object] | None = None) -> Any:
         """Call it with `arguments`, and with those `options` that it has a parameter for; InputError if it raises."""
         accepted = {name: value for name, value in (options or {}).items() if name in self._parameters()}
+        with self.running("the factory"):
+            return self.function(*arguments, **accepted)
+
+    @contextmanager
+    def running(self, what: str) -> Iterator[None]:
+        """For calls of what the file defines: what it raises becomes an InputError that names the file and the line."""
         with _folder_on_path(self.module):
             try:
-                return self.function(*arguments, **accepted)
+                yield
             except _ANY_FAULT as error:
-                raise InputError(f"the factory raised {_described(error)}", where=self.spec) from error
+                raise raised(what, error, where=self.spec, file=str(self.module.__file__)) from error
 
     def _parameters(self) -> tuple[str, ...]:
         try:
@@ -91,6 +98,13 @@ def _imported(path: Path) -> ModuleType:
             del sys.modules[name]
             raise InputError(f"importing it raised {_described(error)}", where=path) from error
     return module
+
+
+def raised(what: str, error: BaseException, *, where: str, file: str = "") -> InputError:
+    """The error for something of the user's that raised another; with the last line of `file` that was running then."""
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    line = f", line {lines[-1]}" if lines else ""
+    return InputError(f"{what} raised {_described(error)}", where=f"{where}{line}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`edgeprune eval`: accuracy, through torch or ONNX Runtime."""
+"""`edgeprune eval`: accuracy, or the metric of the data, through torch or ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgeprune.runners.onnxruntime.runner import OrtRunner
 
 if TYPE_CHECKING:
     from edgeprune.pruning.options import NetworkSource
-    from edgeprune.training.evaluation import EvalResult
+    from edgeprune.training.evaluation import EvalResult, MetricResult
 
 
 def evaluate(
@@ -34,13 +34,14 @@ def evaluate(
     limit: int | None,
     *,
     input_size: Sequence[int] = (),
-) -> EvalResult:
+) -> EvalResult | MetricResult:
     """`edgeprune eval`: an ONNX file, or a bundle's, in ONNX Runtime; a checkpoint or a bundle without one in torch.
 
     `input_size` is for an ONNX file that leaves more open than the batch.
     """
+    from edgeprune.pruning.images import dataset
     from edgeprune.pruning.network import load_network
-    from edgeprune.pruning.pruned import dataset, open_pruned
+    from edgeprune.pruning.pruned import open_pruned
     from edgeprune.training.evaluation import evaluate as measure
 
     bundle = open_bundle(model) if model.is_dir() else None
@@ -60,7 +61,7 @@ def evaluate(
 
 def _evaluate_onnx(
     path: Path, data: str, batch_size: int, limit: int | None, input_size: Sequence[int] = ()
-) -> EvalResult:
+) -> EvalResult | MetricResult:
     from edgeprune.datasets.images import load_data
     from edgeprune.training.evaluation import evaluate as measure
 
@@ -72,10 +73,10 @@ def _evaluate_onnx(
         classes = given[1] if len(given) == 2 and isinstance(given[1], int) else None
         loaded = load_data(data, split="test", input_shape=image.shape, num_classes=classes, limit=limit)
 
-        def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        def run(images: NDArray[np.float32]) -> NDArray[np.generic] | list[NDArray[np.generic]]:
             fed = images.transpose(0, 2, 3, 1) if image.channels_last else images
-            outputs = runner.run({image.name: np.ascontiguousarray(fed, image.dtype)})
-            return next(iter(outputs.values())).astype(np.float32)
+            outputs = list(runner.run({image.name: np.ascontiguousarray(fed, image.dtype)}).values())
+            return outputs[0] if loaded.task is None else outputs
 
         return measure(run, loaded, batch_size=image.batch or batch_size)
 

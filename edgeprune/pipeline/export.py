@@ -57,7 +57,8 @@ def export_bundle(
     """`edgeprune export DIR`: the same from a bundle that `prune` wrote."""
     for given in (out, data, deploy, lowering, split):
         given.check()
-    from edgeprune.pruning.pruned import load_images, note_off_block, open_pruned, with_accuracy
+    from edgeprune.pruning.images import load_images
+    from edgeprune.pruning.pruned import note_off_block, open_pruned, with_accuracy
 
     opened = open_pruned(open_bundle(folder), arch=arch)
     note_off_block(opened.plan, opened.graph, lowering.device_profile)

@@ -29,8 +29,9 @@ def prune(source: NetworkSource, options: PruneOptions, data: DataOptions, out: 
 
 def prune_source(source: NetworkSource, options: PruneOptions, data: DataOptions) -> Pruned:
     from edgeprune.methods import load_method, parse_settings, wants_gradients
+    from edgeprune.pruning.images import load_images
     from edgeprune.pruning.network import load_network
-    from edgeprune.pruning.pruned import load_images, prune_network, with_accuracy
+    from edgeprune.pruning.pruned import prune_network, with_accuracy
 
     settings = parse_settings(options.method, options.assignments)
     network = load_network(source)

@@ -27,14 +27,13 @@ from edgeprune.io import progress
 from edgeprune.methods import TrainedMethod
 from edgeprune.pipeline.output import Output
 from edgeprune.plans.plan import load_plan
+from edgeprune.pruning.images import accuracy_of, dataset, public_data_name
 from edgeprune.pruning.network import Network, environment, load_network, public_arch
 from edgeprune.pruning.options import NetworkSource
 from edgeprune.pruning.pruned import (
     Pruned,
     carried_out,
-    dataset,
     open_pruned,
-    public_data_name,
     save_pruned,
     save_weights,
 )
@@ -42,7 +41,7 @@ from edgeprune.pruning.while_training import MethodChoice, at_work
 from edgeprune.tracing.trace import trace
 from edgeprune.training.evaluation import evaluate
 from edgeprune.training.hooks import TrainingHooks
-from edgeprune.training.loop import TrainResult, fit
+from edgeprune.training.loop import TrainResult, check_task, fit
 from edgeprune.training.run_folder import check_place, interruptible, locked, remove_run
 from edgeprune.training.settings import TrainSettings
 from edgeprune.training.state import LOG, EpochRecord, RunFiles, flat, read_log, require_same_run
@@ -99,6 +98,8 @@ def train(source: NetworkSource, options: TrainOptions, output: Output) -> Train
     check_place(out, resume=options.resume, overwrite=overwrite)
     subject = _subject(source, options)
     data, test = (dataset(options.data, split, subject.network) for split in ("train", "test"))
+    if data.task is not None:
+        check_task(data.task, options.training)
     with locked(out), interruptible(out, options.training.epochs):
         if options.resume and is_bundle(out):  # another process may have ended there
             return _finished(out, source, options)
@@ -193,16 +194,16 @@ def _subject(source: NetworkSource, options: TrainOptions) -> _Subject:
 
 
 def _outcome(subject: _Subject, result: TrainResult, test: Dataset, data: str) -> tuple[Pruned | None, Accuracy]:
-    """The pruned network, if it is one, and top-1."""
+    """The pruned network, if it is one, and its accuracy."""
     if subject.pruned is not None:
         before = subject.pruned.accuracy
-        dense = before.dense if before else evaluate(subject.network.model, test).top1
+        dense = evaluate(subject.network.model, test)
         start = None if before is None else before.pruned
-        accuracy = Accuracy(dense, _last_top1(result), start, len(test), public_data_name(data))
+        accuracy = accuracy_of(dense, evaluate(result.model, test), data, before=start)
         return dataclasses.replace(subject.pruned, model=result.model, accuracy=accuracy), accuracy
     if subject.method is None or subject.graph is None:
-        top1 = _last_top1(result)
-        return None, Accuracy(top1, top1, None, len(test), public_data_name(data))
+        trained = evaluate(result.model, test)
+        return None, accuracy_of(trained, trained, data)
     home = subject.network if subject.from_checkpoint else dataclasses.replace(subject.network, model=result.model)
     return _cut(subject.method, result, home, subject.graph, test, data, subject.device_profile)
 
@@ -216,21 +217,23 @@ def _cut(
     data: str,
     device_profile: str,
 ) -> tuple[Pruned, Accuracy]:
-    """Cut out what the method decided; top-1 of the start (or the trained network), as trained in full shape, and
+    """Cut out what the method decided; accuracy of the start (or the trained network), as trained in full shape, and
     cut."""
     started = time.perf_counter()
     pruned = carried_out(method.result(result.model), result.model, network, graph, started, device_profile)
     # After its last epoch: at the end, C-SGD makes filters equal, which may cost accuracy if they were not.
-    full, dense, small = _last_top1(result), evaluate(network.model, test), evaluate(pruned.model, test)
-    progress.note(f"top-1 {full:.2f}% as trained in full shape, {small.top1:.2f}% with the pruned channels cut out")
-    accuracy = Accuracy(dense.top1, small.top1, None, small.n, public_data_name(data), full_shape=full)
+    full, dense, small = _last_score(result), evaluate(network.model, test), evaluate(pruned.model, test)
+    written = "{:.2f}%" if test.task is None else "{:.4g}"
+    whole, cut = written.format(full), written.format(small.value)
+    progress.note(f"{small.name} {whole} as trained in full shape, {cut} with the pruned channels cut out")
+    accuracy = accuracy_of(dense, small, data, full_shape=full)
     return dataclasses.replace(pruned, accuracy=accuracy), accuracy
 
 
-def _last_top1(result: TrainResult) -> float:
-    top1 = result.history[-1].test_accuracy
-    assert top1 is not None  # `fit` had test data
-    return top1
+def _last_score(result: TrainResult) -> float:
+    score = result.history[-1].test_accuracy
+    assert score is not None  # `fit` had test data
+    return score
 
 
 def _manifest(subject: _Subject, pruned: Pruned | None, options: TrainOptions) -> Manifest:

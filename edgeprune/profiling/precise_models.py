@@ -95,7 +95,8 @@ def load_samples(model: ModelProto, data: str, seed: int) -> Samples:
     compared, labels = _images(data, "test", shape, _classes(model), COMPARED_ON)
     told = data.partition(":")[0] if ".py:" not in data else Path(data.rpartition(":")[0]).name
     batches = _in_batches(compared, name, batch)
-    return Samples(_in_batches(calibration, name, batch), batches, labels[: _count(batches)], told)
+    known = None if labels is None else labels[: _count(batches)]
+    return Samples(_in_batches(calibration, name, batch), batches, known, told)
 
 
 def precise_models(
@@ -217,12 +218,13 @@ def _own_inputs(path: Path, shape: tuple[int, ...]) -> Floats:
 
 def _images(
     data: str, split: Literal["train", "test"], shape: tuple[int, ...], classes: int | None, limit: int
-) -> tuple[Floats, NDArray[np.int64]]:
+) -> tuple[Floats, NDArray[np.int64] | None]:
+    """Images as the network takes them, and labels; None where the data has targets of another kind."""
     from edgeprune.datasets.images import load_data, normalised  # needs torch, which a device may lack
 
     channels, height, width = shape
     loaded = load_data(data, split=split, input_shape=(channels, height, width), num_classes=classes, limit=limit)
-    return normalised(loaded.images, loaded).numpy(), loaded.labels.numpy()
+    return normalised(loaded.images, loaded).numpy(), None if loaded.task else loaded.labels.numpy()
 
 
 def _classes(model: ModelProto) -> int | None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -18,16 +17,17 @@ from edgeprune.modules.filters import filters_first, is_transposed
 from edgeprune.plans.plan import Plan
 from edgeprune.pruning.network import layer_weights
 from edgeprune.rewriting.rewrite import masked, rewrite
+from edgeprune.training.evaluation import mean_loss
 from edgeprune.training.loop import TrainSettings, fit
 
 BATCH_SIZE = 64
 
 
 def loss_gradients(model: nn.Module, images: Dataset) -> dict[str, NDArray[np.float32]]:
-    """Gradients of the mean cross-entropy over the images by every layer's weight, in eval mode, on a copy."""
+    """Gradients of the mean loss over the images by every layer's weight, in eval mode, on a copy."""
     observed = copy.deepcopy(model).eval().requires_grad_(True)
     for pixels, labels in batches(images, BATCH_SIZE):
-        loss = F.cross_entropy(observed(pixels), labels, reduction="sum") / len(images)
+        loss = mean_loss(observed(pixels), labels, images) * (len(pixels) / len(images))
         loss.backward()  # type: ignore[no-untyped-call]
     gradients = {}
     for name in layer_weights(observed):

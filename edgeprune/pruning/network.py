@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
@@ -37,20 +38,26 @@ class Network:
     model: nn.Module
     input_shape: tuple[int, int, int]
     """(channels, height, width) of one sample."""
+    asked_classes: int | None = None
+    """That it was built for; None: as many as the architecture has by itself."""
 
     def example_input(self, batch: int = 2) -> Tensor:
         """Standard normal values of shape (batch, channels, height, width), always the same."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(batch, *self.input_shape, generator=generator)
 
-    @property
+    @cached_property
     def num_classes(self) -> int:
-        """Size of the last linear layer (or convolution); 0 where there is none."""
-        layers = [m for m in self.model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-        if not layers:
-            return 0
-        last = layers[-1]
-        return last.out_features if isinstance(last, nn.Linear) else last.out_channels
+        """Classes that it was built for; else the size of its output (N, classes). 0 where it has another output, as
+        detectors and segmenters do, whose last layer says nothing of classes."""
+        if self.asked_classes is not None:
+            return self.asked_classes
+        with torch.no_grad():
+            try:
+                output = self.model(self.example_input(1))
+            except Exception:  # whatever it is, tracing will raise it again, and say so
+                return 0
+        return output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else 0
 
     @property
     def public_arch(self) -> str:
@@ -80,9 +87,9 @@ def load_network(source: NetworkSource) -> Network:
         return replace(network, model=baked(network.model))
     state = fitted(state, shapes_of(network.model), where=source.checkpoint)
     classes = _classes_in(state, network)
-    if source.num_classes is None and classes != network.num_classes:
+    if source.num_classes is None and classes is not None and _last_size(rebuilt := _built(source, classes)) == classes:
         progress.note(f"{source.checkpoint}: has {classes} classes, so the network is built with {classes}")
-        network = _built(source, classes)
+        network = rebuilt
     key = f"under {state.key_used!r}" if state.key_used else "bare"
     progress.note(f"{source.checkpoint}: {len(state.tensors)} tensors, {key}{''.join(f'; {r}' for r in state.renamed)}")
     # A checkpoint may hold what a weight is computed from, or the weight itself.
@@ -177,18 +184,23 @@ def _built(source: NetworkSource, num_classes: int | None) -> Network:
             expected="a network of images (N, C, H, W)",
             remedy="an ONNX file of it can be split and profiled (`edgeprune split`, `edgeprune profile`)",
         )
-    return Network(source.arch, built.model, built.input_shape)
+    return Network(source.arch, built.model, built.input_shape, num_classes)
 
 
-def _classes_in(state: LoadedState, network: Network) -> int:
-    """Classes of the checkpoint's last layer, where it has the network's last layer with another number of rows."""
+def _classes_in(state: LoadedState, network: Network) -> int | None:
+    """Rows of the checkpoint's last layer, where it is the network's last layer but for their number; else None."""
     layers = _layers(network.model)
     name = next(reversed(layers), "")
     weight = state.tensors.get(f"{name}.weight")
     own = layers[name].weight if name else None
-    if weight is None or own is None or weight.dim() != own.dim() or weight.shape[1:] != own.shape[1:]:
-        return network.num_classes
-    return int(weight.shape[0])
+    if weight is None or own is None or weight.shape[1:] != own.shape[1:] or len(weight) == len(own):
+        return None
+    return len(weight)
+
+
+def _last_size(network: Network) -> int:
+    """Rows of the last layer."""
+    return len(next(reversed(_layers(network.model).values())).weight)
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:

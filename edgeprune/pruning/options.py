@@ -95,7 +95,7 @@ class DataOptions:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of fine-tuning."""
     max_drop: float | None = None
-    """Points of top-1 that the pruned network may lose; more is a GateError."""
+    """Points of top-1, or of the data's own metric, that the pruned network may lose; more is a GateError."""
     seed: int = 0
 
     def check(self) -> None:

@@ -8,7 +8,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import safetensors
@@ -18,28 +17,27 @@ from torch import Tensor, nn
 from edgeprune.bundles.bundle import Bundle
 from edgeprune.bundles.manifest import Accuracy, Count
 from edgeprune.bundles.names import CLUSTERING, DENSE_WEIGHTS, PLAN, WEIGHTS
-from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.devices.this_machine import this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.graph import Graph
 from edgeprune.io import progress
-from edgeprune.io.user_code import is_file_spec
 from edgeprune.methods import amount_flags, load_method, one_shot, parse_settings
 from edgeprune.methods.base import MethodResult
+from edgeprune.modules.hooks import check_own_hooks
 from edgeprune.plans.costs import off_block_note, planned_macs, planned_params
 from edgeprune.plans.kept_channels import KeptChannels
 from edgeprune.plans.method_record import FILE_NAME as METHOD_RECORD
 from edgeprune.plans.plan import Plan, load_plan
 from edgeprune.pruning.healing import Healer, loss_gradients
+from edgeprune.pruning.images import Images, accuracy_of
 from edgeprune.pruning.method_inputs import FromImages, method_input
 from edgeprune.pruning.network import Network, bundle_arch, load_network, load_tickets
 from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
 from edgeprune.rewriting.rewrite import rewrite
 from edgeprune.tracing.trace import trace
-from edgeprune.training.loop import evaluate, fit
-
-CALIBRATION_IMAGES = 512
+from edgeprune.training.evaluation import evaluate
+from edgeprune.training.loop import fit
 
 
 @dataclass(frozen=True)
@@ -122,17 +120,6 @@ class PruneSummary(msgspec.Struct, frozen=True):
     accuracy: Accuracy | None = None
 
 
-@dataclass(frozen=True)
-class Images:
-    """The data of one run, loaded before any long work."""
-
-    test: Dataset
-    train: Dataset | None
-    """Only where there is fine-tuning."""
-    calibration: Dataset | None = None
-    """Part of the training data, for the gradients that a method asks for."""
-
-
 def prune_network(
     network: Network, options: PruneOptions, data: DataOptions | None = None, images: Images | None = None
 ) -> Pruned:
@@ -145,6 +132,7 @@ def prune_network(
     decider = one_shot(options.method)
     settings = parse_settings(options.method, options.assignments)
     started = time.perf_counter()
+    check_own_hooks(network.model, network.example_input(1))
     graph = trace(network.model, network.example_input(1)).graph
     tickets = load_tickets(options.tickets, network) if options.tickets else []
     healer, seen = _from_images(network, graph, data, images)
@@ -192,52 +180,26 @@ def _from_images(
     return healer, FromImages(gradients, healer)
 
 
-def load_images(options: DataOptions, network: Network, *, calibrate: bool = False) -> Images | None:
-    """What the options ask for, and with `calibrate` images for gradients; None if the options name no data."""
-    options.check()
-    if not options.data:
-        return None
-    train = dataset(options.data, "train", network) if options.finetune_epochs else None
-    calibration = dataset(options.data, "train", network, limit=CALIBRATION_IMAGES) if calibrate else None
-    return Images(dataset(options.data, "test", network), train, calibration)
-
-
 def with_accuracy(pruned: Pruned, options: DataOptions, images: Images | None) -> Pruned:
     """Fine-tune if asked, and measure top-1 of the dense and the pruned network; GateError past `max_drop`."""
     if images is None:
         return pruned
-    network, test = pruned.network, images.test
-    dense, before = evaluate(network.model, test), evaluate(pruned.model, test)
-    after = before
+    test, dense = images.test, images.dense
+    after = before = evaluate(pruned.model, test)
     if images.train is not None:
         tuned = fit(pruned.model, images.train, options.training(options.finetune_epochs)).model
         pruned = dataclasses.replace(pruned, model=tuned)
         after = evaluate(tuned, test)
-    if options.max_drop is not None and dense.top1 - after.top1 > options.max_drop:
+    accuracy = accuracy_of(dense, after, options.data, before=before.value if options.finetune_epochs else None)
+    if options.max_drop is not None and not accuracy.drop() <= options.max_drop:
+        written = "{:.4g}" if accuracy.metric else "{:.2f}"
+        fell, points = ("went", "") if accuracy.metric else ("fell", " points")
+        was, is_ = written.format(dense.value), written.format(after.value)
         raise GateError(
-            f"top-1 fell from {dense.top1:.2f} to {after.top1:.2f}, more than --max-drop {options.max_drop} points: "
-            "prune less (--rate) or fine-tune longer (--finetune-epochs)"
+            f"{dense.name} {fell} from {was} to {is_}, more than --max-drop {options.max_drop}{points}: prune less "
+            "(--rate) or fine-tune longer (--finetune-epochs)"
         )
-    accuracy = Accuracy(
-        dense=dense.top1,
-        pruned=after.top1,
-        pruned_before_finetune=before.top1 if options.finetune_epochs else None,
-        n=after.n,
-        data=public_data_name(options.data),
-    )
     return dataclasses.replace(pruned, accuracy=accuracy)
-
-
-def dataset(spec: str, split: Literal["train", "test"], network: Network, *, limit: int | None = None) -> Dataset:
-    """One split of a data source, shaped and checked for this network."""
-    return load_data(spec, split=split, input_shape=network.input_shape, num_classes=network.num_classes, limit=limit)
-
-
-def public_data_name(spec: str) -> str:
-    """A data source's name without local paths."""
-    if is_file_spec(spec):
-        return Path(spec.rpartition(":")[0]).name
-    return spec.partition(":")[0]
 
 
 def save_pruned(pruned: Pruned, stage: Path) -> None:

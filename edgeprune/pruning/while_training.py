@@ -12,6 +12,7 @@ from edgeprune.errors import InputError
 from edgeprune.graph import Graph
 from edgeprune.methods import Trained, TrainedMethod, load_method, parse_settings
 from edgeprune.methods.base import PruneRequest
+from edgeprune.modules.hooks import check_own_hooks
 from edgeprune.pruning.method_inputs import method_input
 from edgeprune.pruning.network import Network
 from edgeprune.pruning.pruned import Pruned, carried_out
@@ -62,6 +63,7 @@ def train_network(network: Network, data: Dataset, training: TrainSettings, choi
 
 def at_work(choice: MethodChoice, network: Network, graph: Graph, epochs: int) -> TrainedMethod:
     """The method, ready to be hooked into the training of this network."""
+    check_own_hooks(network.model, network.example_input(1))
     method, settings = load_method(choice.name), choice.settings()
     assert isinstance(method, Trained)  # MethodChoice.settings refuses others
     return method.train(method_input(method, network.model, graph, choice.request), settings, epochs)

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from edgeprune.datasets.images import Dataset, batches, check_labels
+from edgeprune.datasets.targets import moved
+from edgeprune.datasets.task import Task
 from edgeprune.errors import InputError
 from edgeprune.io.files import write_atomically
 from edgeprune.io.progress import bar, note, shown
-from edgeprune.training.evaluation import EvalResult, classes_of, evaluate, fastest_layout
+from edgeprune.training.evaluation import EvalResult, classes_of, evaluate, fastest_layout, mean_loss
 from edgeprune.training.hooks import Step, TrainingHooks
 from edgeprune.training.settings import TrainSettings, device_named, learning_rate_at, precision_on
 from edgeprune.training.state import (
@@ -60,13 +61,15 @@ def fit(
 ) -> TrainResult:
     """Train a copy of `model`; the given one is not changed. `hooks` are called as `TrainingHooks` says.
 
-    With `test`, its accuracy is measured after each epoch. With `files`, each epoch leaves a checkpoint and a line in
-    the log there, and those of `settings.save_tickets` a ticket, epoch_N.pt with the keys model_state_dict, epoch and
-    loss; an interrupted run can be resumed, and ends with the same bits (same machine, same number of threads). Raises
-    InputError for settings that make no sense, data that does not fit the network, training that diverges, and a
-    checkpoint of another run.
+    Data with a task is trained on with the task's loss. With `test`, its accuracy is measured after each epoch. With
+    `files`, each epoch leaves a checkpoint and a line in the log there, and those of `settings.save_tickets` a ticket,
+    epoch_N.pt with the keys model_state_dict, epoch and loss; an interrupted run can be resumed, and ends with the same
+    bits (same machine, same number of threads). Raises InputError for settings that make no sense, data that does not
+    fit the network, training that diverges, and a checkpoint of another run.
     """
     settings.check()
+    if data.task is not None:
+        check_task(data.task, settings)
     if settings.save_tickets and files is None:
         raise ValueError("tickets need a folder")
     hooks = hooks or TrainingHooks()
@@ -149,58 +152,71 @@ class _Loop:
         parts = batches(self.data, self.settings.batch_size, shuffle=self.shuffle, augment=self.settings.augment)
         for index, (images, labels) in enumerate(parts):
             advance()
-            if len(labels) == 1 and index > 0:
+            if len(images) == 1 and index > 0:
                 continue  # BatchNorm cannot be trained on one sample of 1x1 pixels
             # The middle of the step, so that neither the first nor the last step has a learning rate of 0.
             progress = epoch - 1 + (index + 0.5) / self.steps
             rate = learning_rate_at(self.settings, progress)
             loss, right = self._run_step(Step(epoch, index, rate, progress), images, labels)
-            total_loss += loss * len(labels)
+            total_loss += loss * len(images)
             correct += right
-            seen += len(labels)
-        mean_loss = total_loss.item() / seen
+            seen += len(images)
+        average = total_loss.item() / seen
         # The loss of a step is that of the weights before it, so the last step shows in the weights alone.
         overflown = [name for name, value in self.model.state_dict().items() if not value.isfinite().all()]
-        if overflown or not math.isfinite(mean_loss):
-            symptom = f"{overflown[0]} is not finite" if overflown else f"the loss is {mean_loss}"
+        if overflown or not math.isfinite(average):
+            symptom = f"{overflown[0]} is not finite" if overflown else f"the loss is {average}"
             raise InputError(
                 f"training diverged in epoch {epoch}: {symptom}", where="training",
                 remedy=f"use a learning rate below {self.settings.learning_rate}, or a warm-up",
             )  # fmt: skip
         self.hooks.after_epoch(epoch)
         with shown(False):  # the epoch's line says it
-            accuracy = None if test is None else evaluate(self.model, test, device=self.settings.device).top1
+            tested = None if test is None else evaluate(self.model, test, device=self.settings.device)
         seconds = time.perf_counter() - started
         return EpochRecord(
-            epoch, rate, mean_loss, 100 * correct.item() / seen, seconds, accuracy, dict(self.hooks.log())
-        )
+            epoch, rate, average, None if self.data.task else 100 * correct.item() / seen, seconds,
+            None if tested is None else tested.value, dict(self.hooks.log()),
+        )  # fmt: skip
 
-    def _run_step(self, step: Step, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimisation step; the mean loss, and how many of the images were classified rightly."""
+    def _run_step(self, step: Step, images: torch.Tensor, labels: Any) -> tuple[torch.Tensor, torch.Tensor | int]:
+        """One optimisation step; the mean loss, and how many of the images were classified rightly (0 with a task)."""
         for group in self.optimizer.param_groups:
             group["lr"] = step.learning_rate
-        images, labels = images.to(self.device, memory_format=self.layout), labels.to(self.device)
+        images, labels = images.to(self.device, memory_format=self.layout), moved(labels, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             self.hooks.before_batch(step)
-            logits = self.model(images)
-        if step.index == 0 and step.epoch == 1:
-            check_labels(self.data, classes_of(logits, len(labels)))
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
+            outputs = self.model(images)
+        if step.index == 0 and step.epoch == 1 and self.data.task is None:
+            check_labels(self.data, classes_of(outputs, len(images)))
+        loss = mean_loss(outputs, labels, self.data, label_smoothing=self.settings.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.hooks.before_update(step)
         self.optimizer.step()
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        return loss.detach(), 0 if self.data.task else (outputs.detach().argmax(1) == labels).sum()
+
+
+def check_task(task: Task, settings: TrainSettings) -> None:
+    """InputError where a network cannot be trained on data with this task."""
+    task.require_loss("training")
+    if settings.label_smoothing:
+        raise InputError(
+            "--label-smoothing is for labels, and the data brings a loss of its own", where=task.where,
+            remedy="leave it out",
+        )  # fmt: skip
 
 
 def _log_line(record: EpochRecord, epochs: int) -> str:
-    test = "" if record.test_accuracy is None else f", test {record.test_accuracy:.2f}%"
+    accuracy = "" if record.accuracy is None else f", accuracy {record.accuracy:.2f}%"
+    written = "{:.4g}" if record.accuracy is None else "{:.2f}%"
+    test = "" if record.test_accuracy is None else f", test {written.format(record.test_accuracy)}"
     figures = "".join(
         f", {name} {value:.4g}" if isinstance(value, float) else f", {name} {value}"
         for name, value in record.figures.items()
     )
     return (
-        f"epoch {record.epoch}/{epochs}: loss {record.loss:.4f}, accuracy {record.accuracy:.2f}%{test}, "
+        f"epoch {record.epoch}/{epochs}: loss {record.loss:.4f}{accuracy}{test}, "
         f"learning rate {record.learning_rate:.3g}{figures}, {record.seconds:.1f} s"
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from edgeprune.bundles.names import CHECKPOINT
 from edgeprune.datasets.images import Dataset
+from edgeprune.datasets.targets import leaves
 from edgeprune.errors import InputError, first_line
 from edgeprune.io.files import write_atomically
 from edgeprune.io.progress import note
@@ -36,12 +38,12 @@ class EpochRecord:
     learning_rate: float
     """At the epoch's last step."""
     loss: float
-    """Mean cross-entropy in nats, with label smoothing if that is set."""
-    accuracy: float
-    """Per cent."""
+    """Mean cross-entropy in nats, with label smoothing if that is set; the data's own loss where it brings one."""
+    accuracy: float | None
+    """Per cent; None for data with a task."""
     seconds: float
     test_accuracy: float | None = None
-    """Per cent, after the hooks' `after_epoch`; None without test data."""
+    """Per cent, or what the metric of the test data says, after the hooks' `after_epoch`; None without test data."""
     figures: Mapping[str, Any] = field(default_factory=dict)
     """What the hooks tell of the epoch."""
 
@@ -211,7 +213,10 @@ def weights_fingerprint(model: nn.Module) -> str:
 def data_fingerprint(data: Dataset) -> str:
     """The data's name and size, and a hash of its labels, its normalisation and of some thousand of its images."""
     digest = hashlib.sha256(f"{data.mean} {data.std} {data.may_flip} {tuple(data.images.shape)}".encode())
-    digest.update(_bytes(data.labels))
+    for target in leaves(data.labels):  # of objects that are not known, what they are must do
+        array = torch.as_tensor(target) if isinstance(target, np.ndarray) else target
+        known = isinstance(target, (str, int, float))
+        digest.update(_bytes(array) if isinstance(array, Tensor) else repr(target if known else type(target)).encode())
     digest.update(_bytes(data.images[:: max(len(data) // _HASHED_IMAGES, 1)]))
     return f"{data.name}, {len(data)} images, {digest.hexdigest()[:16]}"
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError, first_line, unknown_name
 from edgeprune.io.user_code import check_factory_file, is_file_spec, load_factory
+from edgeprune.zoo.detectors import check_no_detector
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +40,7 @@ it), and in a ResNet so many in its first stage."""
 ARCH_FORMS: Mapping[str, str] = {
     "resnet20-w32": "any CIFAR ResNet above, with 32 instead of 16 channels in its first stage",
     "densenet40-w24": "a CIFAR DenseNet above, with 24 instead of 16 channels in its first convolution",
-    "torchvision:NAME": "any classification network of torchvision, such as torchvision:resnet50",
+    "torchvision:NAME": "any network of torchvision for classification or segmentation, such as torchvision:resnet50",
     "timm:NAME": "any network of timm, where timm is installed",
     "path/to/file.py:factory": "your own: a function without required arguments that returns a torch.nn.Module",
 }
@@ -49,9 +49,9 @@ ARCH_FORMS: Mapping[str, str] = {
 PACKAGES = {"torchvision": "'edgeprune[prune]'", "timm": "timm"}
 """Packages with networks, and what installs them."""
 
-AUXILIARY_KEYS = ("aux1.", "aux2.", "AuxLogits.")
-"""How the keys of torchvision's auxiliary classifiers begin. Checkpoints of GoogLeNet and Inception v3 have them; no
-inference uses them, and the networks that `build` gives are without them."""
+AUXILIARY_KEYS = ("aux1.", "aux2.", "AuxLogits.", "aux_classifier.")
+"""How the keys of torchvision's auxiliary classifiers begin. Checkpoints of GoogLeNet, Inception v3, FCN and DeepLab
+have them; no inference uses them, and the networks that `build` gives are without them."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def build(
     if is_file_spec(arch):
         model, shape = _from_file(arch, num_classes, in_channels, input_size)
     elif arch.startswith("torchvision:"):
-        model, shape = _from_torchvision(arch, num_classes, in_channels)
+        from edgeprune.zoo.from_torchvision import from_torchvision
+
+        model, shape = from_torchvision(arch, num_classes, in_channels)
     elif arch.startswith("timm:"):
         model, shape = _from_timm(arch, num_classes, in_channels)
     else:
@@ -137,36 +139,12 @@ def _built_in(arch: str, num_classes: int, in_channels: int) -> tuple[nn.Module,
 
 def _unknown(arch: str) -> InputError:
     """resnet50 is the ImageNet network to most people, so torchvision's name is suggested before resnet56."""
-    if importlib.util.find_spec("torchvision") is not None and arch in _torchvision_names():
-        return InputError(f"unknown architecture {arch!r}", remedy=f"did you mean torchvision:{arch}?")
+    if importlib.util.find_spec("torchvision") is not None:
+        from edgeprune.zoo.from_torchvision import names
+
+        if arch in names():
+            return InputError(f"unknown architecture {arch!r}", remedy=f"did you mean torchvision:{arch}?")
     return unknown_name("architecture", arch, ARCHS, remedy="`edgeprune list archs` shows all")
-
-
-def _torchvision_names() -> list[str]:
-    import torchvision
-
-    return list(torchvision.models.list_models(module=torchvision.models))
-
-
-def _from_torchvision(arch: str, num_classes: int | None, in_channels: int) -> tuple[nn.Module, tuple[int, int, int]]:
-    import torchvision
-
-    name = arch.removeprefix("torchvision:")
-    known = _torchvision_names()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise InputError(
-            f"torchvision has no classification network {name!r}",
-            remedy=f"did you mean {' or '.join(near)}?" if near else f"such as {', '.join(known[:3])}",
-        )
-    if in_channels != 3:
-        raise InputError(f"{in_channels} input channels", where=arch, expected="3: torchvision's networks take RGB")
-    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    if name in ("googlenet", "inception_v3"):
-        # Their own initialisation takes long, and they warn unless one is chosen.
-        options |= {"init_weights": False, "aux_logits": False}
-    size = 299 if name == "inception_v3" else 224
-    return torchvision.models.get_model(name, weights=None, **options), (3, size, size)
 
 
 def _from_timm(arch: str, num_classes: int | None, in_channels: int) -> tuple[nn.Module, tuple[int, int, int]]:
@@ -196,6 +174,7 @@ def _from_file(
     model = factory.call(options=options)
     if not isinstance(model, nn.Module):
         raise InputError(f"the factory returned a {type(model).__name__}", where=arch, expected="a torch.nn.Module")
+    check_no_detector(model, arch)
     shape = getattr(model, "INPUT_SHAPE", getattr(factory.module, "INPUT_SHAPE", None))
     if shape is None and input_size is not None:
         return model, (in_channels, *input_size)

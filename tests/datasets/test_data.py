@@ -477,7 +477,7 @@ def test_a_factory_gives_bytes_or_normalised_floats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("return np.zeros((2, 3, 4, 4))", "a pair (images, labels)"),
+        ("return np.zeros((2, 3, 4, 4))", "expected (images, labels), or a dictionary"),
         ("return None", "returned a NoneType"),
         ("return np.zeros((2, 4, 4, 3)), [0, 1]", "expected (N, 3, 4, 4)"),
         ("return np.zeros((2, 3, 4, 4)), [0]", "one integer for each of the 2"),

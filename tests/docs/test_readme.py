@@ -16,6 +16,8 @@ from places import ROOT
 from quick_exports import remember_torchlib
 
 from edgeprune.cli import app, main
+from edgeprune.datasets.images import load_data
+from edgeprune.training.evaluation import MetricResult, evaluate
 from edgeprune.zoo import build
 
 PAGES = [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
@@ -62,7 +64,17 @@ def test_shell_commands_work_in_order(repository: Path, workplace: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "page", ["training.md", "methods.md", "lowering.md", "estimates.md", "report.md", "targets.md", "profiling.md"]
+    "page",
+    [
+        "training.md",
+        "methods.md",
+        "lowering.md",
+        "estimates.md",
+        "report.md",
+        "targets.md",
+        "profiling.md",
+        "evaluation.md",
+    ],
 )
 def test_the_commands_of_the_other_pages_are_ones_that_the_command_line_takes(repository: Path, page: str) -> None:
     text = (repository / "docs" / page).read_text().replace("\\\n", " ")
@@ -92,6 +104,16 @@ def test_the_example_of_own_images_and_an_own_network_works(
     for command in found:
         assert main([*shlex.split(command)[1:], "--quiet"]) == 0, command
     assert (tmp_path / "mine-pruned" / "weights.safetensors").is_file()
+
+
+def test_the_example_of_an_own_metric_works(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "streets.py").write_text(blocks(repository, "docs/evaluation.md", "python")[0])
+    data = load_data(f"{tmp_path / 'streets.py'}:images", split="test", input_shape=(3, 64, 64))
+    result = evaluate(torch.nn.Conv2d(3, 4, 1), data)
+    assert isinstance(result, MetricResult)
+    assert result.metric == "mIoU"
+    assert 0 <= result.value <= 1
+    assert result.loss is not None
 
 
 def test_the_example_script_works(

@@ -58,7 +58,7 @@ class DataFlags:
 
     data: OptionalText = ""
     """digits, imagefolder:DIR, cifar10:DIR, or path/to/file.py:factory: factory("train" or "test") gives images
-    (N,C,H,W), uint8 or normalised floats, and labels (N,)."""
+    (N,C,H,W), uint8 or normalised floats, and labels (N,); or a dictionary with targets, a metric and a loss."""
     finetune_epochs: Integer = 0
     """Epochs of fine-tuning after pruning."""
     learning_rate: float = 0.01
@@ -68,7 +68,7 @@ class DataFlags:
     precision: PrecisionFlag = "auto"
     """Of fine-tuning; auto: bf16 where the CPU or GPU has units for it, else fp32."""
     max_drop: float | None = None
-    """Gate: fail (exit 3) if top-1 falls by more points."""
+    """Gate: fail (exit 3) if top-1 falls by more points, or the data's own metric gets worse by more."""
 
     def options(self, seed: int) -> DataOptions:
         from edgeprune.pruning.options import DataOptions

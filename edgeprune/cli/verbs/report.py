@@ -34,7 +34,8 @@ class CompareFlags:
     """Figures that the gate looks at, separated by commas: realistic (speed-up), p50 (of the pruned network),
     efficiency."""
     max_drop: OptionalNumber = None
-    """Gate: fail (exit 3) if the last run's top-1 is lower than the baseline's by more points."""
+    """Gate: fail (exit 3) if the last run's top-1 (or its data's own metric) is worse than the baseline's
+    by more points."""
 
     def runs(self, bundle: Path, more: Sequence[Path]) -> tuple[Path, ...]:
         """What is held against what: the first against all others."""

@@ -126,7 +126,10 @@ def show(outcome: TrainOutcome) -> None:
         return
     accuracy, last = summary.accuracy, summary.history[-1]
     pairs = [("Network", bundle.manifest.arch), ("Epochs", str(summary.epochs))]
-    pairs.append(("Top-1", f"{accuracy.dense:.2f}% of {accuracy.n} test images, {last.accuracy:.2f}% in training"))
+    if last.accuracy is None:
+        pairs.append((accuracy.label, f"{accuracy.dense:.4g} on {accuracy.n} test images"))
+    else:
+        pairs.append(("Top-1", f"{accuracy.dense:.2f}% of {accuracy.n} test images, {last.accuracy:.2f}% in training"))
     if summary.macs and summary.params:
         pairs += [("MACs", f"{summary.macs.dense:,}"), ("Parameters", f"{summary.params.dense:,}")]
     facts(str(bundle.folder), [*pairs, ("Seconds", f"{summary.seconds:.1f}")])

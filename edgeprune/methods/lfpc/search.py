@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from edgeprune.datasets.images import Dataset
+from edgeprune.datasets.targets import moved
 from edgeprune.methods.lfpc.cost import (
     candidate_counts,
     check_reachable,
@@ -35,6 +35,7 @@ from edgeprune.methods.shared.filter_criteria import Filters, distance_sums, nor
 from edgeprune.methods.shared.units import Numbers, Prunable
 from edgeprune.methods.soft.training import zero_filters, zero_norms
 from edgeprune.modules.filters import filters_of
+from edgeprune.training.evaluation import mean_loss
 from edgeprune.training.hooks import Step, TrainingHooks
 
 SCORES: Mapping[Criterion, Callable[[Filters], NDArray[np.float64]]] = {
@@ -50,7 +51,7 @@ class EpochFigures:
     """One epoch of the search."""
 
     validation_loss: float
-    """Mean cross-entropy of its validation batches in nats, through the pruned versions that were drawn."""
+    """Mean loss of its validation batches in nats, through the pruned versions that were drawn."""
     macs: float
     """Expected multiply-adds at its end, as a share of the dense network's."""
     entropy: float
@@ -81,6 +82,7 @@ class LfpcHooks(TrainingHooks):
     # -- the search --------------------------------------------------------------------------------------------------
     def split(self, data: Dataset) -> Dataset:
         seed = self.among.request.seed
+        self._data = data
         train, held_out = split_off(data, self.settings.validation_share, seed)
         self._validation = ValidationBatches(held_out, self.settings.validation_batch, seed)
         return train
@@ -110,7 +112,7 @@ class LfpcHooks(TrainingHooks):
         tensors = {name: parameter.detach() for name, parameter in self._model.named_parameters()}
         tensors |= {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         logits = functional_call(self._model, tensors, (images.to(device),))
-        loss = F.cross_entropy(logits.float(), labels.to(device)).cpu()
+        loss = mean_loss(logits, moved(labels, device), self._data).cpu()
         self._losses.append(loss.item())
         loss = loss + self.settings.computation_weight * self._computation_loss(self.sampler.expected_counts())
         self._adam.zero_grad()

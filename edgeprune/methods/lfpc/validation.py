@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +22,7 @@ def split_off(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]
             "validate with", where=data.name, expected="at least 2 of each", remedy="use more images",
         )  # fmt: skip
     kept, held = order[count:].sort().values, order[:count].sort().values
-    return (
-        replace(data, images=data.images[kept], labels=data.labels[kept]),
-        replace(data, images=data.images[held], labels=data.labels[held]),
-    )
+    return data.some(kept), data.some(held)
 
 
 class ValidationBatches:
@@ -36,12 +33,13 @@ class ValidationBatches:
         self._generator = torch.Generator().manual_seed(seed)
         self._order = torch.empty(0, dtype=torch.long)
 
-    def draw(self) -> tuple[Tensor, Tensor]:
+    def draw(self) -> tuple[Tensor, Any]:
         """(normalised images, labels) of the next batch."""
         if len(self._order) < self._batch_size:
             self._order = torch.randperm(len(self._data), generator=self._generator)
         chosen, self._order = self._order[: self._batch_size], self._order[self._batch_size :]
-        return normalised(self._data.images[chosen], self._data), self._data.labels[chosen]
+        drawn = self._data.some(chosen)
+        return normalised(drawn.images, drawn), drawn.labels
 
     def state(self) -> Mapping[str, Tensor]:
         """What is left of the order, and the generator."""

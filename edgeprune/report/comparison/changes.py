@@ -257,6 +257,7 @@ def _network(runs: Sequence[Run]) -> Iterator[Fact]:
     yield Fact("dense network (SHA-256)", tuple(run.dense_hash[:16] for run in runs))
     tested = [m.accuracy if m else None for m in made]
     yield Fact("top-1 of", tuple(f"{a.n} images of {a.data}" if a and a.n else "" for a in tested))
+    yield Fact("metric in place of top-1", tuple(a.metric if a else "" for a in tested))
 
 
 def dense_macs(runs: Sequence[Run]) -> Fact:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from edgeprune.bundles.manifest import Accuracy
 from edgeprune.errors import InputError
 from edgeprune.io import formatting as f
 from edgeprune.report.comparison.changes import FIGURES, Change, change_words, changes, drift
@@ -22,7 +23,7 @@ class Gate:
     figures: tuple[str, ...] = ("realistic", "p50")
     """Keys of FIGURES."""
     max_drop: float | None = None
-    """Points of top-1 that may be lost; None: not looked at."""
+    """Points of top-1 (or of the metric that the data brought) that may be lost; None: not looked at."""
 
 
 def regressions(old: Run, new: Run, gate: Gate) -> tuple[str, ...]:
@@ -43,7 +44,7 @@ def passed(old: Run, new: Run, gate: Gate) -> str:
         if alone := unchecked(old, new):
             looked.append(f"{len(alone)} measured in one run only")
     if gate.max_drop is not None:
-        looked.append(f"top-1 {_top1(old):.2f} % to {_top1(new):.2f} %")
+        looked.append(_score_words(_accuracy(old), _accuracy(new)))
     return f"no regression: {', '.join(looked)}"
 
 
@@ -120,13 +121,26 @@ def _drift_words(one: Change, dense: Change | None) -> str:
 def _lost_accuracy(old: Run, new: Run, max_drop: float | None) -> Iterator[str]:
     if max_drop is None:
         return
-    first, second = _top1(old), _top1(new)
-    if first - second > max_drop:
-        yield f"top-1 {first:.2f} % to {second:.2f} % ({second - first:+.2f} points, {max_drop:g} accepted)"
+    first, second = _accuracy(old), _accuracy(new)
+    if first.metric != second.metric:
+        raise InputError(
+            f"is measured as {f.clean(second.label)}, and {old.name} as {f.clean(first.label)}", where=new.name,
+            expected="the same metric in both", remedy="leave out --max-drop, or export both with the same --data",
+        )  # fmt: skip
+    change = second.pruned - first.pruned
+    if not (-change if first.higher_is_better else change) <= max_drop:
+        accepted = f"{f.score_change(change, first.metric)}, {max_drop:g} accepted"
+        yield f"{_score_words(first, second)} ({accepted})"
 
 
-def _top1(run: Run) -> float:
+def _score_words(old: Accuracy, new: Accuracy) -> str:
+    """top-1 91.20 % to 90.80 %."""
+    name = f.clean(old.metric) or "top-1"
+    return f"{name} {f.score(old.pruned, old.metric)} to {f.score(new.pruned, new.metric)}"
+
+
+def _accuracy(run: Run) -> Accuracy:
     if run.manifest is None or run.manifest.accuracy is None:
         remedy = "leave out --max-drop, or give bundles that were exported with --data"
         raise InputError("does not tell its accuracy", where=run.name, expected="a bundle with top-1", remedy=remedy)
-    return run.manifest.accuracy.pruned
+    return run.manifest.accuracy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from edgeprune.bundles.manifest import Count
+from edgeprune.bundles.manifest import Accuracy, Count
 from edgeprune.io import formatting as f
 from edgeprune.profiling.result import Result
 from edgeprune.report.comparison.changes import FIGURES, Change, Fact, change, change_words, facts, layer_changes
@@ -165,6 +165,12 @@ def _verdicts(changes: Sequence[Change | None], number: int) -> str:
     return "; ".join(found) or "the first run lacks it"
 
 
+def _scored(accuracy: Accuracy | None, value: float | None) -> str:
+    """Top-1, or in another metric with its name."""
+    metric = f.clean(accuracy.metric) if accuracy else ""
+    return f.score(value, metric) + (f" {metric}" if metric else "")
+
+
 def _network_table(runs: Sequence[Run]) -> Table:
     names = ("run", "method", "top-1 dense", "top-1", "MACs dense", "MACs", "executed MACs", "parameters", "forms")
     rows = []
@@ -176,8 +182,8 @@ def _network_table(runs: Sequence[Run]) -> Table:
             (
                 f.clean(run.name),
                 f.clean(manifest.method) or f.NONE if manifest else "no bundle: not known",
-                f.top1(accuracy.dense if accuracy else None),
-                f.top1(accuracy.pruned if accuracy else None),
+                _scored(accuracy, accuracy.dense if accuracy else None),
+                _scored(accuracy, accuracy.pruned if accuracy else None),
                 f.count(macs.dense if macs else None),
                 f.count(macs.pruned if macs else None),
                 f.count(executed if executed is not None else macs.pruned if macs else None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeprune.bundles.manifest import Accuracy
 from edgeprune.io import formatting as f
 from edgeprune.lowering.forms import GROUPED
 from edgeprune.profiling.result import Result
@@ -13,7 +14,7 @@ from edgeprune.report.page.measured import advice_section, estimates_section, la
 from edgeprune.report.page.records import record_section
 from edgeprune.report.views.kernels import KernelView, kernel_view
 from edgeprune.report.words.forms import excess_sentence
-from edgeprune.report.words.headline import plain_rows, ratio
+from edgeprune.report.words.headline import accuracy_change, plain_rows, ratio
 from edgeprune.report.words.results import setting
 
 GOOD_EFFICIENCY = 0.85
@@ -58,7 +59,7 @@ def summary(contents: Contents) -> str:
     """The result in a sentence or two."""
     profile, accuracy = contents.profile, contents.manifest.accuracy
     if contents.manifest.is_plain:
-        return "A trained network; nothing is pruned." + (f" Top-1 is {f.top1(accuracy.dense)}." if accuracy else "")
+        return "A trained network; nothing is pruned." + _dense_sentence(accuracy)
     sentences = []
     if profile is None or not profile.results:
         if macs := contents.manifest.macs:
@@ -69,9 +70,12 @@ def summary(contents: Contents) -> str:
     if contents.lowering and (excess := excess_sentence(contents.lowering, contents.manifest)):
         sentences.append(excess)
     if accuracy:
-        change = f.points(accuracy.pruned - accuracy.dense)
-        sentences.append(f"Top-1 goes from {f.top1(accuracy.dense)} to {f.top1(accuracy.pruned)} ({change}).")
+        sentences.append(f"{f.clean(accuracy.label)} goes from {accuracy_change(accuracy)}.")
     return " ".join(sentences)
+
+
+def _dense_sentence(accuracy: Accuracy | None) -> str:
+    return f" {f.clean(accuracy.label)} is {f.score(accuracy.dense, accuracy.metric)}." if accuracy else ""
 
 
 def tiles(contents: Contents) -> tuple[Tile, ...]:
@@ -96,7 +100,8 @@ def tiles(contents: Contents) -> tuple[Tile, ...]:
     elif manifest.macs:
         found.append(Tile(f.times(ratio(manifest.macs)), "theoretical speed-up", "from MACs; not measured"))
     if accuracy := manifest.accuracy:
-        found.append(Tile(f.top1(accuracy.pruned), "top-1", f"dense {f.top1(accuracy.dense)}"))
+        dense, pruned = (f.score(value, accuracy.metric) for value in (accuracy.dense, accuracy.pruned))
+        found.append(Tile(pruned, f.clean(accuracy.metric) or "top-1", f"dense {dense}"))
     if manifest.params and len(found) < 4:
         found.append(
             Tile(f.count(manifest.params.pruned), "parameters", f"{f.times(ratio(manifest.params))} less than dense")

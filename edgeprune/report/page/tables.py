@@ -23,13 +23,13 @@ def headline_table(manifest: Manifest, profile: ProfileResult | None, lowering: 
     rows: list[tuple[str, ...]] = []
     if accuracy := manifest.accuracy:
         where = f", {accuracy.n} images of {f.clean(accuracy.data)}" if accuracy.n else ""
-        change = f.points(accuracy.pruned - accuracy.dense)
-        rows.append((f"Top-1{where}", f.top1(accuracy.dense), f.top1(accuracy.pruned), change))
+        label = f.clean(accuracy.label)
+        rows.append(_score_row(f"{label}{where}", accuracy.dense, accuracy.pruned, accuracy.metric))
         if accuracy.pruned_before_finetune is not None:
             before = accuracy.pruned_before_finetune
-            rows.append(
-                ("Top-1 before fine-tuning", f.top1(accuracy.dense), f.top1(before), f.points(before - accuracy.dense))
-            )
+            rows.append(_score_row(f"{label} before fine-tuning", accuracy.dense, before, accuracy.metric))
+        for name, score in accuracy.others:
+            rows.append(_score_row(f.clean(name), score.dense, score.pruned, name))
     for label, counted in (("MACs (one sample)", manifest.macs), ("Parameters", manifest.params)):
         if counted:
             rows.append((label, f.count(counted.dense), f.count(counted.pruned), f"{f.times(ratio(counted))} less"))
@@ -42,6 +42,10 @@ def headline_table(manifest: Manifest, profile: ProfileResult | None, lowering: 
         rows.append((f"Latency p50 ({setting(result)})", dense, f.milliseconds(result.pruned.p50_ms), change))
     names = ("figure", "dense", "pruned", "change")
     return Table("Dense and pruned network", columns(*names, numeric=names[1:]), tuple(rows))
+
+
+def _score_row(label: str, dense: float, pruned: float, metric: str) -> tuple[str, ...]:
+    return label, f.score(dense, metric), f.score(pruned, metric), f.score_change(pruned - dense, metric)
 
 
 def speed_table(profile: ProfileResult) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -159,6 +160,24 @@ def test_lost_accuracy_is_a_regression_where_it_is_asked_for() -> None:
     assert fault == "top-1 97.00 % to 95.50 % (-1.50 points, 1 accepted)"
     with pytest.raises(InputError, match="new: does not tell its accuracy"):
         regressions(old, built.run("new", built.result()), Gate(0.05, max_drop=1.0))
+
+
+def test_lost_accuracy_is_in_the_unit_of_the_metric() -> None:
+    """In which less may be better; and two metrics are not held against each other."""
+
+    def measured(name: str, value: float, metric: str = "error") -> Run:
+        run = built.run(name, built.result(), top1=value)
+        assert run.manifest is not None
+        assert run.manifest.accuracy is not None
+        accuracy = msgspec.structs.replace(run.manifest.accuracy, metric=metric, higher_is_better=False)
+        return dataclasses.replace(run, manifest=msgspec.structs.replace(run.manifest, accuracy=accuracy))
+
+    old, new = measured("old", 0.5), measured("new", 0.75)
+    assert regressions(new, old, Gate(None, max_drop=0.0)) == ()
+    assert passed(new, old, Gate(None, max_drop=0.0)) == "no regression: error 0.75 to 0.5"
+    assert regressions(old, new, Gate(None, max_drop=0.125)) == ("error 0.5 to 0.75 (+0.25, 0.125 accepted)",)
+    with pytest.raises(InputError, match="new: is measured as other, and old as error"):
+        regressions(old, measured("new", 0.5, "other"), Gate(None, max_drop=0.125))
 
 
 def test_every_difference_between_machines_versions_and_settings_is_told() -> None:
