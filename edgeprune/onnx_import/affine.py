@@ -31,10 +31,6 @@ class Affine:
     nodes: tuple[str, ...]
     """The names of the nodes that it stands for."""
 
-    @property
-    def is_identity(self) -> bool:
-        return not self.nodes
-
 
 def affine_behind(building: Building, value: str, channels: int, axis: int) -> Affine:
     """All that scales and shifts each of the `channels` along `axis` of `value`, as long as nothing else reads what is

@@ -73,4 +73,4 @@ def set_parameters(module: nn.Module, **values: NDArray[Any] | None) -> None:
     with torch.no_grad():
         for name, value in values.items():
             if value is not None:
-                getattr(module, name).copy_(torch.from_numpy(np.array(value, np.float32)))
+                getattr(module, name).copy_(torch.from_numpy(np.array(value, np.float32, order="C")))

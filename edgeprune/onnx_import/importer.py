@@ -15,6 +15,7 @@ from onnx import ModelProto
 from torch import fx
 
 from edgeprune.errors import GateError, InputError
+from edgeprune.io import progress
 from edgeprune.onnx_files.constants import Constants
 from edgeprune.onnx_files.graph import TensorSpec, is_standard, used_values
 from edgeprune.onnx_files.inputs import input_specs, static_batch, with_input_size
@@ -22,11 +23,11 @@ from edgeprune.onnx_files.model import load_model
 from edgeprune.onnx_files.shapes import concrete_types, shape_constants
 from edgeprune.onnx_import.batch import with_open_batch
 from edgeprune.onnx_import.building import Building
-from edgeprune.onnx_import.node import REFUSED, OnnxNode
+from edgeprune.onnx_import.node import OnnxNode
 from edgeprune.onnx_import.ops.table import OPS
 from edgeprune.onnx_import.parity import difference
 
-_ANY_BATCH = (1, 2)
+ANY_BATCH = (1, 2)
 """Two batch sizes, between which what grows with the batch shows."""
 
 
@@ -53,39 +54,26 @@ def import_onnx(path: str | Path, input_size: Sequence[int] = ()) -> Imported:
     the network in torch does not compute what ONNX Runtime computes.
     """
     model = with_input_size(load_model(path), input_size, where=path)
-    spec = _image(model, path)
-    batch = static_batch(model)
-    shape = tuple(int(size) for size in spec.shape[1:] if size is not None)
-    module, reason = _checked(model, shape, batch)
-    runs_at = None
-    if batch is not None and module is None and batch == 1:
-        module, reason = _checked(model, shape, batch, keep=True)
-        runs_at = 1
-    if module is None:
-        raise GateError(f"{path}: the import is not what the file computes: {reason}")
-    names = tuple(value.name for value in model.graph.output)
-    return Imported(module, model, (shape[0], shape[1], shape[2]), spec.name, names, runs_at)
-
-
-def _checked(
-    model: ModelProto, shape: tuple[int, ...], batch: int | None, *, keep: bool = False
-) -> tuple[fx.GraphModule | None, str]:
-    """The network, for any batch (with `keep` for the file's), and what is wrong with it."""
-    sizes: tuple[int, ...]
-    if batch is None:
-        built, sizes = build(model, _ANY_BATCH), _ANY_BATCH
-    elif keep:
-        built, sizes = build(model, (batch,)), (batch,)
-    else:
-        try:
-            built, sizes = build(with_open_batch(model, batch), _ANY_BATCH), (batch, 2 * batch)
-        except InputError as error:
-            if batch == 1 and error.where != REFUSED:
-                return None, str(error)
+    spec, batch, runs_at = _image(model, path), static_batch(model), None
+    shape = (_size(spec, 1), _size(spec, 2), _size(spec, 3))
+    try:
+        module = build(model if batch is None else with_open_batch(model, batch), ANY_BATCH)
+        _require_parity(path, model, module, shape, tuple(size * (batch or 1) for size in ANY_BATCH))
+    except (InputError, GateError):
+        if batch not in (None, 1):
             raise
-    reasons = (difference(model, built, shape, size, fixed=batch) for size in sizes)
-    reason = next(filter(None, reasons), "")
-    return (None, reason) if reason else (built, "")
+        module, runs_at = build(model, (1,)), 1  # which says what is wrong, if it is not the batch
+        _require_parity(path, model, module, shape, (1,))
+        progress.note(f"{path}: runs on a batch of 1 alone: `export` needs --static-batch")
+    names = tuple(value.name for value in model.graph.output)
+    return Imported(module, model, shape, spec.name, names, runs_at)
+
+
+def _require_parity(
+    path: str | Path, model: ModelProto, module: fx.GraphModule, shape: tuple[int, int, int], batches: tuple[int, ...]
+) -> None:
+    if reason := difference(model, module, shape, batches, fixed=static_batch(model)):
+        raise GateError(f"{path}: the import is not what the file computes: {reason}")
 
 
 def build(model: ModelProto, batches: tuple[int, ...]) -> fx.GraphModule:
@@ -135,3 +123,9 @@ def _image(model: ModelProto, path: str | Path) -> TensorSpec:
     if np.dtype(specs[0].dtype) != np.float32:
         raise InputError(f"takes {shown}", where=path, expected="images in float32", remedy="export it in float32")
     return specs[0]
+
+
+def _size(spec: TensorSpec, axis: int) -> int:
+    size = spec.shape[axis]
+    assert isinstance(size, int), "with_input_size leaves none open"
+    return size

@@ -20,8 +20,6 @@ from edgeprune.onnx_import.names import layer_name
 Number = bool | int | float
 Value = fx.Node | Number
 T = TypeVar("T")
-REFUSED = "importing the ONNX file"
-"""Where the error for a node that cannot be written in torch says that it is."""
 
 
 class OnnxNode:
@@ -59,6 +57,9 @@ class OnnxNode:
         value = self.constant(place)
         if value is None:
             raise self.refused(f"its {what} is computed from the image")
+        name = self.proto.input[place]
+        if self._shape(name, self.building.types) != self._shape(name, self.building.more):
+            raise self.refused(f"its {what} depends on the batch")
         return value
 
     def integers(self, name: str, place: int) -> list[int] | None:
@@ -161,7 +162,7 @@ class OnnxNode:
         """The error for a node that cannot be written in torch."""
         return InputError(
             f"{self.op} node {self.name!r}: {reason}",
-            where=REFUSED,
+            where="importing the ONNX file",
             expected="a convolutional network of the operations that docs/networks.md lists",
             remedy="prune the network that the file was made of (--arch)",
         )

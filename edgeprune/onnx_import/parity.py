@@ -19,12 +19,20 @@ TOLERANCE = 1e-4
 Outputs = list[NDArray[np.generic]]
 
 
-def difference(model: ModelProto, network: nn.Module, shape: Sequence[int], batch: int, *, fixed: int | None) -> str:
-    """What differs between the file and the network on a batch of random images of this shape (C, H, W), in a clause;
-    empty if nothing does.
+def difference(
+    model: ModelProto, network: nn.Module, shape: Sequence[int], batches: Sequence[int], *, fixed: int | None
+) -> str:
+    """What differs between the file and the network on random images of this shape (C, H, W), so many at a time, in a
+    clause; empty if nothing does.
 
-    `fixed` is the batch that the file is for, None for any: images are then given to the file so many at a time.
+    `fixed` is the batch that the file is for, None for any: a larger one is then given to it in parts.
     """
+    with OrtRunner(model, RunOptions()) as runner:
+        reasons = (_on_one_batch(runner, network, shape, batch, fixed or batch) for batch in batches)
+        return next(filter(None, reasons), "")
+
+
+def _on_one_batch(runner: OrtRunner, network: nn.Module, shape: Sequence[int], batch: int, part: int) -> str:
     images = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
     try:
         with torch.no_grad():
@@ -32,10 +40,8 @@ def difference(model: ModelProto, network: nn.Module, shape: Sequence[int], batc
     except Exception as error:  # whatever torch raises where sizes do not fit
         return f"torch cannot run it on {batch} image{'s' if batch > 1 else ''}: {first_line(error)}"
     given = [found] if isinstance(found, torch.Tensor) else list(found)
-    with OrtRunner(model, RunOptions()) as runner:
-        (name,) = runner.input_names
-        parts = np.split(images, batch // fixed) if fixed else [images]
-        runs = [runner.run({name: part}) for part in parts]
+    (name,) = runner.input_names
+    runs = [runner.run({name: images}) for images in np.split(images, batch // part)]
     for output, tensor in zip(runs[0], given, strict=True):
         wanted = np.concatenate([run[output] for run in runs]) if len(runs) > 1 else runs[0][output]
         if reason := _distance(wanted, tensor.numpy()):

@@ -327,5 +327,4 @@ def test_operation_computes_what_onnx_runtime_computes(op: str) -> None:
     for case in CASES[op]:
         model = case.model()
         network = build(model, (1, 2))
-        for batch in (1, 2):
-            assert not difference(model, network, case.shape, batch, fixed=None), case.body
+        assert not difference(model, network, case.shape, (1, 2), fixed=None), case.body

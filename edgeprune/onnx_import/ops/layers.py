@@ -41,7 +41,7 @@ def conv(node: OnnxNode) -> fx.Node:
         bias is not None,
     )  # fmt: skip
     same = (*node.proto.input[1:3], *map(tuple, (strides, padding, dilations)), groups)
-    scaled = weight * affine.scale.reshape(-1, *[1] * (weight.ndim - 1))
+    scaled = _rows_scaled(weight, affine)
     return _layer(node, module, scaled, bias, x, affine, same)
 
 
@@ -100,7 +100,8 @@ def gemm(node: OnnxNode) -> fx.Node:
         raise node.refused("it mixes the images of a batch (transA)")
     alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)
     weight = node.known(1, "weight")
-    rows = alpha * (weight if node.attribute("transB", 0) else weight.T)  # (out, in)
+    rows = weight if node.attribute("transB", 0) else weight.T  # (out, in)
+    rows = rows if alpha == 1 else alpha * rows
     bias = node.constant(2)
     if not node.has(2) or (bias is not None and bias.size in (1, len(rows))):
         own = None if bias is None else np.broadcast_to(beta * bias.reshape(-1), (len(rows),))
@@ -119,10 +120,9 @@ def matmul(node: OnnxNode) -> fx.Node:
 def _linear(node: OnnxNode, weight: NDArray[Any], bias: NDArray[Any] | None, x: fx.Node) -> fx.Node:
     """A linear layer over the last axis; its weight has shape (out, in)."""
     affine = affine_behind(node.building, node.proto.output[0], len(weight), node.output_rank - 1)
-    scaled = weight * affine.scale.reshape(-1, 1)
     shift = _shifted(bias, affine)
     module = nn.Linear(weight.shape[1], weight.shape[0], shift is not None)
-    return _layer(node, module, scaled, shift, x, affine, tuple(node.proto.input[1:]))
+    return _layer(node, module, _rows_scaled(weight, affine), shift, x, affine, tuple(node.proto.input[1:]))
 
 
 def _plain_linear(weight: NDArray[Any]) -> nn.Linear:
@@ -131,10 +131,15 @@ def _plain_linear(weight: NDArray[Any]) -> nn.Linear:
     return module
 
 
+def _rows_scaled(weight: NDArray[Any], affine: Affine) -> NDArray[Any]:
+    """(out, ...) the weight with what is behind the layer."""
+    return weight * affine.scale.reshape(-1, *[1] * (weight.ndim - 1)) if affine.nodes else weight
+
+
 def _shifted(bias: NDArray[Any] | None, affine: Affine) -> NDArray[Any] | None:
     """The bias with what is behind the layer; None where there is none."""
-    if bias is None and not affine.shift.any():
-        return None
+    if not affine.nodes or (bias is None and not affine.shift.any()):
+        return bias
     return affine.shift + (0 if bias is None else bias * affine.scale)
 
 
