@@ -25,8 +25,8 @@ KEEPS_FUNCTIONS = {
     F.tanhshrink, F.hardtanh, F.hardshrink, F.hardswish, F.hardsigmoid, F.softplus, F.softsign, F.softshrink,
     F.threshold, F.rrelu, F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout, F.max_pool2d, F.avg_pool2d,
     F.lp_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, torch.relu, torch.sigmoid, torch.tanh,
-    torch.clamp, torch.abs, torch.neg, torch.exp, torch.sqrt, torch.square, torch.pow, torch.dropout, operator.neg,
-    operator.pow, stochastic_depth,
+    torch.clamp, torch.abs, torch.neg, torch.exp, torch.erf, torch.sqrt, torch.square, torch.pow, torch.dropout,
+    operator.neg, operator.pow, stochastic_depth,
 }  # fmt: skip
 KEEPS_METHODS = {
     "relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "clamp", "clamp_", "abs", "neg", "exp", "sqrt", "square",
