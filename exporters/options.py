@@ -15,3 +15,6 @@ class ExportOptions:
     opset: int = 20
     dynamic_batch: bool = True
     simplify: bool = True
+    input_name: str = "input"
+    output_names: tuple[str, ...] = ()
+    """Of all outputs, in order; by default one is named `output`, and several as torch names them."""

@@ -21,7 +21,7 @@ from edgeprune.errors import InputError, first_line
 from edgeprune.exporters.options import OLDEST_OPSET, ExportOptions
 from edgeprune.onnx_files.model import INLINE_LIMIT
 
-INPUT, OUTPUT = "input", "output"
+OUTPUT = "output"
 
 
 def to_onnx(module: nn.Module, example_input: Tensor, options: ExportOptions | None = None) -> onnx.ModelProto:
@@ -35,7 +35,8 @@ def to_onnx(module: nn.Module, example_input: Tensor, options: ExportOptions | N
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module.eval(), (example_input,), dynamo=True, opset_version=options.opset, dynamic_shapes=dynamic,
-                input_names=[INPUT], verbose=False, external_data=False,
+                input_names=[options.input_name], output_names=list(options.output_names) or None, verbose=False,
+                external_data=False,
             )  # fmt: skip
     except Exception as error:
         raise InputError(
@@ -49,7 +50,7 @@ def to_onnx(module: nn.Module, example_input: Tensor, options: ExportOptions | N
     name_nodes(model)
     if options.simplify and model.ByteSize() < INLINE_LIMIT:
         model = _simplified(model)
-    if len(model.graph.output) == 1:
+    if len(model.graph.output) == 1 and not options.output_names:
         _rename_value(model, model.graph.output[0].name, OUTPUT)
     check_opset(model, options.opset)
     if options.dynamic_batch:

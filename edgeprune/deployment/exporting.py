@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +26,7 @@ from edgeprune.lowering.gathers import count_gathers
 from edgeprune.modules.hooks import changing_hooks
 from edgeprune.modules.outputs import tensors_in
 from edgeprune.onnx_files.model import save_onnx
-from edgeprune.pruning.network import environment
+from edgeprune.pruning.network import Network, environment
 from edgeprune.pruning.pruned import Pruned, save_pruned
 from edgeprune.rewriting.fold import fold
 from edgeprune.rewriting.rewrite import masked
@@ -36,6 +37,7 @@ def export_into(stage: Path, pruned: Pruned, deploy: DeployOptions) -> Manifest:
 
     GateError if an exported file does not compute what its network computes.
     """
+    deploy = _with_names(deploy, pruned.network)
     inputs = _parity_inputs(deploy, pruned.network.input_shape)
     save_pruned(pruned, stage)
     progress.note("exporting and verifying the dense baseline")
@@ -50,6 +52,16 @@ def export_into(stage: Path, pruned: Pruned, deploy: DeployOptions) -> Manifest:
     gathers, parity = _export_one(pruned.model, reference, stage / MODEL, deploy, inputs)
     manifest = manifest_of(pruned)
     return msgspec.structs.replace(manifest, parity=parity, gathers=gathers, opset=deploy.onnx.opset)
+
+
+def _with_names(deploy: DeployOptions, network: Network) -> DeployOptions:
+    """An imported network keeps the names of its file's input and outputs."""
+    if network.onnx is None:
+        return deploy
+    names = dataclasses.replace(
+        deploy.onnx, input_name=network.onnx.input_name, output_names=network.onnx.output_names
+    )  # fmt: skip
+    return dataclasses.replace(deploy, onnx=names)
 
 
 def manifest_of(pruned: Pruned) -> Manifest:

@@ -47,7 +47,7 @@ def concrete_types(model: ModelProto, batch: int) -> dict[str, tuple[Shape | Non
         if all(found.get(name, (None, 0))[0] is not None for node in model.graph.node for name in node.output if name):
             break
         more = _of_loops(model, found, held)
-        shapes = {name: value for name, value in _taken_shapes(model, found).items() if name not in held}
+        shapes = {name: value for name, value in shape_constants(model, found).items() if name not in held}
         if not more and not shapes:
             break
         told |= more
@@ -56,8 +56,8 @@ def concrete_types(model: ModelProto, batch: int) -> dict[str, tuple[Shape | Non
     return found
 
 
-def _taken_shapes(model: ModelProto, found: Types) -> dict[str, TensorProto]:
-    """What the Shape nodes give whose inputs have known shapes."""
+def shape_constants(model: ModelProto, found: Types) -> dict[str, TensorProto]:
+    """What the Shape nodes give whose inputs have known shapes: constants at these sizes."""
     values: dict[str, TensorProto] = {}
     for node in model.graph.node:
         shape = found.get(node.input[0], (None, 0))[0] if node.op_type == "Shape" and node.input else None

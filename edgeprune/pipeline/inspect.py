@@ -18,6 +18,7 @@ from edgeprune.bundles.names import (
     PLAIN_MODEL,
     PLAN,
     PROFILE,
+    SOURCE_MODEL,
     WEIGHTS,
 )
 from edgeprune.errors import InputError
@@ -32,6 +33,7 @@ _WHAT = {
     MODEL: "the pruned network, to run",
     PLAIN_MODEL: "the same with each layer as planned: `tune` and `split` start from it",
     DENSE_MODEL: "the network before pruning",
+    SOURCE_MODEL: "the ONNX file that was pruned, which says the architecture",
     LOWERING: "in which form each grouped layer of model.onnx is written, and why",
     PROFILE: "latencies",
     PARTITION: "the split over devices",

@@ -28,7 +28,7 @@ from edgeprune.methods import TrainedMethod
 from edgeprune.pipeline.output import Output
 from edgeprune.plans.plan import load_plan
 from edgeprune.pruning.images import accuracy_of, dataset, public_data_name
-from edgeprune.pruning.network import Network, environment, load_network, public_arch
+from edgeprune.pruning.network import Network, environment, load_network, public_arch, save_source
 from edgeprune.pruning.options import NetworkSource
 from edgeprune.pruning.pruned import (
     Pruned,
@@ -118,6 +118,7 @@ def train(source: NetworkSource, options: TrainOptions, output: Output) -> Train
         with finished_bundle(out, kept) as stage:
             if pruned is None:
                 save_weights(result.model, stage / DENSE_WEIGHTS)
+                save_source(subject.network, stage)
             else:
                 save_pruned(pruned, stage)
             manifest = write_manifest(stage, manifest)

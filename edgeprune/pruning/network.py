@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeprune.bundles.bundle import Bundle, open_bundle
-from edgeprune.bundles.names import DENSE_WEIGHTS, PLAN
+from edgeprune.bundles.names import DENSE_WEIGHTS, PLAN, SOURCE_MODEL
 from edgeprune.checkpoints.arch_fit import shapes_of
 from edgeprune.checkpoints.checkpoint import load_into, read_state_dict
 from edgeprune.checkpoints.key_layout import fitted
@@ -26,6 +26,8 @@ from edgeprune.io.user_code import is_file_spec
 from edgeprune.methods.base import Ticket
 from edgeprune.modules.baked import baked
 from edgeprune.modules.filters import FILTER_LAYERS, filters_of
+from edgeprune.onnx_files.model import save_onnx
+from edgeprune.onnx_import.importer import Imported, import_onnx
 from edgeprune.pruning.options import NetworkSource
 from edgeprune.zoo import build
 
@@ -40,6 +42,8 @@ class Network:
     """(channels, height, width) of one sample."""
     asked_classes: int | None = None
     """That it was built for; None: as many as the architecture has by itself."""
+    onnx: Imported | None = None
+    """The ONNX file that it was imported from, if it was."""
 
     def example_input(self, batch: int = 2) -> Tensor:
         """Standard normal values of shape (batch, channels, height, width), always the same."""
@@ -79,8 +83,14 @@ def load_network(source: NetworkSource) -> Network:
     Raises InputError if the source is incomplete, or the checkpoint does not fit.
     """
     source.check()
+    if source.is_onnx and source.checkpoint is not None:
+        return _from_onnx(source.checkpoint, source.input_size)
     if source.checkpoint is not None and source.checkpoint.is_dir():
-        source = _in_bundle(source, open_bundle(source.checkpoint))
+        bundle = open_bundle(source.checkpoint)
+        source = _in_bundle(source, bundle)
+        if (network := network_in(bundle)) is not None:
+            load_into(network.model, read_state_dict(bundle.path(DENSE_WEIGHTS)), where=bundle.folder)
+            return network
     state = None if source.checkpoint is None else read_state_dict(source.checkpoint)
     network = _built(source, source.num_classes)
     if state is None:
@@ -98,6 +108,25 @@ def load_network(source: NetworkSource) -> Network:
     for line in report.notes:
         progress.note(f"{source.checkpoint}: {line}")
     return replace(network, model=baked(model))
+
+
+def network_in(bundle: Bundle) -> Network | None:
+    """The network that the bundle's own ONNX file says, before pruning; None for an architecture that it only names."""
+    if not bundle.has(SOURCE_MODEL):
+        return None
+    return replace(_from_onnx(bundle.path(SOURCE_MODEL)), arch=bundle.manifest.arch)
+
+
+def save_source(network: Network, stage: Path) -> None:
+    """Write the ONNX file that a network was imported from into a staged bundle: only it says the architecture."""
+    if network.onnx is not None:
+        save_onnx(network.onnx.model, stage / SOURCE_MODEL)
+
+
+def _from_onnx(path: Path, input_size: tuple[int, ...] = ()) -> Network:
+    imported = import_onnx(path, input_size)
+    progress.note(f"{path}: imported, and held against ONNX Runtime")
+    return Network(f"onnx:{path.name}", imported.module, imported.input_shape, onnx=imported)
 
 
 def _in_bundle(source: NetworkSource, bundle: Bundle) -> NetworkSource:

@@ -23,9 +23,10 @@ class NetworkSource:
     """Which network, with which weights."""
 
     arch: str
-    """A built-in name, torchvision:NAME, timm:NAME, or path/to/file.py:factory; empty for a bundle's own."""
+    """A built-in name, torchvision:NAME, timm:NAME, or path/to/file.py:factory; empty for a bundle's or an ONNX file's
+    own."""
     checkpoint: Path | None = None
-    """A checkpoint file, or a bundle that `edgeprune train` wrote."""
+    """A checkpoint file, a bundle that `edgeprune train` wrote, or an ONNX file."""
     random_init: bool = False
     """Random weights instead of a checkpoint's: for measuring speed."""
     input_size: tuple[int, ...] = ()
@@ -36,6 +37,11 @@ class NetworkSource:
     """Accept a checkpoint that lacks some of the network's tensors."""
     seed: int = 0
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the network is in an ONNX file, weights and architecture alike."""
+        return self.checkpoint is not None and self.checkpoint.suffix == ".onnx" and not self.checkpoint.is_dir()
+
     def check(self) -> None:
         """InputError if it is incomplete, or there is no such architecture; called before any long work."""
         if self.checkpoint is None and not self.random_init:
@@ -44,11 +50,13 @@ class NetworkSource:
             raise InputError(
                 "both a checkpoint and --random-init were given", where=self.checkpoint, remedy="leave one of them out"
             )
-        if self.checkpoint is not None and self.checkpoint.suffix == ".onnx":
+        if self.is_onnx and (self.arch or self.num_classes is not None or self.allow_partial):
+            given = "--arch" if self.arch else "--num-classes" if self.num_classes is not None else "--allow-partial"
             raise InputError(
-                "is an ONNX file", where=self.checkpoint, expected="a checkpoint (.pt, .pth, .th, .safetensors)",
-                remedy="`split`, `profile` and `eval` take ONNX files; pruning needs the trained weights",
-            )  # fmt: skip
+                f"is an ONNX file, which says its own architecture: {given} has no place",
+                where=self.checkpoint,
+                remedy=f"leave {given} out",
+            )
         if self.arch:
             check_arch(self.arch, self.num_classes)
 

@@ -32,7 +32,7 @@ from edgeprune.plans.plan import Plan, load_plan
 from edgeprune.pruning.healing import Healer, loss_gradients
 from edgeprune.pruning.images import Images, accuracy_of
 from edgeprune.pruning.method_inputs import FromImages, method_input
-from edgeprune.pruning.network import Network, bundle_arch, load_network, load_tickets
+from edgeprune.pruning.network import Network, bundle_arch, load_network, load_tickets, network_in, save_source
 from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
 from edgeprune.rewriting.rewrite import rewrite
 from edgeprune.tracing.trace import trace
@@ -209,6 +209,7 @@ def save_pruned(pruned: Pruned, stage: Path) -> None:
         (stage / name).write_bytes(data)
     save_weights(pruned.model, stage / WEIGHTS)
     save_weights(pruned.network.model, stage / DENSE_WEIGHTS)
+    save_source(pruned.network, stage)
 
 
 def open_pruned(bundle: Bundle, *, arch: str = "") -> Pruned:
@@ -217,11 +218,12 @@ def open_pruned(bundle: Bundle, *, arch: str = "") -> Pruned:
     Raises InputError if a file is missing, damaged, or of another architecture.
     """
     manifest = bundle.manifest
-    classes = manifest.num_classes or None
-    source = NetworkSource(
-        arch or bundle_arch(bundle), random_init=True, input_size=manifest.input_shape, num_classes=classes
-    )
-    network = load_network(source)
+    network = network_in(bundle) or load_network(
+        NetworkSource(
+            arch or bundle_arch(bundle), random_init=True, input_size=manifest.input_shape,
+            num_classes=manifest.num_classes or None,
+        )
+    )  # fmt: skip
     plan = load_plan(bundle.path(PLAN))
     _load_weights(network.model, bundle.path(DENSE_WEIGHTS))
     graph = trace(network.model, network.example_input(1)).graph

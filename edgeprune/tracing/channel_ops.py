@@ -27,7 +27,7 @@ EACH_VALUE_FUNCTIONS = {
     F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid, F.logsigmoid, F.tanh,
     F.tanhshrink, F.hardtanh, F.hardshrink, F.hardswish, F.hardsigmoid, F.softplus, F.softsign, F.softshrink,
     F.threshold, F.rrelu, F.dropout, F.alpha_dropout, torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.abs,
-    torch.neg, torch.exp, torch.sqrt, torch.square, torch.pow, torch.dropout, operator.neg, operator.pow,
+    torch.neg, torch.exp, torch.erf, torch.sqrt, torch.square, torch.pow, torch.dropout, operator.neg, operator.pow,
     stochastic_depth,
 }  # fmt: skip
 KEEPS_FUNCTIONS = EACH_VALUE_FUNCTIONS | {

@@ -23,7 +23,7 @@ class NetworkFlags:
 
     arch: OptionalText = ""
     """resnet20 ... resnet110, vgg16-cifar, torchvision:NAME, timm:NAME, or path/to/file.py:factory (gives a
-    torch.nn.Module; INPUT_SHAPE = (C, H, W) in the file); by default a bundle's own."""
+    torch.nn.Module; INPUT_SHAPE = (C, H, W) in the file); by default a bundle's or an ONNX file's own."""
     random_init: Switch = False
     """Random weights instead of a checkpoint: enough to measure speed."""
     input_size: OptionalText = ""
@@ -36,7 +36,8 @@ class NetworkFlags:
     def source(self, checkpoint: Path | None, seed: int) -> NetworkSource:
         from edgeprune.pruning.options import NetworkSource
 
-        if not self.arch and not (checkpoint is not None and checkpoint.is_dir()):  # a bundle says its own
+        says_its_own = checkpoint is not None and (checkpoint.is_dir() or checkpoint.suffix == ".onnx")
+        if not self.arch and not says_its_own:
             if checkpoint is not None and not checkpoint.exists():
                 raise InputError("no such file or folder", where=checkpoint, expected="a checkpoint or a bundle")
             raise InputError("no architecture given", remedy="pass --arch; `edgeprune list archs` shows what there is")

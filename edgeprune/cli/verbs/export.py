@@ -84,6 +84,7 @@ def export(
     **Examples**
 
     - `edgeprune export model.pt --arch resnet56 --groups 8 -o out`
+    - `edgeprune export model.onnx --method fpgm --rate 0.3 -o out`
     - `edgeprune export --arch torchvision:resnet50 --random-init --groups 4 -o out`
     - `edgeprune export model.pt --arch resnet56 --groups 4 --align auto --tune -o out`
     - `edgeprune export pruned/ -o out --devices 2`
@@ -91,7 +92,8 @@ def export(
     Parameters
     ----------
     source
-        Checkpoint (never unpickled), or a bundle that `edgeprune prune` or `edgeprune train` wrote.
+        Checkpoint (never unpickled), an ONNX file (no --arch), or a bundle that `edgeprune prune` or `edgeprune train`
+        wrote.
     """
     from edgeprune.cli.headline import layers
     from edgeprune.pipeline import export as steps

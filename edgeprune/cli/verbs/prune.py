@@ -24,12 +24,14 @@ def prune(
     **Examples**
 
     - `edgeprune prune model.pt --arch resnet20 --groups 8 --rate 0.4375 --tickets epochs/ -o pruned`
+    - `edgeprune prune model.onnx --method fpgm --rate 0.3 -o pruned`
     - `edgeprune prune model.pt --arch resnet56 --method gconv --budget macs=0.5,params=0.6 -o pruned`
 
     Parameters
     ----------
     checkpoint
-        Checkpoint (.pt, .pth, .th, .safetensors, ...; never unpickled), or a bundle of `edgeprune train`.
+        Checkpoint (.pt, .pth, .th, .safetensors, ...; never unpickled), an ONNX file (no --arch), or a bundle of
+        `edgeprune train`.
     """
     from edgeprune.cli.headline import layers
     from edgeprune.pipeline import prune as steps
