@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeprune.bundles.manifest import ParityRecord
 from edgeprune.errors import GateError
-from edgeprune.io.arrays import Feeds
+from edgeprune.io.arrays import Feeds, output_range
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
@@ -36,7 +36,7 @@ def measure_parity(
     """Run `model` on each named batch of inputs (by name where it has several) and compare its outputs with the
     references, in order.
 
-    max_rel is the largest absolute difference over the largest absolute reference value, per output; the worst counts.
+    max_rel is the largest absolute difference over the output's range (`output_range`); the worst output counts.
     """
     runner = OrtRunner(model, RunOptions())
     max_abs = max_rel = 0.0
@@ -47,7 +47,7 @@ def measure_parity(
                 if output.shape != reference.shape:
                     raise GateError(f"parity: output shape {output.shape}, the reference has {reference.shape}")
                 difference = float(np.max(np.abs(output.astype(np.float64) - reference), initial=0.0))
-                scale = float(np.max(np.abs(reference), initial=0.0)) or 1.0
+                scale = output_range(reference)
                 # NaN on either side must not pass as "not larger".
                 max_abs = max(max_abs, difference if np.isfinite(difference) else np.inf)
                 max_rel = max(max_rel, difference / scale if np.isfinite(difference) else np.inf)

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from edgeprune.io.files import write_atomically
 Array = NDArray[np.generic]
 Feeds = Mapping[str, Array]
 """Inputs by name."""
+SMALLEST_RANGE = 5e-3
+"""Smaller outputs are compared as if they were so large, since activations round absolutely: ONNX Runtime's Sigmoid is
+off by up to 1.2e-7 near zero (findings/onnxruntime_sigmoid_is_not_monotonic_near_zero.sh)."""
 
 
 def load_array(path: Path) -> NDArray[np.generic]:
@@ -66,3 +70,10 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
             f"the model has {len(arrays)} outputs", where=path, expected="a .npz file", remedy="pass --output Y.npz"
         )
     write_atomically(path, buffer.getvalue())
+
+
+def output_range(values: NDArray[np.floating[Any]]) -> float:
+    """What differences between two runs of a network are a share of: the largest absolute value, at least
+    `SMALLEST_RANGE`; 1 where all are zero."""
+    largest = float(np.max(np.abs(values), initial=0.0))
+    return max(largest, SMALLEST_RANGE) if largest else 1.0

@@ -11,6 +11,7 @@ from onnx import ModelProto
 from torch import nn
 
 from edgeprune.errors import first_line
+from edgeprune.io.arrays import output_range
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
@@ -57,6 +58,5 @@ def _distance(wanted: NDArray[np.generic], given: NDArray[np.generic]) -> str:
     exact, found = wanted.astype(np.float64), given.astype(np.float64)
     same_gaps = np.array_equal(np.isfinite(exact), np.isfinite(found))
     finite = np.isfinite(exact) & np.isfinite(found)
-    scale = float(np.max(np.abs(exact[finite]), initial=0.0)) or 1.0
-    off = float(np.max(np.abs(exact - found)[finite], initial=0.0)) / scale
+    off = float(np.max(np.abs(exact - found)[finite], initial=0.0)) / output_range(exact[finite])
     return "" if same_gaps and off <= TOLERANCE else f"differs by {off:.1e} of its range from ONNX Runtime's"

@@ -140,3 +140,19 @@ def test_the_same_input_gives_the_same_bytes_in_another_process(tmp_path: Path) 
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "there"), *paths], check=True)
     save_onnx(exported(Residual), tmp_path / "here")
     assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
+
+
+def test_outputs_near_zero_are_compared_as_activations_round(tmp_path: Path) -> None:
+    """Scores of a detector that sees nothing: ONNX Runtime's Sigmoid is off by as much as such a value."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid()).eval()
+    with torch.no_grad():
+        model[0].weight.mul_(1e-3)
+        model[0].bias.fill_(-16)
+        inputs = {"random": random_inputs((3, 8, 8), 0)}
+        reference = model.double()(torch.from_numpy(inputs["random"]).double()).numpy()
+    save_onnx(to_onnx(model.float(), torch.from_numpy(inputs["random"])), tmp_path / "model.onnx")
+    record = measure_parity(tmp_path / "model.onnx", inputs, {"random": [reference]})
+    assert reference.max() < 2e-7
+    assert record.max_abs > 0.1 * reference.max()
+    assert record.passed
+    assert not measure_parity(tmp_path / "model.onnx", inputs, {"random": [reference + 1e-6]}).passed
