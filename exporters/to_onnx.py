@@ -7,17 +7,21 @@ lowerings can be mapped back. No metadata of the exporter is left: it holds stac
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import InputError, first_line
+from edgeprune.exporters.decomposed import decomposed
+from edgeprune.exporters.function_table import keep_function_table
 from edgeprune.exporters.options import OLDEST_OPSET, ExportOptions
 from edgeprune.onnx_files.model import INLINE_LIMIT
 
@@ -33,18 +37,13 @@ def to_onnx(module: nn.Module, example_input: Tensor, options: ExportOptions | N
     dynamic = ({0: torch.export.Dim("batch")},) if options.dynamic_batch else None
     try:
         with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                module.eval(), (example_input,), dynamo=True, opset_version=options.opset, dynamic_shapes=dynamic,
-                input_names=[options.input_name], output_names=list(options.output_names) or None, verbose=False,
-                external_data=False,
-            )  # fmt: skip
+            program = _translated(module.eval(), example_input, dynamic, options)
     except Exception as error:
         raise InputError(
             f"torch.onnx cannot export this model: {_root_cause(error)}",
             expected="a forward without branches on tensor values",
             remedy="change what the message names; --static-batch helps where it names the batch",
         ) from error
-    assert program is not None
     model: onnx.ModelProto = program.model_proto
     strip_metadata(model)
     name_nodes(model)
@@ -56,6 +55,21 @@ def to_onnx(module: nn.Module, example_input: Tensor, options: ExportOptions | N
     if options.dynamic_batch:
         check_batch(model)
     return model
+
+
+def _translated(module: nn.Module, example_input: Tensor, dynamic: Any, options: ExportOptions) -> Any:
+    """What torch's exporter makes of the module, by the short way where that leads there."""
+    export = functools.partial(
+        torch.onnx.export, dynamo=True, opset_version=options.opset, dynamic_shapes=dynamic, verbose=False,
+        input_names=[options.input_name], output_names=list(options.output_names) or None, external_data=False,
+    )  # fmt: skip
+    keep_function_table()
+    # The exporter by itself has other ways to capture a module, and says what is wrong where none leads anywhere.
+    with contextlib.suppress(Exception):
+        program = decomposed(module, example_input, dynamic)
+        if program is not None:
+            return export(program)
+    return export(module, (example_input,))
 
 
 def check_opset(model: onnx.ModelProto, asked: int) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from quick_exports import remember_torchlib
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as edgeprune does, which some tests import behind ONNX Runtime
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,10 +37,6 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return ROOT
-
-
-def pytest_runtest_setup() -> None:
-    remember_torchlib()  # before each test, since none of it can be done before a test has imported the exporter
 
 
 @pytest.fixture

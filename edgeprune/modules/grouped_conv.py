@@ -46,13 +46,9 @@ class GroupedConv2d(nn.Conv2d):
         # Not in the state dict: the plan holds them, and the keys stay those of the checkpoint.
         self.register_buffer("input_index", torch.from_numpy(self.reads.array()), persistent=False)
         self.register_buffer("output_index", torch.from_numpy(self.writes.inverse().array()), persistent=False)
-        kernels = [
-            filter_ * dense.in_channels + channel
-            for filters, inputs in zip(entry.filters, entry.inputs, strict=True)
-            for filter_ in filters
-            for channel in inputs
-        ]
-        self.register_buffer("kernel_index", torch.tensor(kernels), persistent=False)
+        filters, inputs = torch.tensor(entry.filters), torch.tensor(entry.inputs)  # (groups, own), (groups, kept)
+        kernels = filters[:, :, None] * dense.in_channels + inputs[:, None, :]
+        self.register_buffer("kernel_index", kernels.flatten(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H', W'), both in the original channel order.

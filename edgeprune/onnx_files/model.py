@@ -58,8 +58,9 @@ def load_model(path: str | Path, *, require_conv: bool = True) -> ModelProto:
 def save_onnx(model: onnx.ModelProto, path: Path, *, inline_limit: int = INLINE_LIMIT) -> None:
     """Check and write the model: weights inside the file below `inline_limit` bytes, else beside it in NAME.data."""
     if model.ByteSize() < inline_limit:
-        require_valid(model, path.name, full=True)
-        path.write_bytes(model.SerializeToString(deterministic=True))
+        data = model.SerializeToString(deterministic=True)
+        require_valid(model, path.name, data=data, full=True)
+        path.write_bytes(data)
         return
     onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", convert_attribute=False)
     onnx.checker.check_model(str(path), full_check=True)

@@ -20,11 +20,12 @@ _PLACES = re.compile(
 _REMEDY = "export the model again, or name another file"
 
 
-def require_valid(model: ModelProto, where: object, *, full: bool = False) -> None:
+def require_valid(model: ModelProto, where: object, *, data: bytes | None = None, full: bool = False) -> None:
     """InputError for a model that ONNX Runtime refuses, with its own sentence. What it runs although onnx.checker
-    objects is taken, with a note. `full`: shapes are checked as well."""
+    objects is taken, with a note. `data`: the model as bytes, where it is at hand; `full`: shapes are checked as well.
+    """
     try:
-        onnx.checker.check_model(model, full_check=full)
+        onnx.checker.check_model(model if data is None else data, full_check=full)
         return
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         objection = first_line(error)

@@ -242,8 +242,12 @@ def peak_rss_mb() -> float:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a model's state dict as safetensors."""
-    # Shared tensors (tied layers) are stored once each: safetensors refuses aliases.
-    tensors: dict[str, Tensor] = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, value in model.state_dict().items():
+        place = value.untyped_storage().data_ptr()  # safetensors refuses aliases: tied layers are stored once each
+        tensors[key] = (value.clone() if place in seen else value).contiguous()
+        seen.add(place)
     path.write_bytes(safetensors.torch.save(tensors))
 
 

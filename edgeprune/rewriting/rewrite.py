@@ -56,9 +56,10 @@ def masked(pruned: nn.Module, original: nn.Module, plan: Plan, graph: Graph) -> 
             if bias is not None:
                 state[f"{name}.bias"] = bias.detach()
     dense = copy.deepcopy(original)
+    own = dense.state_dict()
     with torch.no_grad():
-        for key, tensor in expanded(state, plan, graph, dense.state_dict()).items():
-            dense.state_dict()[key].copy_(tensor)
+        for key, tensor in expanded(state, plan, graph, own).items():
+            own[key].copy_(tensor)
     return with_masked_paddings(dense, plan, graph).train(pruned.training)
 
 

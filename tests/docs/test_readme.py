@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from places import ROOT
-from quick_exports import remember_torchlib
 
 from edgeprune.cli import app, main
 from edgeprune.datasets.images import load_data
@@ -37,7 +36,6 @@ pytestmark = pytest.mark.usefixtures("brief_measuring")
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the README takes for granted: model.pt, epochs/ and x.npy."""
-    remember_torchlib(importing=True)  # the first commands alone export four networks
     folder = tmp_path_factory.mktemp("readme")
     torch.manual_seed(0)
     torch.save(build("resnet20").model.state_dict(), folder / "model.pt")

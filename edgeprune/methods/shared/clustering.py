@@ -20,6 +20,9 @@ Clusters = tuple[tuple[int, ...], ...]
 """Per group its items, ascending; groups ordered by their smallest item."""
 
 MAX_ITERATIONS = 100
+PRICED_ITEMS = 256
+"""From here on finding prices takes less time than it saves: half of all at first, five sixths with 2,048 items."""
+PRICE_ROUNDS = 2
 
 
 def balanced_assignment(cost: NDArray[np.floating[Any]]) -> Labels:
@@ -32,9 +35,29 @@ def balanced_assignment(cost: NDArray[np.floating[Any]]) -> Labels:
     if groups < 1 or items % groups:
         raise ValueError(f"{items} items cannot be divided into {groups} groups of equal size")
     size = items // groups
-    places = np.repeat(np.asarray(cost, dtype=np.float64), size, axis=1)  # (items, groups * size)
+    exact = np.asarray(cost, dtype=np.float64)
+    if items >= PRICED_ITEMS and groups > 1:
+        exact = _priced(exact, size)
+    places = np.repeat(exact, size, axis=1)  # (items, groups * size)
     _, place = linear_sum_assignment(places)
     return np.asarray(place // size, dtype=np.int64)
+
+
+def _priced(cost: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """The same problem, easier: each group has a price, such that about `size` items want it most.
+
+    What all items pay for a group, and what one item pays wherever it goes, is the same in every equal division, so the
+    best of them stays the best. With such prices most items get what they want, and few are left to be exchanged.
+    """
+    prices = np.zeros(cost.shape[1])
+    for _ in range(PRICE_ROUNDS):
+        for group in range(len(prices)):
+            priced = cost + prices
+            priced[:, group] = np.inf
+            worth = np.sort(priced.min(axis=1) - cost[:, group])  # to each item, over the best other group
+            prices[group] = (worth[-size - 1] + worth[-size]) / 2
+    priced = cost + prices
+    return np.asarray(priced - priced.min(axis=1, keepdims=True))
 
 
 def balanced_kmeans(points: NDArray[np.float64], centroids: NDArray[np.float64]) -> Labels:

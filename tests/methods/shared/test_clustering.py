@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
-from edgeprune.methods.shared.clustering import balanced_assignment, balanced_kmeans, is_equal_division, to_clusters
+from edgeprune.methods.shared.clustering import (
+    PRICED_ITEMS,
+    balanced_assignment,
+    balanced_kmeans,
+    is_equal_division,
+    to_clusters,
+)
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 3)).filter(lambda shape: shape[0] * shape[1] <= 8)
 COSTS = st.floats(-1e3, 1e3, allow_nan=False, width=32) | st.sampled_from([0.0, 1.0])
@@ -38,6 +45,24 @@ def test_assignment_is_equal_sized_and_no_division_is_cheaper(cost: NDArray[np.f
         else -np.inf
     )
     assert cost[np.arange(items), labels].sum() <= cheapest + 1e-6 or items > 6
+
+
+@pytest.mark.parametrize("groups", [2, 4, 8])
+@pytest.mark.parametrize("kind", ["normal", "one group is best for all", "ties"])
+def test_prices_do_not_change_what_is_cheapest(groups: int, kind: str) -> None:
+    rng = np.random.default_rng(groups)
+    items = max(PRICED_ITEMS, 64 * groups)
+    cost = rng.integers(0, 3, (items, groups)).astype(float) if kind == "ties" else rng.normal(size=(items, groups))
+    if kind.startswith("one"):
+        cost[:, 0] -= 100
+    labels = balanced_assignment(cost)
+    assert np.bincount(labels, minlength=groups).tolist() == [items // groups] * groups
+    rows, places = linear_sum_assignment(np.repeat(cost, items // groups, axis=1))
+    cheapest = places[np.argsort(rows)] // (items // groups)
+    chosen = np.arange(items)
+    assert cost[chosen, labels].sum() == pytest.approx(cost[chosen, cheapest].sum(), rel=1e-12)
+    if kind == "normal":  # then there is one cheapest division alone
+        assert labels.tolist() == cheapest.tolist()
 
 
 def test_assignment_needs_a_multiple_of_the_groups() -> None:
