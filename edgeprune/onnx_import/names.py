@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 
 from torch import nn
@@ -26,8 +27,9 @@ def layer_name(node_name: str, weight_name: str) -> str:
 
 
 def valid_name(name: str) -> str:
-    """A dotted path whose parts are neither empty nor hold anything but letters, digits and underscores."""
-    parts = [part for part in _OTHER.sub("_", name).split(".") if part]
+    """A dotted path whose parts are neither empty nor words of Python, nor hold anything but letters, digits and
+    underscores."""
+    parts = [f"{part}_" if keyword.iskeyword(part) else part for part in _OTHER.sub("_", name).split(".") if part]
     return ".".join(parts) or "unnamed"
 
 

@@ -12,6 +12,7 @@ from edgeprune.tracing.channel_walk import ChannelWalk, Traced
 from edgeprune.tracing.fx_tracer import LenientTracer
 from edgeprune.tracing.one_run import recorded, run_once
 from edgeprune.tracing.plain_norms import restore_norms
+from edgeprune.tracing.python_words import allow_python_words
 
 __all__ = ["Traced", "trace"]
 
@@ -42,6 +43,7 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
             remedy="move what is dynamic into a submodule (it then stays dense as a whole) or out of the model",
         ) from error
     tracer.drop_unread_numbers()
+    allow_python_words(fx_graph)
     module = fx.GraphModule(model, fx_graph)
     restore_norms(module, model)
     if not tracer.is_computed:

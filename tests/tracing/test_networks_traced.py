@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from edgeprune.checkpoints.arch_fit import fitting_arch, shapes_of
 from edgeprune.checkpoints.checkpoint import load_into
 from edgeprune.checkpoints.state import LoadedState
 from edgeprune.graph import CoupledSet, Graph
+from edgeprune.rewriting.fold import fold
 from edgeprune.tracing.channel_calls import literal_features
 from edgeprune.tracing.trace import trace
 from edgeprune.zoo import build
@@ -361,3 +363,23 @@ def test_auxiliary_classifiers_of_a_checkpoint_are_left_out_and_training_gives_l
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(model(x), saved.eval()(x))
     assert model.train()(x).shape == (2, 5)
+
+
+def test_modules_may_have_words_of_python_for_names() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleDict({"in": nn.Conv2d(3, 8, 3), "class": nn.ModuleDict({"is": nn.Conv2d(8, 8, 3)})})
+            self.register_parameter("not", nn.Parameter(torch.ones(1)))
+            self.head = nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.parts["class"]["is"](self.parts["in"](x)) * getattr(self, "not")
+            return self.head(x).mean((2, 3))
+
+    model, x = Words().eval(), torch.randn(2, 3, 16, 16)
+    traced = trace(model, x)
+    assert [layer.name for layer in traced.graph.layers] == ["parts.in", "parts.class.is", "head"]
+    torch.testing.assert_close(traced.module(x), model(x))
+    torch.testing.assert_close(copy.deepcopy(traced.module)(x), model(x))
+    torch.testing.assert_close(fold(model, x).module(x), model(x))
