@@ -198,6 +198,8 @@ def dense_reason(layer: Layer, request: PruneRequest) -> str:
         return layer.refusal
     if layer.kind == "linear":
         return "linear layers stay dense"
+    if layer.kind == "conv_transpose":
+        return "transposed convolutions stay dense"
     if layer.is_depthwise:
         return "a depthwise convolution has nothing to group"
     if layer.groups > 1:

@@ -104,8 +104,9 @@ class _Folding:
                 source = node.all_input_nodes[0]
                 read = sum(map(len, entry.inputs)) * _positions(self.traced.shapes[source.name])
                 written = sum(map(len, entry.filters)) * _positions(self.traced.shapes[node.name])
-                demands.append(Demand(self.set_of(source), entry.inputs, read))
-                demands.append(Demand(self.set_of(node), entry.filters, written))
+                layer = graph.layer(str(node.target))
+                demands.append(Demand(layer.reads, entry.inputs, read))
+                demands.append(Demand(layer.writes, entry.filters, written))
             elif node.name in self.traced.paddings:
                 source = node.all_input_nodes[0]
                 lead, trail = self.traced.paddings[node.name]
@@ -167,8 +168,8 @@ class _Folding:
         _set_weights(module, filters_first(weight, transposed=is_transposed(module)), bias)
 
     def fold_grouped(self, node: fx.Node, module: GroupedConv2d, norm: nn.Module | None) -> None:
-        source = node.all_input_nodes[0]
-        held, wanted = self.layout(source), self.layout(node)
+        source, layer = node.all_input_nodes[0], self.traced.graph.layer(str(node.target))
+        held, wanted = self.layouts[layer.reads], self.layouts[layer.writes]
         weight, bias = _folded(module.weight, module.bias, _permuted_norm(norm, module.writes))
         # The order inside a group is free on both sides: take the tensors' own, so that equal blocks need no Gather.
         inputs, filters = in_layout(module.entry.inputs, held), in_layout(module.entry.filters, wanted)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
-from edgeprune.methods.base import PruneRequest
+from edgeprune.methods.base import PruneRequest, dense_reason
 from edgeprune.methods.shared.channel_alignment import aligned
 from edgeprune.methods.shared.channel_choice import highest, plan_of
 from edgeprune.methods.shared.units import prunable
@@ -148,6 +148,7 @@ def test_transposed_layers_are_thinned_and_count_their_work_where_it_is_done() -
     assert (up.kind, up.positions, up.in_channels, up.out_channels) == ("conv_transpose", 6 * 6, 16, 12)
     assert up.norm == "up_norm"
     assert graph.layer("each").is_depthwise
+    assert dense_reason(up, PruneRequest(groups=2)) == "transposed convolutions stay dense"
     with FlopCounterMode(display=False) as counter:
         outputs(model)
     assert 2 * len(X) * graph.macs == counter.get_total_flops()

@@ -76,6 +76,13 @@ class SplitResidual(Found):
         return torch.cat([a, F.relu(b + self.branch(b))], 1)
 
 
+class ChannelShuffle(Found):
+    """As in ShuffleNet: what is behind the shuffle reads channels of which only the number is known."""
+
+    def middle(self, x: Tensor) -> Tensor:
+        return x.view(x.size(0), 2, 8, x.size(2), x.size(3)).transpose(1, 2).reshape(x.shape)
+
+
 class Sliced(Found):
     """Some of the channels go another way, taken by their numbers."""
 
@@ -265,6 +272,7 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "uneven split": UnevenSplit,
     "split twice": SplitTwice,
     "split residual": SplitResidual,
+    "channel shuffle": ChannelShuffle,
     "slices and slopes": Sliced,
     "coordinate attention": Coordinates,
     "convolution on a parameter": OnParameter,
