@@ -22,7 +22,7 @@ from edgeprune.errors import InputError, first_line
 from edgeprune.exporters.options import ExportOptions
 from edgeprune.io.arrays import Feeds
 from edgeprune.lowering.record import LoweringRecord
-from edgeprune.methods import amounts, require_taken
+from edgeprune.methods import amounts, load_method, require_images, require_taken
 from edgeprune.methods.base import Budget, PruneRequest
 from edgeprune.modules.baked import baked
 from edgeprune.partitioning.manifest import PartitionManifest
@@ -36,10 +36,12 @@ from edgeprune.pipeline.split import split as split_bundle
 from edgeprune.pipeline.tune import tune as tune_bundle
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.sweeping.sweep import require_complete
+from edgeprune.pruning.images import in_seeded_order
 from edgeprune.pruning.network import Network
-from edgeprune.pruning.options import PruneOptions
+from edgeprune.pruning.options import CALIBRATION_IMAGES, PruneOptions
 from edgeprune.pruning.pruned import Pruned, prune_network
 from edgeprune.pruning.while_training import MethodChoice, train_network
+from edgeprune.tracing.trace import check_traceable
 from edgeprune.training.settings import TrainSettings
 from edgeprune.tuning.cache import default_path
 from edgeprune.tuning.options import TuneOptions
@@ -63,6 +65,7 @@ def prune(
     skip: Sequence[str] = (),
     align: int | Literal["auto", "none"] = "none",
     device_profile: str | Path = "",
+    data: Dataset | str | None = None,
     seed: int = 0,
 ) -> Pruned:
     """Prune a copy of `model`; `result.model` takes and gives what `model` does and can be fine-tuned like it.
@@ -71,7 +74,9 @@ def prune(
     groups and rate where they are left out. `budget` is what may be left, such as {"macs": 0.5}; `layer_rates` gives
     layers, by name or pattern, rates of their own. `tickets` is a folder with checkpoints of earlier epochs. `align` is
     a multiple that channels a group, and of thinner layers, shall be; "auto" takes the channel block of
-    `device_profile`, by default that of this machine. Raises InputError for anything that cannot be pruned as asked.
+    `device_profile`, by default that of this machine. `data` is for a method that chooses on images (gkp-cal): a
+    `Dataset`, all of which is looked at, or a source as the command line names it. Raises InputError for anything that
+    cannot be pruned as asked.
     """
     if not isinstance(groups, int | None):
         raise InputError(f"groups={groups!r} is no integer", expected="2 or more")
@@ -83,7 +88,16 @@ def prune(
         device_profile=device_profile,
     )  # fmt: skip
     folder = Path(tickets) if tickets else None
-    return prune_network(network, PruneOptions(method, request, _assignments(settings), folder, str(device_profile)))
+    options = PruneOptions(method, request, _assignments(settings), folder, str(device_profile))
+    require_images(load_method(method), given=data is not None)
+    return prune_network(network, options, seen=None if data is None else _seen(data, network, seed))
+
+
+def _seen(data: Dataset | str, network: Network, seed: int) -> Dataset:
+    """The images that a method looks at."""
+    if not isinstance(data, str):
+        return data
+    return in_seeded_order(load_data(data, split="train", input_shape=network.input_shape), CALIBRATION_IMAGES, seed)
 
 
 class MethodKeywords(TypedDict, total=False):
@@ -202,10 +216,14 @@ def write_report(bundle: str | Path, *, formats: Sequence[str] = ("html", "md", 
 
 def _network(model: nn.Module, example_input: Tensor) -> Network:
     """The model as a network; InputError if it or its example input cannot be one."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model is a {type(model).__name__}", expected="a torch.nn.Module")
     if not isinstance(example_input, Tensor) or example_input.dim() != 4:
-        got = tuple(getattr(example_input, "shape", ())) or type(example_input).__name__
+        is_tensor = isinstance(example_input, Tensor)
+        got = tuple(example_input.shape) if is_tensor else f"a {type(example_input).__name__}"
         raise InputError(f"the example input is {got}", expected="a tensor of shape (N, C, H, W)")
     check_no_detector(model, type(model).__name__)
+    check_traceable(model)
     odd = next((n for n, p in model.named_parameters() if p.dtype is not torch.float32), "")
     if odd:
         raise InputError(

@@ -8,9 +8,10 @@ It decides
 - or both.
 
 To add a method, write the module and add its line to `METHODS`. Optional names: `RATE`, the default of --rate;
-`GROUPS`, that of --groups; `NEEDS_CONSTANTS` and a function `needs_gradients(settings) -> bool`, for what `MethodInput`
-says. A method without `RATE` or `GROUPS` takes no such flag; nor does it take --tickets or --no-share-partitions unless
-they are in `TAKES`. `AMOUNT_SETTINGS` names its settings that say how much to prune, in place of --rate or --groups.
+`GROUPS`, that of --groups; `NEEDS_CONSTANTS`, `NEEDS_IMAGES` and a function `needs_gradients(settings) -> bool`, for
+what `MethodInput` says. A method without `RATE` or `GROUPS` takes no such flag; nor does it take --tickets or
+--no-share-partitions unless they are in `TAKES`. `AMOUNT_SETTINGS` names its settings that say how much to prune, in
+place of --rate or --groups.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ METHODS: Mapping[str, str] = {
     "masked": "edgeprune.methods.masked_checkpoint",
     "lfpc": "edgeprune.methods.lfpc.method",
     "csgd": "edgeprune.methods.csgd.method",
+    "gkp-cal": "edgeprune.methods.gkp_cal.method",
 }
 
 
@@ -132,6 +134,21 @@ def wants_gradients(method: Method, settings: Any) -> bool:
     """Whether the method looks at the loss's gradients with these settings."""
     asks = getattr(method, "needs_gradients", None)
     return bool(asks is not None and asks(settings))
+
+
+def needs_images(method: Method) -> bool:
+    """Whether the method goes over the network with images (`MethodInput.layerwise`)."""
+    return bool(getattr(method, "NEEDS_IMAGES", False))
+
+
+def require_images(method: Method, *, given: bool) -> None:
+    """InputError if the method goes over images and there are none."""
+    if needs_images(method) and not given:
+        raise InputError(
+            "this method chooses on images, and there are none", where="--method",
+            expected="a few hundred images as the network will see them; labels are not read",
+            remedy="pass --data, such as --data imagefolder:DIR",
+        )  # fmt: skip
 
 
 def one_shot(name: str) -> OneShot:

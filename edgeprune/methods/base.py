@@ -157,6 +157,35 @@ class Healed:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """What a layer reads and shall give, over all calibration images and positions: all that least squares needs."""
+
+    covariance: NDArray[np.float64]
+    """(columns, columns) of the columns that it reads, C_in * k * k each, about their mean."""
+    cross: NDArray[np.float64]
+    """(filters, columns) of the outputs wanted with these columns, about their means."""
+    read: NDArray[np.float64]
+    """(columns,) mean."""
+    wanted: NDArray[np.float64]
+    """(filters,) mean of the outputs wanted."""
+    count: int
+    """Of columns."""
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A layer as it is from now on."""
+
+    weight: NDArray[np.float64]
+    """(C_out, C_in, *kernel), zeros where nothing is read."""
+    shift: NDArray[np.float64]
+    """(C_out,) what its output lacks of the mean that is wanted."""
+
+
+Refit = Callable[[Layer, Moments], Refitted]
+
+
+@dataclass(frozen=True)
 class MethodInput:
     """All that a one-shot method may look at."""
 
@@ -176,6 +205,10 @@ class MethodInput:
     finetune: Callable[[Plan], Healed] | None = None
     """Prunes the network by a plan and fine-tunes it for an epoch, for a method that goes on from there: later calls
     start from the healed weights, and the method's result is carried out on them. None without images."""
+    layerwise: Callable[[Sequence[str], Refit], None] | None = None
+    """Goes over the layers of these names in forward order and replaces each by what is decided for it, on what it
+    reads with those before it replaced; the method's result is carried out on the network that this gives. Only for a
+    method that asks (`NEEDS_IMAGES`)."""
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from edgeprune.onnx_import.names import place, valid_name
 class Building:
     """A torch network that grows node by node."""
 
-    def __init__(self, model: ModelProto, types: Mapping[int, Types], held: Constants) -> None:
-        """`types`: shapes and types of all values at one batch size or two, the smaller first; `held`: what is constant
-        at the first of them."""
-        self.model, self.held = model, held
+    def __init__(self, model: ModelProto, types: Mapping[int, Types], held: Constants, held_at_more: Constants) -> None:
+        """`types`: shapes and types of all values at one batch size or two, the smaller first; `held` and
+        `held_at_more`: what is constant at the first of them, and at the last."""
+        self.model, self.held, self._held_at_more = model, held, held_at_more
         self.types, self.more = next(iter(types.values())), list(types.values())[-1]
         self.graph, self.root = fx.Graph(), nn.Module()
         self.values: dict[str, fx.Node] = {}
@@ -40,6 +40,10 @@ class Building:
     def constant(self, name: str) -> NDArray[Any] | None:
         """The values of a tensor that is the same in every run; None for what is not."""
         return array(self.held[name]) if name and name in self.held else None
+
+    def varies(self, name: str) -> bool:
+        """Whether a constant is another one at the larger batch."""
+        return not np.array_equal(array(self.held[name]), array(self._held_at_more[name]))
 
     def tensor(self, name: str) -> fx.Node:
         """The node that gives a value of the file; of a constant, a buffer that holds it."""

@@ -79,8 +79,9 @@ def _require_parity(
 def build(model: ModelProto, batches: tuple[int, ...]) -> fx.GraphModule:
     """The network of a model with these batch sizes (one, or two), not yet held against the file."""
     types = {batch: concrete_types(model, batch) for batch in batches}
-    held = Constants(model.graph, model, known=shape_constants(model, types[batches[0]]))
-    building = Building(model, types, held)
+    constants = [Constants(model.graph, model, known=shape_constants(model, types[batch])) for batch in batches]
+    held = constants[0]
+    building = Building(model, types, held, constants[-1])
     (image,) = (spec.name for spec in input_specs(model))
     building.values[image] = building.graph.placeholder("x")
     needed = _needed(model, held)

@@ -57,8 +57,7 @@ class OnnxNode:
         value = self.constant(place)
         if value is None:
             raise self.refused(f"its {what} is computed from the image")
-        name = self.proto.input[place]
-        if self._shape(name, self.building.types) != self._shape(name, self.building.more):
+        if self.building.varies(self.proto.input[place]):
             raise self.refused(f"its {what} depends on the batch")
         return value
 

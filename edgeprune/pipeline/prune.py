@@ -28,12 +28,13 @@ def prune(source: NetworkSource, options: PruneOptions, data: DataOptions, out: 
 
 
 def prune_source(source: NetworkSource, options: PruneOptions, data: DataOptions) -> Pruned:
-    from edgeprune.methods import load_method, parse_settings, wants_gradients
+    from edgeprune.methods import load_method, parse_settings, require_images
     from edgeprune.pruning.images import load_images
     from edgeprune.pruning.network import load_network
     from edgeprune.pruning.pruned import prune_network, with_accuracy
 
-    settings = parse_settings(options.method, options.assignments)
+    method, settings = load_method(options.method), parse_settings(options.method, options.assignments)
+    require_images(method, given=bool(data.data))
     network = load_network(source)
-    images = load_images(data, network, calibrate=wants_gradients(load_method(options.method), settings))
+    images = load_images(data, network, method, settings)
     return with_accuracy(prune_network(network, options, data, images), data, images)

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+import torch
 
 from edgeprune.bundles.manifest import Accuracy, Score
 from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.io.user_code import is_file_spec
+from edgeprune.methods import Method, needs_images, wants_gradients
 from edgeprune.pruning.network import Network
 from edgeprune.pruning.options import DataOptions
 from edgeprune.training.evaluation import EvalResult, MetricResult, evaluate
 from edgeprune.training.loop import check_task
 
-CALIBRATION_IMAGES = 512
+GRADIENT_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,36 @@ class Images:
     """Only where there is fine-tuning."""
     calibration: Dataset | None = None
     """Part of the training data, for the gradients that a method asks for."""
+    seen: Dataset | None = None
+    """Part of the training data, for a method that refits layers on images: no one reads its labels."""
 
 
-def load_images(options: DataOptions, network: Network, *, calibrate: bool = False) -> Images | None:
-    """What the options ask for, and with `calibrate` images for gradients; None if the options name no data."""
+def load_images(
+    options: DataOptions, network: Network, method: Method | None = None, settings: object = None
+) -> Images | None:
+    """What the options ask for, and a method with these settings; None if the options name no data."""
     options.check()
     if not options.data:
         return None
+    calibrate = method is not None and wants_gradients(method, settings)
     train = dataset(options.data, "train", network) if options.finetune_epochs else None
-    calibration = dataset(options.data, "train", network, limit=CALIBRATION_IMAGES) if calibrate else None
+    calibration = dataset(options.data, "train", network, limit=GRADIENT_IMAGES) if calibrate else None
     if train is not None and train.task is not None:
         check_task(train.task, options.training(options.finetune_epochs))
     if calibration is not None and calibration.task is not None:
         calibration.task.require_loss("a method that follows the loss's gradients")
     test = dataset(options.data, "test", network)
-    return Images(test, evaluate(network.model, test), train, calibration)
+    seen = None
+    if method is not None and needs_images(method):
+        source = dataset(options.data, "train", network) if train is None else train
+        seen = in_seeded_order(source, options.calibration_images, options.seed)
+    return Images(test, evaluate(network.model, test), train, calibration, seen)
+
+
+def in_seeded_order(data: Dataset, count: int, seed: int) -> Dataset:
+    """The first `count` images in the order that the seed gives."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    return data.some(order[:count])
 
 
 def dataset(spec: str, split: Literal["train", "test"], network: Network, *, limit: int | None = None) -> Dataset:

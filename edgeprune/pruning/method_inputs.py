@@ -12,7 +12,7 @@ from torch import nn
 
 from edgeprune.graph import Graph
 from edgeprune.methods import Method
-from edgeprune.methods.base import Healed, MethodInput, NormValues, PruneRequest, Ticket
+from edgeprune.methods.base import Healed, MethodInput, NormValues, PruneRequest, Refit, Ticket
 from edgeprune.modules.norms import Norm
 from edgeprune.plans.plan import Plan
 from edgeprune.pruning.network import layer_biases, layer_weights
@@ -25,6 +25,7 @@ class FromImages:
 
     gradients: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     finetune: Callable[[Plan], Healed] | None = None
+    layerwise: Callable[[Sequence[str], Refit], None] | None = None
 
 
 def method_input(
@@ -53,6 +54,7 @@ def method_input(
         constants=constants_by_set(graph, constants_by_reader(model, graph)) if needs_constants else {},
         gradients=images.gradients,
         finetune=images.finetune,
+        layerwise=images.layerwise,
     )
 
 

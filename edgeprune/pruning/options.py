@@ -17,6 +17,9 @@ from edgeprune.methods.base import PruneRequest
 from edgeprune.training.settings import TrainSettings
 from edgeprune.zoo import check_arch
 
+CALIBRATION_IMAGES = 1024
+"""That a method looks at which refits layers, where nothing else is said."""
+
 
 @dataclass(frozen=True)
 class NetworkSource:
@@ -104,10 +107,14 @@ class DataOptions:
     """Of fine-tuning."""
     max_drop: float | None = None
     """Points of top-1, or of the data's own metric, that the pruned network may lose; more is a GateError."""
+    calibration_images: int = CALIBRATION_IMAGES
+    """That a method may look at which refits layers: the first of the training split in the seed's order."""
     seed: int = 0
 
     def check(self) -> None:
         """InputError for values that make no sense, or if something needs data and there is none."""
+        if self.calibration_images < 1:
+            raise InputError(f"--calibration-images {self.calibration_images} is out of range", expected="1 or more")
         if not self.data and (self.finetune_epochs or self.max_drop is not None):
             what = "--finetune-epochs" if self.finetune_epochs else "--max-drop"
             raise InputError(f"{what} needs images", remedy="pass --data, such as --data imagefolder:DIR")

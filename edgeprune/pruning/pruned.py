@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from edgeprune.bundles.bundle import Bundle
 from edgeprune.bundles.manifest import Accuracy, Count
 from edgeprune.bundles.names import CLUSTERING, DENSE_WEIGHTS, PLAN, WEIGHTS
+from edgeprune.datasets.images import Dataset
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.devices.this_machine import this_machine_block
 from edgeprune.errors import GateError, InputError, first_line
 from edgeprune.graph import Graph
 from edgeprune.io import progress
-from edgeprune.methods import amount_flags, load_method, one_shot, parse_settings
+from edgeprune.methods import amount_flags, load_method, needs_images, one_shot, parse_settings
 from edgeprune.methods.base import MethodResult
 from edgeprune.modules.hooks import check_own_hooks
 from edgeprune.plans.costs import off_block_note, planned_macs, planned_params
@@ -31,6 +32,7 @@ from edgeprune.plans.method_record import FILE_NAME as METHOD_RECORD
 from edgeprune.plans.plan import Plan, load_plan
 from edgeprune.pruning.healing import Healer, loss_gradients
 from edgeprune.pruning.images import Images, accuracy_of
+from edgeprune.pruning.layerwise import Layerwise
 from edgeprune.pruning.method_inputs import FromImages, method_input
 from edgeprune.pruning.network import Network, bundle_arch, load_network, load_tickets, network_in, save_source
 from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
@@ -121,12 +123,16 @@ class PruneSummary(msgspec.Struct, frozen=True):
 
 
 def prune_network(
-    network: Network, options: PruneOptions, data: DataOptions | None = None, images: Images | None = None
+    network: Network,
+    options: PruneOptions,
+    data: DataOptions | None = None,
+    images: Images | None = None,
+    seen: Dataset | None = None,
 ) -> Pruned:
     """Trace, let the method decide, rewrite. The network is left as it is.
 
     With images (and how to fine-tune on them), the method is given what it asks for: gradients, and fine-tuning between
-    its decisions.
+    its decisions. `seen`: images for a method that refits layers on them, where there is nothing else to do with any.
     """
     options.check()
     decider = one_shot(options.method)
@@ -135,12 +141,15 @@ def prune_network(
     check_own_hooks(network.model, network.example_input(1))
     graph = trace(network.model, network.example_input(1)).graph
     tickets = load_tickets(options.tickets, network) if options.tickets else []
-    healer, seen = _from_images(network, graph, data, images)
-    given = method_input(load_method(options.method), network.model, graph, options.request, tickets, seen)
+    seen = images.seen if images is not None else seen
+    changed, known = _from_images(network, graph, data, images)
+    if seen is not None and needs_images(load_method(options.method)):
+        changed = Layerwise(network.model, seen)
+        known = FromImages(layerwise=changed)
+    given = method_input(load_method(options.method), network.model, graph, options.request, tickets, known)
     result = decider.prune(given, settings)
-    return carried_out(
-        result, healer.model if healer else network.model, network, graph, started, options.device_profile
-    )
+    weights = changed.model if changed else network.model
+    return carried_out(result, weights, network, graph, started, options.device_profile)
 
 
 def carried_out(
@@ -168,8 +177,8 @@ def note_off_block(plan: Plan, graph: Graph, device_profile: str = "") -> None:
 
 def _from_images(
     network: Network, graph: Graph, data: DataOptions | None, images: Images | None
-) -> tuple[Healer | None, FromImages]:
-    """What fine-tunes the network for a method, and what the method sees of the images."""
+) -> tuple[Healer | Layerwise | None, FromImages]:
+    """What changes the network for a method, and what the method sees of the images."""
     if data is None or images is None:
         return None, FromImages()
     calibration = images.calibration

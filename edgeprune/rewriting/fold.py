@@ -129,7 +129,7 @@ class _Folding:
     # -- BatchNorm ---------------------------------------------------------------------------------------------------
     def absorb_norm(self, node: fx.Node) -> fx.Node | None:
         """The BatchNorm node behind this conv or linear layer, if it can go into its weights."""
-        if node.op != "call_module" or self.calls[str(node.target)] > 1 or len(node.users) != 1:
+        if node.op != "call_module" or len(node.users) != 1 or not self.is_folded(node):
             return None
         if type(self.modules[str(node.target)]) not in (*FILTER_LAYERS, GroupedConv2d):
             return None
@@ -142,12 +142,18 @@ class _Folding:
         return user if foldable and len(self.traced.shapes[node.name]) == rank else None
 
     # -- layers ------------------------------------------------------------------------------------------------------
+    def is_folded(self, node: fx.Node) -> bool:
+        """Whether anything becomes of a module: not of one that is opaque or shared, whose sets keep their order, nor
+        of a layer whose place is not understood."""
+        if node.name not in self.channels or self.calls[str(node.target)] > 1:
+            return False
+        name = str(node.target)
+        return name not in self.traced.graph or bool(self.traced.graph.layer(name).reads)
+
     def fold_module(self, node: fx.Node, module: nn.Module, norm_node: fx.Node | None) -> None:
         norm = None if norm_node is None else self.modules[str(norm_node.target)]
-        if node.name not in self.channels or self.calls[str(node.target)] > 1:
-            return  # opaque or shared: its sets are pinned to the original order
-        if str(node.target) in self.traced.graph and not self.traced.graph.layer(str(node.target)).reads:
-            return  # a layer whose place is not understood
+        if not self.is_folded(node):
+            return
         if isinstance(module, GroupedConv2d):
             self.fold_grouped(node, module, norm)
         elif type(module) in FILTER_LAYERS:

@@ -34,12 +34,17 @@ class _ByGetattr(CodeGen):
         source = code.src
         # The longest first: one may be the beginning of another.
         for target in sorted({str(node.target) for node in nodes if _has_word(node)}, key=len, reverse=True):
-            written = ".".join(["self", *target.split(".")])
-            source = source.replace(f"= {written}(", f"= {_reached(target)}(").replace(
-                f"= {written};", f"= {_reached(target)};"
-            )
-            source = source.replace(f"= {written}\n", f"= {_reached(target)}\n")
+            for end in ("(", ";", "\n"):  # of a call, and of a tensor that is read
+                source = source.replace(f"= {_as_written(target)}{end}", f"= {_reached(target)}{end}")
         return dataclasses.replace(code, src=source)
+
+
+def _as_written(target: str) -> str:
+    """As torch.fx writes it."""
+    path = "self"
+    for part in target.split("."):
+        path = f"{path}.{part}" if part.isidentifier() else f'getattr({path}, "{part}")'
+    return path
 
 
 def _reached(target: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
@@ -22,7 +23,7 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
 
     Raises InputError if the model's own forward cannot be traced or run with this input.
     """
-    _check_weights(model)
+    check_traceable(model)
     try:
         model = copy.deepcopy(model).eval()
     except Exception as error:  # whatever a user's module does when it is copied
@@ -54,8 +55,19 @@ def trace(model: nn.Module, example_input: Tensor) -> Traced:
     return walk.finish(tuple(example_input.shape[1:]), counts_channels=tracer.counts_channels)
 
 
-def _check_weights(model: nn.Module) -> None:
-    """InputError for weights that are made in the first forward pass, and were not yet."""
+def check_traceable(model: nn.Module) -> None:
+    """InputError for what has no forward of its own, and for weights that the first forward pass has yet to make."""
+    name = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            f"{name} is TorchScript, which has no Python forward to trace", expected="the nn.Module that it is of",
+            remedy="build that, and load the weights from the TorchScript file (docs/checkpoints.md)",
+        )  # fmt: skip
+    if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        raise InputError(
+            f"{name} is what torch.compile made of a network", expected="the network itself",
+            remedy="pass model._orig_mod",
+        )  # fmt: skip
     lazy = [name for name, weight in model.named_parameters() if is_lazy(weight)]
     if lazy:
         raise InputError(

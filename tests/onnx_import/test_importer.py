@@ -179,3 +179,33 @@ def test_any_names_in_the_file_are_taken(names: list[str]) -> None:
     except InputError:
         return  # a name that protobuf or ONNX Runtime does not take
     assert not difference(made, build(made, (1, 2)), (3, 8, 8), (1,), fixed=None)
+
+
+def test_ends_of_slices_that_follow_from_the_number_of_channels_are_constants(tmp_path: Path) -> None:
+    """As torch's older exporter writes `chunk`, and with them the number of images, which is none."""
+    halved = """
+    a = Conv<pads = [1, 1, 1, 1]>(image, stem.weight)
+    sizes = Shape(a)
+    number = Constant<value_ints = [{axis}]>()
+    two = Constant<value_ints = [2]>()
+    zero = Constant<value_ints = [0]>()
+    one = Constant<value_ints = [1]>()
+    size = Gather<axis = 0>(sizes, number)
+    more = Add(size, one)
+    half = Div(more, two)
+    left = Slice(a, zero, half, {taken})
+    right = Slice(a, half, size, {taken})
+    d = Mul(left, right)
+    twice = Concat<axis = 1>(d, d)
+    f = GlobalAveragePool(twice)
+    {flat}
+    scores = MatMul(g, fc)
+    """
+    by_channels = halved.replace("{axis}", "1").replace("{taken}", "one")
+    found = import_onnx(saved(tmp_path / "net.onnx", model(body=by_channels)))
+    assert found.batch is None
+    graph = trace(found.module, torch.zeros(1, 3, 8, 8)).graph
+    assert not graph.coupled_set(graph.layer("stem").writes).pinned
+    by_images = halved.replace("{axis}", "0").replace("{taken}", "one")
+    with pytest.raises(InputError, match="its ends depends on the batch"):
+        build(check_model(model(body=by_images)), (1, 2))

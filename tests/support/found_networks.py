@@ -121,6 +121,28 @@ class OnParameter(Found):
         return x + self.mapped(self.map)
 
 
+class NormOnParameter(OnParameter):
+    """A BatchNorm behind a layer that reads no image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mapped_norm = nn.BatchNorm2d(16)
+
+    def middle(self, x: Tensor) -> Tensor:
+        return x + self.mapped_norm(self.mapped(self.map))
+
+
+class GroupedUpwards(Found):
+    """A transposed convolution in groups, which stays as it is, and its BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.up_norm = nn.ConvTranspose2d(16, 16, 2, stride=2, groups=2), nn.BatchNorm2d(16)
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.up_norm(self.up(F.max_pool2d(x, 2)))
+
+
 class SpatialAttention(Found):
     """A convolution on the largest value and the mean over all channels."""
 
@@ -276,6 +298,8 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "slices and slopes": Sliced,
     "coordinate attention": Coordinates,
     "convolution on a parameter": OnParameter,
+    "norm behind a convolution on a parameter": NormOnParameter,
+    "transposed in groups": GroupedUpwards,
     "spatial attention": SpatialAttention,
     "flags": Flags,
     "branches on shapes": Branching,

@@ -369,7 +369,8 @@ def test_modules_may_have_words_of_python_for_names() -> None:
     class Words(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.parts = nn.ModuleDict({"in": nn.Conv2d(3, 8, 3), "class": nn.ModuleDict({"is": nn.Conv2d(8, 8, 3)})})
+            inside = nn.ModuleDict({"is": nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU())})
+            self.parts = nn.ModuleDict({"in": nn.Conv2d(3, 8, 3), "class": inside})
             self.register_parameter("not", nn.Parameter(torch.ones(1)))
             self.head = nn.Conv2d(8, 2, 1)
 
@@ -379,7 +380,7 @@ def test_modules_may_have_words_of_python_for_names() -> None:
 
     model, x = Words().eval(), torch.randn(2, 3, 16, 16)
     traced = trace(model, x)
-    assert [layer.name for layer in traced.graph.layers] == ["parts.in", "parts.class.is", "head"]
+    assert [layer.name for layer in traced.graph.layers] == ["parts.in", "parts.class.is.0", "head"]
     torch.testing.assert_close(traced.module(x), model(x))
     torch.testing.assert_close(copy.deepcopy(traced.module)(x), model(x))
     torch.testing.assert_close(fold(model, x).module(x), model(x))

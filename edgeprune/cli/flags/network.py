@@ -68,6 +68,8 @@ class DataFlags:
     """Of fine-tuning."""
     precision: PrecisionFlag = "auto"
     """Of fine-tuning; auto: bf16 where the CPU or GPU has units for it, else fp32."""
+    calibration_images: Integer = 1024
+    """Of the training split, without labels, for a method that chooses on images (gkp-cal)."""
     max_drop: float | None = None
     """Gate: fail (exit 3) if top-1 falls by more points, or the data's own metric gets worse by more."""
 
@@ -81,5 +83,6 @@ class DataFlags:
             batch_size=self.batch_size,
             precision=self.precision,
             max_drop=self.max_drop,
+            calibration_images=self.calibration_images,
             seed=seed,
         )

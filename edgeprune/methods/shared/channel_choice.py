@@ -64,7 +64,7 @@ def plan_of(choice: Sequence[Numbers], among: Prunable, method: str, settings: M
     for unit, kept in zip(among.units, choice, strict=True):
         for layer in map(among.graph.layer, (name for name, _ in unit.layers) if len(kept) == unit.size else ()):
             if unit.is_branch_end or not dropped.get(layer.writes):  # else another unit takes some of its filters
-                takes_none = f"rate {unit_rate(unit, among.request):g} takes none of its {layer.out_channels} filters"
+                takes_none = _takes_none(unit, unit_rate(unit, among.request), layer.out_channels)
                 key = layer.name if unit.is_branch_end else layer.writes
                 notes[layer.name] = aligned.note(key, layer.out_channels) or takes_none
     thinned = [
@@ -81,6 +81,15 @@ def plan_of(choice: Sequence[Numbers], among: Prunable, method: str, settings: M
         for layer in among.graph.layers
     )
     return Plan(method, dict(settings), among.request.seed, layers, tuple(thinned))
+
+
+def _takes_none(unit: Unit, rate: float, filters: int) -> str:
+    """Why a layer of the unit keeps all of its filters."""
+    if unit.size == 1:
+        return f"its {filters} filters are in step: none can go without all others"
+    if unit.size < filters:
+        return f"its {filters} filters are in step in {unit.size} parts, of which rate {rate:g} takes none"
+    return f"rate {rate:g} takes none of its {filters} filters"
 
 
 class _Aligned:

@@ -210,7 +210,7 @@ def _set_reason(coupled: CoupledSet, graph: Graph, request: PruneRequest, coupli
     for layer in producers:
         if stays := layer.refusal or _skipped(layer, request):
             return f"{layer.name} of its coupled set stays: {stays}"
-    if any(layer.kind == "linear" and layer.positions == 1 for layer in choosing):
+    if choosing and all(layer.kind == "linear" and layer.positions == 1 for layer in choosing):
         return "linear layers keep their outputs"
     if coupling == "separate" and any(layer.ends_branch for layer in choosing):
         return "writes a residual stream, which stays whole unless coupling is coupled"
@@ -229,7 +229,7 @@ def _unmerged(coupled: CoupledSet, graph: Graph) -> str:
 def _branch_reason(layer: Layer, request: PruneRequest) -> str:
     """Why a layer at the end of a branch keeps all of its filters; empty if some may go."""
     if layer.kind == "linear":
-        return "linear layers keep their outputs"
+        return "writes a residual stream, of which only convolutions leave filters out"
     if layer.groups > 1:
         return f"already grouped ({layer.groups} groups)"
     return layer.refusal or _skipped(layer, request) or _asked_for(layer, request)

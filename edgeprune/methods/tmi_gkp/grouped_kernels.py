@@ -18,6 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeprune.methods.shared.groupings import round_half_up
+
 Masks = NDArray[np.bool_]
 """(sets, N): row r is True at the kept nodes of set r."""
 
@@ -35,16 +37,6 @@ class Selection35:
     gamma: int
     """Nearest kept grouped kernels that count for each pruned one; at most `keep`."""
     beta: float
-
-
-def kept_count(in_channels: int, rate: float) -> int:
-    """s = (1 - rate) * C_in, rounded half up (2.5 -> 3)."""
-    return round_half_up((1.0 - rate) * in_channels)
-
-
-def round_half_up(value: float) -> int:
-    # 0.1 * 25 must count as 2.5 although it is stored a little below: nine digits first.
-    return math.floor(round(value, 9) + 0.5)
 
 
 def selection_for(in_channels: int, keep: int, gamma_ratio: float, beta: float | Literal["auto"]) -> Selection35:

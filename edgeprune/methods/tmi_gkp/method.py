@@ -12,7 +12,6 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,23 +20,15 @@ from typing import Any, Literal
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from edgeprune.errors import InputError, unknown_name
-from edgeprune.graph import Graph, Layer
+from edgeprune.graph import Layer
 from edgeprune.io.progress import track
 from edgeprune.methods import setting
-from edgeprune.methods.base import (
-    MethodInput,
-    MethodResult,
-    PruneRequest,
-    check_skip_patterns,
-    dense_reason,
-    nothing_to_prune,
-    require_finite,
-)
+from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
 from edgeprune.methods.shared.clustering import Clusters
+from edgeprune.methods.shared.groupings import Groupings, kernels_to_group
 from edgeprune.methods.tmi_gkp.choice import Chooser, Policy, allowed_schemes
 from edgeprune.methods.tmi_gkp.clusterings import SCHEMES, Scheme
-from edgeprune.methods.tmi_gkp.grouped_kernels import Selection35, kept_count, select_grouped_kernels, selection_for
-from edgeprune.methods.tmi_gkp.groupings import Groupings
+from edgeprune.methods.tmi_gkp.grouped_kernels import Selection35, select_grouped_kernels, selection_for
 from edgeprune.methods.tmi_gkp.records import FILE_NAME, Clustering, check_fits, load_clustering
 from edgeprune.methods.tmi_gkp.votes import check_tickets, tickets_in_window
 from edgeprune.plans.plan import LayerPlan, Plan
@@ -90,21 +81,10 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
     """
     request, graph = given.request, given.graph
     request.check()
-    check_skip_patterns(graph, request)
     _check_settings(settings)
     if request.budget.is_given:
         raise InputError("tmi-gkp looks for no --budget", remedy="choose --groups and --rate, or --method gconv")
-    reasons = {layer.name: _dense_reason(layer, request) for layer in graph.layers}
-    grouped = [layer for layer in graph.layers if not reasons[layer.name]]
-    if not grouped:
-        raise _nothing_to_group(graph, request, reasons)
-    require_finite((layer.name for layer in grouped), given.weights)
-    groupings = Groupings.on_blocks(given, grouped)
-    reasons |= {name: groupings.note(name) for name, taken in groupings.taken.items() if taken.groups == 1}
-    grouped = [layer for layer in grouped if not reasons[layer.name]]
-    if not grouped:
-        remedy = "a smaller --align, or --align none"
-        raise nothing_to_prune(graph, reasons, f"be grouped in blocks of {request.align}", remedy)
+    grouped, groupings, reasons = kernels_to_group(given)
     chooser, clusters_sha256, notes = _chooser(given, settings, grouped, groupings)
     entries: list[LayerPlan] = []
     seconds: dict[str, float] = {}
@@ -153,37 +133,6 @@ def _kept_inputs(
 def _threads() -> int:
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(available, MAX_THREADS)
-
-
-def _dense_reason(layer: Layer, request: PruneRequest) -> str:
-    reason = dense_reason(layer, request)
-    if reason:
-        return reason
-    rate = request.rate_of(layer.name)
-    keep = kept_count(layer.in_channels, rate)
-    if keep < 1:
-        return f"rate {rate} would leave none of its {layer.in_channels} input channels"
-    if keep >= layer.in_channels:
-        return f"rate {rate} would remove none of its {layer.in_channels} input channels"
-    return ""
-
-
-def _nothing_to_group(graph: Graph, request: PruneRequest, reasons: Mapping[str, str]) -> InputError:
-    """The error for a request that leaves every layer dense, with what would change that."""
-    fitting = {
-        groups: sum(not _dense_reason(layer, dataclasses.replace(request, groups=groups)) for layer in graph.layers)
-        for groups in range(2, 65)
-    }
-    most = max(fitting.values())
-    if most:
-        options = [str(groups) for groups, count in fitting.items() if count == most][:4]
-        remedy = f"--groups {' or '.join(options)} would fit {most} of them"
-    elif any(not dense_reason(layer, request) for layer in graph.layers):
-        remedy = "choose another --rate, such as 0.4375, the paper's value"
-    else:
-        remedy = "no number of groups fits; see --skip, --include-first and --include-shortcuts"
-    asked = f"be pruned with --groups {request.groups} --rate {request.rate}"
-    return nothing_to_prune(graph, reasons, asked, remedy)
 
 
 def _check_settings(settings: Settings) -> None:

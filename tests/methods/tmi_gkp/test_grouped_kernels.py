@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import edgeprune.methods.tmi_gkp.grouped_kernels as grouped_kernels
+from edgeprune.methods.shared.groupings import kept_count
 from edgeprune.methods.tmi_gkp.grouped_kernels import (
     Selection35,
     best_set,
     greedy_sets,
     improved_by_swaps,
     inner_sums,
-    kept_count,
     kernel_distances,
     outer_sum,
     select_grouped_kernels,
