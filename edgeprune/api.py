@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -18,13 +16,12 @@ from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.deployment.options import DeployOptions
 from edgeprune.devices.device_profile import channel_block_for
-from edgeprune.errors import InputError, first_line
+from edgeprune.errors import InputError
 from edgeprune.exporters.options import ExportOptions
 from edgeprune.io.arrays import Feeds
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.methods import amounts, load_method, require_images, require_taken
 from edgeprune.methods.base import Budget, PruneRequest
-from edgeprune.modules.baked import baked
 from edgeprune.partitioning.manifest import PartitionManifest
 from edgeprune.pipeline.export import write_export
 from edgeprune.pipeline.output import Output
@@ -36,16 +33,15 @@ from edgeprune.pipeline.split import split as split_bundle
 from edgeprune.pipeline.tune import tune as tune_bundle
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.sweeping.sweep import require_complete
+from edgeprune.pruning.given_model import network_of
 from edgeprune.pruning.images import in_seeded_order
 from edgeprune.pruning.network import Network
 from edgeprune.pruning.options import CALIBRATION_IMAGES, PruneOptions
 from edgeprune.pruning.pruned import Pruned, prune_network
 from edgeprune.pruning.while_training import MethodChoice, train_network
-from edgeprune.tracing.trace import check_traceable
 from edgeprune.training.settings import TrainSettings
 from edgeprune.tuning.cache import default_path
 from edgeprune.tuning.options import TuneOptions
-from edgeprune.zoo.detectors import check_no_detector
 
 
 def prune(
@@ -80,7 +76,7 @@ def prune(
     """
     if not isinstance(groups, int | None):
         raise InputError(f"groups={groups!r} is no integer", expected="2 or more")
-    network = _network(model, example_input)
+    network = network_of(model, example_input)
     require_taken(method, tickets=tickets is not None, share_partitions=share_partitions)
     request = _request(
         method, seed, groups, share_partitions, rate=rate, settings=settings, budget=budget, layer_rates=layer_rates,
@@ -131,7 +127,7 @@ def train(
     `edgeprune.training.loop.fit` trains. Raises InputError for anything that cannot be done as asked.
     """
     _check_keywords("train", asked, MethodKeywords)
-    network = _network(model, example_input)
+    network = network_of(model, example_input)
     training = training or TrainSettings()
     request = _request(method, training.seed, **asked)
     images = load_data(data, split="train", input_shape=network.input_shape) if isinstance(data, str) else data
@@ -212,36 +208,6 @@ def profile(
 def write_report(bundle: str | Path, *, formats: Sequence[str] = ("html", "md", "json")) -> list[Path]:
     """Write the report files into a bundle; returns their paths."""
     return report(Path(bundle), tuple(formats))
-
-
-def _network(model: nn.Module, example_input: Tensor) -> Network:
-    """The model as a network; InputError if it or its example input cannot be one."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the model is a {type(model).__name__}", expected="a torch.nn.Module")
-    if not isinstance(example_input, Tensor) or example_input.dim() != 4:
-        is_tensor = isinstance(example_input, Tensor)
-        got = tuple(example_input.shape) if is_tensor else f"a {type(example_input).__name__}"
-        raise InputError(f"the example input is {got}", expected="a tensor of shape (N, C, H, W)")
-    check_no_detector(model, type(model).__name__)
-    check_traceable(model)
-    odd = next((n for n, p in model.named_parameters() if p.dtype is not torch.float32), "")
-    if odd:
-        raise InputError(
-            f"{odd} is {model.get_parameter(odd).dtype}", expected="float32 weights", remedy="model.float()"
-        )
-    channels, height, width = example_input.shape[1:]
-    return Network(type(model).__name__, _in_eval_mode(baked(model)), (channels, height, width))
-
-
-def _in_eval_mode(model: nn.Module) -> nn.Module:
-    """The model, or a copy where it is training: it is the caller's, and stays as it is."""
-    if not any(module.training for module in model.modules()):
-        return model
-    try:
-        return copy.deepcopy(model).eval()
-    except Exception as error:  # whatever a user's module does when it is copied
-        what = f"{type(model).__name__} cannot be copied: {first_line(error)}"
-        raise InputError(what, remedy="pass it in eval mode") from error
 
 
 def _request(
