@@ -71,7 +71,9 @@ def by_onnxsim(model: ModelProto, sparsity: float, path: Path) -> Variant:
 
 def by_edgeprune(network: Network, method: str, macs: float, folder: Path) -> Variant:
     """The bundle that `edgeprune export` makes at this share of the multiply-adds."""
-    pruned = _with_budget(network, macs) if method == "gconv" else _with_rate(network, method, macs)
+    name, _, block = method.partition("@")
+    align = int(block or 1)
+    pruned = _with_budget(network, macs, align) if name == "gconv" else _with_rate(network, name, macs, align)
     bundle = edgeprune.export(pruned, folder / method, overwrite=True)
     left = planned_macs(pruned.plan, pruned.graph)
     same = sum(1 for layer in pruned.graph.layers if left[layer.name] == layer.macs)
@@ -79,16 +81,16 @@ def by_edgeprune(network: Network, method: str, macs: float, folder: Path) -> Va
     return Variant(f"edgeprune, {method}", bundle.path("model.onnx"), pruned.macs.pruned, unchanged)
 
 
-def _with_budget(network: Network, macs: float) -> Pruned:
-    return prune_network(network, PruneOptions("gconv", PruneRequest(groups=2, budget=Budget(macs=macs))))
+def _with_budget(network: Network, macs: float, align: int) -> Pruned:
+    return prune_network(network, PruneOptions("gconv", PruneRequest(groups=2, budget=Budget(macs=macs), align=align)))
 
 
-def _with_rate(network: Network, method: str, macs: float) -> Pruned:
+def _with_rate(network: Network, method: str, macs: float, align: int) -> Pruned:
     """One rate for all layers; multiply-adds go about with the square of the share of filters that stays."""
     share, tried = math.sqrt(macs), list[tuple[float, Pruned]]()
     for _ in range(ATTEMPTS):
         rate = min(max(1 - share, 0.001), 0.999)
-        pruned = prune_network(network, PruneOptions(method, PruneRequest(rate=rate)))
+        pruned = prune_network(network, PruneOptions(method, PruneRequest(rate=rate, align=align)))
         left = pruned.macs.pruned / pruned.macs.dense
         tried.append((abs(math.log(left / macs)), pruned))
         if abs(left / macs - 1) <= CLOSE:
@@ -110,6 +112,19 @@ def photos(shape: tuple[int, int, int]) -> NDArray[np.float32]:
         for rows in whole.chunk(2, 2):
             parts += [F.interpolate(part, (height, width), mode="bilinear") for part in rows.chunk(2, 3)]
     return torch.cat(parts).numpy()
+
+
+def failure(variant: Variant, images: NDArray[np.float32]) -> str:
+    """Why a file cannot be run; empty if it can (onnxsim's cannot where convolutions share a bias)."""
+    try:
+        runner = open_runner("cpu", Source(variant.path), OpenOptions(RunOptions()))
+        try:
+            runner.run({runner.input_names[0]: images[:1]})
+        finally:
+            runner.close()
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def error(variant: OpenedRunner, source: OpenedRunner, images: NDArray[np.float32]) -> float:
@@ -152,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the pruned files and table.md")
     parser.add_argument("--input-size", default="", help="H,W where the file leaves them open")
     parser.add_argument("--sparsity", type=float, default=0.3, help="share of the filters that onnxsim shall remove")
-    parser.add_argument("--methods", default="sfp,fpgm,gconv", help="of edgeprune")
+    parser.add_argument("--methods", default="sfp,fpgm,gconv", help="of edgeprune; sfp@16: in blocks of 16")
     parser.add_argument("--images", type=Path, help=".npy with images (N, C, H, W), as the network takes them")
     parser.add_argument("--rounds", type=int, default=50, help="runs of every file")
     asked = parser.parse_args(arguments)
@@ -172,6 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             variants.append(by_edgeprune(network, method, variants[1].macs / dense, asked.out))
         except InputError as refusal:
             print(f"{method} left out: {refusal}", flush=True)
+    broken = {variant: why for variant in variants if (why := failure(variant, images))}
+    for variant, why in broken.items():
+        print(f"{variant.name} left out, its file cannot be run: {why}", flush=True)
+    variants = [variant for variant in variants if variant not in broken]
     lines = [*measured(variants, images, asked.rounds), "", f"load {load_average():.1f} while measuring"]
     (asked.out / "table.md").write_text("\n".join(lines) + "\n")
     print(*lines, sep="\n")
