@@ -139,6 +139,19 @@ def test_tied_weights_are_said_to_be() -> None:
         api.prune(network, X, method="gconv", groups=2)
 
 
+def test_what_is_no_network_is_told_so() -> None:
+    network = TwoLayers(plain).eval()
+    for given, told in (
+        (torch.jit.trace(network, X), "is TorchScript, which has no Python forward to trace.*TorchScript file"),
+        (torch.compile(network), "is what torch.compile made of a network.*pass model._orig_mod"),
+        (network.forward, "the model is a method; expected a torch.nn.Module"),
+    ):
+        with pytest.raises(InputError, match=told):
+            api.prune(given, X, method="gconv", groups=2)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="the example input is a ndarray; expected a tensor"):
+        api.prune(network, X.numpy(), method="gconv", groups=2)  # type: ignore[arg-type]
+
+
 def test_help_shows_what_is_taken() -> None:
     assert {"rate", "budget", "skip", "align"} <= set(inspect.signature(api.train).parameters)
     assert inspect.signature(api.export).parameters["opset"].default == 20

@@ -136,9 +136,18 @@ def classes_of(logits: object, count: int) -> int:
 
 
 def mean_loss(raw: object, targets: Any, data: Dataset, *, label_smoothing: float = 0.0) -> Tensor:
-    """The loss of a batch, as the data defines it: cross-entropy of logits and labels, or the task's own."""
+    """The loss of a batch, as the data defines it: cross-entropy of logits and labels, or the task's own.
+
+    InputError for a loss of the user's own that nothing can be learned from, where gradients are wanted.
+    """
     if data.task is not None:
-        return data.task.mean_loss(outputs_of(raw), targets)
+        loss = data.task.mean_loss(outputs_of(raw), targets)
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            raise InputError(
+                "the loss has no gradients", where=data.task.where,
+                expected="a number computed from the outputs in torch, without detach() and item()",
+            )  # fmt: skip
+        return loss
     assert isinstance(raw, Tensor), "checked on the first batch"
     return F.cross_entropy(raw.float(), targets, label_smoothing=label_smoothing)
 

@@ -190,11 +190,6 @@ class _Loop:
         if step.index == 0 and step.epoch == 1 and self.data.task is None:
             check_labels(self.data, classes_of(outputs, len(images)))
         loss = mean_loss(outputs, labels, self.data, label_smoothing=self.settings.label_smoothing)
-        if self.data.task is not None and not loss.requires_grad:
-            raise InputError(
-                "the loss has no gradients", where=self.data.task.where,
-                expected="a number computed from the outputs in torch, without detach() and item()",
-            )  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.hooks.before_update(step)

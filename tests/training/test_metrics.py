@@ -122,6 +122,10 @@ def test_what_a_network_and_a_loss_do_wrong() -> None:
         evaluate(Two(), data(lambda outputs, targets: 1.0, lambda outputs, targets: torch.zeros(10)))
     with pytest.raises(InputError, match="training needs a loss"):
         fit(Two(), data(Seen(), None), TrainSettings(epochs=1))
+    constant = data(Seen(), lambda outputs, targets: torch.tensor(1.0))
+    for attempt in (lambda: fit(Two(), constant, TrainSettings(epochs=1)), lambda: loss_gradients(Two(), constant)):
+        with pytest.raises(InputError, match="the loss has no gradients"):
+            attempt()
     with pytest.raises(InputError, match="label-smoothing"):
         fit(Two(), data(Seen()), TrainSettings(epochs=1, label_smoothing=0.1))
 

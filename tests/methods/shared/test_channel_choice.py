@@ -131,6 +131,46 @@ def test_every_layer_is_in_a_unit_or_has_a_reason() -> None:
             assert all(among.reasons.values())
 
 
+def test_why_a_rate_takes_no_filter_is_told_as_it_is() -> None:
+    class Groups(nn.Module):
+        """Behind groups whose outputs stay, all channels of each group are in step."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mid = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 12, 3, groups=1)
+            self.many, self.tail = nn.Conv2d(12, 24, 3, groups=12), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.tail(torch.pixel_shuffle(self.many(self.mid(self.stem(x))), 2)).mean((2, 3))
+
+    graph = graph_of(Groups())
+    among = prunable(graph, PruneRequest(rate=0.4, include_first=True), "coupled")
+    plan = plan_of([tuple(range(kept_count(u.size, 0.4))) for u in among.units], among, "first", {})
+    notes = {entry.name: entry.note for entry in plan.layers}
+    assert notes["mid"] == "its 12 filters are in step: none can go without all others"
+
+
+class Excited(nn.Module):
+    """Squeeze and excitation by linear layers: the channels that they multiply may go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.tail = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 4, 1)
+        self.down, self.up = nn.Linear(16, 4), nn.Linear(4, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.stem(x))
+        scale = torch.sigmoid(self.up(torch.relu(self.down(x.mean((2, 3))))))
+        return self.tail(x * scale[:, :, None, None]).mean((2, 3))
+
+
+def test_linear_layers_go_with_the_convolutions_that_they_scale_and_else_stay() -> None:
+    among = prunable(graph_of(Excited()), PruneRequest(), "separate")
+    unit = next(unit for unit in among.units if unit.name == "conv")
+    assert [name for name, _ in unit.layers] == ["conv", "up"]
+    assert among.reasons["down"] == "linear layers keep their outputs"
+
+
 def test_depthwise_convolutions_follow_and_do_not_choose() -> None:
     among = prunable(graph_of(networks.Mobile()), PruneRequest(), "separate")
     unit = next(unit for unit in among.units if unit.name == "mid.0")
