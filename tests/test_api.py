@@ -144,6 +144,10 @@ def test_what_is_no_network_is_told_so() -> None:
     for given, told in (
         (torch.jit.trace(network, X), "is TorchScript, which has no Python forward to trace.*TorchScript file"),
         (torch.compile(network), "is what torch.compile made of a network.*pass model._orig_mod"),
+        (
+            torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)).eval()),
+            "is no tensor, as in a quantized network.*prune first",
+        ),
         (network.forward, "the model is a method; expected a torch.nn.Module"),
     ):
         with pytest.raises(InputError, match=told):

@@ -29,6 +29,12 @@ def network_of(model: nn.Module, example_input: Tensor) -> Network:
         raise InputError(
             f"{odd} is {model.get_parameter(odd).dtype}", expected="float32 weights", remedy="model.float()"
         )
+    packed = next((key for key, value in model.state_dict().items() if not isinstance(value, Tensor)), "")
+    if packed:
+        raise InputError(
+            f"{packed} is no tensor, as in a quantized network", expected="float32 weights",
+            remedy="prune first; `edgeprune profile --precision int8` measures INT8 afterwards",
+        )  # fmt: skip
     channels, height, width = example_input.shape[1:]
     return Network(type(model).__name__, _in_eval_mode(baked(model)), (channels, height, width))
 
