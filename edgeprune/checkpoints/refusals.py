@@ -92,6 +92,7 @@ def _pickle_in(path: Path) -> bytes:
                     return file.read(_PICKLE_SEEN)
         with path.open("rb") as file:
             return file.read(_PICKLE_SEEN)
+    # NotImplementedError is what zipfile raises for a compression or version that it does not know.
     except (OSError, KeyError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile):
         return b""
 
@@ -133,6 +134,7 @@ def _of_another_archive(path: Path) -> InputError | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+    # NotImplementedError is what zipfile raises for a compression or version that it does not know.
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return None
     if any(name.endswith(("/archive_format", "serialized_exported_program.json")) for name in names):

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from edgeprune.modules.fx_nodes import result_of
+
 PLAIN: Mapping[object, type[nn.Conv2d | nn.Linear]] = {F.conv2d: nn.Conv2d, F.linear: nn.Linear}
 """What a forward calls -> the module that does the same."""
 SIGNATURES: Mapping[object, tuple[str, ...]] = {
@@ -67,33 +69,17 @@ def _one_call(graph: fx.Graph, module: nn.Module) -> tuple[fx.Node | None, dict[
     call = None
     for node in graph.nodes:
         sources = node.all_input_nodes
-        if node.op == "get_attr":
-            values[node] = _attribute(module, str(node.target))
-        elif node.op == "output":
+        if node.op == "output":
             return (call if sources == [call] else None), values
         elif all(source in values for source in sources) and node.op != "placeholder":
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
             with torch.no_grad():
-                values[node] = _computed(node, args, kwargs)
+                values[node] = result_of(node, args, kwargs, module)
         elif node.op != "placeholder":
             if call is not None or node.target not in PLAIN:
                 return None, values
             call = node
     return None, values
-
-
-def _computed(node: fx.Node, args: Any, kwargs: Any) -> Any:
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    assert callable(node.target)
-    return node.target(*args, **kwargs)
-
-
-def _attribute(module: nn.Module, path: str) -> Any:
-    value: Any = module
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _built(module: nn.Module, call: fx.Node, values: Mapping[fx.Node, Any]) -> nn.Conv2d | nn.Linear | None:

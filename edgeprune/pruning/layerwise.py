@@ -22,6 +22,7 @@ from edgeprune.errors import InputError
 from edgeprune.graph import Layer
 from edgeprune.io.progress import track
 from edgeprune.methods.base import Moments, Refit, Refitted
+from edgeprune.modules.fx_nodes import result_of
 from edgeprune.modules.norms import NORMS
 from edgeprune.tracing.trace import trace
 
@@ -102,7 +103,7 @@ class _Pass:
         found = []
         for number in range(len(self._images)):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n][number])  # noqa: B023
-            found.append(_result(node, args, kwargs, modules, self._module))
+            found.append(result_of(node, args, kwargs, self._module, modules))
         return found
 
     # -- layers --------------------------------------------------------------------------------------------------------
@@ -188,16 +189,6 @@ def _columns(conv: nn.Conv2d, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """(columns, n) of what a convolution reads at each position, and (filters, n) of what it shall give there."""
     u = F.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride)  # type: ignore[arg-type]
     return u.transpose(0, 1).flatten(1), y.transpose(0, 1).flatten(1)
-
-
-def _result(node: fx.Node, args: Any, kwargs: Any, modules: dict[str, nn.Module], root: nn.Module) -> Any:
-    if node.op == "get_attr":
-        return operator.attrgetter(str(node.target))(root)
-    if node.op == "call_module":
-        return modules[str(node.target)](*args, **kwargs)
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _without_in_place(module: fx.GraphModule) -> None:

@@ -9,7 +9,6 @@ class SetForest:
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
         self._channels: dict[str, int] = {}
-        self._made: dict[str, int] = {}
         self._pinned: dict[str, str] = {}
         self._ordered: dict[str, str] = {}
 
@@ -18,7 +17,7 @@ class SetForest:
 
     def make(self, name: str, channels: int) -> str:
         """A new set of its own; returns its name."""
-        self._parent[name], self._channels[name], self._made[name] = name, channels, 1
+        self._parent[name], self._channels[name] = name, channels
         return name
 
     def root(self, name: str) -> str:
@@ -40,7 +39,6 @@ class SetForest:
         if order.index(b) < order.index(a):
             a, b = b, a
         self._parent[b] = a
-        self._made[a] += self._made.pop(b)
         for reasons in (self._pinned, self._ordered):
             if b in reasons:
                 reasons.setdefault(a, reasons.pop(b))
@@ -61,7 +59,3 @@ class SetForest:
 
     def channels(self, name: str) -> int:
         return self._channels[self.root(name)]
-
-    def origins(self, name: str) -> int:
-        """How many operations made what is now this set."""
-        return self._made[self.root(name)]

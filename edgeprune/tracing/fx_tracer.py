@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
 from edgeprune.errors import InputError, first_line
+from edgeprune.modules.fx_nodes import result_of
 from edgeprune.modules.grouped_conv import GroupedConv2d
 from edgeprune.modules.norms import is_norm
 from edgeprune.tracing.one_run import LayerCalls, note_shapes
@@ -141,13 +142,7 @@ class LenientTracer(fx.Tracer):
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
         if node.op == "placeholder":
             return self._example
-        if node.op == "get_attr":
-            return operator.attrgetter(str(node.target))(self.root)
-        if node.op == "call_module":
-            return self.root.get_submodule(str(node.target))(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return result_of(node, args, kwargs, self.root)
 
     def _counts(self, node: fx.Node) -> bool:
         """Whether a number follows from the size of axis 1: taken out of a shape, or made of such numbers or shapes."""
