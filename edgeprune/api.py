@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.datasets.images import Dataset, load_data
+from edgeprune.deployment.clock import clock_for
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.deployment.options import DeployOptions
 from edgeprune.devices.device_profile import channel_block_for
@@ -21,7 +22,8 @@ from edgeprune.exporters.options import ExportOptions
 from edgeprune.io.arrays import Feeds
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.methods import amounts, load_method, require_images, require_taken
-from edgeprune.methods.base import Budget, PruneRequest
+from edgeprune.methods.base import PruneRequest
+from edgeprune.methods.budget import Budget
 from edgeprune.partitioning.manifest import PartitionManifest
 from edgeprune.pipeline.export import write_export
 from edgeprune.pipeline.output import Output
@@ -53,7 +55,7 @@ def prune(
     rate: float | None = None,
     tickets: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
-    budget: Mapping[str, float] | None = None,
+    budget: Mapping[str, float | str] | str | None = None,
     layer_rates: Mapping[str, float] | None = None,
     share_partitions: bool = True,
     include_first: bool = False,
@@ -86,7 +88,9 @@ def prune(
     folder = Path(tickets) if tickets else None
     options = PruneOptions(method, request, _assignments(settings), folder, str(device_profile))
     require_images(load_method(method), given=data is not None)
-    return prune_network(network, options, seen=None if data is None else _seen(data, network, seed))
+    return prune_network(
+        network, options, seen=None if data is None else _seen(data, network, seed), make_clock=clock_for
+    )
 
 
 def _seen(data: Dataset | str, network: Network, seed: int) -> Dataset:
@@ -101,7 +105,7 @@ class MethodKeywords(TypedDict, total=False):
 
     rate: float | None
     settings: Mapping[str, Any] | None
-    budget: Mapping[str, float] | None
+    budget: Mapping[str, float | str] | str | None
     layer_rates: Mapping[str, float] | None
     include_first: bool
     include_shortcuts: bool
@@ -219,7 +223,7 @@ def _request(
     *,
     rate: float | None = None,
     settings: Mapping[str, Any] | None = None,
-    budget: Mapping[str, float] | None = None,
+    budget: Mapping[str, float | str] | str | None = None,
     layer_rates: Mapping[str, float] | None = None,
     include_first: bool = False,
     include_shortcuts: bool = False,
@@ -228,7 +232,7 @@ def _request(
     device_profile: str | Path = "",
 ) -> PruneRequest:
     """What is asked of a method; InputError for what it does not take."""
-    rates, limits = layer_rates or {}, Budget(**(budget or {}))
+    rates, limits = layer_rates or {}, Budget.of(budget)
     groups, rate = amounts(method, groups, rate, rates, limits, _assignments(settings))
     return PruneRequest(
         groups,

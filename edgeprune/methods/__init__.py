@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args, get_or
 import msgspec
 
 from edgeprune.errors import InputError, first_line, unknown_name
-from edgeprune.methods.base import Budget, MethodInput, MethodResult, PruneRequest
+from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
+from edgeprune.methods.budget import Budget
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,6 +97,7 @@ def amounts(
     InputError for one that the method does not take, or that says how much to prune beside a budget or a setting.
     """
     module = load_method(method)
+    _check_budget(method, module, budget)
     pairs = (text.partition("=")[::2] for text in assignments)
     chosen = {name.strip().replace("-", "_") for name, value in pairs if value.strip() not in ("", "0")}
     setting_given = next((name for name in getattr(module, "AMOUNT_SETTINGS", ()) if name in chosen), "")
@@ -119,6 +121,18 @@ def amounts(
         next(value for value in (groups, own_groups, PruneRequest.groups) if value is not None),
         next(value for value in (rate, own_rate, PruneRequest.rate) if value is not None),
     )
+
+
+def _check_budget(method: str, module: Method, budget: Budget) -> None:
+    """InputError for a budget of what the method does not count."""
+    counted = getattr(module, "BUDGETS", ("macs", "params"))
+    asked = next((name.replace("_", "-") for name in budget.settings if name.replace("_", "-") not in counted), "")
+    if asked and asked != "profile" and "latency" not in counted:
+        raise InputError(
+            f"{method} looks for no --budget {asked}",
+            expected=f"{' and '.join(counted)}, which a plan alone tells",
+            remedy="--method gkp-cal --data DIR keeps a budget of time",
+        )
 
 
 def require_taken(method: str, *, tickets: bool, share_partitions: bool) -> None:

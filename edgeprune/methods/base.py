@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.errors import InputError, unknown_name
+from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer
+from edgeprune.methods.budget import Budget
+from edgeprune.methods.on_images import Clock, OnImages
 from edgeprune.plans.plan import Plan
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -38,59 +40,6 @@ class Ticket:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """The most that the pruned network may need, as shares of the dense one; None where it does not matter."""
-
-    macs: float | None = None
-    params: float | None = None
-
-    def check(self) -> None:
-        """InputError if a share is none."""
-        for name, share in (("macs", self.macs), ("params", self.params)):
-            if share is not None and not 0.0 < share < 1.0:
-                raise InputError(
-                    f"--budget {name}={share:g} is out of range",
-                    expected="a share of the dense network between 0 and 1, both excluded",
-                    remedy="--budget macs=0.5 leaves half of the multiply-adds",
-                )
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Those that are given, by name."""
-        given = {"macs": self.macs, "params": self.params}
-        return {name: share for name, share in given.items() if share is not None}
-
-    @property
-    def is_given(self) -> bool:
-        return bool(self.shares)
-
-    @staticmethod
-    def parse(text: str) -> Budget:
-        """A budget from `macs=0.5,params=0.6`; none from an empty text. InputError if it cannot be read."""
-        shares: dict[str, float] = {}
-        for part in filter(None, (part.strip() for part in text.split(","))):
-            name, _, value = (piece.strip() for piece in part.partition("="))
-            if name == "latency-ms":
-                raise InputError(
-                    "--budget latency-ms is not offered yet: only what a plan alone tells can be searched for",
-                    remedy="ask for macs or params, and measure with `edgeprune profile`",
-                )
-            if name not in ("macs", "params"):
-                raise unknown_name("budget", name, ("macs", "params"), remedy="--budget macs=0.5,params=0.6")
-            if name in shares:
-                raise InputError(f"--budget {text!r} names {name} twice", expected="one share each")
-            try:
-                shares[name] = float(value)
-            except ValueError:
-                raise InputError(
-                    f"--budget {part!r} has no share", expected=f"{name}=SHARE of the dense network, such as {name}=0.5"
-                ) from None
-        budget = Budget(**shares)
-        budget.check()
-        return budget
-
-
-@dataclass(frozen=True)
 class PruneRequest:
     """What the user asks of any method."""
 
@@ -107,7 +56,7 @@ class PruneRequest:
     """Prune 1x1 shortcut convolutions, too."""
     skip: tuple[str, ...] = ()
     """Layers that stay dense: names or shell patterns."""
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     """What the network may still need; a method that can meets it instead of `rate` or `groups`."""
     layer_rates: tuple[tuple[str, float], ...] = ()
     """(layer's name or shell pattern, rate) where it differs from `rate`; the last that matches counts."""
@@ -157,35 +106,6 @@ class Healed:
 
 
 @dataclass(frozen=True)
-class Moments:
-    """What a layer reads and shall give, over all calibration images and positions: all that least squares needs."""
-
-    covariance: NDArray[np.float64]
-    """(columns, columns) of the columns that it reads, C_in * k * k each, about their mean."""
-    cross: NDArray[np.float64]
-    """(filters, columns) of the outputs wanted with these columns, about their means."""
-    read: NDArray[np.float64]
-    """(columns,) mean."""
-    wanted: NDArray[np.float64]
-    """(filters,) mean of the outputs wanted."""
-    count: int
-    """Of columns."""
-
-
-@dataclass(frozen=True)
-class Refitted:
-    """A layer as it is from now on."""
-
-    weight: NDArray[np.float64]
-    """(C_out, C_in, *kernel), zeros where nothing is read."""
-    shift: NDArray[np.float64]
-    """(C_out,) what its output lacks of the mean that is wanted."""
-
-
-Refit = Callable[[Layer, Moments], Refitted]
-
-
-@dataclass(frozen=True)
 class MethodInput:
     """All that a one-shot method may look at."""
 
@@ -205,10 +125,11 @@ class MethodInput:
     finetune: Callable[[Plan], Healed] | None = None
     """Prunes the network by a plan and fine-tunes it for an epoch, for a method that goes on from there: later calls
     start from the healed weights, and the method's result is carried out on them. None without images."""
-    layerwise: Callable[[Sequence[str], Refit], None] | None = None
-    """Goes over the layers of these names in forward order and replaces each by what is decided for it, on what it
-    reads with those before it replaced; the method's result is carried out on the network that this gives. Only for a
-    method that asks (`NEEDS_IMAGES`)."""
+    images: OnImages | None = None
+    """Calibration images; only for a method that asks (`NEEDS_IMAGES`). What it has refitted on them is what its result
+    is carried out on."""
+    clock: Clock | None = None
+    """Where the request's budget limits the latency."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ def prune(source: NetworkSource, options: PruneOptions, data: DataOptions, out: 
 
 
 def prune_source(source: NetworkSource, options: PruneOptions, data: DataOptions) -> Pruned:
+    from edgeprune.deployment.clock import clock_for
     from edgeprune.methods import load_method, parse_settings, require_images
     from edgeprune.pruning.images import load_images
     from edgeprune.pruning.network import load_network
@@ -37,4 +38,5 @@ def prune_source(source: NetworkSource, options: PruneOptions, data: DataOptions
     require_images(method, given=bool(data.data))
     network = load_network(source)
     images = load_images(data, network, method, settings)
-    return with_accuracy(prune_network(network, options, data, images), data, images)
+    pruned = prune_network(network, options, data, images, make_clock=clock_for)
+    return with_accuracy(pruned, data, images)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -21,47 +20,110 @@ from edgeprune.datasets.images import Dataset, batches
 from edgeprune.errors import InputError
 from edgeprune.graph import Layer
 from edgeprune.io.progress import track
-from edgeprune.methods.base import Moments, Refit, Refitted
+from edgeprune.methods.on_images import Moments, Refit, Refitted
 from edgeprune.modules.fx_nodes import result_of
 from edgeprune.modules.norms import NORMS
+from edgeprune.modules.outputs import tensors_in
+from edgeprune.pruning.moments import Fitted, moments
 from edgeprune.tracing.trace import trace
 
 BATCH_SIZE = 128
+TRIAL_MACS = 1e11
+"""About the multiply-adds of one trial, which decide on how many images it runs."""
+LEAST_TRIAL_IMAGES, MOST_TRIAL_IMAGES = 16, 256
 Batches = list[Any]
 IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
 SMALLEST_GAIN = 1e-2
 """Channels that BatchNorm makes smaller than so are not asked to make up for anything."""
 
 
-class Layerwise:
-    """A network whose layers can be replaced so, always in its original shape: zeros where nothing is read."""
+class Calibration:
+    """A network on calibration images, whose layers can be replaced one after another; always in its original shape,
+    with zeros where nothing is read."""
 
     def __init__(self, model: nn.Module, images: Dataset) -> None:
         self.model = model
         """As replaced last; at first the model given, which is never changed."""
-        self._images = images
+        self._dense, self._images = model, images
 
-    def __call__(self, names: Sequence[str], refit: Refit) -> None:
-        """Replace the layers of these names. InputError for activations that are not finite."""
-        inputs = [pixels for pixels, _ in batches(self._images, BATCH_SIZE)]
-        one = _Pass(self.model, inputs, names)
+    def look(self, names: Collection[str], see: Callable[[Layer, Moments], None]) -> None:
+        """What the layers of these names read and give in the dense network. InputError as `refit`."""
+        _Pass(self._dense, self._dense, self._batches(), names).run(see)
+
+    def refit(self, names: Collection[str], refit: Refit, start: nn.Module | None = None) -> None:
+        """Replace the layers of these names, of `start` (in the dense network's shape) if that is given.
+
+        InputError for activations that are not finite.
+        """
+        one = _Pass(self._dense, start or self.model, self._batches(), names)
         one.run(refit)
         self.model = one.model
+
+    @torch.no_grad()
+    def divergence(self, changed: Mapping[str, Refitted]) -> float:
+        """How far the outputs are from the dense network's if these layers alone are changed: as `divergence_of`, on
+        as many of the images as `TRIAL_MACS` allows."""
+        if not self._trial:
+            macs = trace(self._dense, self._some(1)).graph.macs
+            count = int(min(max(TRIAL_MACS / macs, LEAST_TRIAL_IMAGES), MOST_TRIAL_IMAGES))
+            images = self._some(count)
+            self._trial = (images, tensors_in(self._dense(images)))
+        images, wanted = self._trial
+        model = copy.deepcopy(self._dense)
+        for name, refitted in changed.items():
+            replace(model, name, refitted, norm="")
+        return divergence_of(tensors_in(model(images)), wanted)
+
+    _trial: tuple[Tensor, list[Tensor]] | None = None
+
+    def _some(self, count: int) -> Tensor:
+        return next(batches(self._images.first(count), count))[0]
+
+    def _batches(self) -> list[Tensor]:
+        return [pixels for pixels, _ in batches(self._images, BATCH_SIZE)]
+
+
+def divergence_of(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """Of class scores (N, classes) the mean Kullback-Leibler divergence from those wanted, in nats; of any other
+    outputs the squared error as a share of the wanted outputs' variance, summed over outputs."""
+    if len(wanted) == 1 and wanted[0].dim() == 2 and wanted[0].shape[1] > 1:
+        have, target = (F.log_softmax(scores.double(), dim=1) for scores in (outputs[0], wanted[0]))
+        return float(F.kl_div(have, target, log_target=True, reduction="batchmean"))
+    shares = [
+        float((have.double() - target.double()).square().mean() / target.double().var().clamp_min(1e-12))
+        for have, target in zip(outputs, wanted, strict=True)
+        if target.is_floating_point()
+    ]
+    return sum(shares)
+
+
+def replace(model: nn.Module, name: str, refitted: Refitted, norm: str) -> None:
+    """Put a layer's new weights into a model. What its output lacks of the mean goes into its bias, or else into the
+    mean of the BatchNorm `norm` behind it; nowhere if there is neither."""
+    module = model.get_submodule(name)
+    assert isinstance(module, Fitted)
+    module.weight.copy_(torch.from_numpy(refitted.weight).reshape(module.weight.shape))
+    shift = torch.from_numpy(refitted.shift).to(module.weight)
+    if module.bias is not None:
+        module.bias.add_(shift)
+    elif norm and isinstance(mean := model.get_submodule(norm).running_mean, Tensor):
+        mean.sub_(shift)
 
 
 class _Pass:
     """One pass; `model` is then the network with the changed layers."""
 
-    def __init__(self, model: nn.Module, images: Sequence[Tensor], names: Sequence[str]) -> None:
+    def __init__(self, dense: nn.Module, start: nn.Module, images: Sequence[Tensor], names: Collection[str]) -> None:
         """`images`: batches (n, C, H, W) as the network reads them."""
-        self.model = copy.deepcopy(model).eval()
-        traced = trace(model, images[0][:1])
+        self.model = copy.deepcopy(start).eval()
+        traced = trace(dense, images[0][:1])
         self._layers = {name: traced.graph.layer(name) for name in names}
         self._module = traced.module
         _without_in_place(self._module)
         self._nodes = list(self._module.graph.nodes)
         self._modules = dict(self._module.named_modules())
-        self._after = dict[str, nn.Module]()
+        after = dict(self.model.named_modules())
+        self._after = {name: after[name] for name in self._modules if name in after} if start is not dense else {}
         """Modules of the changed network, where they are other ones."""
         self._dense: dict[fx.Node, Batches] = {}
         self._pruned: dict[fx.Node, Batches] = {}
@@ -69,10 +131,10 @@ class _Pass:
         self._images = list(images)
 
     @torch.no_grad()
-    def run(self, refit: Refit) -> None:
-        self._refit, self._waiting = refit, set(self._layers)
-        parts = track(self._nodes, "layer by layer", total=len(self._nodes))
-        for node in parts:
+    def run(self, act: Callable[[Layer, Moments], Refitted | None]) -> None:
+        """`act` gives what a layer becomes, or None if it stays."""
+        self._act, self._waiting = act, set(self._layers)
+        for node in track(self._nodes, "layer by layer", total=len(self._nodes)):
             if self._waiting and node.op != "output":
                 self._compute(node)
 
@@ -83,15 +145,14 @@ class _Pass:
         for source in node.all_input_nodes:
             self._compute(source)
         layer = self._layers.get(str(node.target)) if node.op == "call_module" else None
+        self._dense[node] = self._ran(node, self._dense, self._modules)
         if layer is not None:
             self._change(node, layer)
+        same = str(node.target) not in self._after or node.op != "call_module"
+        if same and all(self._dense[n] is self._pruned[n] for n in node.all_input_nodes):
+            self._pruned[node] = self._dense[node]
         else:
-            self._dense[node] = self._ran(node, self._dense, self._modules)
-            same = str(node.target) not in self._after or node.op != "call_module"
-            if same and all(self._dense[n] is self._pruned[n] for n in node.all_input_nodes):
-                self._pruned[node] = self._dense[node]
-            else:
-                self._pruned[node] = self._ran(node, self._pruned, self._modules | self._after)
+            self._pruned[node] = self._ran(node, self._pruned, self._modules | self._after)
         for source in node.all_input_nodes:
             self._readers[source] -= 1
             if not self._readers[source]:
@@ -108,36 +169,22 @@ class _Pass:
 
     # -- layers --------------------------------------------------------------------------------------------------------
     def _change(self, node: fx.Node, layer: Layer) -> None:
-        source = node.all_input_nodes[0]
+        source, dense = node.all_input_nodes[0], self._dense[node]
         module = self._modules[layer.name]
-        assert isinstance(module, nn.Conv2d)
-        dense = [module(x) for x in self._dense[source]]
+        assert isinstance(module, Fitted)
         if not all(bool(y.isfinite().all()) for y in dense):
             raise InputError(
                 f"{layer.name} gives NaN or infinite values on the calibration images", expected="finite activations"
             )
         wanted = self._aimed(node, layer, dense)
-        changed = self._refit(layer, moments(module, self._pruned[source], wanted))
-        new = copy.deepcopy(module)
-        new.weight.copy_(torch.from_numpy(changed.weight))
-        self._after[layer.name] = new
-        self._store(layer, new, changed)
+        changed = self._act(layer, moments(module, self._pruned[source], wanted))
         self._waiting.discard(layer.name)
-        self._dense[node], self._pruned[node] = dense, [new(x) for x in self._pruned[source]]
-
-    def _store(self, layer: Layer, new: nn.Conv2d, refitted: Refitted) -> None:
-        """Into the network that is handed out, too. What the mean lacks goes into a bias, or a BatchNorm's mean."""
-        shift = torch.from_numpy(refitted.shift).to(new.weight)
-        if new.bias is not None:
-            new.bias.add_(shift)
-        elif layer.norm:
-            norm = copy.deepcopy(self._modules[layer.norm])
-            mean = norm.running_mean
-            if isinstance(mean, Tensor):
-                mean.sub_(shift)
-            self._after[layer.norm] = norm
-            self.model.get_submodule(layer.norm).load_state_dict(norm.state_dict(), strict=False)
-        self.model.get_submodule(layer.name).load_state_dict(new.state_dict())
+        if changed is None:
+            return
+        replace(self.model, layer.name, changed, layer.norm)
+        for name in (layer.name, layer.norm):
+            if name:
+                self._after[name] = self.model.get_submodule(name)
 
     def _aimed(self, node: fx.Node, layer: Layer, dense: Batches) -> Batches:
         """What the layer shall give: the dense outputs, and at the end of a residual branch what the stream lacks as
@@ -159,36 +206,6 @@ class _Pass:
         inverse = torch.where(scale.abs() > SMALLEST_GAIN, 1 / scale, torch.zeros(())).reshape(1, -1, 1, 1)
         lacking = zip(dense, self._dense[other], self._pruned[other], strict=True)
         return [y + (x - z) * inverse for y, x, z in lacking]
-
-
-def moments(conv: nn.Conv2d, read: Batches, wanted: Batches) -> Moments:
-    """Streamed over batches: products in float32 about the first batch's means, sums in float64."""
-    columns = conv.weight[0].numel()
-    covariance, cross = np.zeros((columns, columns)), np.zeros((conv.out_channels, columns))
-    sums, outputs, count = np.zeros(columns), np.zeros(conv.out_channels), 0
-    centre = [part.mean(1, keepdim=True) for part in _columns(conv, read[0], wanted[0])]
-    for x, y in zip(read, wanted, strict=True):
-        u, out = (part - mean for part, mean in zip(_columns(conv, x, y), centre, strict=True))
-        covariance += (u @ u.T).double().numpy()
-        cross += (out @ u.T).double().numpy()
-        sums += u.double().sum(1).numpy()
-        outputs += out.double().sum(1).numpy()
-        count += u.shape[1]
-    sums, outputs = sums / count, outputs / count
-    first_read, first_wanted = (mean.double().numpy()[:, 0] for mean in centre)
-    return Moments(
-        covariance / count - np.outer(sums, sums),
-        cross / count - np.outer(outputs, sums),
-        first_read + sums,
-        first_wanted + outputs,
-        count,
-    )
-
-
-def _columns(conv: nn.Conv2d, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(columns, n) of what a convolution reads at each position, and (filters, n) of what it shall give there."""
-    u = F.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride)  # type: ignore[arg-type]
-    return u.transpose(0, 1).flatten(1), y.transpose(0, 1).flatten(1)
 
 
 def _without_in_place(module: fx.GraphModule) -> None:

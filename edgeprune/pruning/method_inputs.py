@@ -12,7 +12,8 @@ from torch import nn
 
 from edgeprune.graph import Graph
 from edgeprune.methods import Method
-from edgeprune.methods.base import Healed, MethodInput, NormValues, PruneRequest, Refit, Ticket
+from edgeprune.methods.base import Healed, MethodInput, NormValues, PruneRequest, Ticket
+from edgeprune.methods.on_images import Clock, OnImages
 from edgeprune.modules.norms import Norm
 from edgeprune.plans.plan import Plan
 from edgeprune.pruning.network import layer_biases, layer_weights
@@ -25,7 +26,7 @@ class FromImages:
 
     gradients: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     finetune: Callable[[Plan], Healed] | None = None
-    layerwise: Callable[[Sequence[str], Refit], None] | None = None
+    calibration: OnImages | None = None
 
 
 def method_input(
@@ -35,6 +36,7 @@ def method_input(
     request: PruneRequest,
     tickets: Sequence[Ticket] = (),
     images: FromImages = FromImages(),
+    clock: Clock | None = None,
 ) -> MethodInput:
     """The model's weights, biases and BatchNorms, what else the method asks for, and what comes from images."""
     needs_constants = getattr(method, "NEEDS_CONSTANTS", False)
@@ -54,7 +56,8 @@ def method_input(
         constants=constants_by_set(graph, constants_by_reader(model, graph)) if needs_constants else {},
         gradients=images.gradients,
         finetune=images.finetune,
-        layerwise=images.layerwise,
+        images=images.calibration,
+        clock=clock,
     )
 
 

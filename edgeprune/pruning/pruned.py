@@ -6,6 +6,7 @@ import dataclasses
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from edgeprune.graph import Graph
 from edgeprune.io import progress
 from edgeprune.methods import amount_flags, load_method, needs_images, one_shot, parse_settings
 from edgeprune.methods.base import MethodResult
+from edgeprune.methods.on_images import Clock
 from edgeprune.modules.hooks import check_own_hooks
 from edgeprune.plans.costs import off_block_note, planned_macs, planned_params
 from edgeprune.plans.kept_channels import KeptChannels
@@ -32,7 +34,7 @@ from edgeprune.plans.method_record import FILE_NAME as METHOD_RECORD
 from edgeprune.plans.plan import Plan, load_plan
 from edgeprune.pruning.healing import Healer, loss_gradients
 from edgeprune.pruning.images import Images, accuracy_of
-from edgeprune.pruning.layerwise import Layerwise
+from edgeprune.pruning.layerwise import Calibration
 from edgeprune.pruning.method_inputs import FromImages, method_input
 from edgeprune.pruning.network import Network, bundle_arch, load_network, load_tickets, network_in, save_source
 from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
@@ -40,6 +42,8 @@ from edgeprune.rewriting.rewrite import rewrite
 from edgeprune.tracing.trace import trace
 from edgeprune.training.evaluation import evaluate
 from edgeprune.training.loop import fit
+
+MakeClock = Callable[[Network, Graph, PruneOptions], Clock]
 
 
 @dataclass(frozen=True)
@@ -128,11 +132,13 @@ def prune_network(
     data: DataOptions | None = None,
     images: Images | None = None,
     seen: Dataset | None = None,
+    make_clock: MakeClock | None = None,
 ) -> Pruned:
     """Trace, let the method decide, rewrite. The network is left as it is.
 
     With images (and how to fine-tune on them), the method is given what it asks for: gradients, and fine-tuning between
     its decisions. `seen`: images for a method that refits layers on them, where there is nothing else to do with any.
+    `make_clock`: for a budget of time.
     """
     options.check()
     decider = one_shot(options.method)
@@ -144,9 +150,10 @@ def prune_network(
     seen = images.seen if images is not None else seen
     changed, known = _from_images(network, graph, data, images)
     if seen is not None and needs_images(load_method(options.method)):
-        changed = Layerwise(network.model, seen)
-        known = FromImages(layerwise=changed)
-    given = method_input(load_method(options.method), network.model, graph, options.request, tickets, known)
+        changed = Calibration(network.model, seen)
+        known = FromImages(calibration=changed)
+    clock = make_clock(network, graph, options) if make_clock and options.request.budget.is_timed else None
+    given = method_input(load_method(options.method), network.model, graph, options.request, tickets, known, clock)
     result = decider.prune(given, settings)
     weights = changed.model if changed else network.model
     return carried_out(result, weights, network, graph, started, options.device_profile)
@@ -177,7 +184,7 @@ def note_off_block(plan: Plan, graph: Graph, device_profile: str = "") -> None:
 
 def _from_images(
     network: Network, graph: Graph, data: DataOptions | None, images: Images | None
-) -> tuple[Healer | Layerwise | None, FromImages]:
+) -> tuple[Healer | Calibration | None, FromImages]:
     """What changes the network for a method, and what the method sees of the images."""
     if data is None or images is None:
         return None, FromImages()

@@ -29,7 +29,8 @@ from sklearn.datasets import load_sample_images
 
 import edgeprune
 from edgeprune.errors import InputError
-from edgeprune.methods.base import Budget, PruneRequest
+from edgeprune.methods.base import PruneRequest
+from edgeprune.methods.budget import Budget
 from edgeprune.onnx_files.macs import count_macs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.plans.costs import planned_macs

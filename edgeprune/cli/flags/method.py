@@ -53,7 +53,8 @@ class MethodFlags:
         """What is asked of a method; InputError for what it does not take, and for what cannot be read."""
         from edgeprune.devices.device_profile import channel_block_for
         from edgeprune.methods import amounts
-        from edgeprune.methods.base import Budget, PruneRequest
+        from edgeprune.methods.base import PruneRequest
+        from edgeprune.methods.budget import Budget
 
         layer_rates = tuple(_layer_rate(text) for text in self.layer_rate)
         budget = Budget.parse(self.budget)

@@ -19,7 +19,7 @@ from typing import Literal
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer
-from edgeprune.methods.base import Budget
+from edgeprune.methods.budget import Budget
 from edgeprune.methods.gconv.divider import Divider, Divisions
 from edgeprune.plans.method_record import MethodRecord, RecordCurve, RecordTable
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgeprune.methods.gkp_cal.elimination import Elimination, Matrix, eliminate, errors_without, saliency
 from edgeprune.methods.shared.clustering import Labels, balanced_assignment, balanced_kmeans
+from edgeprune.plans.plan import LayerPlan
 
 ROUNDS = 20
 """Of alternating by saliency, which ends before."""
@@ -25,6 +26,16 @@ class Grouped:
     @property
     def error(self) -> float:
         return sum(group.error for group in self.groups)
+
+    @property
+    def filters(self) -> list[tuple[int, ...]]:
+        """Of each group, ascending."""
+        return [tuple(np.flatnonzero(self.labels == number).tolist()) for number in range(len(self.groups))]
+
+    def entry(self, name: str, note: str = "") -> LayerPlan:
+        """The layer's part of a plan."""
+        parts = sorted(zip(self.filters, (part.kept for part in self.groups), strict=True))
+        return LayerPlan(name, tuple(rows for rows, _ in parts), tuple(kept for _, kept in parts), note)
 
 
 def group(

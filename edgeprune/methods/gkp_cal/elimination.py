@@ -1,9 +1,10 @@
-"""Which grouped kernels go, and what the others become: backward elimination in a least-squares problem.
+"""Which input channels go, and what the others' weights become: backward elimination in a least-squares problem.
 
 A layer's filters shall give what the dense ones gave: the least mean of |y - W u|^2 over the columns u of its input, of
-which H = E[u u^T] and B = E[y u^T] tell all that counts. With every input channel it is W = B H^-1. Without channel c
-(k k columns) the least error rises by W[:, c] P_c^-1 W[:, c]^T with P_c = (H^-1)[c, c], and the best weights of what is
-left follow by a block of the inverse (optimal brain surgeon, Hassibi and Stork 1993, for blocks):
+which H = E[u u^T] and B = E[y u^T] tell all that counts. With every input channel it is W = B H^-1. Without the columns
+c of one channel (k k of them), or of several, the least error rises by W[:, c] P_c^-1 W[:, c]^T with
+P_c = (H^-1)[c, c], and the best weights of what is left follow by a block of the inverse (optimal brain surgeon,
+Hassibi and Stork 1993, for blocks):
 
     W    <- W    - W[:, c]    P_c^-1 (H^-1)[c, :]
     H^-1 <- H^-1 - (H^-1)[:, c] P_c^-1 (H^-1)[c, :]
@@ -13,13 +14,18 @@ Both are exact, so that after any number of steps W is the least-squares solutio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
+Columns = NDArray[np.int64]
+"""(numbers, width) the columns of each number that can go: of a channel, or of several that go together."""
+ONE_BY_ONE = 1024
+"""Columns up to which channels go one at a time. Of more, so many times as many go at once, those that alone would cost
+least: which ones is then approximate, what it costs and the weights that are left stay exact."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,71 @@ class Elimination:
     """By how much the summed squared error of its filters rose."""
 
 
+class Problem:
+    """The least-squares problem of one layer, on the columns that are left."""
+
+    def __init__(self, weights: Matrix, inverse: Matrix, columns: Columns) -> None:
+        """`weights`: (filters, all columns), the solution with all of them, filters weighted as their errors count;
+        `inverse`: H^-1; both are copied."""
+        self._weights, self._inverse = weights.copy(), inverse.copy()
+        self._places = columns.copy()
+        """Columns of each number among those that are left; -1 where it is gone."""
+        self._left = np.arange(weights.shape[1])
+
+    def rises(self, numbers: Columns) -> Matrix:
+        """(numbers,) by how much the summed squared error rises if this one alone goes."""
+        places = self._places[numbers]
+        kernels = self._weights[:, places].transpose(1, 0, 2)  # (numbers, filters, width)
+        blocks = self._inverse[places[:, :, None], places[:, None, :]]  # (numbers, width, width)
+        found: Matrix = np.einsum("nfi,nif->n", kernels, np.linalg.solve(blocks, kernels.transpose(0, 2, 1)))
+        return found
+
+    def remove(self, numbers: Columns) -> float:
+        """Without these numbers; by how much the error rises."""
+        gone = self._places[numbers].ravel()
+        taken, rows = self._weights[:, gone], self._inverse[gone]
+        scaled = np.linalg.solve(rows[:, gone], rows)  # (gone, columns)
+        rise = float(np.einsum("fc,cf->", taken, np.linalg.solve(rows[:, gone], taken.T)))
+        stays = np.ones(len(self._left), dtype=bool)
+        stays[gone] = False
+        weights, inverse = self._weights[:, stays], self._inverse[np.ix_(stays, stays)]
+        weights -= taken @ scaled[:, stays]
+        inverse -= rows[:, stays].T @ scaled[:, stays]
+        self._weights, self._inverse, self._left = weights, inverse, self._left[stays]
+        moved = np.cumsum(stays) - 1
+        self._places[numbers] = -1
+        self._places = np.where(self._places >= 0, moved[self._places], -1)
+        return rise
+
+    def solution(self, columns: int) -> Matrix:
+        """(filters, all columns) with zeros where a column is gone."""
+        full = np.zeros((len(self._weights), columns))
+        full[:, self._left] = self._weights
+        return full
+
+
+def removals(
+    problems: Sequence[Problem], numbers: int, stops: Sequence[int], step: int
+) -> Iterator[tuple[list[int], float]]:
+    """Remove numbers from all problems together, `step` at a time, always those whose loss raises the error least.
+
+    Yields which numbers went and the error's rise by it, until the last of `stops`, falling, are left; no step goes
+    past one of them.
+    """
+    left = np.arange(numbers)
+    while next_stop := max((stop for stop in stops if stop < len(left)), default=0):
+        rises = np.sum([problem.rises(left) for problem in problems], axis=0)
+        places = np.argsort(rises, kind="stable")[: min(step, len(left) - next_stop)]
+        gone = np.sort(left[places])
+        yield gone.tolist(), sum(problem.remove(gone) for problem in problems)
+        left = np.delete(left, places)
+
+
+def at_once(columns: int) -> int:
+    """How many channels go at a time in a problem of so many columns."""
+    return max(1, columns // ONE_BY_ONE)
+
+
 def solved(covariance: Matrix, cross: Matrix, weights: Matrix, added: float) -> tuple[Matrix, Matrix]:
     """The W of shape (filters, columns) with the least error, and the inverse of the H that it is the solution for.
 
@@ -46,47 +117,39 @@ def solved(covariance: Matrix, cross: Matrix, weights: Matrix, added: float) -> 
     return (cross + added * weights) @ inverse, inverse
 
 
-def blocks_of(inverse: Matrix, size: int) -> Matrix:
-    """(channels, size, size) the blocks on the diagonal."""
-    channels = len(inverse) // size
-    return np.ascontiguousarray(np.einsum("cicj->cij", inverse.reshape(channels, size, channels, size)))
+def columns_of(channels: int, size: int) -> Columns:
+    """(channels, size) of each channel of a layer."""
+    return np.arange(channels * size).reshape(channels, size)
 
 
 def saliency(weights: Matrix, inverse: Matrix, size: int) -> Matrix:
     """(filters, channels) by how much each filter's squared error rises if it alone loses this kernel."""
-    kernels = weights.reshape(len(weights), -1, size)  # (filters, channels, size)
-    prices = np.linalg.inv(blocks_of(inverse, size))
-    found: Matrix = np.einsum("fci,cij,fcj->fc", kernels, prices, kernels, optimize=True)
+    places = columns_of(weights.shape[1] // size, size)
+    blocks = inverse[places[:, :, None], places[:, None, :]]  # (channels, size, size)
+    kernels = weights[:, places].transpose(1, 0, 2)  # (channels, filters, size)
+    found: Matrix = np.einsum("cfi,cif->fc", kernels, np.linalg.solve(blocks, kernels.transpose(0, 2, 1)))
     return np.maximum(found, 0)  # rounding may leave it below
 
 
-def eliminate(weights: Matrix, inverse: Matrix, size: int, keep: int) -> Elimination:
-    """Remove input channels one by one, always the one whose loss raises the error least, until `keep` are left.
+def eliminate(weights: Matrix, inverse: Matrix, size: int, keep: int, step: int = 0) -> Elimination:
+    """Remove input channels, always those whose loss raises the error least, until `keep` are left.
 
     `weights`: (filters, channels * size), the least-squares solution with all channels, filters weighted as their
-    errors count; `inverse`: H^-1.
+    errors count; `inverse`: H^-1; `step`: how many go at a time, by default `at_once`.
     """
-    weights, inverse = weights.copy(), inverse.copy()
-    left, error = list(range(weights.shape[1] // size)), 0.0
-    while len(left) > keep:
-        kernels = weights.reshape(len(weights), -1, size)
-        prices = np.linalg.inv(blocks_of(inverse, size))
-        rises = np.einsum("fci,cij,fcj->c", kernels, prices, kernels, optimize=True)
-        place = int(np.argmin(rises))
-        error += float(rises[place])
-        columns = slice(place * size, (place + 1) * size)
-        scaled = prices[place] @ inverse[columns]  # (size, columns)
-        weights -= weights[:, columns] @ scaled
-        inverse -= inverse[:, columns] @ scaled
-        others = np.delete(np.arange(weights.shape[1]), np.arange(columns.start, columns.stop))
-        weights, inverse = weights[:, others], inverse[np.ix_(others, others)]
-        left.pop(place)
-    return Elimination(tuple(left), weights.reshape(len(weights), keep, size), error)
+    channels = weights.shape[1] // size
+    problem, left, error = Problem(weights, inverse, columns_of(channels, size)), set(range(channels)), 0.0
+    for gone, rise in removals([problem], channels, (keep,), step or at_once(weights.shape[1])):
+        left -= set(gone)
+        error += rise
+    kept = tuple(sorted(left))
+    full = problem.solution(weights.shape[1]).reshape(len(weights), channels, size)
+    return Elimination(kept, full[:, kept], error)
 
 
 def errors_without(weights: Matrix, inverse: Matrix, size: int, gone: Sequence[int]) -> Matrix:
     """(filters,) by how much each filter's least squared error rises without these input channels, exactly."""
-    columns = (np.asarray(gone, dtype=np.int64)[:, None] * size + np.arange(size)).ravel()
+    columns = columns_of(weights.shape[1] // size, size)[np.asarray(gone, dtype=np.int64)].ravel()
     taken = weights[:, columns]  # (filters, gone * size)
     factor = np.linalg.cholesky(inverse[np.ix_(columns, columns)])
     rows = np.linalg.solve(factor, taken.T)  # (gone * size, filters)

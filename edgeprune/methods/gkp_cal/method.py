@@ -1,9 +1,10 @@
-"""gkp-cal: grouped kernels chosen on calibration images, without labels and without training.
+"""gkp-cal: pruned on calibration images, without labels and without training.
 
-Layer by layer in forward order, on what the layer reads in the network pruned so far and with the dense network's
-outputs as target: the least-squares weights with all kernels, filters and input channels to groups by what it costs
-(`assignment`), kernels removed one by one with the others refitted (`elimination`), and the mean of the output
-restored. At the end of a residual branch the target also makes up for what the stream has lost before.
+Without a budget every convolution that can be is put into groups (`uniform`); within one each layer becomes what costs
+least there, dense, thinner or in groups (`budgeted`). Layer by layer in forward order, on what the layer reads in the
+network pruned so far and with the dense network's outputs as target: the least-squares weights with all kernels, some
+kernels removed with the others refitted (`elimination`), and the mean of the output restored. At the end of a residual
+branch the target also makes up for what the stream has lost before.
 
 A filter's error counts by the square of what BatchNorm multiplies it with.
 """
@@ -13,69 +14,105 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Layer
 from edgeprune.methods import setting
-from edgeprune.methods.base import MethodInput, MethodResult, Moments, Refitted
+from edgeprune.methods.base import MethodInput, MethodResult
 from edgeprune.methods.gkp_cal.assignment import Grouped, group
+from edgeprune.methods.gkp_cal.budgeted import Decision, decide
+from edgeprune.methods.gkp_cal.candidates import weights_in_groups
 from edgeprune.methods.gkp_cal.elimination import solved
-from edgeprune.methods.shared.groupings import Groupings, kernels_to_group
+from edgeprune.methods.on_images import Moments, Refitted
+from edgeprune.methods.shared.alignment import Grouping
+from edgeprune.methods.shared.groupings import kernels_to_group
+from edgeprune.methods.shared.reconstruction import (
+    DAMPING,
+    Reconstruction,
+    columns_a_channel,
+    filter_gains,
+    held_by,
+    refitted,
+)
 from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordTable
 from edgeprune.plans.plan import LayerPlan, Plan
 
-SUMMARY = "Chooses grouped kernels on a few hundred images without labels, and refits the others in closed form."
+SUMMARY = (
+    "Chooses on a few hundred images without labels what each layer becomes, and refits the others in closed form."
+)
 GROUPS, RATE = 8, 0.4375
 NEEDS_IMAGES = True
+BUDGETS = ("macs", "params", "latency", "latency-ms")
 ENOUGH = 4
 """Columns for each unknown weight of a filter, from which on least squares hardly follows chance."""
-ROUNDING = 1e-7
-"""Of a product in float32, as a share of what is read."""
-SMALLEST = 1e-12
-LEAST_WEIGHT = 1e-3
-"""Of a filter's error, as a share of the mean, where BatchNorm makes nothing of the filter."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings of gkp-cal."""
 
-    damping: float = setting(0.001, "how much the weights are held to the dense ones, as a share of what they read")
+    damping: float = setting(DAMPING, "how much the weights are held to the dense ones, as a share of what they read")
     refine: int = setting(3, "how often filters may change groups by their exact errors")
 
 
 def prune(given: MethodInput, settings: Settings) -> MethodResult:
-    """The plan for the given network; `given.layerwise` has then refitted the layers.
+    """The plan for the given network; `given.images` has then refitted the layers.
 
-    InputError as `kernels_to_group` says, for settings that make no sense, and where there are no images.
+    InputError as `kernels_to_group` or `decide` say, and for settings that make no sense.
     """
     given.request.check()
     _check_settings(settings)
-    if given.request.budget.is_given:
-        raise InputError("gkp-cal looks for no --budget", remedy="choose --groups and --rate, or --method gconv")
-    assert given.layerwise is not None, "NEEDS_IMAGES"
+    assert given.images is not None, "NEEDS_IMAGES"
+    return _within_budget(given, settings) if given.request.budget.is_given else _uniform(given, settings)
+
+
+def _uniform(given: MethodInput, settings: Settings) -> MethodResult:
+    """All layers that can be in the groups and at the rate that were asked."""
+    assert given.images is not None
     grouped, groupings, reasons = kernels_to_group(given)
-    work = _Work(given, settings, groupings)
-    given.layerwise([layer.name for layer in grouped], work.refitted)
+    work = _Work(given, settings, groupings.taken)
+    given.images.refit([layer.name for layer in grouped], work)
     entries = [
-        groupings.recorded(work.entries.get(layer.name) or LayerPlan(layer.name, note=reasons[layer.name]))
+        groupings.recorded(
+            msgspec.structs.replace(work.entries[layer.name], note=groupings.note(layer.name))
+            if layer.name in work.entries
+            else LayerPlan(layer.name, note=reasons[layer.name])
+        )
         for layer in given.graph.layers
     ]
     plan = Plan("gkp-cal", _used_settings(given, settings), given.request.seed, tuple(entries))
     notes = (*groupings.missed(given.graph), *work.notes())
-    return MethodResult(plan, {FILE_NAME: work.record().to_json()}, work.seconds, notes)
+    return MethodResult(plan, {FILE_NAME: MethodRecord((work.table(),)).to_json()}, work.seconds, notes)
+
+
+def _within_budget(given: MethodInput, settings: Settings) -> MethodResult:
+    assert given.images is not None
+    decision = decide(given, settings.damping)
+    drawn = decision.chosen.plan
+    work = _Work(given, settings, decision.chosen.allocation.grouped, drawn)
+    given.images.refit(work.names, work)
+    layers = tuple(work.entries.get(entry.name, entry) for entry in drawn.layers)
+    used = _used_settings(given, settings) | {"budget": given.request.budget.settings}
+    plan = Plan("gkp-cal", used, given.request.seed, layers, drawn.sets)
+    record = MethodRecord((work.table(), _choices(decision)))
+    return MethodResult(plan, {FILE_NAME: record.to_json()}, work.seconds, work.notes())
 
 
 class _Work:
     """The layers of one run, one after another."""
 
-    def __init__(self, given: MethodInput, settings: Settings, groupings: Groupings) -> None:
-        self.given, self.settings, self.groupings = given, settings, groupings
+    def __init__(
+        self, given: MethodInput, settings: Settings, grouped: Mapping[str, Grouping], drawn: Plan | None = None
+    ) -> None:
+        """`grouped`: the layers to put into groups; `drawn`: what the others keep."""
+        self.given, self.settings, self.grouped = given, settings, grouped
+        self._others = Reconstruction(drawn, given.graph, given.weights, settings.damping) if drawn else None
         self.entries: dict[str, LayerPlan] = {}
         self.seconds: dict[str, float] = {}
         self._errors: dict[str, float] = {}
@@ -83,40 +120,33 @@ class _Work:
         """Columns seen for each that a layer reads."""
         self._rng = np.random.default_rng(given.request.seed)
 
-    def refitted(self, layer: Layer, moments: Moments) -> Refitted:
+    @property
+    def names(self) -> list[str]:
+        return self._others.names if self._others else list(self.grouped)
+
+    def __call__(self, layer: Layer, moments: Moments) -> Refitted:
         started = time.perf_counter()
-        size, taken = math.prod(layer.kernel_size), self.groupings.taken[layer.name]
         self._ranks[layer.name] = moments.count / len(moments.covariance)
-        dense = self.given.weights[layer.name].reshape(layer.out_channels, -1).astype(np.float64)
-        weights, inverse = solved(moments.covariance, moments.cross, dense, self._added(moments))
-        counts = self._counts(layer)
-        found = group(
-            weights * counts[:, None], inverse, size, taken.groups, taken.kept, self._rng, self.settings.refine
-        )
-        weight = np.zeros((layer.out_channels, layer.in_channels, size))
-        for rows, part in zip(_rows_of(found), found.groups, strict=True):
-            weight[np.ix_(rows, part.kept)] = part.weights / counts[list(rows), None, None]
-        self.entries[layer.name] = _entry(layer, found, self.groupings)
-        variance = float(
-            np.einsum("fc,cd,fd->", weights * counts[:, None], moments.covariance, weights * counts[:, None])
-        )
-        self._errors[layer.name] = found.error / variance if variance > 0 else 0.0
+        found = self._in_groups(layer, moments) if layer.name in self.grouped else self._fitted(layer, moments)
         self.seconds[layer.name] = time.perf_counter() - started
-        shift = moments.wanted - weight.reshape(len(weight), -1) @ moments.read
-        return Refitted(weight.reshape(layer.out_channels, layer.in_channels, *layer.kernel_size), shift)
+        return found
 
-    def _added(self, moments: Moments) -> float:
-        """What holds the weights to the dense ones; more than rounding makes of moments that are zero."""
-        variance = float(np.trace(moments.covariance)) / len(moments.covariance)
-        return max(self.settings.damping * variance, ROUNDING * float(np.square(moments.read).mean()), SMALLEST)
+    def _fitted(self, layer: Layer, moments: Moments) -> Refitted:
+        assert self._others is not None
+        return self._others(layer, moments)
 
-    def _counts(self, layer: Layer) -> NDArray[np.float64]:
-        """(filters,) what BatchNorm multiplies each with, which its error counts by."""
-        norm = self.given.norms.get(layer.norm)
-        if norm is None:
-            return np.ones(layer.out_channels)
-        gain = np.abs(norm.weight.astype(np.float64)) / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
-        return gain + LEAST_WEIGHT * gain.mean() if gain.any() else np.ones(layer.out_channels)
+    def _in_groups(self, layer: Layer, moments: Moments) -> Refitted:
+        size, taken = columns_a_channel(layer), self.grouped[layer.name]
+        dense = self.given.weights[layer.name].reshape(layer.out_channels, -1).astype(np.float64)
+        added = held_by(moments, self.settings.damping)
+        weights, inverse = solved(moments.covariance, moments.cross, dense, added)
+        gains = filter_gains(layer, self.given.norms)
+        weights *= gains[:, None]
+        found: Grouped = group(weights, inverse, size, taken.groups, taken.kept, self._rng, self.settings.refine)
+        self.entries[layer.name] = found.entry(layer.name)
+        variance = float(np.einsum("fc,cd,fd->", weights, moments.covariance, weights, optimize=True))
+        self._errors[layer.name] = found.error / variance if variance > 0 else 0.0
+        return refitted(layer, moments, weights_in_groups(found, layer, size) / gains[:, None])
 
     def notes(self) -> tuple[str, ...]:
         """A sentence if the images are too few for some layer."""
@@ -128,22 +158,26 @@ class _Work:
             f"gkp-cal: the images are few for {name}, which reads more than they tell: {times} times as many would do.",
         )
 
-    def record(self) -> MethodRecord:
+    def table(self) -> RecordTable:
         rows = tuple((name, error) for name, error in self._errors.items())
         text = "The squared error that the removed kernels leave, as a share of the output's variance."
-        return MethodRecord((RecordTable("Error layer by layer", ("layer", "error"), rows, text),))
+        return RecordTable("Error layer by layer", ("layer", "error"), rows, text)
 
 
-def _rows_of(found: Grouped) -> list[tuple[int, ...]]:
-    """Per group its filters, ascending."""
-    return [tuple(np.flatnonzero(found.labels == number).tolist()) for number in range(len(found.groups))]
-
-
-def _entry(layer: Layer, found: Grouped, groupings: Groupings) -> LayerPlan:
-    parts = sorted(zip(_rows_of(found), (part.kept for part in found.groups), strict=True))
-    return LayerPlan(
-        layer.name, tuple(rows for rows, _ in parts), tuple(kept for _, kept in parts), groupings.note(layer.name)
-    )
+def _choices(decision: Decision) -> RecordTable:
+    """What each unit and layer could have become, at what cost."""
+    chosen, rows = decision.chosen.allocation, list[tuple[str, str, float, str]]()
+    for number, widths in decision.candidates.widths.items():
+        unit = decision.among.units[number]
+        for place, width in enumerate(widths):
+            what = f"{len(width.kept)} of {unit.size} channels"
+            rows.append((unit.name, what, width.cost, "chosen" if chosen.widths[number] == place else ""))
+    for name, choices in decision.candidates.grouped.items():
+        for choice in choices:
+            what = f"{choice.grouping.groups} groups of {choice.grouping.kept} inputs"
+            rows.append((name, what, choice.cost, "chosen" if chosen.grouped.get(name) == choice.grouping else ""))
+    text = "How far the outputs move if this alone is changed: of class scores the Kullback-Leibler divergence in nats."
+    return RecordTable("What layers could become", ("layer", "choice", "divergence", ""), tuple(rows), text)
 
 
 def _check_settings(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
-from edgeprune.methods.base import Budget
+from edgeprune.methods.budget import Budget
 from edgeprune.methods.shared.channel_choice import kept_counts, plan_of
 from edgeprune.methods.shared.units import Prunable
 from edgeprune.plans.costs import planned_macs, planned_params

@@ -10,12 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from onnx import ModelProto, NodeProto
 
-from edgeprune.devices.channel_block import is_off_block, reads_blocks, round_up
-from edgeprune.devices.device_profile import KernelKind
+from edgeprune.devices.channel_block import reads_blocks
+from edgeprune.devices.kernels import Kernel, conv_kernel
 from edgeprune.onnx_files.constants import constants
 from edgeprune.onnx_files.graph import attributes, element_bytes
 from edgeprune.onnx_files.shapes import concrete_types
@@ -37,20 +36,6 @@ _WIDE = 1 << 16
 """Columns of a matrix product, which has no border."""
 _REMOVED = frozenset({"Constant", "Dropout", "Identity"})
 _VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
-
-
-class Kernel(NamedTuple):
-    """What decides how fast a node multiplies."""
-
-    kind: KernelKind
-    filters: int
-    """A group, filled up to whole blocks where the kernels work on those."""
-    width: int
-    """Columns of the output."""
-    depth: int
-    """Multiply-adds of one output: inputs a group times the kernel's size."""
-    fill: float = 1.0
-    """Factor of the multiply-adds when channels are filled up."""
 
 
 @dataclass(frozen=True)
@@ -195,23 +180,6 @@ class _Walk:
         if node.op_type not in ("Conv", "FusedConv"):
             return Kernel("pointwise", output[-1], _WIDE, max(macs // math.prod(output), 1))
         return conv_kernel(self.shapes[node.input[1]], _groups(attributes(node)), output[-1], self.block)
-
-
-def conv_kernel(weight: Sequence[int], groups: int, width: int, block: int) -> Kernel:
-    """Of a convolution with a weight (filters, inputs a group, *kernel) and so many columns of output."""
-    filters, inputs, size = weight[0] // groups, weight[1], math.prod(weight[2:])
-    depth = inputs * size
-    off_block = is_off_block(groups, inputs, filters, block)
-    if groups > 1 and inputs == filters == 1:
-        return Kernel("off_block_depthwise" if off_block else "depthwise", 1, width, depth)
-    if off_block:
-        return Kernel("off_block_pointwise" if size == 1 else "off_block", filters, width, depth)
-    # Filters, and inputs of ungrouped convolutions, are filled up to blocks; fewer inputs than a block are not.
-    filled = round_up(filters, block)
-    if inputs < block:
-        return Kernel("image", filled, width, depth, filled / filters)
-    kind: KernelKind = "pointwise" if size == 1 else "spatial"
-    return Kernel(kind, filled, width, depth, filled / filters * round_up(inputs, block) / inputs)
 
 
 def _groups(settings: Mapping[str, object]) -> int:

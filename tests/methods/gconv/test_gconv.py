@@ -21,7 +21,8 @@ from edgeprune.cli import main
 from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError
 from edgeprune.graph import CoupledSet, Graph, Layer
-from edgeprune.methods.base import Budget, Healed, MethodInput, MethodResult, PruneRequest
+from edgeprune.methods.base import Healed, MethodInput, MethodResult, PruneRequest
+from edgeprune.methods.budget import Budget
 from edgeprune.methods.gconv.counts import as_asked, at_most_channels
 from edgeprune.methods.gconv.method import Settings, prune
 from edgeprune.plans.check import check_plan

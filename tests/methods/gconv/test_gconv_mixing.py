@@ -33,7 +33,8 @@ from edgeprune.bundles.bundle import open_bundle
 from edgeprune.cli import main
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
-from edgeprune.methods.base import Budget, MethodInput, MethodResult, PruneRequest
+from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
+from edgeprune.methods.budget import Budget
 from edgeprune.methods.gconv.divider import LayerDivision
 from edgeprune.methods.gconv.method import Settings, prune
 from edgeprune.methods.gconv.mixing import MACS_PER_ELEMENT, TITLE

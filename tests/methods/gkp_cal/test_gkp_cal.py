@@ -17,10 +17,10 @@ import edgeprune
 from edgeprune.datasets.images import Dataset, load_data
 from edgeprune.errors import InputError
 from edgeprune.graph import Layer
-from edgeprune.methods.base import Moments, Refitted
 from edgeprune.methods.gkp_cal.assignment import group
 from edgeprune.methods.gkp_cal.elimination import Matrix, eliminate, errors_without, saliency, solved
-from edgeprune.pruning.layerwise import Layerwise
+from edgeprune.methods.on_images import Moments, Refitted
+from edgeprune.pruning.layerwise import Calibration
 from edgeprune.training.evaluation import EvalResult, evaluate
 from edgeprune.training.loop import TrainSettings, fit
 from edgeprune.zoo import build
@@ -126,14 +126,14 @@ def test_a_network_that_is_fitted_to_itself_stays_as_it_is() -> None:
     torch.manual_seed(0)
     model = networks.settled(networks.Residual())
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    work, seen = Layerwise(model, images()), list[Moments]()
+    work, seen = Calibration(model, images()), list[Moments]()
 
     def fitted(layer: Layer, moments: Moments) -> Refitted:
         seen.append(moments)
         return least_squares(layer, moments)
 
     names = ["a", "b", "c", "d", "e"]
-    work(names, fitted)
+    work.refit(names, fitted)
     assert len(seen) == len(names)
     x = images(4).images
     with torch.no_grad():
@@ -169,8 +169,8 @@ def test_moments_are_those_of_what_a_layer_reads_by_then_and_of_what_the_stream_
         weight = model.get_submodule(layer.name).weight.detach().double().numpy() / 2
         return Refitted(weight, np.full(layer.out_channels, 0.25))
 
-    work = Layerwise(model, images())
-    work(["a", "b"], halved)
+    work = Calibration(model, images())
+    work.refit(["a", "b"], halved)
     with torch.no_grad():
         stem = F.relu(model.stem(images().images))
         dense = stem + model.a_norm(model.a(stem))
@@ -197,7 +197,7 @@ def test_activations_that_are_not_finite_are_told_with_their_layer() -> None:
     with torch.no_grad():
         model.stem.weight[0, 0, 0, 0] = torch.inf
     with pytest.raises(InputError, match="a gives NaN or infinite values"):
-        Layerwise(model, images(4))(["a"], least_squares)
+        Calibration(model, images(4)).refit(["a"], least_squares)
 
 
 # -- the method --------------------------------------------------------------------------------------------------------

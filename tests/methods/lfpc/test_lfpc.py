@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError
 from edgeprune.methods import Trained, load_method, parse_settings
-from edgeprune.methods.base import Budget, MethodInput, PruneRequest
+from edgeprune.methods.base import MethodInput, PruneRequest
+from edgeprune.methods.budget import Budget
 from edgeprune.methods.lfpc.method import Lfpc, Settings, train
 from edgeprune.plans.check import check_plan
 from edgeprune.plans.costs import planned_macs

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError
-from edgeprune.methods.base import Budget, PruneRequest
+from edgeprune.methods.base import PruneRequest
+from edgeprune.methods.budget import Budget
 from edgeprune.methods.lfpc.cost import (
     candidate_counts,
     check_reachable,

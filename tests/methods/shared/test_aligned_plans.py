@@ -18,7 +18,8 @@ from edgeprune.deployment.parity import measure_parity, random_inputs, require_p
 from edgeprune.errors import InputError
 from edgeprune.exporters.to_onnx import to_onnx
 from edgeprune.methods import OneShot, Trained, load_method
-from edgeprune.methods.base import Budget, MethodInput, MethodResult, PruneRequest
+from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
+from edgeprune.methods.budget import Budget
 from edgeprune.onnx_files.model import save_onnx
 from edgeprune.plans.check import check_plan
 from edgeprune.plans.costs import off_block_note, planned_macs, planned_params

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
-from edgeprune.methods.base import Budget, PruneRequest
+from edgeprune.methods.base import PruneRequest
+from edgeprune.methods.budget import Budget
 from edgeprune.methods.shared.budget_rate import rate_for_budget, within_budget
 from edgeprune.methods.shared.channel_choice import highest, kept_count, kept_counts, plan_of, unit_rate, unit_scores
 from edgeprune.methods.shared.units import Coupling, Numbers, Prunable, prunable

@@ -19,7 +19,8 @@ from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.methods import OneShot, Trained, load_method
-from edgeprune.methods.base import Budget, MethodInput, MethodResult, PruneRequest
+from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
+from edgeprune.methods.budget import Budget
 from edgeprune.methods.shared.filter_criteria import by_both, by_distance, by_norm, distance_sums, norms
 from edgeprune.methods.soft.asymptotic_rate import asymptotic_rate
 from edgeprune.methods.soft.training import SoftPruningHooks

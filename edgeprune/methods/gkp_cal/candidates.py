@@ -1,0 +1,177 @@
+"""What layers could become, and what each choice costs in outputs that change: measured on calibration images.
+
+Each unit of channels (`units`) could keep fewer of them, and each convolution could be in groups. The input channels
+that go are those whose loss raises the error of their readers least (`elimination`), and a choice is priced by a trial:
+the dense network with the readers' weights fitted to what is left, alone, against the dense network's outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgeprune.graph import Graph, Layer
+from edgeprune.methods.base import MethodInput
+from edgeprune.methods.gkp_cal.assignment import Grouped, group
+from edgeprune.methods.gkp_cal.elimination import Columns, Matrix, Problem, at_once, removals, solved
+from edgeprune.methods.on_images import Moments, OnImages, Refitted
+from edgeprune.methods.shared.alignment import Grouping
+from edgeprune.methods.shared.reconstruction import can_refit, columns_a_channel, filter_gains, held_by, refitted
+from edgeprune.methods.shared.units import Numbers, Prunable, Unit
+from edgeprune.plans.plan import LayerPlan
+
+WIDTHS = 4
+"""Of a unit that are tried, all channels left out, where the block allows so many."""
+GROUPS = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Width:
+    """A unit with some of its channels."""
+
+    kept: Numbers
+    """Places in the unit, ascending."""
+    cost: float
+    """By how much the outputs change (`OnImages.divergence`)."""
+
+
+@dataclass(frozen=True)
+class InGroups:
+    """A layer in groups."""
+
+    entry: LayerPlan
+    cost: float
+
+    @property
+    def grouping(self) -> Grouping:
+        return Grouping(self.entry.groups, self.entry.kept)
+
+
+@dataclass
+class Candidates:
+    """All choices of a network."""
+
+    widths: dict[int, tuple[Width, ...]] = field(default_factory=dict)
+    """Number of a unit -> its widths, widest first, all channels at no cost among them."""
+    grouped: dict[str, tuple[InGroups, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A layer that reads a unit, as a least-squares problem in its dense inputs."""
+
+    layer: Layer
+    problem: Problem
+    gains: Matrix
+    """(filters,) what its weights in the problem are multiplied with."""
+    dense: Matrix
+    """(filters, columns) its weights."""
+    moments: Moments
+
+    def trial(self) -> Refitted:
+        matrix = self.problem.solution(self.dense.shape[1]) / self.gains[:, None]
+        return refitted(self.layer, self.moments, matrix)
+
+
+class Search:
+    """Looks at a network's layers, and prices what they could become."""
+
+    def __init__(self, given: MethodInput, among: Prunable, damping: float) -> None:
+        assert given.images is not None, "NEEDS_IMAGES"
+        self._given, self._damping = given, damping
+        self._images: OnImages = given.images
+        self._units = {
+            number: readers
+            for number, unit in enumerate(among.units)
+            if (readers := readers_of(unit, given.graph)) and unit.size > 1
+        }
+        self._among = among
+        self._waiting: dict[int, list[_Reader]] = {number: [] for number in self._units}
+        self._found = Candidates()
+
+    def run(self, groupings: Mapping[str, Sequence[Grouping]]) -> Candidates:
+        """`groupings`: those to try of each layer."""
+        self._groupings = groupings
+        names = {name for readers in self._units.values() for name in readers} | set(groupings)
+        self._images.look(names, self._see)
+        return self._found
+
+    def _see(self, layer: Layer, moments: Moments) -> None:
+        dense = self._given.weights[layer.name].reshape(layer.out_channels, -1).astype(np.float64)
+        gains = filter_gains(layer, self._given.norms)
+        scaled = dense * gains[:, None]
+        variance = float(np.einsum("fc,cd,fd->", scaled, moments.covariance, scaled, optimize=True))
+        gains = gains / np.sqrt(variance) if variance > 0 else gains  # errors of several readers as shares
+        cross = dense @ moments.covariance
+        weights, inverse = solved(moments.covariance, cross, dense, held_by(moments, self._damping))
+        weights *= gains[:, None]
+        light = Moments(np.empty((0, 0)), np.empty((0, 0)), moments.read, dense @ moments.read, moments.count)
+        for number, readers in self._units.items():
+            if layer.name in readers:
+                problem = Problem(weights, inverse, readers[layer.name])
+                self._waiting[number].append(_Reader(layer, problem, gains, dense, light))
+                if len(self._waiting[number]) == len(readers):
+                    self._found.widths[number] = self._widths(number, self._waiting.pop(number))
+        if layer.name in self._groupings:
+            self._found.grouped[layer.name] = tuple(
+                self._in_groups(layer, weights, inverse, gains, light, grouping)
+                for grouping in self._groupings[layer.name]
+            )
+
+    def _widths(self, number: int, readers: Sequence[_Reader]) -> tuple[Width, ...]:
+        unit = self._among.units[number]
+        left, found = set(range(unit.size)), [Width(tuple(range(unit.size)), 0.0)]
+        wanted = widths_of(unit, self._among.request.align)
+        step = max(at_once(reader.dense.shape[1]) for reader in readers)
+        steps = removals([reader.problem for reader in readers], unit.size, wanted, step)
+        for gone, _ in steps:
+            left -= set(gone)
+            if len(left) in wanted:
+                cost = self._images.divergence({reader.layer.name: reader.trial() for reader in readers})
+                found.append(Width(tuple(sorted(left)), max(cost, found[-1].cost)))
+        return tuple(found)
+
+    def _in_groups(
+        self, layer: Layer, weights: Matrix, inverse: Matrix, gains: Matrix, moments: Moments, grouping: Grouping
+    ) -> InGroups:
+        size, rng = columns_a_channel(layer), np.random.default_rng(self._given.request.seed)
+        found = group(weights, inverse, size, grouping.groups, grouping.kept, rng, refine=0)
+        matrix = weights_in_groups(found, layer, size) / gains[:, None]
+        cost = self._images.divergence({layer.name: refitted(layer, moments, matrix)})
+        return InGroups(found.entry(layer.name), cost)
+
+
+def weights_in_groups(found: Grouped, layer: Layer, size: int) -> Matrix:
+    """(filters, columns) with zeros where a filter reads nothing."""
+    weight = np.zeros((layer.out_channels, layer.in_channels, size))
+    for filters, part in zip(found.filters, found.groups, strict=True):
+        weight[np.ix_(filters, part.kept)] = part.weights
+    return weight.reshape(len(weight), -1)
+
+
+def readers_of(unit: Unit, graph: Graph) -> dict[str, Columns]:
+    """The layers that read a unit -> (numbers, width) the columns of each number in them.
+
+    Empty where the unit has to stay whole: one of them cannot be fitted anew, or nothing reads it.
+    """
+    found: dict[str, list[Columns]] = {}
+    for name, channels in unit.sets:
+        for layer in map(graph.layer, graph.coupled_set(name).consumers):
+            if layer.is_depthwise:
+                continue
+            if can_refit(layer):
+                return {}
+            size = columns_a_channel(layer)
+            columns = np.asarray(channels)[:, None] * size + np.arange(size)  # (numbers, size)
+            found.setdefault(layer.name, []).append(columns)
+    return {name: np.concatenate(columns, axis=1) for name, columns in found.items()}
+
+
+def widths_of(unit: Unit, block: int) -> list[int]:
+    """Numbers of the unit that could be left, most first: multiples of the block, evenly spread, `WIDTHS` at most."""
+    step = max(1, block // unit.width)
+    whole = [count for count in range(step, unit.size, step)]
+    chosen = np.unique(np.round(np.linspace(0, len(whole) - 1, min(WIDTHS, len(whole)))).astype(int))
+    return [whole[place] for place in chosen[::-1]]
