@@ -39,17 +39,24 @@ class Grouped:
 
 
 def group(
-    weights: Matrix, inverse: Matrix, size: int, groups: int, keep: int, rng: np.random.Generator, refine: int = 3
+    weights: Matrix,
+    inverse: Matrix,
+    size: int,
+    groups: int,
+    keep: int,
+    rng: np.random.Generator,
+    refine: int = 3,
+    step: int = 0,
 ) -> Grouped:
     """Divide filters into `groups` groups of one size that read `keep` input channels each.
 
     `weights`: (filters, channels * size), the least-squares solution, filters weighted as their errors count.
     First by the saliency of single kernels; then, `refine` times at most, by the exact errors of each filter with the
-    channels of each group, for as long as that lowers the error.
+    channels of each group, for as long as that lowers the error. `step`: how many channels go at a time.
     """
     kernels = saliency(weights, inverse, size)  # (filters, channels)
     labels = _by_saliency(kernels, groups, keep, rng)
-    best = _eliminated(weights, inverse, size, labels, groups, keep)
+    best = _eliminated(weights, inverse, size, labels, keep, step)
     channels = range(kernels.shape[1])
     for _ in range(refine):
         errors = np.stack(
@@ -58,7 +65,7 @@ def group(
         labels = balanced_assignment(errors)
         if (labels == best.labels).all():
             break
-        found = _eliminated(weights, inverse, size, labels, groups, keep)
+        found = _eliminated(weights, inverse, size, labels, keep, step)
         if found.error >= best.error * (1 - 1e-9):
             break
         best = found
@@ -91,5 +98,8 @@ def _alternated(kernels: Matrix, labels: Labels, groups: int, keep: int) -> tupl
     return held, labels
 
 
-def _eliminated(weights: Matrix, inverse: Matrix, size: int, labels: Labels, groups: int, keep: int) -> Grouped:
-    return Grouped(labels, tuple(eliminate(weights[labels == number], inverse, size, keep) for number in range(groups)))
+def _eliminated(weights: Matrix, inverse: Matrix, size: int, labels: Labels, keep: int, step: int) -> Grouped:
+    groups = int(labels.max()) + 1
+    return Grouped(
+        labels, tuple(eliminate(weights[labels == number], inverse, size, keep, step) for number in range(groups))
+    )

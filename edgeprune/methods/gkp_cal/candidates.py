@@ -25,6 +25,8 @@ from edgeprune.plans.plan import LayerPlan
 WIDTHS = 4
 """Of a unit that are tried, all channels left out, where the block allows so many."""
 GROUPS = (2, 4, 8)
+PRICING_STEPS = 8
+"""In which channels go from a group whose price is asked."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ class Search:
         self, layer: Layer, weights: Matrix, inverse: Matrix, gains: Matrix, moments: Moments, grouping: Grouping
     ) -> InGroups:
         size, rng = columns_a_channel(layer), np.random.default_rng(self._given.request.seed)
-        found = group(weights, inverse, size, grouping.groups, grouping.kept, rng, refine=0)
+        step = max(at_once(len(inverse)), (layer.in_channels - grouping.kept) // PRICING_STEPS)
+        found = group(weights, inverse, size, grouping.groups, grouping.kept, rng, refine=0, step=step)
         matrix = weights_in_groups(found, layer, size) / gains[:, None]
         cost = self._images.divergence({layer.name: refitted(layer, moments, matrix)})
         return InGroups(found.entry(layer.name), cost)

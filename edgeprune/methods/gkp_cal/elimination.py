@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dgemm
 
 Matrix = NDArray[np.float64]
 Columns = NDArray[np.int64]
@@ -26,6 +27,10 @@ Columns = NDArray[np.int64]
 ONE_BY_ONE = 1024
 """Columns up to which channels go one at a time. Of more, so many times as many go at once, those that alone would cost
 least: which ones is then approximate, what it costs and the weights that are left stay exact."""
+
+
+THROWN_OUT = 0.125
+"""Share of the columns from which on those that are gone are thrown out."""
 
 
 @dataclass(frozen=True)
@@ -46,40 +51,49 @@ class Problem:
     def __init__(self, weights: Matrix, inverse: Matrix, columns: Columns) -> None:
         """`weights`: (filters, all columns), the solution with all of them, filters weighted as their errors count;
         `inverse`: H^-1; both are copied."""
-        self._weights, self._inverse = weights.copy(), inverse.copy()
+        self._weights, self._inverse = weights.copy(), inverse.copy(order="F")
         self._places = columns.copy()
-        """Columns of each number among those that are left; -1 where it is gone."""
-        self._left = np.arange(weights.shape[1])
+        """Columns of each number among those that are held; -1 where it is gone."""
+        self._held = np.arange(weights.shape[1])
+        self._gone = np.zeros(weights.shape[1], dtype=bool)
+        """Which of the columns held are gone: they are thrown out a few at a time."""
 
     def rises(self, numbers: Columns) -> Matrix:
         """(numbers,) by how much the summed squared error rises if this one alone goes."""
         places = self._places[numbers]
         kernels = self._weights[:, places].transpose(1, 0, 2)  # (numbers, filters, width)
         blocks = self._inverse[places[:, :, None], places[:, None, :]]  # (numbers, width, width)
-        found: Matrix = np.einsum("nfi,nif->n", kernels, np.linalg.solve(blocks, kernels.transpose(0, 2, 1)))
+        found: Matrix = (kernels.transpose(0, 2, 1) * np.linalg.solve(blocks, kernels.transpose(0, 2, 1))).sum((1, 2))
         return found
 
     def remove(self, numbers: Columns) -> float:
         """Without these numbers; by how much the error rises."""
         gone = self._places[numbers].ravel()
         taken, rows = self._weights[:, gone], self._inverse[gone]
-        scaled = np.linalg.solve(rows[:, gone], rows)  # (gone, columns)
-        rise = float(np.einsum("fc,cf->", taken, np.linalg.solve(rows[:, gone], taken.T)))
-        stays = np.ones(len(self._left), dtype=bool)
-        stays[gone] = False
-        weights, inverse = self._weights[:, stays], self._inverse[np.ix_(stays, stays)]
-        weights -= taken @ scaled[:, stays]
-        inverse -= rows[:, stays].T @ scaled[:, stays]
-        self._weights, self._inverse, self._left = weights, inverse, self._left[stays]
-        moved = np.cumsum(stays) - 1
+        both = np.linalg.solve(rows[:, gone], np.concatenate([rows, taken.T], axis=1))
+        scaled, solved_for = both[:, : rows.shape[1]], both[:, rows.shape[1] :]
+        self._weights -= taken @ scaled
+        # In place: a product and a difference of this size cost several times as much.
+        self._inverse = dgemm(-1.0, rows, scaled, beta=1.0, c=self._inverse, trans_a=True, overwrite_c=True)
         self._places[numbers] = -1
+        self._gone[gone] = True
+        if self._gone.mean() > THROWN_OUT:
+            self._throw_out()
+        return float((taken.T * solved_for).sum())
+
+    def _throw_out(self) -> None:
+        stays = np.flatnonzero(~self._gone)
+        moved = np.full(len(self._gone), -1)
+        moved[stays] = np.arange(len(stays))
         self._places = np.where(self._places >= 0, moved[self._places], -1)
-        return rise
+        self._weights = self._weights[:, stays]
+        self._inverse = np.asfortranarray(self._inverse[np.ix_(stays, stays)])
+        self._held, self._gone = self._held[stays], np.zeros(len(stays), dtype=bool)
 
     def solution(self, columns: int) -> Matrix:
         """(filters, all columns) with zeros where a column is gone."""
         full = np.zeros((len(self._weights), columns))
-        full[:, self._left] = self._weights
+        full[:, self._held] = np.where(self._gone, 0.0, self._weights)
         return full
 
 
