@@ -12,15 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeprune.devices.device_profile import DeviceProfile, load_profile, rate_from
+from edgeprune.devices.device_profile import DeviceProfile, MoveKind, load_profile, rate_from
 from edgeprune.devices.this_machine import default_profile_name
 
 MOVED_BYTES = 8
 """For each element that is moved: 4 in, 4 out."""
 TYPICAL_BYTES = 2 * 2**20
 """That one Gather touches, where the profile tells bandwidths by it."""
-NODES = 3
-"""That are started for a Gather: itself, and the reordering of data before and behind it."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,8 @@ class GatherPrice:
     """The profile's name."""
     macs_per_element: float
     """Of moving one element, with the reordering of data around it."""
-    macs_per_node: float = 0.0
-    """Of starting one node."""
+    macs_per_gather: float = 0.0
+    """Of starting its nodes, however little they move."""
     rates: Mapping[int, float] = field(default_factory=dict)
     """Filters a group, from that number on -> share of the full rate; empty: the full rate for all."""
 
@@ -40,22 +38,23 @@ class GatherPrice:
     def of(profile: DeviceProfile) -> GatherPrice:
         """From the profile's cost table, or derived where it has none; what it does not tell at all costs nothing."""
         table, execution, full_rate = profile.convolution, profile.execution, profile.macs_per_s_of(1)
+        reorders = bool(execution and "reorder" in execution.bandwidths)
+        moves: list[MoveKind] = ["gather", "reorder", "reorder"] if reorders else ["gather"]  # each a node of its own
         if table:
-            return GatherPrice(profile.name, table.gather_macs_per_element, table.macs_per_node, table.rates)
-        moves = [profile.bytes_per_s_of(1, TYPICAL_BYTES, "gather")]
-        if execution and "reorder" in execution.bandwidths:
-            moves += 2 * [profile.bytes_per_s_of(1, TYPICAL_BYTES, "reorder")]
-        spatial = execution.rates.get("spatial") if execution else None
-        return GatherPrice(
-            profile.name,
-            macs_per_moved_element(moves, full_rate),
-            execution.dispatch_us.value * 1e-6 * full_rate if execution else 0.0,
-            spatial.by_filters if spatial else {},
+            per_gather = len(moves) * table.macs_per_node
+            return GatherPrice(profile.name, table.gather_macs_per_element, per_gather, table.rates)
+        per_element = macs_per_moved_element(
+            (profile.bytes_per_s_of(1, TYPICAL_BYTES, move) for move in moves), full_rate
         )
+        if not execution:
+            return GatherPrice(profile.name, per_element)
+        rates = execution.rates["spatial"].by_filters if "spatial" in execution.rates else {}
+        per_gather = len(moves) * execution.dispatch_us.value * 1e-6 * full_rate
+        return GatherPrice(profile.name, per_element, per_gather, rates)
 
     def gather(self, elements: int) -> float:
         """Of a Gather that moves so many elements; 0 for none, which is no Gather."""
-        return elements * self.macs_per_element + NODES * self.macs_per_node if elements else 0.0
+        return elements * self.macs_per_element + self.macs_per_gather if elements else 0.0
 
     def convolution(self, macs: int, filters: int) -> float:
         """Of a convolution on the channel block with so many multiply-adds, and filters a group."""

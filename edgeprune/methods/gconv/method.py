@@ -271,7 +271,7 @@ def _used_settings(settings: Settings, request: PruneRequest) -> dict[str, Any]:
         values["gather_price"] = {
             "device": price.device,
             "macs_per_element": price.macs_per_element,
-            "macs_per_node": price.macs_per_node,
+            "macs_per_gather": price.macs_per_gather,
             "rates": {str(filters): rate for filters, rate in price.rates.items()},
         }
         return values
