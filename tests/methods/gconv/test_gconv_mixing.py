@@ -39,6 +39,7 @@ from edgeprune.methods.gconv.divider import LayerDivision
 from edgeprune.methods.gconv.method import Settings, prune
 from edgeprune.methods.gconv.mixing import MACS_PER_ELEMENT, TITLE
 from edgeprune.methods.gconv.partitions import Key, Links, annealed, ascended, improved, numbered
+from edgeprune.methods.tmi_gkp import method as tmi_gkp
 from edgeprune.plans.check import check_plan
 from edgeprune.plans.costs import planned_macs
 from edgeprune.plans.gathers import planned_gathers
@@ -272,6 +273,19 @@ def test_a_share_or_freedom_that_is_asked_for_holds(how: Settings, request_: dic
     found, expected = prune(given, how), prune(unpriced, Settings(gather_share=share))
     assert found.plan == expected.plan
     assert "gather_price" not in found.plan.settings
+
+
+def test_only_gconv_tells_a_price() -> None:
+    model, graph = network("basic blocks")
+    plans = [
+        tmi_gkp.prune(
+            MethodInput(graph, layer_weights(model), PruneRequest(groups=4, gather_price=price)),
+            tmi_gkp.Settings(schemes=("spectral",)),
+        ).plan
+        for price in (None, GatherPrice("a device", 4.0, 0.0, {8: 0.5}))
+    ]
+    assert plans[0].to_json() == plans[1].to_json()
+    assert "gather_price" not in plans[0].settings
 
 
 def test_a_search_that_heals_is_not_priced() -> None:
