@@ -17,6 +17,7 @@ from edgeprune.deployment.clock import clock_for
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.deployment.options import DeployOptions
 from edgeprune.devices.device_profile import channel_block_for
+from edgeprune.devices.gather_price import gather_price_for
 from edgeprune.errors import InputError
 from edgeprune.exporters.options import ExportOptions
 from edgeprune.io.arrays import Feeds
@@ -245,6 +246,7 @@ def _request(
         limits,
         tuple(rates.items()),
         channel_block_for(align, device_profile),
+        gather_price_for(align, device_profile),
     )
 
 

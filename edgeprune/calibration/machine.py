@@ -7,7 +7,6 @@ block is found by a sweep over channels a group. The runtime tells the times of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,6 +39,7 @@ from edgeprune.devices.device_profile import (
     MoveKind,
     load_profile,
 )
+from edgeprune.devices.gather_price import macs_per_moved_element
 from edgeprune.devices.this_machine import default_profile_name
 from edgeprune.io import progress
 from edgeprune.profiling.environment import current_environment, usable_cores
@@ -228,13 +228,13 @@ def _lowering_costs(execution: ExecutionCosts, peak: float, block: int, bench: _
     spatial = execution.rates["spatial"].by_filters
     off_block = execution.rates.get("off_block")
     gather, reorder = (execution.bandwidths.get(what) for what in ("gather", "reorder"))
-    moves = [table.by_mib[2] for table in (gather, reorder, reorder) if table]  # into the other layout and back
+    moves = [table.by_mib[2] * 1e9 for table in (gather, reorder, reorder) if table]  # into the other layout and back
     return ConvolutionCosts(
         rates=spatial,
         off_block_rate=_rounded(
             off_block.share(block // 2, WIDTH, 9 * block // 2) if off_block else min(spatial.values())
         ),
-        gather_macs_per_element=_rounded(math.fsum(8e-9 / rate for rate in moves) * peak),  # 4 bytes in, 4 out
+        gather_macs_per_element=_rounded(macs_per_moved_element(moves, peak)),
         macs_per_node=_rounded(execution.dispatch_us.value * 1e-6 * peak),
         certainty="measured",
         source=bench.source("from the figures of [execution]"),

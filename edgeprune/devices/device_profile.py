@@ -238,6 +238,11 @@ def channel_block_for(align: int | str, profile: str | Path = "") -> int:
         raise InputError(f"--align {align!r} is no block", expected="auto, none, or a number such as 16") from None
 
 
+def rate_from(rates: Mapping[int, float], filters: int) -> float:
+    """The entry of `ConvolutionCosts.rates` for so many filters a group: of fewer than any, the lowest rate."""
+    return max((rate for least, rate in rates.items() if least <= filters), default=min(rates.values()))
+
+
 def _between(table: Mapping[int, float], at: float) -> float:
     """The table's value at a point: linear between two entries, constant beyond the first and the last."""
     points = sorted(table.items())

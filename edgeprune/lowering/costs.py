@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from edgeprune.devices.channel_block import round_up
-from edgeprune.devices.device_profile import ConvolutionCosts, DeviceProfile
+from edgeprune.devices.device_profile import ConvolutionCosts, DeviceProfile, rate_from
 from edgeprune.lowering.forms import GROUPED, Form, Shape, candidate_forms, executed_macs, shape_of
 from edgeprune.lowering.layers import GroupedLayer
 from edgeprune.lowering.record import LoweringRecord, layer_choices
@@ -65,5 +65,4 @@ def _rate(shape: Shape, costs: ConvolutionCosts, block: int) -> float:
         return costs.off_block_rate
     # A dense convolution may have any width: it is filled up to the block, zeros included.
     filled = round_up(shape.filters, block)
-    rate = max((rate for filters, rate in costs.rates.items() if filters <= filled), default=min(costs.rates.values()))
-    return rate * (shape.filters / filled) * (shape.inputs / round_up(shape.inputs, block))
+    return rate_from(costs.rates, filled) * (shape.filters / filled) * (shape.inputs / round_up(shape.inputs, block))

@@ -109,11 +109,13 @@ class Method:
 
 
 GCONV: Mapping[str, Any] = {"method": "gconv", "include_shortcuts": True, "align": "auto"}
+FREE: Mapping[str, Any] = {**GCONV, "settings": {"gather_share": 1}}
 TMI: Mapping[str, Any] = {"method": "tmi-gkp", "rate": 0.4375, "settings": {"schemes": "spectral"}}
 METHODS = (
-    Method("gconv", GCONV),
+    Method("gconv", FREE),
+    Method("gconv-priced", GCONV),
     Method("gconv-tied", {**GCONV, "settings": {"gather_share": 0.02}}),
-    Method("gconv-3x3", GCONV, networks=("torchvision:resnet18", "torchvision:resnet50"), only_3x3=True),
+    Method("gconv-3x3", FREE, networks=("torchvision:resnet18", "torchvision:resnet50"), only_3x3=True),
     Method("tmi-gkp-paper", TMI, groups=8),
     Method("tmi-gkp-aligned", {**TMI, "align": "auto"}, groups=8),
 )

@@ -52,6 +52,7 @@ class MethodFlags:
     def request(self, method: str, seed: int, groups: int | None = None, share_partitions: bool = True) -> PruneRequest:
         """What is asked of a method; InputError for what it does not take, and for what cannot be read."""
         from edgeprune.devices.device_profile import channel_block_for
+        from edgeprune.devices.gather_price import gather_price_for
         from edgeprune.methods import amounts
         from edgeprune.methods.base import PruneRequest
         from edgeprune.methods.budget import Budget
@@ -70,6 +71,7 @@ class MethodFlags:
             budget,
             layer_rates,
             channel_block_for(self.align, self.device_profile),
+            gather_price_for(self.align, self.device_profile),
         )
 
 

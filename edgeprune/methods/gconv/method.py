@@ -5,7 +5,7 @@ follows from the most channels a group may have (`max_group_channels`), or is se
 with an alignment (`--align`) the channels a group, in and out, are multiples of a block.
 With shared partitions, the layers of one coupled set that have as many groups divide their filters alike: what divides
 them best is decided by the sum of their importance, not by the first of them. How many of the Gathers remain that stand
-where the groups of two layers in a row differ is a matter of `gather_share` (see `mixing`).
+where the groups of two layers in a row differ is a matter of `gather_share`, or of their price (see `mixing`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from edgeprune.devices.gather_price import GatherPrice
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer
 from edgeprune.methods import setting
@@ -34,7 +35,7 @@ from edgeprune.methods.base import (
 from edgeprune.methods.gconv.counts import GroupCounts, as_asked, at_most_channels, powers_of_two
 from edgeprune.methods.gconv.divider import Divider, Divisions
 from edgeprune.methods.gconv.importance import kernel_importance
-from edgeprune.methods.gconv.mixing import mix
+from edgeprune.methods.gconv.mixing import USUAL, mix
 from edgeprune.methods.gconv.search import Heal, Terms, record, search
 from edgeprune.methods.gconv.solver import Solver
 from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordTable
@@ -76,10 +77,11 @@ class Settings:
     finetune_every: int = setting(
         0, "--budget: fine-tune one epoch after every so many steps (needs --finetune-epochs); 0: never", paper="0 or 1"
     )
-    gather_share: float = setting(
-        1.0,
+    gather_share: float | Literal["auto"] = setting(
+        "auto",
         "the most time that Gathers may take, as a share of the grouped network's; 1: every layer divides its inputs "
-        "freely; 0: partitions are equal wherever they can be",
+        "freely; 0: partitions are equal wherever they can be; auto: with --align auto those that the device profile's "
+        "price makes worth it, else 1",
         paper="none; its layers divide freely",
     )
 
@@ -123,8 +125,9 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
         else:
             divisions = divider.divide({name: counts[0] for name, counts in candidates.items()})
         notes: tuple[str, ...] = ()
-        if settings.gather_share < 1.0:
-            mixed = mix(graph, divider, divisions, settings.gather_share)
+        share, price = _gathers(settings, request)
+        if share is None or share < 1.0:
+            mixed = mix(graph, divider, divisions, share, price)
             divisions, notes = mixed.divisions, (mixed.note,)
             records = MethodRecord((*records.tables, mixed.table), records.curves)
         recovery = divider.recovery(divisions)
@@ -171,6 +174,15 @@ def _heal(given: MethodInput, settings: Settings, reasons: Mapping[str, str], la
     return heal
 
 
+def _gathers(settings: Settings, request: PruneRequest) -> tuple[float | None, GatherPrice]:
+    """The share of the time that Gathers may take, or None where only what each gains is weighed; and their price."""
+    if settings.gather_share != "auto":
+        return settings.gather_share, USUAL
+    if request.gather_price is None or not request.share_partitions or settings.finetune_every:
+        return 1.0, USUAL
+    return None, request.gather_price
+
+
 def _plan(
     given: MethodInput, settings: Settings, divisions: Divisions, reasons: Mapping[str, str], asked: Mapping[str, int]
 ) -> Plan:
@@ -211,6 +223,7 @@ def _nothing_to_group(graph: Graph, reasons: Mapping[str, str], align: int) -> I
 def _check_settings(settings: Settings, given: MethodInput) -> None:
     """InputError for a value that means nothing or lacks what it needs, however the settings were made."""
     budget = given.request.budget.is_given
+    share = 1.0 if settings.gather_share == "auto" else settings.gather_share
     checks = (
         ("importance", settings.importance in ("l2", "l1", "taylor"), "l2, l1 or taylor"),
         ("solver", settings.solver in ("alternating", "paper"), "alternating or paper"),
@@ -220,7 +233,7 @@ def _check_settings(settings: Settings, given: MethodInput) -> None:
         ("max_group_channels", settings.max_group_channels >= 0, "0 or a positive integer"),
         ("max_groups", settings.max_groups >= 2, "an integer of 2 or more"),
         ("finetune_every", settings.finetune_every >= 0, "0 or a positive integer"),
-        ("gather_share", 0.0 <= settings.gather_share <= 1.0, "a share from 0 to 1"),
+        ("gather_share", 0.0 <= share <= 1.0, "a share from 0 to 1, or auto"),
     )
     for name, good, expected in checks:
         if not good:
@@ -231,9 +244,9 @@ def _check_settings(settings: Settings, given: MethodInput) -> None:
         raise InputError("both a budget and max_group_channels decide the groups", remedy="leave one of them out")
     if settings.finetune_every and not budget:
         raise InputError("finetune_every is set, but there is no search", remedy="pass --budget, such as macs=0.5")
-    if settings.gather_share < 1.0 and not given.request.share_partitions:
+    if share < 1.0 and not given.request.share_partitions:
         raise InputError("gather_share below 1 needs shared partitions", remedy="leave out --no-share-partitions")
-    if settings.gather_share < 1.0 and settings.finetune_every:
+    if share < 1.0 and settings.finetune_every:
         raise InputError(
             "finetune_every heals the network under divisions that gather_share would change afterwards",
             remedy="leave one of them out",
@@ -252,4 +265,14 @@ def _used_settings(settings: Settings, request: PruneRequest) -> dict[str, Any]:
     if not request.budget.is_given and not settings.max_group_channels:
         values["groups"] = request.groups
     values |= {"skip": list(request.skip), "budget": dataclasses.asdict(request.budget), "align": request.align}
-    return values | dataclasses.asdict(settings)
+    values |= dataclasses.asdict(settings)
+    share, price = _gathers(settings, request)
+    if share is None:
+        values["gather_price"] = {
+            "device": price.device,
+            "macs_per_element": price.macs_per_element,
+            "macs_per_gather": price.macs_per_gather,
+            "rates": {str(filters): rate for filters, rate in price.rates.items()},
+        }
+        return values
+    return values | {"gather_share": share}

@@ -2,9 +2,8 @@
 
 A layer that divides its input channels as its own importance wants needs a Gather in front of it wherever another
 grouped layer writes or reads the same channels. A *tied* layer reads the groups that are there already, and keeps less
-importance. All layers are tied first; those that gain most for what their Gather costs are then set free, for as long
-as the Gathers take no more than a share of the network's time. A Gather's cost is that of the multiply-adds that could
-be done in its time.
+importance. All layers are tied first; those whose gain is worth their Gather are then set free (see `freeing`). A
+Gather's cost is that of the multiply-adds that could be done in its time.
 """
 
 from __future__ import annotations
@@ -14,8 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgeprune.devices.gather_price import GatherPrice
 from edgeprune.graph import Graph, Layer
 from edgeprune.methods.gconv.divider import Divider, Divisions, LayerDivision
+from edgeprune.methods.gconv.freeing import Choice, Terms, freed_layers
 from edgeprune.methods.gconv.partitions import Key, Links, Partitions, annealed, ascended, numbered
 from edgeprune.methods.gconv.solver import Matrix
 from edgeprune.methods.shared.clustering import Labels
@@ -24,8 +25,10 @@ from edgeprune.plans.method_record import RecordTable
 from edgeprune.plans.plan import LayerPlan
 
 MACS_PER_ELEMENT = 28
-"""Multiply-adds of a fast convolution in the time in which one element goes through a Gather and the reordering of data
-around it, as measured with ONNX Runtime on a CPU with AVX-512. Not the device profile's: plans are equal anywhere."""
+USUAL = GatherPrice("", MACS_PER_ELEMENT)
+"""Where a share of the time is asked for: multiply-adds of a fast convolution in the time in which one element goes
+through a Gather and the reordering of data around it, as measured with ONNX Runtime on a CPU with AVX-512. Not the
+device profile's: plans are then equal anywhere."""
 STARTS = 1
 """Annealed starts, times the solver's effort."""
 TITLE = "Where channels mix"
@@ -44,68 +47,62 @@ class Mixed:
     note: str
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What it means for one layer to be tied or free."""
-
-    tied: float
-    """Share of its importance that it keeps when all layers are tied."""
-    free: float
-    """Share that it keeps when all layers are free."""
-    elements: int
-    """That its Gather moves a sample."""
-
-
-def mix(graph: Graph, divider: Divider, divisions: Divisions, share: float) -> Mixed:
-    """Divisions whose Gathers take at most `share` of the network's time, as far as they can be avoided.
+def mix(graph: Graph, divider: Divider, divisions: Divisions, share: float | None, price: GatherPrice = USUAL) -> Mixed:
+    """Divisions whose Gathers take at most `share` of the network's time, as far as they can be avoided; or, without
+    one, those in which every Gather that can be avoided is worth its price.
 
     `divisions` are those in which every layer divides its inputs freely, and every coupled set has one division of its
     channels for each number of groups; they are what comes back where their Gathers are within the share. The result is
     the same on every run.
     """
-    limit = Limit(share, macs_left(graph, divisions))
+    terms = Terms(price, share, _layers_cost(graph, divisions, price))
     cannot = untieable(graph, divisions)
     tied = tie(graph, divisions, divider, free=cannot)
     if_tied, if_free = divider.recovery(tied.divisions()), divider.recovery(divisions)
     choices = {
-        name: Choice(if_tied[name], if_free[name], _input_elements(graph.layer(name)))
-        for name in divisions
+        name: _choice(graph.layer(name), division.groups, price, if_tied[name], if_free[name])
+        for name, division in divisions.items()
         if name not in cannot
     }
     wanted = gathers_of(divisions, graph)
-    if limit.allows(wanted.elements):
+    if terms.allows(terms.cost(wanted)):
         found = dict(divisions)
     else:
         found = tied.divisions()
-        freed = _freed(tied.links, choices, limit, gathers_of(found, graph).elements)
+        freed = freed_layers(tied.links, choices, terms, terms.cost(gathers_of(found, graph)))
         if freed:
             found = tie(graph, divisions, divider, free={*cannot, *freed}, known=tied).divisions()
     gathers = gathers_of(found, graph)
-    shares = f"{limit.taken(gathers.elements):.1%} of the network's time where {limit.taken(wanted.elements):.1%}"
-    note = (
-        f"{gathers.count} of {wanted.count} Gathers remain: an estimated {shares} would go to a free division of "
-        "every layer's inputs"
-    )
-    if not limit.allows(gathers.elements):
-        note += f"; more than the {share:.1%} asked for, but no division of channels avoids these"
+    note = _note(terms, gathers, wanted)
     return Mixed(found, _table(choices, cannot, found, gathers, note), note)
 
 
-@dataclass(frozen=True)
-class Limit:
-    """The most time that Gathers may take, as a share of the whole."""
+def _choice(layer: Layer, groups: int, price: GatherPrice, tied: float, free: float) -> Choice:
+    elements = _input_elements(layer)
+    own = price.convolution(layer.macs // groups, layer.out_channels // groups)
+    return Choice(tied, free, elements, price.gather(elements), own)
 
-    share: float
-    macs: int
-    """Multiply-adds a sample of the network as planned."""
 
-    def taken(self, elements: int) -> float:
-        """The share of the time that it takes to move so many elements."""
-        cost = elements * MACS_PER_ELEMENT
-        return cost / (self.macs + cost) if cost else 0.0
+def _layers_cost(graph: Graph, divisions: Divisions, price: GatherPrice) -> float:
+    """What all layers cost a sample under these divisions, in multiply-adds at full rate."""
+    groups = {layer.name: divisions[layer.name].groups if layer.name in divisions else 1 for layer in graph.layers}
+    return sum(
+        price.convolution(layer.macs // groups[layer.name], layer.out_channels // groups[layer.name])
+        for layer in graph.layers
+    )
 
-    def allows(self, elements: int) -> bool:
-        return self.taken(elements) <= self.share
+
+def _note(terms: Terms, gathers: PlannedGathers, wanted: PlannedGathers) -> str:
+    """How many Gathers are left, of those of a free division, and the time that they take."""
+    cost = terms.cost(gathers)
+    shares = f"{terms.taken(cost):.1%} of the network's time where {terms.taken(terms.cost(wanted)):.1%}"
+    left = f"{gathers.count} of {wanted.count} Gathers remain"
+    if terms.share is None:
+        left += f", priced for {terms.price.device}"
+    note = f"{left}: an estimated {shares} would go to a free division of every layer's inputs"
+    if terms.share is not None and not terms.allows(cost):
+        note += f"; more than the {terms.share:.1%} asked for, but no division of channels avoids these"
+    return note
 
 
 @dataclass(frozen=True)
@@ -220,12 +217,6 @@ def gathers_of(divisions: Divisions, graph: Graph) -> PlannedGathers:
     return planned_gathers(_entries(divisions), graph)
 
 
-def macs_left(graph: Graph, divisions: Divisions) -> int:
-    """Multiply-adds a sample of the network under these divisions."""
-    groups = {name: division.groups for name, division in divisions.items()}
-    return sum(layer.macs // groups.get(layer.name, 1) for layer in graph.layers)
-
-
 def _best(links: Links, divisions: Divisions, divider: Divider, known: Partitions | None = None) -> Partitions:
     """The best that ascent finds from all starts; of equals the first start's."""
     seeds = range(divider.solver.seed, divider.solver.seed + STARTS * divider.solver.effort)
@@ -237,26 +228,6 @@ def _best(links: Links, divisions: Divisions, divider: Divider, known: Partition
 def _input_elements(layer: Layer) -> int:
     """Elements of its input tensor a sample."""
     return layer.in_channels * layer.input_positions
-
-
-def _freed(links: Links, choices: Mapping[str, Choice], limit: Limit, elements: int) -> list[str]:
-    """The layers to set free: the greatest gain for each element moved first, where it is within the limit.
-
-    `elements`: moved by the Gathers that stand when all are tied.
-    """
-
-    def worth(name: str) -> float:
-        choice = choices[name]
-        return (choice.tied - choice.free) / max(choice.elements, 1)
-
-    freed: list[str] = []
-    for name in sorted(choices, key=worth):  # of equals the first layer
-        choice, key = choices[name], links.reads[name]
-        others = [other for other in links.layers[key] if links.writes[other] == key or other not in (*freed, name)]
-        if choice.free > choice.tied and others and limit.allows(elements + choice.elements):
-            freed.append(name)
-            elements += choice.elements
-    return freed
 
 
 def _table(

@@ -185,7 +185,8 @@ def _used_settings(
     settings: Settings, request: PruneRequest, clusters_sha256: str, epochs: list[int]
 ) -> dict[str, Any]:
     """Every setting with the value that was used, JSON-able and without local paths."""
-    values: dict[str, Any] = {f.name: getattr(request, f.name) for f in dataclasses.fields(request) if f.name != "seed"}
+    unused = ("seed", "gather_price")
+    values = {f.name: getattr(request, f.name) for f in dataclasses.fields(request) if f.name not in unused}
     return (
         values
         | dataclasses.asdict(settings)

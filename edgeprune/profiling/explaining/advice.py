@@ -21,8 +21,9 @@ REMEDIES: Mapping[str, str] = {
     "part-block": "prune with --align auto where filters or channels miss the block",
     "few-filters": "prune into fewer --groups, which leaves more filters in each",
     "zeros": "prune into groups that fit the block (--align auto), so that no zeros are filled in",
-    "gather": "let neighbours agree on their groups (gconv with --set gather_share=0.02) where Gathers take time",
-    "reorder": "prune with --align auto, or so that fewer Gathers are left (gconv with --set gather_share=0.02), where "
+    "gather": "let neighbours agree on their groups (gconv with --align auto, or --set gather_share=0) where Gathers "
+    "take time",
+    "reorder": "prune with --align auto, or so that fewer Gathers are left (gconv with --set gather_share=0), where "
     "data is reordered",
     "dispatch": "share the cost of starting operations among larger batches, or leave small layers dense (--skip)",
     "threads": "try fewer --threads, or larger batches, where there is too little work to share",
