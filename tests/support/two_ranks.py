@@ -1,6 +1,7 @@
-"""What two processes find when they train together: each runs this module, and prints what it found as JSON.
+"""What two processes find when they train together: each runs this module, prints what it found as JSON, and prunes and
+fine-tunes by the command line.
 
-`found_by_both` starts them, as torchrun would, and gives what each of them printed.
+`found_by_both` starts them, as torchrun would.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edgeprune.cli import main
 from edgeprune.datasets.images import Dataset
 from edgeprune.errors import EdgepruneError
 from edgeprune.methods.base import Budget, PruneRequest
@@ -29,29 +32,34 @@ from edgeprune.training.ranks import Ranks
 from edgeprune.training.state import weights_fingerprint
 from edgeprune.zoo import build
 
+BEGIN = "found: "
 SETTINGS = TrainSettings(epochs=2, batch_size=16, learning_rate=0.05, precision="fp32", device="cpu")
 STILL = replace(SETTINGS, epochs=1, learning_rate=1e-12)
 """Leaves the weights as they are, so that the statistics of the batches can be compared."""
 METHODS: Mapping[str, tuple[str, ...]] = {"sfp": (), "fpgm-mix": (), "csgd": (), "lfpc": ("validation_batch=8",)}
 
 
-def found_by_both() -> list[dict[str, Any]]:
-    """What rank 0 and rank 1 printed."""
+def found_by_both(folder: Path) -> list[dict[str, Any]]:
+    """What rank 0 and rank 1 found, and under "said" what the command line then said; it wrote the bundle `pruned` into
+    the folder, in which each rank left a file with its output."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     started = []
     for rank in ("0", "1"):
         told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__]
-        started.append(subprocess.Popen(command, env={**os.environ, **told}, stdout=subprocess.PIPE, text=True))
+        with (folder / rank).open("w") as output:
+            command, environment = [sys.executable, __file__], {**os.environ, **told}
+            started.append(subprocess.Popen(command, env=environment, cwd=folder, stdout=output, stderr=output))
     try:
-        printed = [process.communicate(timeout=300)[0] for process in started]
+        codes = [process.wait(timeout=300) for process in started]
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0, 0]
-    return [json.loads(text.splitlines()[-1]) for text in printed]
+    said = [(folder / rank).read_text().partition(BEGIN)[2] for rank in ("0", "1")]
+    assert codes == [0, 0], said
+    first_lines = [text.partition("\n") for text in said]
+    return [{**json.loads(found), "said": rest} for found, _, rest in first_lines]
 
 
 def toy_data(count: int = 35) -> Dataset:
@@ -143,6 +151,11 @@ def found() -> Mapping[str, Any]:
     }
 
 
+def prune() -> int:
+    flags = "--arch resnet8 --random-init --num-classes 10 --input-size 1,16,16 --method fpgm --rate 0.5"
+    return main(f"prune {flags} --data digits --finetune-epochs 1 --precision fp32 -o pruned".split())
+
+
 if __name__ == "__main__":
-    print(json.dumps(found()))
-    collectives.leave_to_first()
+    print(BEGIN + json.dumps(found()), flush=True)
+    sys.exit(prune())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from two_ranks import METHODS, SETTINGS, STILL, Seeing, found_by_both, toy_data, with_norms, without_norms
 
+from edgeprune.bundles.bundle import open_bundle
 from edgeprune.datasets.images import batches
 from edgeprune.errors import InputError
 from edgeprune.io.progress import shown
@@ -130,12 +131,17 @@ def test_alone_nothing_is_told_and_no_group_is_made() -> None:
 
 # -- together ----------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def both() -> list[dict[str, Any]]:
-    return found_by_both()
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path) -> list[dict[str, Any]]:
+    return found_by_both(folder)
 
 
 def test_all_end_with_the_same_bits(both: list[dict[str, Any]]) -> None:
-    assert both[0] == both[1]
+    assert {**both[0], "said": ""} == {**both[1], "said": ""}
     assert set(both[0]["methods"]) == set(METHODS)
 
 
@@ -163,6 +169,14 @@ def test_ranks_that_do_not_agree_are_told_what_differs(both: list[dict[str, Any]
     assert "network or data of process 1 are not those of process 0: data;" in both[0]["other data"]
     assert "weights after epoch 1 of process 1 are not those of process 0: model.conv.bias;" in both[1]["own numbers"]
     assert "batch size 3 for 2 processes" in both[0]["small batch"]
+
+
+def test_pruning_fine_tunes_on_both_and_the_first_writes_and_speaks(both: list[dict[str, Any]], folder: Path) -> None:
+    assert both[1]["said"] == ""
+    assert "1 epochs on 2 processes" in both[0]["said"]
+    assert "MACs" in both[0]["said"]
+    assert {path.name for path in folder.iterdir()} == {"0", "1", "pruned"}
+    assert open_bundle(folder / "pruned").faults() == []
 
 
 def test_two_processes_note_that_one_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
