@@ -123,7 +123,7 @@ def leave_to_first() -> None:
     ranks = Ranks.here()
     if ranks.is_alone:
         return
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_initialized():
         dist.destroy_process_group()
     if not ranks.is_first:
         raise SystemExit(0)
@@ -138,11 +138,9 @@ def _run(collective: Callable[..., object], *arguments: object) -> None:
 
 def _meet() -> None:
     """Make the process group, once all ranks are there."""
-    if not dist.is_available():  # some builds for single-board computers
-        raise InputError("this build of torch has no torch.distributed", remedy="start it without torchrun")
     if dist.is_initialized():
         return
-    from torch.distributed.rendezvous import rendezvous  # which such a build lacks
+    from torch.distributed.rendezvous import rendezvous  # builds without torchrun lack it
 
     ranks = Ranks.here()
     if ranks.on_one_machine:  # by default gloo and NCCL listen where the machine's name leads
