@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,6 +23,8 @@ from edgeprune.io.progress import note
 from edgeprune.io.user_code import is_file_spec
 
 Split = Literal["train", "test"]
+Piece = Callable[[int], slice]
+"""Of a batch of so many images, those that are wanted here: a slice with both ends."""
 
 # The values that the public CIFAR checkpoints were trained with.
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -164,26 +166,39 @@ def check_labels(dataset: Dataset, num_classes: int) -> None:
         )  # fmt: skip
 
 
+def _whole(count: int) -> slice:
+    return slice(0, count)
+
+
 def batches(
-    dataset: Dataset, batch_size: int, *, shuffle: torch.Generator | None = None, augment: bool = False
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    shuffle: torch.Generator | None = None,
+    augment: bool = False,
+    piece: Piece = _whole,
 ) -> Iterator[tuple[Tensor, Any]]:
     """Batches of normalised images (n, C, H, W) float32 and their labels; the last batch may be smaller.
 
     With a generator, in random order; with `augment` too (which needs one), randomly cropped and, where the data allows
-    it, mirrored. Targets of a task would not move along, so that its images stay as they are.
+    it, mirrored. Targets of a task would not move along, so that its images stay as they are. Of each batch only its
+    `piece` is given, by default all of it: order and augmentation are those of the whole batch, so that pieces of it
+    that are drawn apart, with generators in the same state, fit together.
     """
     if augment and shuffle is None:
         raise ValueError("augmentation needs a generator")
     order = None if shuffle is None else torch.randperm(len(dataset), generator=shuffle)
     for start in range(0, len(dataset), batch_size):
+        count = min(batch_size, len(dataset) - start)
+        mine = piece(count)
+        place = slice(start + mine.start, start + mine.stop)
         if order is None:
-            place = slice(start, start + batch_size)
             images, labels = dataset.images[place], taken(dataset.labels, place)
         else:
-            chosen = order[start : start + batch_size]
+            chosen = order[place]
             images, labels = torch.from_numpy(dataset.images.numpy()[chosen.numpy()]), taken(dataset.labels, chosen)
         if augment and shuffle is not None and dataset.task is None:
-            images = augmented(images, shuffle, flip=dataset.may_flip)
+            images = augmented(images, shuffle, flip=dataset.may_flip, batch=(count, mine))
         yield normalised(images, dataset), labels
 
 
@@ -196,19 +211,23 @@ def normalised(images: Tensor, dataset: Dataset) -> Tensor:
     return torch.from_numpy(np.divide(values, std, out=values))
 
 
-def augmented(images: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
+def augmented(
+    images: Tensor, generator: torch.Generator, *, flip: bool, batch: tuple[int, slice] | None = None
+) -> Tensor:
     """Each image of (n, C, H, W) shifted by up to an eighth of its height (4 pixels of 32), zeros moving in.
 
-    With `flip`, each is mirrored with probability 1/2.
+    With `flip`, each is mirrored with probability 1/2. `batch`: of how many images they are which, if not all: what is
+    drawn is drawn for the whole batch.
     """
-    count, _, height, width = images.shape
+    count, mine = batch or (len(images), slice(None))
+    height, width = images.shape[2:]
     margin = max(height // 8, 1)
     sides = (margin, margin)
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), sides, sides))  # (n, C, H + 2 margin, W + 2 margin)
     windows = sliding_window_view(padded, (height, width), axis=(2, 3))  # (n, C, 2 margin + 1, 2 margin + 1, H, W)
-    top, left = torch.randint(0, 2 * margin + 1, (2, count), generator=generator).numpy()
-    chosen = windows[np.arange(count), :, top, left]  # (n, C, H, W): NumPy copies whole rows, torch single bytes
+    top, left = torch.randint(0, 2 * margin + 1, (2, count), generator=generator)[:, mine].numpy()
+    chosen = windows[np.arange(len(images)), :, top, left]  # (n, C, H, W): NumPy copies whole rows, torch single bytes
     if flip:
-        mirrored = (torch.rand(count, generator=generator) < 0.5).numpy()
+        mirrored = (torch.rand(count, generator=generator) < 0.5)[mine].numpy()
         chosen[mirrored] = chosen[mirrored][..., ::-1]
     return torch.from_numpy(chosen)

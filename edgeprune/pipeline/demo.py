@@ -26,6 +26,7 @@ from edgeprune.pipeline.split import SplitOptions
 from edgeprune.profiling.profiler import ProfileOptions
 from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
 from edgeprune.training.loop import RunFiles, TrainSettings, fit
+from edgeprune.training.ranks import Ranks
 from edgeprune.zoo import build
 
 ARCH = "resnet8-w32"
@@ -40,6 +41,7 @@ SPLIT_TOLERANCE = 1e-5
 
 def run_demo(out: Path, *, overwrite: bool, seed: int) -> Bundle:
     """Train, prune, fine-tune, fold, export, split, run, profile and report; returns the bundle in `out`."""
+    Ranks.here().check_alone("the demo")
     place = Output(out, overwrite)
     place.check()
     with tempfile.TemporaryDirectory(prefix="edgeprune-demo-") as folder:

@@ -33,15 +33,20 @@ def export(
     split: SplitOptions,
     out: Output,
 ) -> tuple[Bundle, Pruned]:
-    """`edgeprune export CKPT|DIR`: from a checkpoint, or what DIR holds, to a bundle with ONNX files."""
+    """`edgeprune export CKPT|DIR`: from a checkpoint, or what DIR holds, to a bundle with ONNX files. Of several ranks
+    all but the first end (SystemExit) before anything is written."""
     folder = source.checkpoint
     if folder is not None and folder.is_dir() and open_bundle(folder).has(PLAN):
         if options.asks_for_pruning:
             progress.note(f"{folder} is pruned already: how to prune is not used")
         return export_bundle(folder, source.arch, data, deploy, lowering, split, out)
-    for given in (out, source, options, data, deploy, lowering, split):
+    out.check_by_first()
+    for given in (source, options, data, deploy, lowering, split):
         given.check()
+    from edgeprune.training.collectives import leave_to_first
+
     pruned = prune_source(source, options, data)
+    leave_to_first()
     return write_export(pruned, deploy, lowering, split, out), pruned
 
 
@@ -55,14 +60,17 @@ def export_bundle(
     out: Output,
 ) -> tuple[Bundle, Pruned]:
     """`edgeprune export DIR`: the same from a bundle that `prune` wrote."""
-    for given in (out, data, deploy, lowering, split):
+    out.check_by_first()
+    for given in (data, deploy, lowering, split):
         given.check()
     from edgeprune.pruning.images import load_images
     from edgeprune.pruning.pruned import note_off_block, open_pruned, with_accuracy
+    from edgeprune.training.collectives import leave_to_first
 
     opened = open_pruned(open_bundle(folder), arch=arch)
     note_off_block(opened.plan, opened.graph, lowering.device_profile)
     pruned = with_accuracy(opened, data, load_images(data, opened.network))
+    leave_to_first()
     return write_export(pruned, deploy, lowering, split, out), pruned
 
 

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 
 def prune(source: NetworkSource, options: PruneOptions, data: DataOptions, out: Output) -> tuple[Bundle, Pruned]:
-    """`edgeprune prune`: a bundle with the plan and the pruned weights."""
-    for given in (out, source, options, data):
+    """`edgeprune prune`: a bundle with the plan and the pruned weights. Of several ranks all but the first end
+    (SystemExit) before anything is written."""
+    out.check_by_first()
+    for given in (source, options, data):
         given.check()
     from edgeprune.deployment.exporting import manifest_of  # torch: not before all that can be checked without it
     from edgeprune.pruning.pruned import save_pruned
+    from edgeprune.training.collectives import leave_to_first
 
     pruned = prune_source(source, options, data)
+    leave_to_first()
     with new_bundle(out.folder, overwrite=out.overwrite) as stage:
         save_pruned(pruned, stage)
         write_manifest(stage, manifest_of(pruned))

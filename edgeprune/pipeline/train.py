@@ -39,9 +39,11 @@ from edgeprune.pruning.pruned import (
 )
 from edgeprune.pruning.while_training import MethodChoice, at_work
 from edgeprune.tracing.trace import trace
+from edgeprune.training import collectives
 from edgeprune.training.evaluation import evaluate
 from edgeprune.training.hooks import TrainingHooks
 from edgeprune.training.loop import TrainResult, check_task, fit
+from edgeprune.training.ranks import Ranks
 from edgeprune.training.run_folder import check_place, interruptible, locked, remove_run
 from edgeprune.training.settings import TrainSettings
 from edgeprune.training.state import LOG, EpochRecord, RunFiles, flat, read_log, require_same_run
@@ -86,28 +88,44 @@ def train(source: NetworkSource, options: TrainOptions, output: Output) -> Train
     """`edgeprune train`: train, and write a bundle; InputError before any long work for what cannot be done.
 
     A stopped run leaves its last epoch's checkpoint in the folder, and `Interrupted` says how to go on. Of a run that
-    is to be resumed and has ended, what it wrote is given again.
+    is to be resumed and has ended, what it wrote is given again. Of several ranks the first alone reads and writes the
+    folder; the others train in step with it and end (SystemExit).
     """
-    out, overwrite = output.folder, output.overwrite
-    started = time.perf_counter()
     options.training.check()
     if options.method is not None:
         options.method.settings()
+    if not Ranks.here().is_first:
+        _follow(source, options, output)
+    return _lead(source, options, output)
+
+
+def _follow(source: NetworkSource, options: TrainOptions, output: Output) -> None:
+    """Train in step with the first rank, if it does not find that the run has ended before."""
+    subject, data, test = _prepared(source, options)
+    if collectives.of_first(bytes):
+        files = RunFiles(output.folder, options.resume, subject.described(options))
+        with interruptible(output.folder, options.training.epochs):
+            fit(subject.model, data, options.training, hooks=subject.hooks, test=test, files=files)
+    collectives.leave_to_first()
+
+
+def _lead(source: NetworkSource, options: TrainOptions, output: Output) -> TrainOutcome:
+    out, overwrite = output.folder, output.overwrite
+    started = time.perf_counter()
     if options.resume and is_bundle(out):
         return _finished(out, source, options)
     check_place(out, resume=options.resume, overwrite=overwrite)
-    subject = _subject(source, options)
-    data, test = (dataset(options.data, split, subject.network) for split in ("train", "test"))
-    if data.task is not None:
-        check_task(data.task, options.training)
+    subject, data, test = _prepared(source, options)
     with locked(out), interruptible(out, options.training.epochs):
         if options.resume and is_bundle(out):  # another process may have ended there
             return _finished(out, source, options)
         check_place(out, resume=options.resume, overwrite=overwrite)
         if overwrite and not options.resume:
             remove_run(out)
+        collectives.of_first(lambda: b"train")
         files = RunFiles(out, options.resume, subject.described(options))
         result = fit(subject.model, data, options.training, hooks=subject.hooks, test=test, files=files)
+        collectives.leave_to_first()
         pruned, accuracy = _outcome(subject, result, test, options.data)
         manifest = _manifest(subject, pruned, options)
         earlier = sum(record.seconds for record in result.history[: result.resumed_after])
@@ -126,6 +144,15 @@ def train(source: NetworkSource, options: TrainOptions, output: Output) -> Train
     return TrainOutcome(bundle, _summary(bundle, accuracy, result.history), pruned)
 
 
+def _prepared(source: NetworkSource, options: TrainOptions) -> tuple[_Subject, Dataset, Dataset]:
+    """What is trained, on what, and what it is tested on."""
+    subject = _subject(source, options)
+    data, test = (dataset(options.data, split, subject.network) for split in ("train", "test"))
+    if data.task is not None:
+        check_task(data.task, options.training)
+    return subject, data, test
+
+
 def _summary(bundle: Bundle, accuracy: Accuracy, history: tuple[EpochRecord, ...]) -> TrainSummary:
     manifest = bundle.manifest
     seconds = manifest.training.get("seconds", sum(record.seconds for record in history))
@@ -135,6 +162,7 @@ def _summary(bundle: Bundle, accuracy: Accuracy, history: tuple[EpochRecord, ...
 
 def _finished(out: Path, source: NetworkSource, options: TrainOptions) -> TrainOutcome:
     """What a run came to that is to be resumed and has ended; InputError if the bundle is of another run."""
+    collectives.of_first(bytes)  # nothing for the others to do
     bundle = open_bundle(out)
     manifest = bundle.manifest
     if not manifest.training or manifest.accuracy is None:

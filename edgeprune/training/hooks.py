@@ -31,6 +31,9 @@ class TrainingHooks:
     The order of one run: `split`, `begin`, (`restore` when a run is resumed,) then for each batch `before_batch`, the
     forward and backward pass, `before_update`, the optimizer's step; after each epoch `after_epoch`, then, for the
     checkpoint, `state`; at last `end`.
+
+    Under torchrun all ranks call them alike, with the gradients of the whole batch: they must decide the same
+    everywhere (`training.collectives`), and `state` must give the same bits.
     """
 
     def split(self, data: Dataset) -> Dataset:

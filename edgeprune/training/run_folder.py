@@ -76,13 +76,14 @@ def locked(out: Path) -> Iterator[None]:
 
 @contextmanager
 def interruptible(out: Path, epochs: int) -> Iterator[None]:
-    """Ctrl-C (or SIGTERM) becomes `Interrupted`, which says what was kept and how to go on."""
+    """Ctrl-C (or SIGTERM), or the end of another rank, becomes `Interrupted`, which says what was kept and how to go
+    on."""
     try:
         yield
-    except KeyboardInterrupt:
-        done = epochs_done(out)
+    except KeyboardInterrupt as error:
+        why, done = str(error) or "interrupted", epochs_done(out)
+        if not out.is_dir():  # another rank keeps the run, on its machine
+            raise Interrupted(f"{why}; the same command with --resume continues") from None
         if not done:
-            raise Interrupted("interrupted before the end of the first epoch; nothing was kept") from None
-        raise Interrupted(
-            f"interrupted after epoch {done} of {epochs}; the same command with --resume continues"
-        ) from None
+            raise Interrupted(f"{why} before the end of the first epoch; nothing was kept") from None
+        raise Interrupted(f"{why} after epoch {done} of {epochs}; the same command with --resume continues") from None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from edgeprune.errors import InputError
+from edgeprune.training.ranks import Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,7 @@ class TrainSettings:
 
     epochs: int = 30
     batch_size: int = 128
+    """Images a step, of all ranks together."""
     learning_rate: float = 0.1
     """The peak."""
     momentum: float = 0.9
@@ -38,7 +40,7 @@ class TrainSettings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bfloat16 through autocast where the CPU or GPU has units for it, float32 elsewhere."""
     device: str = "auto"
-    """auto: the first CUDA device, else the CPU."""
+    """auto: the first CUDA device, or that with the number of the local rank, else the CPU."""
     seed: int = 0
     """Of shuffling, augmentation and dropout. The same seed, device and thread count give the same weights."""
     save_tickets: tuple[int, ...] = ()
@@ -56,6 +58,7 @@ class TrainSettings:
                 "batch size 1", where="training", expected="2 or more: BatchNorm cannot be trained on one image",
                 remedy="pass --batch-size 2",
             )  # fmt: skip
+        Ranks.here().check_batch_size(self.batch_size)
         shares = {"momentum": self.momentum, "label_smoothing": self.label_smoothing}
         for name, value in shares.items():
             if not 0 <= value < 1:
@@ -113,7 +116,7 @@ def device_named(name: str) -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _own_gpu(Ranks.here()) if torch.cuda.is_available() else torch.device("cpu")
     if name != "cpu" and not name.startswith("cuda"):
         raise InputError(f"unknown device {name!r}", expected="auto, cpu, cuda or cuda:N")
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -121,6 +124,20 @@ def device_named(name: str) -> torch.device:
             f"device {name} is not here", expected="a CUDA device that torch can use", remedy="use the CPU"
         )
     return torch.device(name)
+
+
+def _own_gpu(ranks: Ranks) -> torch.device:
+    import torch
+
+    if ranks.is_alone:
+        return torch.device("cuda")
+    here = torch.cuda.device_count()
+    if ranks.local_size > here:
+        raise InputError(
+            f"{ranks.local_size} processes on a machine with {here} GPUs", where="training",
+            expected="a GPU for each process", remedy=f"start torchrun with --nproc-per-node {here}",
+        )  # fmt: skip
+    return torch.device("cuda", ranks.local_rank)
 
 
 def precision_on(device: torch.device, asked: Literal["auto", "fp32", "bf16"]) -> Precision:

@@ -22,9 +22,13 @@ from edgeprune.datasets.targets import leaves
 from edgeprune.errors import InputError, first_line
 from edgeprune.io.files import write_atomically
 from edgeprune.io.progress import note
+from edgeprune.training.collectives import of_first
+from edgeprune.training.ranks import Ranks
 
 LOG = "log.jsonl"
 TICKETS = "tickets"
+RANDOM_OF_A_RANK = ("random.cpu", "random.cuda")
+"""Names of tensors that differ between the ranks of a run."""
 _SCHEMA_VERSION = 1
 _HASHED_IMAGES = 4096
 
@@ -75,14 +79,16 @@ class _Meta(msgspec.Struct, frozen=True):
     described: dict[str, Any]
     history: tuple[EpochRecord, ...]
     threads: int = 0
-    """That computed the last epoch; 0 where an older version did not say."""
+    """That computed the last epoch, in each process; 0 where an older version did not say."""
+    processes: int = 1
+    """That computed the last epoch."""
 
 
 def save_run(
     files: RunFiles, tensors: Mapping[str, Tensor], described: Mapping[str, Any], history: tuple[EpochRecord, ...]
 ) -> None:
     """Write the checkpoint, then the log: each whole or not at all, the log always as the checkpoint has it."""
-    told = _Meta(_SCHEMA_VERSION, dict(described), history, torch.get_num_threads())
+    told = _Meta(_SCHEMA_VERSION, dict(described), history, torch.get_num_threads(), Ranks.here().size)
     meta = msgspec.json.encode(told, order="sorted").decode()
     # Shared tensors (tied layers) are stored once each: safetensors refuses aliases.
     whole = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
@@ -90,20 +96,31 @@ def save_run(
     write_atomically(files.folder / LOG, b"".join(msgspec.json.encode(record) + b"\n" for record in history))
 
 
-def load_run(files: RunFiles, described: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[EpochRecord, ...]]:
-    """The tensors and the history of a checkpoint.
+def load_run(files: RunFiles, described: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[EpochRecord, ...]] | None:
+    """The tensors and the history of a checkpoint, which only the first rank reads; None where there is none.
 
-    InputError if it is damaged, or as `require_same_run` says; another number of threads is noted.
+    InputError if it is damaged, or as `require_same_run` says; another number of threads or processes is noted.
     """
-    meta = _read_meta(files.checkpoint)
-    require_same_run(files.checkpoint, meta.described, described)
-    threads = torch.get_num_threads()
-    if meta.threads not in (0, threads):
-        note(
-            f"the run went on {meta.threads} threads so far and goes on with {threads}: it will not end with the same "
-            f"bits as in one go (OMP_NUM_THREADS={meta.threads} would do that)"
-        )
-    return safetensors.torch.load_file(files.checkpoint), meta.history
+    path = files.checkpoint
+    told = of_first(lambda: msgspec.json.encode(_read_meta(path)) if path.is_file() else b"")
+    if not told:
+        return None
+    meta = msgspec.json.decode(told, type=_Meta)
+    require_same_run(path, meta.described, described)
+    _note_what_differs(meta)
+    return safetensors.torch.load(of_first(path.read_bytes)), meta.history
+
+
+def _note_what_differs(meta: _Meta) -> None:
+    threads, processes = torch.get_num_threads(), Ranks.here().size
+    so_far, remedy = "", ""
+    if meta.processes != processes:
+        so_far = f"{meta.processes} processes so far and goes on with {processes}"
+    elif meta.threads not in (0, threads):
+        so_far = f"{meta.threads} threads so far and goes on with {threads}"
+        remedy = f" (OMP_NUM_THREADS={meta.threads} would do that)"
+    if so_far:
+        note(f"the run went on {so_far}: it will not end with the same bits as in one go{remedy}")
 
 
 def require_same_run(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

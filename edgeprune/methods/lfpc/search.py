@@ -35,6 +35,7 @@ from edgeprune.methods.shared.filter_criteria import Filters, distance_sums, nor
 from edgeprune.methods.shared.units import Numbers, Prunable
 from edgeprune.methods.soft.training import zero_filters, zero_norms
 from edgeprune.modules.filters import filters_of
+from edgeprune.training.collectives import average
 from edgeprune.training.evaluation import mean_loss
 from edgeprune.training.hooks import Step, TrainingHooks
 
@@ -113,10 +114,12 @@ class LfpcHooks(TrainingHooks):
         tensors |= {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         logits = functional_call(self._model, tensors, (images.to(device),))
         loss = mean_loss(logits, moved(labels, device), self._data).cpu()
-        self._losses.append(loss.item())
-        loss = loss + self.settings.computation_weight * self._computation_loss(self.sampler.expected_counts())
+        computation = self._computation_loss(self.sampler.expected_counts())
         self._adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + self.settings.computation_weight * computation).backward()  # type: ignore[no-untyped-call]
+        # All ranks draw the same images and noise, but GPUs may add up a gradient in another order each time.
+        average([loss, *(p.grad for p in self.sampler.parameters() if p.grad is not None)])
+        self._losses.append(loss.item())
         self._adam.step()
 
     def before_update(self, step: Step) -> None:
