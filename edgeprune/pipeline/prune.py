@@ -1,4 +1,4 @@
-"""`edgeprune prune`: checkpoint -> model -> traced graph -> plan -> rewritten model (-> fine-tuned)."""
+"""`edgeprune prune`: checkpoint -> model -> traced graph -> plan -> rewritten model (-> healed) (-> fine-tuned)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def prune(source: NetworkSource, options: PruneOptions, data: DataOptions, out: 
 
 def prune_source(source: NetworkSource, options: PruneOptions, data: DataOptions) -> Pruned:
     from edgeprune.methods import load_method, parse_settings, require_images
+    from edgeprune.pruning.healed import healed
     from edgeprune.pruning.images import load_images
     from edgeprune.pruning.network import load_network
     from edgeprune.pruning.pruned import prune_network, with_accuracy
@@ -37,4 +38,5 @@ def prune_source(source: NetworkSource, options: PruneOptions, data: DataOptions
     require_images(method, given=bool(data.data))
     network = load_network(source)
     images = load_images(data, network, method, settings)
-    return with_accuracy(prune_network(network, options, data, images), data, images)
+    pruned = healed(prune_network(network, options, data, images), data, images.seen if images else None)
+    return with_accuracy(pruned, data, images)

@@ -15,7 +15,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from edgeprune.bundles.bundle import Bundle
-from edgeprune.bundles.manifest import Accuracy, Count
+from edgeprune.bundles.manifest import Accuracy, Count, Healing
 from edgeprune.bundles.names import CLUSTERING, DENSE_WEIGHTS, PLAN, WEIGHTS
 from edgeprune.datasets.images import Dataset
 from edgeprune.devices.device_profile import load_profile
@@ -54,6 +54,9 @@ class Pruned:
     result: MethodResult
     seconds: float = 0.0
     accuracy: Accuracy | None = None
+    calibration_images: int = 0
+    """That the method, or healing, looked at."""
+    healing: Healing | None = None
 
     @property
     def macs(self) -> Count:
@@ -81,6 +84,8 @@ class Pruned:
             seconds=round(self.seconds, 3),
             peak_rss_mb=round(peak_rss_mb(), 1),
             accuracy=self.accuracy,
+            calibration_images=self.calibration_images,
+            healing=self.healing,
             layers=tuple(
                 LayerSummary(
                     e.name,
@@ -120,6 +125,8 @@ class PruneSummary(msgspec.Struct, frozen=True):
     peak_rss_mb: float
     layers: tuple[LayerSummary, ...]
     accuracy: Accuracy | None = None
+    calibration_images: int = 0
+    healing: Healing | None = None
 
 
 def prune_network(
@@ -143,13 +150,16 @@ def prune_network(
     tickets = load_tickets(options.tickets, network) if options.tickets else []
     seen = images.seen if images is not None else seen
     changed, known = _from_images(network, graph, data, images)
+    looked_at = 0
     if seen is not None and needs_images(load_method(options.method)):
         changed = Layerwise(network.model, seen)
         known = FromImages(layerwise=changed)
+        looked_at = len(seen)
     given = method_input(load_method(options.method), network.model, graph, options.request, tickets, known)
     result = decider.prune(given, settings)
     weights = changed.model if changed else network.model
-    return carried_out(result, weights, network, graph, started, options.device_profile)
+    pruned = carried_out(result, weights, network, graph, started, options.device_profile)
+    return dataclasses.replace(pruned, calibration_images=looked_at)
 
 
 def carried_out(
@@ -240,7 +250,10 @@ def open_pruned(bundle: Bundle, *, arch: str = "") -> Pruned:
     _load_weights(model, bundle.path(WEIGHTS))
     kept = (CLUSTERING, METHOD_RECORD)
     records = {name: bundle.path(name).read_bytes() for name in bundle.manifest.files if name in kept}
-    return Pruned(network, graph, plan, model, MethodResult(plan, records), accuracy=manifest.accuracy)
+    return Pruned(
+        network, graph, plan, model, MethodResult(plan, records), accuracy=manifest.accuracy,
+        calibration_images=manifest.calibration_images, healing=manifest.healing,
+    )  # fmt: skip
 
 
 def peak_rss_mb() -> float:
