@@ -129,7 +129,7 @@ class _Pass:
         """Into the network that is handed out, too. What the mean lacks goes into a bias, or a BatchNorm's mean."""
         shift = torch.from_numpy(refitted.shift).to(new.weight)
         if new.bias is not None:
-            new.bias.add_(shift)
+            new.bias.copy_(shift)  # the outputs wanted have the dense bias in them
         elif layer.norm:
             norm = copy.deepcopy(self._modules[layer.norm])
             mean = norm.running_mean
