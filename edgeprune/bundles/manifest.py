@@ -84,6 +84,13 @@ class Healing(msgspec.Struct, frozen=True):
     kept: bool
     """Whether the loss fell; if not, the network is as the method left it."""
 
+    @property
+    def words(self) -> str:
+        what = f"{self.steps} steps of distillation in {self.minutes:g} min"
+        if not self.kept:
+            return f"not healed: {what} did not take the loss below {self.loss_before:.4f} on images held back"
+        return f"healed: {what} took the loss on images held back from {self.loss_before:.4f} to {self.loss_after:.4f}"
+
 
 class Manifest(msgspec.Struct, frozen=True):
     """`manifest.json`: what the bundle is and holds."""

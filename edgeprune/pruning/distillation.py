@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.bundles.manifest import Healing
-from edgeprune.datasets.images import Dataset, augmented, normalised
-from edgeprune.errors import InputError
+from edgeprune.datasets.images import Dataset, augmented, mixed, normalised
+from edgeprune.errors import InputError, first_line
 from edgeprune.io.progress import bar
+from edgeprune.modules.grouped_conv import GroupedConv2d
 from edgeprune.modules.outputs import tensors_in
 from edgeprune.pruning.shared_features import Read, SharedFeatures
 from edgeprune.training.evaluation import fastest_layout
@@ -28,22 +29,28 @@ from edgeprune.training.settings import device_named, precision_on
 
 HELD_BACK = 16
 """One image in so many says whether the network got better, and is not trained on."""
+SMALLEST_SIZE = 0.05
+"""Of a tensor, where its learning rate follows from it: biases may be zero."""
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+WARM_UP = 30
+"""Steps in which the learning rate rises: Adam's first steps are as long as any, whatever the gradients."""
 CHECKS = 10
 """Times in a run at which the held-back images are looked at; the best weights are kept."""
 
 
 @dataclass(frozen=True)
 class DistilSettings:
-    """How to distil."""
+    """How to distil: Adam, with a learning rate that rises for a few steps, then falls along a cosine to 0."""
 
     steps: int = 1000
     seconds: float | None = None
     """By the clock, in place of the steps."""
     batch_size: int = 64
     learning_rate: float = 0.02
-    momentum: float = 0.9
-    feature_weight: float = 1.0
-    """Of the layers' inputs, beside the outputs."""
+    """The peak, as a share of each tensor's own size (root mean square): so one value suits networks with weights of
+    0.2 and of 0.02."""
+    feature_weight: float = 0.3
+    """Of what the layers read, beside the outputs."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
     seed: int = 0
@@ -66,12 +73,13 @@ def distil(
     ends early where the loss is no longer finite.
     """
     with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)  # for dropout
+        torch.manual_seed(settings.seed)  # for what a forward draws by itself
         run = _Distillation(pruned, dense, images, features, settings)
         started = time.perf_counter()
         before = run.held_back_loss()
         best, least = copy.deepcopy(run.student.state_dict()), before
         for _ in run.between_checks():
+            run.settle()
             loss = run.held_back_loss()
             if loss < least:
                 best, least = copy.deepcopy(run.student.state_dict()), loss
@@ -103,44 +111,46 @@ class _Distillation:
         parameters = [p for p in self.student.parameters() if p.requires_grad]
         if not parameters:
             raise InputError("the network has no parameters to train", where="healing")
-        self.optimizer = torch.optim.SGD(
-            parameters, lr=settings.learning_rate, momentum=settings.momentum, nesterov=True, fused=True
-        )
+        sizes = [max(p.detach().square().mean().sqrt().item(), SMALLEST_SIZE) for p in parameters]
+        self.peaks = [settings.learning_rate * size for size in sizes]
+        self.optimizer = torch.optim.Adam([{"params": [p]} for p in parameters], fused=True)
+        self.norms = [module for module in self.student.modules() if isinstance(module, BATCH_NORMS)]
         self.steps = 0
         """Done so far."""
 
     def between_checks(self) -> Iterator[None]:
         """Train, and stop whenever the held-back images shall be looked at."""
-        limit = self.settings.seconds
-        total = self.settings.steps if limit is None else math.ceil(limit)
-        what = f"distilling on {len(self.train)} images in {self.precision}"
-        started, checks, shown = time.perf_counter(), 1, 0
-        batches = self._batches()
-        with bar(what + ("" if limit is None else " (seconds)"), total) as advance:
-            while True:
-                done = float(self.steps) if limit is None else time.perf_counter() - started
-                while shown < min(math.floor(done), total):
+        limit, started = self.settings.seconds, time.perf_counter()
+        total = self.settings.steps if limit is None else limit
+        unit = "" if limit is None else " (seconds)"
+        what = f"distilling on {len(self.train)} images in {self.precision}{unit}"
+        batches, checks, shown, done = self._batches(), 1, 0, 0.0
+        with bar(what, math.ceil(total)) as advance:
+            while done < total and self._step(next(batches), done / total):
+                self.steps += 1
+                done = self.steps if limit is None else time.perf_counter() - started
+                while shown < min(done, total):
                     shown += 1
                     advance()
-                if done >= checks * total / CHECKS or done >= total:
-                    checks += 1
+                if done >= min(checks * total / CHECKS, total):
+                    checks = math.floor(done / total * CHECKS) + 1
                     yield
-                if done >= total:
-                    return
-                if not self._step(next(batches), done / total):
-                    return
-                self.steps += 1
 
     def _step(self, images: Tensor, progress: float) -> bool:
         """One step; whether its loss was finite."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-        self.student.train()
-        loss = self._loss(images)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        share = min(1.0, (self.steps + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * share
+        self._set_training(GroupedConv2d, *BATCH_NORMS)
+        try:
+            loss = self._loss(images)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+        except (RuntimeError, ValueError) as error:  # a forward writes over what its backward needs; one image alone
+            raise InputError(
+                f"the network cannot be trained: {first_line(error)}", where="healing", remedy="pass --heal none"
+            ) from error
         self.optimizer.step()
-        self.student.eval()
         return math.isfinite(loss.item())
 
     def _batches(self) -> Iterator[Tensor]:
@@ -151,17 +161,41 @@ class _Distillation:
             for start in range(0, len(order) - size + 1, size):
                 chosen = self.images.images[order[start : start + size]]
                 chosen = augmented(chosen, self.random, flip=self.images.may_flip)
-                yield self._placed(chosen)
+                yield self._placed(mixed(normalised(chosen, self.images), self.random))
 
     def _placed(self, images: Tensor) -> Tensor:
-        return normalised(images, self.images).to(self.device, memory_format=self.layout)
+        return images.to(self.device, memory_format=self.layout)
+
+    def _set_training(self, *kinds: type[nn.Module]) -> None:
+        """Put modules of these kinds into training mode. All others, dropout above all, do as they will in use."""
+        for module in self.student.modules():
+            module.training = isinstance(module, kinds)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Estimate BatchNorm's statistics anew, on the images as they are: those of training are of mixed ones, and of
+        weights that have changed since."""
+        if not self.norms:
+            return
+        momenta = [norm.momentum for norm in self.norms]
+        for norm in self.norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+        self._set_training(GroupedConv2d, *BATCH_NORMS)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            for part in self.train.tensor_split(math.ceil(len(self.train) / self.settings.batch_size)):
+                self.student(self._placed(normalised(self.images.images[part], self.images)))
+        for norm, momentum in zip(self.norms, momenta, strict=True):
+            norm.momentum = momentum
 
     @torch.no_grad()
     def held_back_loss(self) -> float:
+        self._set_training(GroupedConv2d)  # which is fast only so
         total = 0.0
         for start in range(0, len(self.held_back), self.settings.batch_size):
             part = self.held_back[start : start + self.settings.batch_size]
-            total += self._loss(self._placed(self.images.images[part])).item() * len(part)
+            images = self._placed(normalised(self.images.images[part], self.images))
+            total += self._loss(images).item() * len(part)
         return total / len(self.held_back)
 
     def _loss(self, images: Tensor) -> Tensor:
@@ -182,5 +216,8 @@ class _Distillation:
 
 def relative_error(own: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared error over the mean square of what is wanted; a scalar, whatever the shape."""
-    own, wanted = own.float(), wanted.float()
-    return (own - wanted).square().mean() / wanted.square().mean().clamp_min(1e-12)
+    # Norms in float32 of tensors that stay as they are: mean() and mse_loss() make copies in float32 and another memory
+    # layout, which takes as long as the convolutions.
+    error: Tensor = torch.linalg.vector_norm(own - wanted, dtype=torch.float32)
+    size: Tensor = torch.linalg.vector_norm(wanted, dtype=torch.float32)
+    return error.square() / size.square().clamp_min(1e-12)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from edgeprune.bundles.manifest import Healing
 from edgeprune.datasets.images import Dataset
+from edgeprune.errors import InputError
+from edgeprune.graph import Graph
 from edgeprune.io import progress
 from edgeprune.methods import load_method, needs_images
 from edgeprune.pruning.distillation import DistilSettings, distil
@@ -14,9 +15,13 @@ from edgeprune.pruning.pruned import Pruned
 from edgeprune.pruning.shared_features import SharedFeatures
 
 AUTO_MACS = 1.0e13
-"""Of the dense network's forward pass, in all images of an automatic run together: some minutes on two cores."""
+"""Multiply-adds of the dense network's forward passes in an automatic run: some minutes on two cores. A step takes four
+times as many: the dense network once, the pruned one forwards and backwards."""
 AUTO_STEPS = range(100, 4001)
 """The fewest and the most steps of an automatic run."""
+BATCH_SIZES = range(8, 65)
+BATCH_VALUES = 200_000_000
+"""That the layers of a network may give for a batch: what training keeps in memory is some 8 bytes for each."""
 
 
 def healed(pruned: Pruned, options: DataOptions, seen: Dataset | None) -> Pruned:
@@ -24,27 +29,29 @@ def healed(pruned: Pruned, options: DataOptions, seen: Dataset | None) -> Pruned
     heal, looks = options.heal, needs_images(load_method(pruned.plan.method))
     if seen is None or not heal.applies(looks_at_images=looks, finetunes=options.finetune_epochs > 0):
         return pruned
-    settings = DistilSettings(precision=options.precision, seed=options.seed)
-    if heal.minutes is None:
-        settings = dataclasses.replace(settings, steps=auto_steps(pruned.graph.macs, settings.batch_size))
-    else:
+    settings = dataclasses.replace(settings_for(pruned.graph), precision=options.precision, seed=options.seed)
+    if heal.minutes is not None:
         settings = dataclasses.replace(settings, seconds=60 * heal.minutes)
     features = SharedFeatures.of(pruned.plan, pruned.graph)
-    result = distil(pruned.model, pruned.network.model, seen, features, settings)
-    progress.note(healing_words(result.record))
+    try:
+        result = distil(pruned.model, pruned.network.model, seen, features, settings)
+    except InputError as error:
+        if heal.minutes is not None:
+            raise
+        progress.note(f"not healed: {error}")  # no one asked for it
+        return pruned
+    progress.note(result.record.words)
     return dataclasses.replace(pruned, model=result.model, healing=result.record, calibration_images=len(seen))
 
 
-def auto_steps(macs: int, batch_size: int) -> int:
-    """The same work for every network, whose forward pass of one image takes so many multiply-adds."""
-    return min(max(round(AUTO_MACS / max(macs * batch_size, 1)), AUTO_STEPS[0]), AUTO_STEPS[-1])
+def settings_for(graph: Graph) -> DistilSettings:
+    """Smaller batches for networks with large tensors, and the same work for every network."""
+    values = sum(layer.out_channels * layer.positions for layer in graph.layers)
+    batch_size = _within(BATCH_SIZES, BATCH_VALUES // max(values, 1))
+    return DistilSettings(
+        _within(AUTO_STEPS, round(AUTO_MACS / max(graph.macs * batch_size, 1))), batch_size=batch_size
+    )
 
 
-def healing_words(record: Healing) -> str:
-    """What healing did, in a sentence."""
-    what = f"{record.steps} steps of distillation"
-    if record.kept:
-        return (
-            f"healed: {what} took the loss on held-back images from {record.loss_before:.4f} to {record.loss_after:.4f}"
-        )
-    return f"not healed: in {what} the loss on held-back images did not fall below {record.loss_before:.4f}"
+def _within(bounds: range, value: int) -> int:
+    return min(max(value, bounds[0]), bounds[-1])
