@@ -37,9 +37,10 @@ from edgeprune.pipeline.tune import tune as tune_bundle
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.sweeping.sweep import require_complete
 from edgeprune.pruning.given_model import network_of
+from edgeprune.pruning.healed import healed
 from edgeprune.pruning.images import in_seeded_order
 from edgeprune.pruning.network import Network
-from edgeprune.pruning.options import CALIBRATION_IMAGES, PruneOptions
+from edgeprune.pruning.options import CALIBRATION_IMAGES, DataOptions, Heal, PruneOptions
 from edgeprune.pruning.pruned import Pruned, prune_network
 from edgeprune.pruning.while_training import MethodChoice, train_network
 from edgeprune.training.settings import TrainSettings
@@ -65,6 +66,7 @@ def prune(
     align: int | Literal["auto", "none"] = "none",
     device_profile: str | Path = "",
     data: Dataset | str | None = None,
+    heal: float | Literal["auto", "none"] = "auto",
     seed: int = 0,
 ) -> Pruned:
     """Prune a copy of `model`; `result.model` takes and gives what `model` does and can be fine-tuned like it.
@@ -74,8 +76,9 @@ def prune(
     layers, by name or pattern, rates of their own. `tickets` is a folder with checkpoints of earlier epochs. `align` is
     a multiple that channels a group, and of thinner layers, shall be; "auto" takes the channel block of
     `device_profile`, by default that of this machine. `data` is for a method that chooses on images (gkp-cal): a
-    `Dataset`, all of which is looked at, or a source as the command line names it. Raises InputError for anything that
-    cannot be pruned as asked.
+    `Dataset`, all of which is looked at, or a source as the command line names it. `heal`: minutes for which the pruned
+    network is trained, without labels, to give what `model` gives on `data`; "auto": some, after such a method alone.
+    Raises InputError for anything that cannot be pruned as asked.
     """
     if not isinstance(groups, int | None):
         raise InputError(f"groups={groups!r} is no integer", expected="2 or more")
@@ -89,9 +92,11 @@ def prune(
     folder = Path(tickets) if tickets else None
     options = PruneOptions(method, request, _assignments(settings), folder, str(device_profile))
     require_images(load_method(method), given=data is not None)
-    return prune_network(
-        network, options, seen=None if data is None else _seen(data, network, seed), make_clock=clock_for
-    )
+    how = DataOptions(heal=Heal.parse(heal), seed=seed)
+    if how.heal.minutes is not None and data is None:
+        raise InputError(f"heal={heal} needs images, and there are none", remedy="pass data")
+    seen = None if data is None else _seen(data, network, seed)
+    return healed(prune_network(network, options, seen=seen, make_clock=clock_for), how, seen)
 
 
 def _seen(data: Dataset | str, network: Network, seed: int) -> Dataset:

@@ -73,6 +73,25 @@ class Accuracy(msgspec.Struct, frozen=True):
         return self.dense - self.pruned if self.higher_is_better else self.pruned - self.dense
 
 
+class Healing(msgspec.Struct, frozen=True):
+    """What distillation after pruning did, on images without labels."""
+
+    steps: int
+    minutes: float
+    loss_before: float
+    """Distillation loss on the images that were held back."""
+    loss_after: float
+    kept: bool
+    """Whether the loss fell; if not, the network is as the method left it."""
+
+    @property
+    def words(self) -> str:
+        what = f"{self.steps} steps of distillation in {self.minutes:g} min"
+        if not self.kept:
+            return f"not healed: {what} did not take the loss below {self.loss_before:.4f} on images held back"
+        return f"healed: {what} took the loss on images held back from {self.loss_before:.4f} to {self.loss_after:.4f}"
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """`manifest.json`: what the bundle is and holds."""
 
@@ -92,6 +111,9 @@ class Manifest(msgspec.Struct, frozen=True):
     parity: ParityRecord | None = None
     gathers: GatherCount | None = None
     accuracy: Accuracy | None = None
+    calibration_images: int = 0
+    """That the method, or healing, looked at, without labels."""
+    healing: Healing | None = None
     opset: int = 0
     training: dict[str, Any] = {}
     """How `edgeprune train` trained it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -231,3 +232,23 @@ def augmented(
         mirrored = (torch.rand(count, generator=generator) < 0.5)[mine].numpy()
         chosen[mirrored] = chosen[mirrored][..., ::-1]
     return torch.from_numpy(chosen)
+
+
+def mixed(images: Tensor, generator: torch.Generator) -> Tensor:
+    """(n, C, H, W) floats: in one batch of five as they are, else each blended with another one (Zhang et al., mixup,
+    ICLR 2018), or with a rectangle of another one in its place (Yun et al., CutMix, ICCV 2019). For training that asks
+    a network, not labels, what the result shows."""
+    kind = int(torch.randint(5, (), generator=generator))
+    share = float(torch.rand((), generator=generator))
+    if kind == 0:
+        return images
+    others = images.flip(0)
+    if kind < 3:
+        return images + share * (others - images)
+    height, width = images.shape[2:]
+    rows, columns = (max(round(size * math.sqrt(share)), 1) for size in (height, width))
+    top = int(torch.randint(height - rows + 1, (), generator=generator))
+    left = int(torch.randint(width - columns + 1, (), generator=generator))
+    images = images.clone()
+    images[..., top : top + rows, left : left + columns] = others[..., top : top + rows, left : left + columns]
+    return images

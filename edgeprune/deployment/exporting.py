@@ -78,6 +78,8 @@ def manifest_of(pruned: Pruned) -> Manifest:
         macs=pruned.macs,
         params=pruned.params,
         accuracy=pruned.accuracy,
+        calibration_images=pruned.calibration_images,
+        healing=pruned.healing,
         environment=environment(),
         notes=pruned.result.notes,
     )

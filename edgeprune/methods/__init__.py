@@ -155,11 +155,13 @@ def needs_images(method: Method) -> bool:
     return bool(getattr(method, "NEEDS_IMAGES", False))
 
 
-def require_images(method: Method, *, given: bool) -> None:
-    """InputError if the method goes over images and there are none."""
-    if needs_images(method) and not given:
+def require_images(method: Method, *, given: bool, reconstruct: bool = False) -> None:
+    """InputError if the method, or `reconstruct`, goes over images and there are none."""
+    if (needs_images(method) or reconstruct) and not given:
+        what = "fits layers" if reconstruct else "chooses"
         raise InputError(
-            "this method chooses on images, and there are none", where="--method",
+            f"this {'' if reconstruct else 'method '}{what} on images, and there are none",
+            where="--reconstruct" if reconstruct else "--method",
             expected="a few hundred images as the network will see them; labels are not read",
             remedy="pass --data, such as --data imagefolder:DIR",
         )  # fmt: skip

@@ -63,13 +63,15 @@ def export_bundle(
     out.check_by_first()
     for given in (data, deploy, lowering, split):
         given.check()
+    from edgeprune.pruning.healed import healed
     from edgeprune.pruning.images import load_images
     from edgeprune.pruning.pruned import note_off_block, open_pruned, with_accuracy
     from edgeprune.training.collectives import leave_to_first
 
     opened = open_pruned(open_bundle(folder), arch=arch)
     note_off_block(opened.plan, opened.graph, lowering.device_profile)
-    pruned = with_accuracy(opened, data, load_images(data, opened.network))
+    images = load_images(data, opened.network)
+    pruned = with_accuracy(healed(opened, data, images.seen if images else None), data, images)
     leave_to_first()
     return write_export(pruned, deploy, lowering, split, out), pruned
 

@@ -1,4 +1,4 @@
-"""`edgeprune prune`: checkpoint -> model -> traced graph -> plan -> rewritten model (-> fine-tuned)."""
+"""`edgeprune prune`: checkpoint -> model -> traced graph -> plan -> rewritten model (-> healed) (-> fine-tuned)."""
 
 from __future__ import annotations
 
@@ -34,13 +34,15 @@ def prune(source: NetworkSource, options: PruneOptions, data: DataOptions, out: 
 def prune_source(source: NetworkSource, options: PruneOptions, data: DataOptions) -> Pruned:
     from edgeprune.deployment.clock import clock_for
     from edgeprune.methods import load_method, parse_settings, require_images
+    from edgeprune.pruning.healed import healed
     from edgeprune.pruning.images import load_images
     from edgeprune.pruning.network import load_network
     from edgeprune.pruning.pruned import prune_network, with_accuracy
 
     method, settings = load_method(options.method), parse_settings(options.method, options.assignments)
-    require_images(method, given=bool(data.data))
+    require_images(method, given=bool(data.data), reconstruct=options.reconstruct)
     network = load_network(source)
-    images = load_images(data, network, method, settings)
+    images = load_images(data, network, method, settings, reconstruct=options.reconstruct)
     pruned = prune_network(network, options, data, images, make_clock=clock_for)
+    pruned = healed(pruned, data, images.seen if images else None)
     return with_accuracy(pruned, data, images)

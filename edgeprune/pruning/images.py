@@ -33,13 +33,22 @@ class Images:
     calibration: Dataset | None = None
     """Part of the training data, for the gradients that a method asks for."""
     seen: Dataset | None = None
-    """Part of the training data, for a method that refits layers on images: no one reads its labels."""
+    """Part of the training data, for a method that refits layers on images, and for healing: no one reads its
+    labels."""
 
 
 def load_images(
-    options: DataOptions, network: Network, method: Method | None = None, settings: object = None
+    options: DataOptions,
+    network: Network,
+    method: Method | None = None,
+    settings: object = None,
+    *,
+    reconstruct: bool = False,
 ) -> Images | None:
-    """What the options ask for, and a method with these settings; None if the options name no data."""
+    """What the options ask for, and a method with these settings; None if the options name no data.
+
+    `reconstruct`: layers are fitted on images after any method.
+    """
     options.check()
     if not options.data:
         return None
@@ -52,7 +61,7 @@ def load_images(
         calibration.task.require_loss("a method that follows the loss's gradients")
     test = dataset(options.data, "test", network)
     seen = None
-    if method is not None and needs_images(method):
+    if (method is not None and needs_images(method)) or options.heal.minutes is not None or reconstruct:
         source = dataset(options.data, "train", network) if train is None else train
         seen = in_seeded_order(source, options.calibration_images, options.seed)
     return Images(test, evaluate(network.model, test), train, calibration, seen)

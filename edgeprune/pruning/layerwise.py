@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from edgeprune.datasets.images import Dataset, batches
 from edgeprune.errors import InputError
-from edgeprune.graph import Layer
+from edgeprune.graph import Graph, Layer
 from edgeprune.io.progress import track
 from edgeprune.methods.on_images import Moments, Refit, Refitted
 from edgeprune.modules.fx_nodes import result_of
@@ -63,18 +64,21 @@ class Calibration:
     def divergence(self, changed: Mapping[str, Refitted]) -> float:
         """How far the outputs are from the dense network's if these layers alone are changed: as `divergence_of`, on
         as many of the images as `TRIAL_MACS` allows."""
-        if not self._trial:
-            macs = trace(self._dense, self._some(1)).graph.macs
-            count = int(min(max(TRIAL_MACS / macs, LEAST_TRIAL_IMAGES), MOST_TRIAL_IMAGES))
-            images = self._some(count)
-            self._trial = (images, tensors_in(self._dense(images)))
         images, wanted = self._trial
         model = copy.deepcopy(self._dense)
         for name, refitted in changed.items():
-            replace(model, name, refitted, norm="")
+            replace(model, name, refitted, self._graph.layer(name).norm)
         return divergence_of(tensors_in(model(images)), wanted)
 
-    _trial: tuple[Tensor, list[Tensor]] | None = None
+    @cached_property
+    def _graph(self) -> Graph:
+        return trace(self._dense, self._some(1)).graph
+
+    @cached_property
+    def _trial(self) -> tuple[Tensor, list[Tensor]]:
+        count = int(min(max(TRIAL_MACS / max(self._graph.macs, 1), LEAST_TRIAL_IMAGES), MOST_TRIAL_IMAGES))
+        images = self._some(count)
+        return images, tensors_in(self._dense(images))
 
     def _some(self, count: int) -> Tensor:
         return next(batches(self._images.first(count), count))[0]
@@ -105,7 +109,7 @@ def replace(model: nn.Module, name: str, refitted: Refitted, norm: str) -> None:
     module.weight.copy_(torch.from_numpy(refitted.weight).reshape(module.weight.shape))
     shift = torch.from_numpy(refitted.shift).to(module.weight)
     if module.bias is not None:
-        module.bias.add_(shift)
+        module.bias.copy_(shift)  # the outputs wanted have the dense bias in them
     elif norm and isinstance(mean := model.get_submodule(norm).running_mean, Tensor):
         mean.sub_(shift)
 

@@ -22,6 +22,33 @@ CALIBRATION_IMAGES = 1024
 
 
 @dataclass(frozen=True)
+class Heal:
+    """Whether a network is distilled after a one-shot method, and how long."""
+
+    minutes: float | None = None
+    """By the clock, after any method; None: steps that follow from the network's size, where the method looks at images
+    and no labels are trained on."""
+    wanted: bool = True
+
+    @staticmethod
+    def parse(value: str | float) -> Heal:
+        """From auto, none or minutes; InputError for anything else."""
+        if value in ("auto", "none"):
+            return Heal(wanted=value == "auto")
+        try:
+            minutes = float(value)
+        except ValueError:
+            minutes = math.nan
+        if not (math.isfinite(minutes) and minutes > 0):
+            raise InputError(f"--heal {value} is out of range", expected="auto, none, or minutes, such as --heal 10")
+        return Heal(minutes)
+
+    def applies(self, *, looks_at_images: bool, finetunes: bool) -> bool:
+        """Whether it is done after a method that looks at images, or does not, and before fine-tuning, or not."""
+        return self.wanted and (self.minutes is not None or (looks_at_images and not finetunes))
+
+
+@dataclass(frozen=True)
 class NetworkSource:
     """Which network, with which weights."""
 
@@ -76,6 +103,8 @@ class PruneOptions:
     """Folder of checkpoints of earlier epochs."""
     device_profile: str = ""
     """Device type that the network is for; empty: this machine's."""
+    reconstruct: bool = False
+    """Fit what the method left to what the dense layers gave, on images, whatever the method."""
 
     @property
     def asks_for_pruning(self) -> bool:
@@ -104,19 +133,25 @@ class DataOptions:
     learning_rate: float = 0.01
     batch_size: int = 64
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of fine-tuning."""
+    """Of fine-tuning and healing."""
     max_drop: float | None = None
     """Points of top-1, or of the data's own metric, that the pruned network may lose; more is a GateError."""
     calibration_images: int = CALIBRATION_IMAGES
-    """That a method may look at which refits layers: the first of the training split in the seed's order."""
+    """That a method which refits layers, and healing, may look at: the first of the training split in the seed's
+    order."""
+    heal: Heal = Heal()
     seed: int = 0
 
     def check(self) -> None:
         """InputError for values that make no sense, or if something needs data and there is none."""
         if self.calibration_images < 1:
             raise InputError(f"--calibration-images {self.calibration_images} is out of range", expected="1 or more")
-        if not self.data and (self.finetune_epochs or self.max_drop is not None):
-            what = "--finetune-epochs" if self.finetune_epochs else "--max-drop"
+        needing = {
+            "--finetune-epochs": self.finetune_epochs > 0,
+            "--heal": self.heal.minutes is not None,
+            "--max-drop": self.max_drop is not None,
+        }
+        if not self.data and (what := next((flag for flag, is_given in needing.items() if is_given), "")):
             raise InputError(f"{what} needs images", remedy="pass --data, such as --data imagefolder:DIR")
         if self.finetune_epochs < 0:
             raise InputError(f"--finetune-epochs {self.finetune_epochs} is negative", expected="0 or more")

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
 from edgeprune.bundles.bundle import Bundle
-from edgeprune.bundles.manifest import Accuracy, Count
+from edgeprune.bundles.manifest import Accuracy, Count, Healing
 from edgeprune.bundles.names import CLUSTERING, DENSE_WEIGHTS, PLAN, WEIGHTS
 from edgeprune.datasets.images import Dataset
 from edgeprune.devices.device_profile import load_profile
@@ -27,6 +26,7 @@ from edgeprune.io import progress
 from edgeprune.methods import amount_flags, load_method, needs_images, one_shot, parse_settings
 from edgeprune.methods.base import MethodResult
 from edgeprune.methods.on_images import Clock
+from edgeprune.methods.shared.reconstruction import Reconstruction
 from edgeprune.modules.hooks import check_own_hooks
 from edgeprune.plans.costs import off_block_note, planned_macs, planned_params
 from edgeprune.plans.kept_channels import KeptChannels
@@ -36,9 +36,18 @@ from edgeprune.pruning.healing import Healer, loss_gradients
 from edgeprune.pruning.images import Images, accuracy_of
 from edgeprune.pruning.layerwise import Calibration
 from edgeprune.pruning.method_inputs import FromImages, method_input
-from edgeprune.pruning.network import Network, bundle_arch, load_network, load_tickets, network_in, save_source
+from edgeprune.pruning.network import (
+    Network,
+    bundle_arch,
+    layer_weights,
+    load_network,
+    load_tickets,
+    network_in,
+    save_source,
+)
 from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
-from edgeprune.rewriting.rewrite import rewrite
+from edgeprune.pruning.summary import LayerSummary, PruneSummary
+from edgeprune.rewriting.rewrite import masked, rewrite
 from edgeprune.tracing.trace import trace
 from edgeprune.training.evaluation import evaluate
 from edgeprune.training.loop import fit
@@ -58,6 +67,9 @@ class Pruned:
     result: MethodResult
     seconds: float = 0.0
     accuracy: Accuracy | None = None
+    calibration_images: int = 0
+    """That the method, or healing, looked at."""
+    healing: Healing | None = None
 
     @property
     def macs(self) -> Count:
@@ -85,6 +97,8 @@ class Pruned:
             seconds=round(self.seconds, 3),
             peak_rss_mb=round(peak_rss_mb(), 1),
             accuracy=self.accuracy,
+            calibration_images=self.calibration_images,
+            healing=self.healing,
             layers=tuple(
                 LayerSummary(
                     e.name,
@@ -98,32 +112,6 @@ class Pruned:
                 for e in self.plan.layers
             ),
         )
-
-
-class LayerSummary(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One layer of `prune --json`; `kept` is the input channels that each group reads, 0 for a dense layer."""
-
-    name: str
-    groups: int
-    kept: int
-    seconds: float
-    note: str
-    filters: int
-    """That are left."""
-    recovery_ratio: float | None = None
-    """Share of the layer's importance that its kept kernels hold; absent where the method defines none."""
-
-
-class PruneSummary(msgspec.Struct, frozen=True):
-    """`prune --json`."""
-
-    macs: Count
-    params: Count
-    plan_sha256: str
-    seconds: float
-    peak_rss_mb: float
-    layers: tuple[LayerSummary, ...]
-    accuracy: Accuracy | None = None
 
 
 def prune_network(
@@ -149,14 +137,32 @@ def prune_network(
     tickets = load_tickets(options.tickets, network) if options.tickets else []
     seen = images.seen if images is not None else seen
     changed, known = _from_images(network, graph, data, images)
+    looked_at = 0
     if seen is not None and needs_images(load_method(options.method)):
         changed = Calibration(network.model, seen)
         known = FromImages(calibration=changed)
+        looked_at = len(seen)
     clock = make_clock(network, graph, options) if make_clock and options.request.budget.is_timed else None
     given = method_input(load_method(options.method), network.model, graph, options.request, tickets, known, clock)
     result = decider.prune(given, settings)
     weights = changed.model if changed else network.model
-    return carried_out(result, weights, network, graph, started, options.device_profile)
+    if options.reconstruct and seen is not None:
+        weights, looked_at = reconstructed(weights, result.plan, network, graph, seen), len(seen)
+    pruned = carried_out(result, weights, network, graph, started, options.device_profile)
+    return dataclasses.replace(pruned, calibration_images=looked_at)
+
+
+def reconstructed(weights: nn.Module, plan: Plan, network: Network, graph: Graph, seen: Dataset) -> nn.Module:
+    """What a plan leaves of these weights, each layer fitted in turn to what the dense one gave; in the original shape.
+
+    InputError where channels are merged or constant: what is left of them stands for others.
+    """
+    if any(entry.merged or entry.constant for entry in plan.sets):
+        raise InputError(f"--reconstruct does not fit channels that {plan.method} merged", remedy="leave it out")
+    start = masked(rewrite(weights, plan, graph), network.model, plan, graph)
+    work, fit_anew = Calibration(network.model, seen), Reconstruction(plan, graph, layer_weights(network.model))
+    work.refit(fit_anew.names, fit_anew, start)
+    return work.model
 
 
 def carried_out(
@@ -247,7 +253,10 @@ def open_pruned(bundle: Bundle, *, arch: str = "") -> Pruned:
     _load_weights(model, bundle.path(WEIGHTS))
     kept = (CLUSTERING, METHOD_RECORD)
     records = {name: bundle.path(name).read_bytes() for name in bundle.manifest.files if name in kept}
-    return Pruned(network, graph, plan, model, MethodResult(plan, records), accuracy=manifest.accuracy)
+    return Pruned(
+        network, graph, plan, model, MethodResult(plan, records), accuracy=manifest.accuracy,
+        calibration_images=manifest.calibration_images, healing=manifest.healing,
+    )  # fmt: skip
 
 
 def peak_rss_mb() -> float:

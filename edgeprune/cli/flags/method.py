@@ -34,7 +34,8 @@ class MethodFlags:
     layer_rate: Texts = ()
     """LAYER=RATE, a layer's own rate (its name or a pattern such as 'layer4.*'); repeatable."""
     budget: OptionalText = ""
-    """What may be left, as shares of the dense network: macs=0.5,params=0.6."""
+    """What may be left: macs=0.5,params=0.6, shares of the dense network; with gkp-cal also latency=0.6, measured here,
+    or latency-ms=8@PROFILE, estimated for a device."""
     set: Texts = ()
     """NAME=VALUE, a setting of the method; repeatable."""
     include_first: Switch = False
@@ -97,13 +98,17 @@ class PruneFlags(MethodFlags):
     share_partitions: bool = True
     """Layers of a residual stream share their filter clusters, which saves Gathers; for tmi-gkp and gconv."""
 
+    reconstruct: Switch = False
+    """Fit what any method left, layer by layer, to what the dense layers give on the calibration images of --data (no
+    labels): closed-form weights for its choice."""
+
     def options(self, seed: int) -> PruneOptions:
         from edgeprune.methods import require_taken
         from edgeprune.pruning.options import PruneOptions
 
         require_taken(self.method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
         request = self.request(self.method, seed, self.groups, self.share_partitions)
-        return PruneOptions(self.method, request, self.set, self.tickets, self.device_profile)
+        return PruneOptions(self.method, request, self.set, self.tickets, self.device_profile, self.reconstruct)
 
 
 @Parameter(name="*", group=PRUNING)

@@ -67,14 +67,17 @@ class DataFlags:
     batch_size: Integer = 64
     """Of fine-tuning."""
     precision: PrecisionFlag = "auto"
-    """Of fine-tuning; auto: bf16 where the CPU or GPU has units for it, else fp32."""
+    """Of fine-tuning and healing; auto: bf16 where the CPU or GPU has units for it, else fp32."""
     calibration_images: Integer = 1024
-    """Of the training split, without labels, for a method that chooses on images (gkp-cal)."""
+    """Of the training split, without labels, for a method that chooses on images (gkp-cal), and for --heal."""
+    heal: str = "auto"
+    """Train the pruned network, without labels, to give what the dense one gives on the calibration images: MINUTES by
+    the clock, none, or auto (minutes, the same steps each time; after gkp-cal alone, without --finetune-epochs)."""
     max_drop: float | None = None
     """Gate: fail (exit 3) if top-1 falls by more points, or the data's own metric gets worse by more."""
 
     def options(self, seed: int) -> DataOptions:
-        from edgeprune.pruning.options import DataOptions
+        from edgeprune.pruning.options import DataOptions, Heal
 
         return DataOptions(
             data=self.data,
@@ -84,5 +87,6 @@ class DataFlags:
             precision=self.precision,
             max_drop=self.max_drop,
             calibration_images=self.calibration_images,
+            heal=Heal.parse(self.heal),
             seed=seed,
         )

@@ -87,6 +87,7 @@ def export(
     - `edgeprune export model.onnx --method fpgm --rate 0.3 -o out`
     - `edgeprune export --arch torchvision:resnet50 --random-init --groups 4 -o out`
     - `edgeprune export model.pt --arch resnet56 --groups 4 --align auto --tune -o out`
+    - `edgeprune export model.pt --arch resnet20 --method gkp-cal --data imagefolder:DIR --heal 10 -o out`
     - `edgeprune export pruned/ -o out --devices 2`
 
     Parameters

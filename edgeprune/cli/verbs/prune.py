@@ -26,6 +26,7 @@ def prune(
     - `edgeprune prune model.pt --arch resnet20 --groups 8 --rate 0.4375 --tickets epochs/ -o pruned`
     - `edgeprune prune model.onnx --method fpgm --rate 0.3 -o pruned`
     - `edgeprune prune model.pt --arch resnet56 --method gconv --budget macs=0.5,params=0.6 -o pruned`
+    - `edgeprune prune model.pt --arch resnet20 --method gkp-cal --data imagefolder:DIR --heal 10 -o pruned`
 
     Parameters
     ----------

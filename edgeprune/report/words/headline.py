@@ -30,6 +30,8 @@ def headline_rows(
             rows.append((f"{f.clean(name)}, dense to pruned", change))
     elif manifest.macs:
         rows.append(("Top-1", "not measured: pass --data (and --finetune-epochs) to export"))
+    if healing := manifest.healing:
+        rows.append((f"On {manifest.calibration_images} images without labels", healing.words))
     for label, counted in (("MACs", manifest.macs), ("Parameters", manifest.params)):
         if counted:
             rows.append((f"{label}, dense to pruned", _change(counted)))

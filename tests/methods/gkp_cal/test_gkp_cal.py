@@ -192,6 +192,16 @@ def test_moments_are_those_of_what_a_layer_reads_by_then_and_of_what_the_stream_
         torch.testing.assert_close(work.model(x), stream + model.b_norm(model.b(stream) / 2 + 0.25))
 
 
+def test_a_bias_counts_once() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    with torch.no_grad():
+        model[2].bias.fill_(5.0)
+    work = Calibration(model, images())
+    work.refit(["2"], least_squares)
+    torch.testing.assert_close(work.model[2].bias, model[2].bias, rtol=0, atol=1e-3)
+
+
 def test_activations_that_are_not_finite_are_told_with_their_layer() -> None:
     model = networks.settled(networks.Residual())
     with torch.no_grad():
@@ -220,7 +230,7 @@ def accuracy(model: nn.Module, data: Dataset) -> float:
 
 def test_it_keeps_what_other_methods_lose_without_training(trained: tuple[nn.Module, Dataset]) -> None:
     model, test = trained
-    example, asked = torch.zeros(1, 1, 16, 16), {"groups": 4, "rate": 0.5}
+    example, asked = torch.zeros(1, 1, 16, 16), {"groups": 4, "rate": 0.5, "heal": "none"}
     dense = accuracy(model, test)
     calibrated = edgeprune.prune(model, example, method="gkp-cal", data="digits", **asked)
     by_weights = edgeprune.prune(model, example, method="tmi-gkp", settings={"scheme": "kpca"}, **asked)
@@ -235,7 +245,7 @@ def test_images_that_say_nothing_do_no_harm(trained: tuple[nn.Module, Dataset]) 
     """All black: the moments have no rank at all in the first layers."""
     model, _ = trained
     black = Dataset("black", torch.zeros(20, 1, 16, 16), torch.zeros(20, dtype=torch.int64), (), (0.0,), (1.0,))
-    pruned = edgeprune.prune(model, torch.zeros(1, 1, 16, 16), method="gkp-cal", groups=4, data=black)
+    pruned = edgeprune.prune(model, torch.zeros(1, 1, 16, 16), method="gkp-cal", groups=4, data=black, heal="none")
     with torch.no_grad():
         assert pruned.model(torch.randn(2, 1, 16, 16)).isfinite().all()
 
@@ -246,7 +256,7 @@ def test_it_says_what_it_needs(trained: tuple[nn.Module, Dataset]) -> None:
     with pytest.raises(InputError, match="chooses on images, and there are none.*pass --data"):
         edgeprune.prune(model, example, method="gkp-cal")
     few = load_data("digits", split="train", input_shape=(1, 16, 16)).first(1)
-    notes = edgeprune.prune(model, example, method="gkp-cal", groups=4, data=few).result.notes
+    notes = edgeprune.prune(model, example, method="gkp-cal", groups=4, data=few, heal="none").result.notes
     assert any("images" in note and "would do" in note for note in notes)
     for name, value in (("damping", 0.0), ("refine", -1)):
         with pytest.raises(InputError, match=f"setting {name}"):
