@@ -29,7 +29,9 @@ from edgeprune.pruning.moments import Fitted, moments
 from edgeprune.tracing.trace import trace
 
 BATCH_SIZE = 128
-TRIAL_MACS = 1e11
+LOOKED_AT = 256
+"""Images on which choices are compared: they are fitted on all."""
+TRIAL_MACS = 2e10
 """About the multiply-adds of one trial, which decide on how many images it runs."""
 LEAST_TRIAL_IMAGES, MOST_TRIAL_IMAGES = 16, 256
 Batches = list[Any]
@@ -48,8 +50,11 @@ class Calibration:
         self._dense, self._images = model, images
 
     def look(self, names: Collection[str], see: Callable[[Layer, Moments], None]) -> None:
-        """What the layers of these names read and give in the dense network. InputError as `refit`."""
-        _Pass(self._dense, self._dense, self._batches(), names).run(see)
+        """What the layers of these names read and give in the dense network, on the first `LOOKED_AT` images.
+
+        InputError as `refit`.
+        """
+        _Pass(self._dense, self._dense, self._batches(LOOKED_AT), names).run(see)
 
     def refit(self, names: Collection[str], refit: Refit, start: nn.Module | None = None) -> None:
         """Replace the layers of these names, of `start` (in the dense network's shape) if that is given.
@@ -83,8 +88,9 @@ class Calibration:
     def _some(self, count: int) -> Tensor:
         return next(batches(self._images.first(count), count))[0]
 
-    def _batches(self) -> list[Tensor]:
-        return [pixels for pixels, _ in batches(self._images, BATCH_SIZE)]
+    def _batches(self, most: int | None = None) -> list[Tensor]:
+        images = self._images if most is None else self._images.first(most)
+        return [pixels for pixels, _ in batches(images, BATCH_SIZE)]
 
 
 def divergence_of(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:

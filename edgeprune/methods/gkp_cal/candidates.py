@@ -1,8 +1,9 @@
 """What layers could become, and what each choice costs in outputs that change: measured on calibration images.
 
 Each unit of channels (`units`) could keep fewer of them, and each convolution could be in groups. The input channels
-that go are those whose loss raises the error of their readers least (`elimination`), and a choice is priced by a trial:
-the dense network with the readers' weights fitted to what is left, alone, against the dense network's outputs.
+that go are those whose loss raises the error of their readers least (`elimination`), and choices are priced by
+trials: the dense network with the readers' weights fitted to what is left, alone, against the dense network's outputs;
+of several choices for the same channels the least and the most are tried, and the others lie between by their errors.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ WIDTHS = 4
 GROUPS = (2, 4, 8)
 PRICING_STEPS = 8
 """In which channels go from a group whose price is asked."""
+
+
+POWERS = 0.5, 3.0
+"""Between which a divergence may grow with the error."""
 
 
 @dataclass(frozen=True)
@@ -117,33 +122,55 @@ class Search:
                 if len(self._waiting[number]) == len(readers):
                     self._found.widths[number] = self._widths(number, self._waiting.pop(number))
         if layer.name in self._groupings:
-            self._found.grouped[layer.name] = tuple(
-                self._in_groups(layer, weights, inverse, gains, light, grouping)
-                for grouping in self._groupings[layer.name]
-            )
+            self._found.grouped[layer.name] = self._in_groups(layer, weights, inverse, gains, light)
 
     def _widths(self, number: int, readers: Sequence[_Reader]) -> tuple[Width, ...]:
         unit = self._among.units[number]
-        left, found = set(range(unit.size)), [Width(tuple(range(unit.size)), 0.0)]
         wanted = widths_of(unit, self._among.request.align)
+        left, error = set(range(unit.size)), 0.0
+        kept, errors, trials = list[Numbers](), list[float](), list[tuple[float, float]]()
         step = max(at_once(reader.dense.shape[1]) for reader in readers)
-        steps = removals([reader.problem for reader in readers], unit.size, wanted, step)
-        for gone, _ in steps:
+        for gone, rise in removals([reader.problem for reader in readers], unit.size, wanted, step):
             left -= set(gone)
-            if len(left) in wanted:
-                cost = self._images.divergence({reader.layer.name: reader.trial() for reader in readers})
-                found.append(Width(tuple(sorted(left)), max(cost, found[-1].cost)))
-        return tuple(found)
+            error += rise
+            if len(left) not in wanted:
+                continue
+            kept.append(tuple(sorted(left)))
+            errors.append(error)
+            if len(left) in (wanted[0], wanted[-1]):  # the others lie between
+                changed = {reader.layer.name: reader.trial() for reader in readers}
+                trials.append((error, self._images.divergence(changed)))
+        costs = priced(errors, trials)
+        return (Width(tuple(range(unit.size)), 0.0), *map(Width, kept, costs))
 
     def _in_groups(
-        self, layer: Layer, weights: Matrix, inverse: Matrix, gains: Matrix, moments: Moments, grouping: Grouping
-    ) -> InGroups:
-        size, rng = columns_a_channel(layer), np.random.default_rng(self._given.request.seed)
-        step = max(at_once(len(inverse)), (layer.in_channels - grouping.kept) // PRICING_STEPS)
-        found = group(weights, inverse, size, grouping.groups, grouping.kept, rng, refine=0, step=step)
-        matrix = weights_in_groups(found, layer, size) / gains[:, None]
-        cost = self._images.divergence({layer.name: refitted(layer, moments, matrix)})
-        return InGroups(found.entry(layer.name), cost)
+        self, layer: Layer, weights: Matrix, inverse: Matrix, gains: Matrix, moments: Moments
+    ) -> tuple[InGroups, ...]:
+        size, found = columns_a_channel(layer), list[Grouped]()
+        for grouping in self._groupings[layer.name]:
+            rng = np.random.default_rng(self._given.request.seed)
+            step = max(at_once(len(inverse)), (layer.in_channels - grouping.kept) // PRICING_STEPS)
+            found.append(group(weights, inverse, size, grouping.groups, grouping.kept, rng, refine=0, step=step))
+        found.sort(key=lambda one: one.error)
+        trials = []
+        for one in {id(one): one for one in (found[0], found[-1])}.values():
+            matrix = weights_in_groups(one, layer, size) / gains[:, None]
+            trials.append((one.error, self._images.divergence({layer.name: refitted(layer, moments, matrix)})))
+        costs = priced([one.error for one in found], trials)
+        return tuple(InGroups(one.entry(layer.name), cost) for one, cost in zip(found, costs, strict=True))
+
+
+def priced(errors: Sequence[float], trials: Sequence[tuple[float, float]]) -> list[float]:
+    """What each of these errors, rising, costs: a power law through one or two trials (error, divergence)."""
+    if not errors:
+        return []
+    (first, low), (last, high) = trials[0], trials[-1]
+    power = 1.0
+    if last > first > 0 and high > low > 0:
+        power = float(np.clip(np.log(high / low) / np.log(last / first), *POWERS))
+    scale = high / last**power if last > 0 else 0.0
+    found: list[float] = np.maximum.accumulate([scale * error**power for error in errors]).tolist()
+    return found
 
 
 def weights_in_groups(found: Grouped, layer: Layer, size: int) -> Matrix:
