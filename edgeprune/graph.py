@@ -47,6 +47,9 @@ class Layer:
     ends_branch: bool = False
     """Its output goes, through `norm` at most, into an add: its filters may be left out without touching the others
     that are added (paper 004, eq. 4.8)."""
+    branch: tuple[str, ...] = ()
+    """For the end of a branch: the layers, itself included, that nothing needs if the branch is left out of the add, in
+    forward order; empty where it cannot be."""
     input_positions: int = 0
     """Positions of its input tensor a sample: H_in * W_in; 1 for a linear layer, 0 where that is not known."""
 

@@ -50,13 +50,16 @@ class OnImages(Protocol):
         """Show what the layers of these names read and give in the dense network, in forward order."""
         ...
 
-    def refit(self, names: Collection[str], refit: Refit) -> None:
+    def refit(self, names: Collection[str], refit: Refit, *, left_out: Collection[str] = ()) -> None:
         """Go over the layers of these names in forward order and replace each by what is decided for it, on what it
-        reads with those before it replaced; the method's result is carried out on the network that this gives."""
+        reads with those before it replaced; the method's result is carried out on the network that this gives.
+
+        `left_out`: the ends of branches that give nothing.
+        """
         ...
 
-    def divergence(self, changed: Mapping[str, Refitted]) -> float:
-        """How far the outputs are from the dense network's if these layers alone are changed."""
+    def divergence(self, changed: Mapping[str, Refitted], *, left_out: Collection[str] = ()) -> float:
+        """How far the outputs are from the dense network's if these layers alone are changed, or give nothing."""
         ...
 
 

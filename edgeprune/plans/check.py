@@ -23,6 +23,12 @@ def check_plan(plan: Plan, graph: Graph) -> list[str]:
             faults.append(f"{entry.name}: the plan names this layer twice.")
         seen.add(entry.name)
         layer = graph.layer(entry.name)
+        if entry.left_out and (not layer.branch or layer.refusal or not entry.is_dense or entry.kept_filters):
+            faults.append(f"{entry.name}: ends no branch that could be left out, or is changed as well.")
+        if kept is not None and layer.name in kept.gone:
+            if not entry.is_dense:
+                faults.append(f"{entry.name}: is grouped, and its branch is left out: one of the two.")
+            continue
         if entry.kept_filters:
             faults.extend(f"{entry.name}: {fault}" for fault in _branch_faults(entry, layer, kept))
         elif kept is not None and (not entry.is_dense or entry.inputs):
@@ -37,7 +43,7 @@ def check_plan(plan: Plan, graph: Graph) -> list[str]:
         faults.extend(
             f"{layer.name}: {fault}"
             for layer in graph.layers
-            if layer.groups > 1
+            if layer.groups > 1 and layer.name not in kept.gone
             for fault in _group_faults(layer, kept)
         )
     return faults

@@ -34,7 +34,7 @@ def planned_params(plan: Plan, graph: Graph) -> int:
     kept = KeptChannels(plan, graph)
     fewer = 0
     for norm in graph.norms:
-        written = kept.sets[norm.coupled_set]
+        written = kept.norm(norm, graph)
         fewer += 2 * norm.affine * norm.features_per_channel * (written.channels - len(written.index))
     for slopes in graph.slopes:
         written = kept.sets[slopes.coupled_set]
@@ -42,8 +42,6 @@ def planned_params(plan: Plan, graph: Graph) -> int:
     for layer in graph.layers:
         left_out = layer.out_channels - len(kept.filters(layer).index)
         fewer += layer.has_bias * left_out
-        if layer.norm and kept.sets[layer.writes].is_all:  # else its BatchNorm was counted above
-            fewer += 2 * next(norm.affine for norm in graph.norms if norm.name == layer.norm) * left_out
     return sum(planned_weights(plan, graph).values()) + graph.other_params - fewer
 
 
@@ -60,7 +58,7 @@ def off_block_note(plan: Plan, graph: Graph, block: int, flags: Collection[str],
     left = {
         layer.name: len(kept.filters(layer).index)
         for layer in graph.layers
-        if layer.kind == "conv" and not layer.is_depthwise and layer.name not in grouped
+        if layer.kind == "conv" and not layer.is_depthwise and layer.name not in grouped | dict.fromkeys(kept.gone)
         if not kept.filters(layer).is_all
     }
     uneven = [name for name, filters in left.items() if filters % block]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from edgeprune.graph import Graph, Layer
+from edgeprune.graph import Graph, Layer, Norm
 from edgeprune.plans.plan import LayerPlan, Plan
 
 
@@ -55,6 +55,9 @@ class KeptChannels:
     def __init__(self, plan: Plan, graph: Graph) -> None:
         self.sets: dict[str, Kept] = {}
         self._entries = {entry.name: entry for entry in plan.layers}
+        ends = [entry.name for entry in plan.layers if entry.left_out and entry.name in graph]
+        self.gone = frozenset(name for end in ends for name in graph.layer(end).branch)
+        """Layers of branches that are left out."""
         named = {entry.name: entry for entry in plan.sets}
         for coupled in graph.coupled_sets:  # in forward order: the parts of a concatenation come before it
             if coupled.parts:
@@ -69,10 +72,17 @@ class KeptChannels:
 
     def filters(self, layer: Layer) -> Kept:
         """The layer's output channels that it still computes."""
+        if layer.name in self.gone:
+            return Kept(layer.out_channels, ())
         entry = self._entries.get(layer.name, LayerPlan(layer.name))
         if entry.kept_filters:
             return Kept(layer.out_channels, entry.kept_filters)
         return self.sets[layer.writes] if layer.writes in self.sets else Kept.all(layer.out_channels)
+
+    def norm(self, norm: Norm, graph: Graph) -> Kept:
+        """The channels of a BatchNorm that are left."""
+        behind = next((layer for layer in graph.layers if layer.norm == norm.name), None)
+        return self.sets[norm.coupled_set] if behind is None else self.filters(behind)
 
     def groups(self, layer: Layer) -> tuple[GroupLeft, ...]:
         """What is left of a layer that comes in groups, or is depthwise: group by group; none that is gone."""

@@ -33,6 +33,8 @@ class LayerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     kept_filters: tuple[int, ...] = ()
     """The filters that a layer at the end of a residual branch keeps, ascending, where the others are left out of the
     add (paper 004, eq. 4.8) and the coupled set stays whole; empty if the layer keeps what its set keeps."""
+    left_out: bool = False
+    """The branch that this layer ends is left out of the add, with all layers that only it needs (`Layer.branch`)."""
     asked_groups: int = 0
     """Groups that were asked for, where alignment took others; 0: as asked."""
     asked_kept: int = 0
@@ -95,8 +97,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def thins(self) -> bool:
-        """Whether channels or filters are left out, beside what is grouped."""
-        return bool(self.sets) or any(layer.kept_filters for layer in self.layers)
+        """Whether channels, filters or branches are left out, beside what is grouped."""
+        return bool(self.sets) or any(layer.kept_filters or layer.left_out for layer in self.layers)
 
     def to_json(self) -> bytes:
         """Canonical JSON: the same plan gives the same bytes."""

@@ -26,6 +26,7 @@ from edgeprune.modules.fx_nodes import result_of
 from edgeprune.modules.norms import NORMS
 from edgeprune.modules.outputs import tensors_in
 from edgeprune.pruning.moments import Fitted, moments
+from edgeprune.rewriting.branches import silence
 from edgeprune.tracing.trace import trace
 
 BATCH_SIZE = 128
@@ -56,21 +57,28 @@ class Calibration:
         """
         _Pass(self._dense, self._dense, self._batches(LOOKED_AT), names).run(see)
 
-    def refit(self, names: Collection[str], refit: Refit, start: nn.Module | None = None) -> None:
+    def refit(
+        self,
+        names: Collection[str],
+        refit: Refit,
+        *,
+        left_out: Collection[str] = (),
+        start: nn.Module | None = None,
+    ) -> None:
         """Replace the layers of these names, of `start` (in the dense network's shape) if that is given.
 
-        InputError for activations that are not finite.
+        `left_out`: the ends of branches that give nothing. InputError for activations that are not finite.
         """
-        one = _Pass(self._dense, start or self.model, self._batches(), names)
+        one = _Pass(self._dense, self._silenced(start or self.model, left_out), self._batches(), names)
         one.run(refit)
         self.model = one.model
 
     @torch.no_grad()
-    def divergence(self, changed: Mapping[str, Refitted]) -> float:
+    def divergence(self, changed: Mapping[str, Refitted], *, left_out: Collection[str] = ()) -> float:
         """How far the outputs are from the dense network's if these layers alone are changed: as `divergence_of`, on
         as many of the images as `TRIAL_MACS` allows."""
         images, wanted = self._trial
-        model = copy.deepcopy(self._dense)
+        model = self._silenced(copy.deepcopy(self._dense), left_out)
         for name, refitted in changed.items():
             replace(model, name, refitted, self._graph.layer(name).norm)
         return divergence_of(tensors_in(model(images)), wanted)
@@ -84,6 +92,15 @@ class Calibration:
         count = int(min(max(TRIAL_MACS / max(self._graph.macs, 1), LEAST_TRIAL_IMAGES), MOST_TRIAL_IMAGES))
         images = self._some(count)
         return images, tensors_in(self._dense(images))
+
+    def _silenced(self, model: nn.Module, ends: Collection[str]) -> nn.Module:
+        """The model, or a copy in which these layers give nothing."""
+        if not ends:
+            return model
+        model = copy.deepcopy(model)
+        for name in ends:
+            silence(model, self._graph.layer(name))
+        return model
 
     def _some(self, count: int) -> Tensor:
         return next(batches(self._images.first(count), count))[0]

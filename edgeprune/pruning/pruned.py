@@ -161,7 +161,7 @@ def reconstructed(weights: nn.Module, plan: Plan, network: Network, graph: Graph
         raise InputError(f"--reconstruct does not fit channels that {plan.method} merged", remedy="leave it out")
     start = masked(rewrite(weights, plan, graph), network.model, plan, graph)
     work, fit_anew = Calibration(network.model, seen), Reconstruction(plan, graph, layer_weights(network.model))
-    work.refit(fit_anew.names, fit_anew, start)
+    work.refit(fit_anew.names, fit_anew, start=start)
     return work.model
 
 

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from edgeprune.errors import InputError
-from edgeprune.graph import Graph, Layer, Norm
+from edgeprune.graph import Graph, Layer
 from edgeprune.modules.filters import FilterLayer, filters_first, filters_of, is_transposed
 from edgeprune.modules.gather import ChannelMask, insert_zero_filled
 from edgeprune.modules.norms import NORM_TENSORS
 from edgeprune.plans.kept_channels import Kept, KeptChannels
 from edgeprune.plans.permutation import Selection
 from edgeprune.plans.plan import Plan
+from edgeprune.rewriting.branches import leave_out, zeros_of
 from edgeprune.tracing.channel_calls import set_literal_features
 from edgeprune.tracing.channel_parts import set_slice, set_split_sizes
 from edgeprune.tracing.constants import Values, constants_by_reader
@@ -33,23 +34,24 @@ def thin(model: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
     kept = KeptChannels(plan, graph)
     constants = constants_by_reader(model, graph) if any(entry.constant for entry in plan.sets) else {}
     traced = trace(model, _example(model, graph))
-    if _counts_channels(traced, plan, kept):
+    if _counts_channels(traced, plan, kept) or kept.gone:
         model = _thin_graph(traced, plan, kept)
+    there = dict(model.named_modules())
     for layer in graph.layers:
+        if layer.name not in there:
+            continue
         _thin_layer(model.get_submodule(layer.name), layer, kept, constants.get(layer.name))  # type: ignore[arg-type]
     for norm in graph.norms:
-        left = features_left(norm_channels(norm, graph, kept), norm.features_per_channel)
+        if norm.name not in there:
+            continue
+        left = features_left(kept.norm(norm, graph), norm.features_per_channel)
         _thin_norm(model.get_submodule(norm.name), left)
     for slopes in graph.slopes:
+        if slopes.name not in there:
+            continue
         left = features_left(kept.sets[slopes.coupled_set], slopes.features_per_channel)
         _thin_slopes(model.get_submodule(slopes.name), left)  # type: ignore[arg-type]
     return model
-
-
-def norm_channels(norm: Norm, graph: Graph, kept: KeptChannels) -> Kept:
-    """The channels of a BatchNorm that are left."""
-    behind = next((layer for layer in graph.layers if layer.norm == norm.name), None)
-    return kept.sets[norm.coupled_set] if behind is None else kept.filters(behind)
 
 
 def features_left(channels: Kept, features: int) -> Selection:
@@ -170,6 +172,7 @@ def _thin_graph(traced: Traced, plan: Plan, kept: KeptChannels) -> fx.GraphModul
             if entry is not None:
                 layer = traced.graph.layer(entry.name)
                 _fill_up(traced.module, node, layer, Kept(layer.out_channels, entry.kept_filters))
+    leave_out(traced.module, {entry.name for entry in plan.layers if entry.left_out})
     traced.module.graph.lint()
     traced.module.recompile()
     return traced.module
@@ -248,7 +251,10 @@ def expanded(state: Mapping[str, Tensor], plan: Plan, graph: Graph, like: Mappin
     """
     kept = KeptChannels(plan, graph)
     full = {key: state[key].clone() if key in state else tensor.clone() for key, tensor in like.items()}
+    full |= zeros_of([layer for layer in graph.layers if layer.name in kept.gone], like)
     for layer in graph.layers:
+        if layer.name in kept.gone:
+            continue
         filters, inputs = kept.filters(layer), kept.inputs(layer)
         is_transposed = layer.kind == "conv_transpose" and layer.groups == 1
         weight = filters_first(state[f"{layer.name}.weight"], transposed=is_transposed)
@@ -262,13 +268,14 @@ def expanded(state: Mapping[str, Tensor], plan: Plan, graph: Graph, like: Mappin
         if layer.has_bias:
             full[f"{layer.name}.bias"] = _copied(_spread(state[f"{layer.name}.bias"], filters), filters)
     for norm in graph.norms:
-        channels, features = norm_channels(norm, graph, kept), norm.features_per_channel
+        channels, features = kept.norm(norm, graph), norm.features_per_channel
         for key, blank in ((f"{norm.name}.{name}", float(name == "running_var")) for name in NORM_TENSORS):
-            if key in full:
+            if key in state:
                 full[key] = _copied(_spread(state[key], channels, features, blank), channels, features)
     for slopes in graph.slopes:
         channels, features = kept.sets[slopes.coupled_set], slopes.features_per_channel
-        key = f"{slopes.name}.weight"
+        if (key := f"{slopes.name}.weight") not in state:
+            continue
         full[key] = _copied(_spread(state[key], channels, features), channels, features)
     return full
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import fx, nn
 
+from edgeprune.modules.filters import FILTER_LAYERS
 from edgeprune.modules.norms import NORMS
 from edgeprune.tracing.channel_ops import ADDS_FUNCTIONS, ADDS_METHODS
 
@@ -42,6 +43,30 @@ def ends_branch(node: fx.Node, modules: Modules, shapes: Shapes) -> bool:
             )
             return adds and [shapes.get(n.name) for n in follower.all_input_nodes] == [shapes[node.name]] * 2
     return False
+
+
+def branch_of(node: fx.Node, modules: Modules, shapes: Shapes) -> tuple[str, ...]:
+    """The layers that nothing needs if the branch that this layer ends is left out of the add, in forward order; empty
+    where it ends none, or is the skip path."""
+    if not ends_branch(node, modules, shapes) or is_shortcut(node, modules, shapes):
+        return ()
+    needless = {node, *(way for way in _way_to_add(node))}
+    called = []
+    for other in reversed(node.graph.nodes):
+        if other in needless or (other.users and set(other.users) <= needless):
+            needless.add(other)
+            if other.op == "placeholder":
+                return ()
+            if other.op == "call_module" and isinstance(modules[str(other.target)], FILTER_LAYERS):
+                called.append(str(other.target))
+    return tuple(reversed(called))
+
+
+def _way_to_add(node: fx.Node) -> Iterator[fx.Node]:
+    for follower in _only_way(node):
+        if follower.op != "call_module":
+            return
+        yield follower
 
 
 def _only_way(node: fx.Node) -> Iterator[fx.Node]:

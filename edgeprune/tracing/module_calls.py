@@ -17,7 +17,7 @@ from edgeprune.tracing.channel_axes import unknown_module
 from edgeprune.tracing.channel_calls import CallWalk
 from edgeprune.tracing.channel_ops import KEEPS_MODULES
 from edgeprune.tracing.channel_parts import Channels
-from edgeprune.tracing.layer_roles import calls_of, ends_branch, is_shortcut, norm_behind
+from edgeprune.tracing.layer_roles import branch_of, calls_of, ends_branch, is_shortcut, norm_behind
 from edgeprune.tracing.one_run import LayerCalls
 
 NETWORK_INPUT = "the network's input"
@@ -149,6 +149,7 @@ class ModuleWalk(CallWalk):
             has_bias=module.bias is not None,
             norm=norm_behind(node, self.modules) if node is not None else "",
             ends_branch=node is not None and ends_branch(node, self.modules, self.shapes),
+            branch=branch_of(node, self.modules, self.shapes) if node is not None else (),
             input_positions=0 if node is None else math.prod(self.shapes[node.all_input_nodes[0].name][2:]),
         )
         self.layers.setdefault(name, layer)

@@ -1,9 +1,9 @@
 """Which width each unit gets and which layers come in groups: the choice that changes the outputs least in a budget.
 
-One integer program over all layers. Every unit has one of its widths, every layer at most one grouping, and that only
-with all of its channels; costs add up (the divergences that single changes were measured to cause), and so do the
-multiply-adds, parameters and times of layers. A layer between two units of variable width needs what the pair of widths
-says: one variable a pair, bound to both choices, so that the program is exact.
+One integer program over all layers. Every unit has one of its widths, unless the branch that it is in is left out;
+every layer has at most one grouping, and that only with all of its channels. Costs add up (the divergences that single
+changes were measured to cause), and so do the multiply-adds, parameters and times of layers. A layer between two units
+of variable width needs what the pair of widths says: one variable a pair, bound to both choices.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Allocation:
     widths: Mapping[int, int]
     """Number of a unit -> place among its widths."""
     grouped: Mapping[str, Grouping]
+    left_out: tuple[str, ...]
+    """The ends of branches."""
     cost: float
     needs: tuple[float, ...]
     """In the order of the needs given."""
@@ -104,8 +106,17 @@ class Allocator:
         self._widths = {
             unit: [self._program.variable(width.cost) for width in widths] for unit, widths in candidates.widths.items()
         }
-        for variables in self._widths.values():
-            self._program.rows.append((dict.fromkeys(variables, 1.0), 1, 1))
+        self._left_out = {name: self._program.variable(cost) for name, cost in candidates.left_out.items()}
+        """1 where a branch is left out."""
+        self._branch = {name: end for end in self._left_out for name in self._graph.layer(end).branch}
+        """Layer -> the end of the branch that it is in."""
+        self._inside = {unit: end for unit in self._widths if (end := self._branch_of(unit))}
+        """Unit -> the end of the branch that all of it is in: without that it has no width."""
+        for unit, variables in self._widths.items():
+            row = dict.fromkeys(variables, 1.0)
+            if unit in self._inside:
+                row[self._left_out[self._inside[unit]]] = 1.0
+            self._program.rows.append((row, 1, 1))
         self._sides = {layer.name: self._layer_sides(layer) for layer in self._graph.layers}
         self._groups = {name: self._grouping_variables(name) for name in candidates.grouped}
 
@@ -125,7 +136,11 @@ class Allocator:
     def _read(self, values: Sequence[float], priced: Sequence[tuple[dict[int, float], float]]) -> Allocation | None:
         if not values:
             return None
-        widths = {unit: int(np.argmax([values[v] for v in own])) for unit, own in self._widths.items()}
+        gone = tuple(name for name, variable in self._left_out.items() if values[variable] > 0.5)
+        widths = {
+            unit: 0 if self._inside.get(unit) in gone else int(np.argmax([values[v] for v in own]))
+            for unit, own in self._widths.items()
+        }
         grouped = {
             name: choice.grouping
             for name, variables in self._groups.items()
@@ -133,13 +148,24 @@ class Allocator:
             if values[variable] > 0.5
         }
         needs = tuple(fixed + sum(f * values[v] for v, f in factors.items()) for factors, fixed in priced)
-        return Allocation(widths, grouped, float(np.dot(self._program.cost, values)), needs)
+        return Allocation(widths, grouped, gone, float(np.dot(self._program.cost, values)), needs)
 
     # -- what variables stand for --------------------------------------------------------------------------------------
+    def _branch_of(self, number: int) -> str:
+        """The end of the branch that a unit is in, with all that writes and reads it; empty if there is none."""
+        unit = self._among.units[number]
+        names = {name for name, _ in (*unit.layers, *unit.followers)}
+        names |= {name for coupled, _ in unit.sets for name in self._graph.coupled_set(coupled).consumers}
+        ends = {self._branch.get(name, "") for name in names}
+        return ends.pop() if len(ends) == 1 else ""
+
     def _grouping_variables(self, name: str) -> list[int]:
         """One for each grouping; none of them 1 unless the units around the layer are whole."""
         variables = [self._program.variable(choice.cost) for choice in self._candidates.grouped[name]]
         self._program.rows.append((dict.fromkeys(variables, 1.0), 0, 1))
+        if name in self._branch:
+            row = dict.fromkeys(variables, 1.0) | {self._left_out[self._branch[name]]: 1.0}
+            self._program.rows.append((row, 0, 1))
         for unit in {side.unit for sides in self._sides[name] for side in sides if side.unit is not None}:
             self._program.rows.append((dict.fromkeys(variables, 1.0) | {self._widths[unit][0]: -1.0}, -np.inf, 0))
         return variables
@@ -169,10 +195,12 @@ class Allocator:
         if (first, second) not in self._pairs:
             rows, columns = self._widths[first], self._widths[second]
             grid = [[self._program.variable(0.0, whole=False) for _ in columns] for _ in rows]
+            # Where the other unit's branch is left out, there is no pair.
+            of_rows, of_columns = (-np.inf if unit in self._inside else 0 for unit in (second, first))
             for row, variable in zip(grid, rows, strict=True):
-                self._program.rows.append((dict.fromkeys(row, 1.0) | {variable: -1.0}, 0, 0))
+                self._program.rows.append((dict.fromkeys(row, 1.0) | {variable: -1.0}, of_rows, 0))
             for column, variable in zip(zip(*grid, strict=True), columns, strict=True):
-                self._program.rows.append((dict.fromkeys(column, 1.0) | {variable: -1.0}, 0, 0))
+                self._program.rows.append((dict.fromkeys(column, 1.0) | {variable: -1.0}, of_columns, 0))
             self._pairs[first, second] = grid
         return self._pairs[first, second]
 
@@ -207,6 +235,9 @@ class Allocator:
 
         ins, outs = self._counts(read), self._counts(written)
         if read.unit is None and written.unit is None:
+            if layer.name in self._branch:
+                variable = self._left_out[self._branch[layer.name]]
+                factors[variable] = factors.get(variable, 0.0) - needed(ins[0], outs[0])
             return needed(ins[0], outs[0])
         if read.unit == written.unit:
             terms = [(v, needed(a, b)) for v, a, b in zip(self._widths[read.unit or 0], ins, outs, strict=True)]

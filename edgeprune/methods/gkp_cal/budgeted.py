@@ -24,7 +24,7 @@ from edgeprune.methods.shared.alignment import Grouping
 from edgeprune.methods.shared.channel_choice import plan_of
 from edgeprune.methods.shared.layer_times import relative_time
 from edgeprune.methods.shared.units import Prunable, units
-from edgeprune.plans.plan import Plan
+from edgeprune.plans.plan import LayerPlan, Plan
 
 ROUNDS = 6
 """Of measuring the whole network, at most."""
@@ -148,12 +148,14 @@ def plan_for(found: Allocation, among: Prunable, candidates: Candidates, request
         candidates.widths[number][found.widths[number]].kept if number in found.widths else tuple(range(unit.size))
         for number, unit in enumerate(among.units)
     ]
-    plan = plan_of(kept, among, "gkp-cal", {})
+    drawn = plan_of(kept, among, "gkp-cal", {})
+    ends = {name: LayerPlan(name, note="its branch is left out", left_out=True) for name in found.left_out}
     entries = {
         name: next(choice.entry for choice in candidates.grouped[name] if choice.grouping == grouping)
         for name, grouping in found.grouped.items()
     }
-    return msgspec.structs.replace(plan, layers=tuple(entries.get(entry.name, entry) for entry in plan.layers))
+    entries |= ends
+    return msgspec.structs.replace(drawn, layers=tuple(entries.get(entry.name, entry) for entry in drawn.layers))
 
 
 def layer_macs(layer: Layer, inputs: int, filters: int, grouping: Grouping | None) -> float:

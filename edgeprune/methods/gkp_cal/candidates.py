@@ -1,6 +1,7 @@
 """What layers could become, and what each choice costs in outputs that change: measured on calibration images.
 
-Each unit of channels (`units`) could keep fewer of them, and each convolution could be in groups. The input channels
+Each unit of channels (`units`) could keep fewer of them, each convolution could be in groups, and the branch of a
+residual block could be left out. The input channels
 that go are those whose loss raises the error of their readers least (`elimination`), and choices are priced by
 trials: the dense network with the readers' weights fitted to what is left, alone, against the dense network's outputs;
 of several choices for the same channels the least and the most are tried, and the others lie between by their errors.
@@ -8,13 +9,14 @@ of several choices for the same channels the least and the most are tried, and t
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgeprune.graph import Graph, Layer
-from edgeprune.methods.base import MethodInput
+from edgeprune.methods.base import MethodInput, PruneRequest
 from edgeprune.methods.gkp_cal.assignment import Grouped, group
 from edgeprune.methods.gkp_cal.elimination import Columns, Matrix, Problem, at_once, removals, solved
 from edgeprune.methods.on_images import Moments, OnImages, Refitted
@@ -63,6 +65,8 @@ class Candidates:
     widths: dict[int, tuple[Width, ...]] = field(default_factory=dict)
     """Number of a unit -> its widths, widest first, all channels at no cost among them."""
     grouped: dict[str, tuple[InGroups, ...]] = field(default_factory=dict)
+    left_out: dict[str, float] = field(default_factory=dict)
+    """Layer at the end of a branch that could be left out -> its cost."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,9 @@ class Search:
         self._groupings = groupings
         names = {name for readers in self._units.values() for name in readers} | set(groupings)
         self._images.look(names, self._see)
+        for layer in self._given.graph.layers:
+            if may_go(layer, self._given.graph, self._given.request):
+                self._found.left_out[layer.name] = self._images.divergence({}, left_out=[layer.name])
         return self._found
 
     def _see(self, layer: Layer, moments: Moments) -> None:
@@ -179,6 +186,14 @@ def weights_in_groups(found: Grouped, layer: Layer, size: int) -> Matrix:
     for filters, part in zip(found.filters, found.groups, strict=True):
         weight[np.ix_(filters, part.kept)] = part.weights
     return weight.reshape(len(weight), -1)
+
+
+def may_go(layer: Layer, graph: Graph, request: PruneRequest) -> bool:
+    """Whether the branch that a layer ends may be left out."""
+    inside = [graph.layer(name) for name in layer.branch]
+    return bool(inside) and not any(
+        other.refusal or any(fnmatch.fnmatchcase(other.name, pattern) for pattern in request.skip) for other in inside
+    )
 
 
 def readers_of(unit: Unit, graph: Graph) -> dict[str, Columns]:

@@ -96,7 +96,7 @@ def _within_budget(given: MethodInput, settings: Settings) -> MethodResult:
     decision = decide(given, settings.damping)
     drawn = decision.chosen.plan
     work = _Work(given, settings, decision.chosen.allocation.grouped, drawn)
-    given.images.refit(work.names, work)
+    given.images.refit(work.names, work, left_out=decision.chosen.allocation.left_out)
     layers = tuple(work.entries.get(entry.name, entry) for entry in drawn.layers)
     used = _used_settings(given, settings) | {"budget": given.request.budget.settings}
     plan = Plan("gkp-cal", used, given.request.seed, layers, drawn.sets)
@@ -176,6 +176,8 @@ def _choices(decision: Decision) -> RecordTable:
         for choice in choices:
             what = f"{choice.grouping.groups} groups of {choice.grouping.kept} inputs"
             rows.append((name, what, choice.cost, "chosen" if chosen.grouped.get(name) == choice.grouping else ""))
+    for name, cost in decision.candidates.left_out.items():
+        rows.append((name, "its branch left out", cost, "chosen" if name in chosen.left_out else ""))
     text = "How far the outputs move if this alone is changed: of class scores the Kullback-Leibler divergence in nats."
     return RecordTable("What layers could become", ("layer", "choice", "divergence", ""), tuple(rows), text)
 

@@ -76,11 +76,11 @@ class Reconstruction:
     @property
     def names(self) -> list[str]:
         """The layers that are fitted anew: all that can be, behind and with the first that loses anything."""
-        changed = [layer.name for layer in self.graph.layers if self._parts(layer) is not None]
-        order = [layer.name for layer in self.graph.layers]
+        gone, order = self._kept.gone, [layer.name for layer in self.graph.layers]
+        changed = [layer.name for layer in self.graph.layers if layer.name in gone or self._parts(layer) is not None]
         if not changed:
             return []
-        return [n for n in order[order.index(changed[0]) :] if not can_refit(self.graph.layer(n))]
+        return [n for n in order[order.index(changed[0]) :] if n not in gone and not can_refit(self.graph.layer(n))]
 
     def __call__(self, layer: Layer, moments: Moments) -> Refitted:
         dense = self.weights[layer.name].reshape(layer.out_channels, -1).astype(np.float64)
