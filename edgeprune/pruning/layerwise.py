@@ -32,7 +32,7 @@ from edgeprune.tracing.trace import trace
 BATCH_SIZE = 128
 LOOKED_AT = 256
 """Images on which choices are compared: they are fitted on all."""
-TRIAL_MACS = 2e10
+TRIAL_MACS = 8e9
 """About the multiply-adds of one trial, which decide on how many images it runs."""
 LEAST_TRIAL_IMAGES, MOST_TRIAL_IMAGES = 16, 256
 Batches = list[Any]

@@ -53,13 +53,19 @@ def _columns(module: Fitted, read: Sequence[Tensor], wanted: Sequence[Tensor]) -
             continue
         images = max(1, COLUMN_BYTES // (4 * module.weight[0].numel() * y[0, 0].numel()))
         for few, their in zip(torch.split(x, images), torch.split(y, images), strict=True):
-            yield _unfolded(module, few).transpose(0, 1).flatten(1), their.transpose(0, 1).flatten(1)
+            yield _unfolded(module, few, their.shape[2:]), their.transpose(0, 1).flatten(1)
 
 
-def _unfolded(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """(n, columns, positions), zeros at the border or what else the convolution pads with."""
-    padding = conv.padding
-    if conv.padding_mode != "zeros" or isinstance(padding, str):
-        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        x, padding = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode), (0, 0)
-    return F.unfold(x, conv.kernel_size, conv.dilation, padding, conv.stride)
+def _unfolded(conv: nn.Conv2d, x: Tensor, size: Sequence[int]) -> Tensor:
+    """(columns, n * positions): what is at each place of the kernel, row by row, as F.unfold gives in several times
+    the time."""
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    padded = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode).transpose(0, 1)  # (C, n, H, W)
+    (height, width), (down, right), (rows, columns) = conv.kernel_size, conv.dilation, conv.stride
+    found = x.new_empty(x.shape[1], height * width, len(x), *size)
+    for number in range(height * width):
+        top, left = number // width * down, number % width * right
+        found[:, number] = padded[
+            :, :, top : top + rows * (size[0] - 1) + 1 : rows, left : left + columns * (size[1] - 1) + 1 : columns
+        ]
+    return found.flatten(0, 1).flatten(1)

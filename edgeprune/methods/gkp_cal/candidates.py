@@ -159,10 +159,9 @@ class Search:
             step = max(at_once(len(inverse)), (layer.in_channels - grouping.kept) // PRICING_STEPS)
             found.append(group(weights, inverse, size, grouping.groups, grouping.kept, rng, refine=0, step=step))
         found.sort(key=lambda one: one.error)
-        trials = []
-        for one in {id(one): one for one in (found[0], found[-1])}.values():
-            matrix = weights_in_groups(one, layer, size) / gains[:, None]
-            trials.append((one.error, self._images.divergence({layer.name: refitted(layer, moments, matrix)})))
+        one = found[len(found) // 2]
+        matrix = weights_in_groups(one, layer, size) / gains[:, None]
+        trials = [(one.error, self._images.divergence({layer.name: refitted(layer, moments, matrix)}))]
         costs = priced([one.error for one in found], trials)
         return tuple(InGroups(one.entry(layer.name), cost) for one, cost in zip(found, costs, strict=True))
 
