@@ -37,7 +37,7 @@ WARM_UP = 30
 """Steps in which the learning rate rises: Adam's first steps are as long as any, whatever the gradients."""
 CHECKS = 10
 """Times in a run at which the held-back images are looked at; the best weights are kept."""
-FROZEN = 0.3
+FROZEN = 0.2
 """Share of a run, its end, in which BatchNorm's statistics are frozen."""
 SETTLING = 20
 """Batches from which BatchNorm's statistics are estimated."""
@@ -54,8 +54,9 @@ class DistilSettings:
     learning_rate: float = 0.02
     """The peak, as a share of each tensor's own size (root mean square): so one value suits networks with weights of
     0.2 and of 0.02."""
-    feature_weight: float = 1.0
-    """Of what the layers read, beside the outputs."""
+    feature_weight: float = 4.0
+    """Of what the layers read, beside the outputs: what a layer gives is held at every position of every image, and so
+    carries over to other images better than a few outputs do."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
     seed: int = 0
