@@ -8,6 +8,7 @@ hundred go a long way.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -36,6 +37,10 @@ WARM_UP = 30
 """Steps in which the learning rate rises: Adam's first steps are as long as any, whatever the gradients."""
 CHECKS = 10
 """Times in a run at which the held-back images are looked at; the best weights are kept."""
+FROZEN = 0.2
+"""Share of a run, its end, in which BatchNorm's statistics are frozen."""
+SETTLING = 20
+"""Batches from which BatchNorm's statistics are estimated."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,9 @@ class DistilSettings:
     learning_rate: float = 0.02
     """The peak, as a share of each tensor's own size (root mean square): so one value suits networks with weights of
     0.2 and of 0.02."""
-    feature_weight: float = 0.3
-    """Of what the layers read, beside the outputs."""
+    feature_weight: float = 4.0
+    """Of what the layers read, beside the outputs: what a layer gives is held at every position of every image, and so
+    carries over to other images better than a few outputs do."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
     seed: int = 0
@@ -79,7 +85,6 @@ def distil(
         before = run.held_back_loss()
         best, least = copy.deepcopy(run.student.state_dict()), before
         for _ in run.between_checks():
-            run.settle()
             loss = run.held_back_loss()
             if loss < least:
                 best, least = copy.deepcopy(run.student.state_dict()), loss
@@ -115,6 +120,9 @@ class _Distillation:
         self.peaks = [settings.learning_rate * size for size in sizes]
         self.optimizer = torch.optim.Adam([{"params": [p]} for p in parameters], fused=True)
         self.norms = [module for module in self.student.modules() if isinstance(module, BATCH_NORMS)]
+        self.frozen = False
+        """Whether BatchNorm's statistics stay as they are: then what is trained is the network as it will be used."""
+        self.batches = self._batches()
         self.steps = 0
         """Done so far."""
 
@@ -124,9 +132,9 @@ class _Distillation:
         total = self.settings.steps if limit is None else limit
         unit = "" if limit is None else " (seconds)"
         what = f"distilling on {len(self.train)} images in {self.precision}{unit}"
-        batches, checks, shown, done = self._batches(), 1, 0, 0.0
+        checks, shown, done = 1, 0, 0.0
         with bar(what, math.ceil(total)) as advance:
-            while done < total and self._step(next(batches), done / total):
+            while done < total and self._step(next(self.batches), done / total):
                 self.steps += 1
                 done = self.steps if limit is None else time.perf_counter() - started
                 while shown < min(done, total):
@@ -134,6 +142,8 @@ class _Distillation:
                     advance()
                 if done >= min(checks * total / CHECKS, total):
                     checks = math.floor(done / total * CHECKS) + 1
+                    self._settle()
+                    self.frozen = done >= (1 - FROZEN) * total
                     yield
 
     def _step(self, images: Tensor, progress: float) -> bool:
@@ -141,7 +151,7 @@ class _Distillation:
         share = min(1.0, (self.steps + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * share
-        self._set_training(GroupedConv2d, *BATCH_NORMS)
+        self._set_training(GroupedConv2d, *(() if self.frozen else BATCH_NORMS))
         try:
             loss = self._loss(images)
             self.optimizer.zero_grad(set_to_none=True)
@@ -172,10 +182,9 @@ class _Distillation:
             module.training = isinstance(module, kinds)
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Estimate BatchNorm's statistics anew, on the images as they are: those of training are of mixed ones, and of
-        weights that have changed since."""
-        if not self.norms:
+    def _settle(self) -> None:
+        """Estimate the statistics of BatchNorm anew, for the weights as they are, unless they are frozen."""
+        if self.frozen or not self.norms:
             return
         momenta = [norm.momentum for norm in self.norms]
         for norm in self.norms:
@@ -183,8 +192,8 @@ class _Distillation:
             norm.momentum = None  # the mean over all batches
         self._set_training(GroupedConv2d, *BATCH_NORMS)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            for part in self.train.tensor_split(math.ceil(len(self.train) / self.settings.batch_size)):
-                self.student(self._placed(normalised(self.images.images[part], self.images)))
+            for images in itertools.islice(self.batches, SETTLING):
+                self.student(images)
         for norm, momentum in zip(self.norms, momenta, strict=True):
             norm.momentum = momentum
 

@@ -16,7 +16,7 @@ from edgeprune.pruning.shared_features import SharedFeatures
 AUTO_MACS = 1.0e13
 """Multiply-adds of the dense network's forward passes in an automatic run: some minutes on two cores. A step takes four
 times as many: the dense network once, the pruned one forwards and backwards."""
-AUTO_STEPS = range(100, 4001)
+AUTO_STEPS = range(100, 3001)
 """The fewest and the most steps of an automatic run."""
 BATCH_SIZES = range(8, 65)
 BATCH_VALUES = 200_000_000
