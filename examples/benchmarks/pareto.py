@@ -12,9 +12,10 @@ this machine's; METHOD@1 leaves any number. Latency is that of the ONNX file in 
 share of the dense network's in the same interleaved run; our layers are tuned before.
 
 Each point is a file in the output folder, points/NETWORK-METHOD-BUDGET-STAGE.json: run the same line again after an
-interruption, or with more of anything, and only what is missing is done. With --measure-again latencies are measured
-anew. results.md and a plot a network are written anew from all points that are there. Optional, in the same
-environment: pip install --no-deps torch-pruning==1.6.1, pip install onnxsim==0.8.1.
+interruption, or with more of anything, and only what is missing is done (another number of test images wants a folder
+of its own). With --measure-again latencies are measured anew. results.md and a plot a network are written anew from all
+points that are there. Optional, in the same environment: pip install --no-deps torch-pruning==1.6.1, pip install
+onnxsim==0.8.1.
 """
 
 from __future__ import annotations
@@ -230,9 +231,10 @@ def main(given: Sequence[str] | None = None) -> None:
         parser.error(f"unknown method {unknown[0]!r}: known are {', '.join(METHODS)}")
     left_out = [f"{method}: {why}" for method in methods if (why := unavailable(method))]
     print(*left_out, sep="\n", end="\n" if left_out else "")
+    methods = tuple(method for method in methods if not unavailable(method))
     asked = Asked(
-        flags.out, flags.data, tuple(method for method in methods if not unavailable(method)), tuple(map(float, _names(flags.budgets))), stages,
-        flags.test_images, learning_rate=flags.learning_rate, seconds=flags.seconds,
+        flags.out, flags.data, methods, tuple(map(float, _names(flags.budgets))), stages, flags.test_images,
+        learning_rate=flags.learning_rate, seconds=flags.seconds,
     )  # fmt: skip
     for name in _names(flags.networks) or baselines:
         bench = Bench(asked, name, load_network(NetworkSource(name, Path(baselines[name]))), left_out)

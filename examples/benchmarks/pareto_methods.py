@@ -7,7 +7,6 @@ import importlib
 import math
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -108,10 +107,10 @@ class Start:
         return self.graph.macs
 
     @property
-    def stream_writers(self) -> tuple[str, ...]:
-        """The layers whose outputs are added to others'."""
-        writers = Counter(layer.writes for layer in self.graph.layers)
-        return tuple(layer.name for layer in self.graph.layers if writers[layer.writes] > 1)
+    def fixed(self) -> tuple[str, ...]:
+        """The layers whose channels a shortcut fills up with zeros, or that are added to such ones."""
+        padded = {name for padding in self.graph.paddings for name in (padding.source, padding.target)}
+        return tuple(layer.name for layer in self.graph.layers if layer.writes in padded)
 
     @cached_property
     def onnx(self) -> ModelProto:
@@ -145,9 +144,8 @@ class Start:
             shutil.copy(bundle.path(MODEL), path)
 
     def _torch_pruning(self, recipe: torch_pruning.Recipe, share: float, block: int) -> Candidate:
-        """The layers that write into residual adds are left alone: Torch-Pruning does not know that a zero-padded
-        shortcut fixes the widths of the streams that it joins."""
-        own = replace(recipe, round_to=block, ignored=self.stream_writers)
+        """Torch-Pruning breaks networks whose zero-padded shortcuts no longer fit: what they join is left alone."""
+        own = replace(recipe, round_to=block, ignored=self.fixed)
         tried = [torch_pruning.pruned(self.network, amount, own) for amount in AMOUNTS]
         found = min(tried, key=lambda thinned: self._missed(thinned.macs, share))
         model = found.model.eval()
