@@ -8,6 +8,7 @@ from typing import Literal
 
 import edgeprune
 from edgeprune.datasets.images import Dataset
+from edgeprune.errors import InputError
 from edgeprune.pruning.network import Network
 from edgeprune.pruning.pruned import Pruned
 
@@ -16,28 +17,31 @@ NAMES = ("gkp-cal", "tmi-gkp", "gconv", "fpgm", "sfp")
 GROUPS = 8
 RATES = tuple(number / 32 for number in range(2, 25))
 """That are tried for the methods that take no budget."""
-FARTHEST = 0.25
-"""How far from the asked share of the multiply-adds a plan may be that images are still looked at for."""
+FARTHEST = 0.15
+"""A method that comes no nearer to the asked share of the multiply-adds than this has no result there."""
 
 
-def pruned(
-    network: Network, method: str, share: float, align: int | Literal["auto", "none"], images: Dataset
-) -> Pruned:
+def pruned(network: Network, method: str, share: float, align: Align, images: Dataset) -> Pruned:
     """The network pruned to about this share of its multiply-adds, with channels in such blocks.
 
     The methods that take no budget get the rate at which they come nearest; gkp-cal's plan has the multiply-adds of
-    tmi-gkp's, which looks at no images. InputError as `edgeprune.prune` says.
+    tmi-gkp's, which looks at no images. InputError if none is near, and as `edgeprune.prune` says.
     """
     prune = partial(edgeprune.prune, network.model, network.example_input(1), align=align)
     if method in ("gconv", "fpgm", "sfp"):
         return prune(method=method, budget={"macs": share})
     planned = partial(prune, method="tmi-gkp", groups=GROUPS, settings={"schemes": "spectral"})
-    missed = {rate: _missed(planned(rate=rate), share) for rate in RATES}
-    rate = min(missed, key=lambda rate: missed[rate])
-    if method == "tmi-gkp" or missed[rate] > FARTHEST:
-        return planned(rate=rate)
-    return prune(method=method, groups=GROUPS, rate=rate, data=images)
+    left = {rate: _share(planned(rate=rate)) for rate in RATES}
+    rate = min(left, key=lambda rate: abs(math.log(left[rate] / share)))
+    check_share(left[rate], share)
+    return planned(rate=rate) if method == "tmi-gkp" else prune(method=method, groups=GROUPS, rate=rate, data=images)
 
 
-def _missed(found: Pruned, share: float) -> float:
-    return abs(math.log(found.macs.pruned / found.macs.dense / share))
+def check_share(found: float, asked: float) -> None:
+    """InputError if one share of the multiply-adds is not near the other."""
+    if abs(found / asked - 1) > FARTHEST:
+        raise InputError(f"comes no nearer to {asked:g} of the multiply-adds than {found:.3f}")
+
+
+def _share(found: Pruned) -> float:
+    return found.macs.pruned / found.macs.dense

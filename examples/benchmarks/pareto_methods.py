@@ -8,7 +8,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,6 @@ METHODS = (*KNOWN, "gkp-cal@1", "fpgm@1", "tp-magnitude@1", "tp-fpgm@1")
 FAMILIES = ("edgeprune", "Torch-Pruning", "onnxsim")
 AMOUNTS = tuple(number / 32 for number in range(1, 31))
 """Shares to remove that are tried until the multiply-adds are as asked."""
-MISSED = 0.15
-"""A method that comes no nearer to the asked share of the multiply-adds than this has no point there."""
 BATCH_SIZE = 64
 
 
@@ -97,6 +95,8 @@ class Start:
     images: Dataset
     cache: Path
     """Where tuning keeps what it measured."""
+    sizes: dict[str, dict[float, int]] = field(default_factory=dict)
+    """Of each way to prune that was asked for: amount -> multiply-adds left."""
 
     @cached_property
     def graph(self) -> Graph:
@@ -127,8 +127,7 @@ class Start:
             found = self._torch_pruning(TORCH_PRUNING[name], share, block)
         else:
             found = self._onnxsim(ONNXSIM[name], share)
-        if abs(found.macs / self.macs / share - 1) > MISSED:
-            raise InputError(f"comes no nearer to {share:g} of the multiply-adds than {found.macs / self.macs:.3f}")
+        our_methods.check_share(found.macs / self.macs, share)
         return found
 
     def _ours(self, method: str, share: float, block: int) -> Candidate:
@@ -146,8 +145,8 @@ class Start:
     def _torch_pruning(self, recipe: torch_pruning.Recipe, share: float, block: int) -> Candidate:
         """Torch-Pruning breaks networks whose zero-padded shortcuts no longer fit: what they join is left alone."""
         own = replace(recipe, round_to=block, ignored=self.fixed)
-        tried = [torch_pruning.pruned(self.network, amount, own) for amount in AMOUNTS]
-        found = min(tried, key=lambda thinned: self._missed(thinned.macs, share))
+        amount = self._amount(str(own), share, lambda amount: torch_pruning.pruned(self.network, amount, own).macs)
+        found = torch_pruning.pruned(self.network, amount, own)
         model = found.model.eval()
         return Candidate(model, found.macs, lambda path: save_onnx(exported(model, self.network), path))
 
@@ -155,8 +154,8 @@ class Start:
         """On the dense network's ONNX file, whose BatchNorms are folded; imported again to be trained."""
         onnxsim = importlib.import_module("onnxsim")
         simple, _ = onnxsim.simplify(self.onnx)
-        sizes = {amount: count_macs(onnxsim.apply_structured_pruning(simple, amount)).total for amount in AMOUNTS}
-        amount = min(sizes, key=lambda amount: self._missed(sizes[amount], share))
+        by_norm = onnxsim.apply_structured_pruning  # leaves as many channels as the other
+        amount = self._amount("onnxsim", share, lambda amount: count_macs(by_norm(simple, sparsity=amount)).total)
         feeds = [{simple.graph.input[0].name: images.numpy()} for images, _ in batches(self.images, BATCH_SIZE)]
         own: dict[str, Any] = {"calibration_data": feeds} if "wanda" in function else {}
         found = getattr(onnxsim, function)(simple, sparsity=amount, **own)
@@ -165,8 +164,12 @@ class Start:
             imported = load_network(NetworkSource("", Path(folder) / "pruned.onnx"))
         return Candidate(imported.model, count_macs(found).total, lambda path: save_onnx(found, path))
 
-    def _missed(self, macs: int, share: float) -> float:
-        return abs(math.log(macs / self.macs / share))
+    def _amount(self, way: str, share: float, macs: Callable[[float], int]) -> float:
+        """The amount that leaves about this share of the multiply-adds."""
+        if way not in self.sizes:
+            self.sizes[way] = {amount: macs(amount) for amount in AMOUNTS}
+        sizes = self.sizes[way]
+        return min(sizes, key=lambda amount: abs(math.log(sizes[amount] / self.macs / share)))
 
 
 def exported(model: nn.Module, network: Network) -> ModelProto:

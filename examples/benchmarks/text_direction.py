@@ -197,9 +197,12 @@ def main(given: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{asked.model} says {right:.1f} % of the lines rightly; expected {RIGHT} %: another network?")
     asked.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(network, seen, test, said, asked.out, asked.seconds)
-    text = "\n".join(table(bench, asked.methods.split(","), [float(b) for b in asked.budgets.split(",")], asked.align))
-    (asked.out / "table.md").write_text(text + "\n")
-    print(text)
+    found = []
+    budgets = [float(share) for share in asked.budgets.split(",")]
+    for text in table(bench, asked.methods.split(","), budgets, asked.align):
+        print(text, flush=True)
+        found.append(text)
+    (asked.out / "table.md").write_text("\n".join(found) + "\n")
 
 
 def dataset(count: int, seed: int) -> Dataset:

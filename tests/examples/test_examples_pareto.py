@@ -57,7 +57,7 @@ def test_points_are_kept_shown_and_drawn(pareto: Any, tmp_path: Path, monkeypatc
     assert (out / "resnet8.svg").read_text().lstrip().startswith("<?xml")
     for line in text.splitlines():
         if line.startswith(("| fpgm", "| tmi-gkp", "| onnxsim")):
-            assert float(line.split("|")[3]) == pytest.approx(0.75, rel=load("pareto_methods").MISSED)
+            assert float(line.split("|")[3]) == pytest.approx(0.75, rel=load("our_methods").FARTHEST)
 
     kept = shutil.copytree(out / "points", tmp_path / "kept")
     monkeypatch.setattr(pareto.Start, "candidate", None)  # nothing may be pruned
@@ -104,6 +104,12 @@ def test_families_are_compared_at_the_same_latency() -> None:
     assert "| no training | 0.8 | 86.00 | 70.00 | - | +16.00 | - |" in rows
     assert "| no training | 0.9 | 88.00 | 80.00 | - | +8.00 | - |" in rows
     assert not any("| 0.7 |" in row for row in rows)
+
+
+def test_a_plan_far_from_what_was_asked_is_refused() -> None:
+    network = load_network(NetworkSource("resnet8", random_init=True))
+    with pytest.raises(InputError, match="comes no nearer to 0.5 of the multiply-adds than 0.711"):
+        load("our_methods").pruned(network, "gkp-cal", 0.5, 16, None)
 
 
 def test_layers_whose_widths_zero_padded_shortcuts_fix_are_known() -> None:
