@@ -29,6 +29,20 @@ class Thinned:
     macs: int
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How Torch-Pruning chooses filters."""
+
+    round_to: int | None = None
+    """Channels are left in multiples of it."""
+    importance: str = "GroupMagnitudeImportance"
+    """Name of a class in `torch_pruning.importance`, with its own defaults."""
+    global_pruning: bool = False
+    """Rank the filters of all layers together, rather than layer by layer."""
+    ignored: tuple[str, ...] = ()
+    """Layers that keep their filters, besides the last one."""
+
+
 def is_installed() -> bool:
     return is_importable("torch_pruning")
 
@@ -55,6 +69,14 @@ def _attempts(network: Network, macs: int, round_to: int | None) -> Iterator[Thi
 
 
 def _pruned(network: Network, rate: float, round_to: int | None) -> Thinned:
+    return pruned(network, rate, Recipe(round_to))
+
+
+def pruned(network: Network, rate: float, recipe: Recipe) -> Thinned:
+    """The network less this share of its channels.
+
+    InputError if Torch-Pruning cannot prune the network, or breaks it.
+    """
     torch_pruning = importlib.import_module("torch_pruning")
     model, example = copy.deepcopy(network.model), network.example_input(1)
     *_, last = (module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear)))
@@ -62,11 +84,11 @@ def _pruned(network: Network, rate: float, round_to: int | None) -> Thinned:
         pruner = torch_pruning.pruner.BasePruner(
             model,
             example,
-            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-            global_pruning=False,
+            importance=getattr(torch_pruning.importance, recipe.importance)(),
+            global_pruning=recipe.global_pruning,
             pruning_ratio=rate,
-            ignored_layers=[last],
-            round_to=round_to,
+            ignored_layers=[last, *(model.get_submodule(name) for name in recipe.ignored)],
+            round_to=recipe.round_to,
         )
         pruner.step()
     except Exception as error:  # whatever another package raises
