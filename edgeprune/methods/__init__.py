@@ -46,6 +46,10 @@ METHODS: Mapping[str, str] = {
 }
 
 
+WITH_IMAGES, WITHOUT_IMAGES = "gkp-cal", "tmi-gkp"
+"""What is recommended, and what can be had without any."""
+
+
 class Method(Protocol):
     """What every method's module offers; `OneShot` and `Trained` say what it can do."""
 
@@ -121,6 +125,11 @@ def amounts(
         next(value for value in (groups, own_groups, PruneRequest.groups) if value is not None),
         next(value for value in (rate, own_rate, PruneRequest.rate) if value is not None),
     )
+
+
+def keeps_time(method: str) -> bool:
+    """Whether the method can keep a budget of time."""
+    return "latency" in getattr(load_method(method), "BUDGETS", ())
 
 
 def _check_budget(method: str, module: Method, budget: Budget) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.methods.on_images import Clock
 
+RECOMMENDED = 0.7
+"""Share of the dense latency that is aimed at where nobody says how much to prune."""
 SHARES = ("macs", "params", "latency")
 EXAMPLE = "--budget latency=0.6, --budget macs=0.5,params=0.6 or --budget latency-ms=8@raspberry-pi-5"
 
@@ -25,6 +27,8 @@ class Budget:
     latency_ms: float | None = None
     """Milliseconds a sample on the device of `profile`, estimated, in place of a share."""
     profile: str = ""
+    is_wish: bool = False
+    """Nobody asked for it: where it cannot be met, the nearest that can be had will do."""
 
     def check(self) -> None:
         """InputError if a share is none, or a time is."""
@@ -113,6 +117,7 @@ class Budget:
                     f"{name}=SHARE of the dense network, such as {name}=0.5",
                 ) from None  # fmt: skip
         latency_ms = values.pop("latency-ms", None)
-        budget = Budget(**values, latency_ms=latency_ms, profile=profile)
+        shares = {name: values.get(name) for name in SHARES}
+        budget = Budget(shares["macs"], shares["params"], shares["latency"], latency_ms, profile)
         budget.check()
         return budget

@@ -12,7 +12,7 @@ from typing import Literal
 
 from edgeprune.datasets.names import check_source
 from edgeprune.errors import InputError
-from edgeprune.methods import one_shot, parse_settings
+from edgeprune.methods import WITHOUT_IMAGES, one_shot, parse_settings
 from edgeprune.methods.base import PruneRequest
 from edgeprune.training.settings import TrainSettings
 from edgeprune.zoo import check_arch
@@ -95,7 +95,7 @@ class NetworkSource:
 class PruneOptions:
     """How to prune."""
 
-    method: str = "tmi-gkp"
+    method: str = WITHOUT_IMAGES
     request: PruneRequest = field(default_factory=PruneRequest)
     assignments: tuple[str, ...] = ()
     """The method's own settings, each NAME=VALUE."""
@@ -106,9 +106,14 @@ class PruneOptions:
     reconstruct: bool = False
     """Fit what the method left to what the dense layers gave, on images, whatever the method."""
 
+    is_default: bool = False
+    """Nothing of it was asked for."""
+
     @property
     def asks_for_pruning(self) -> bool:
         """Whether any of it was asked for, rather than left as it is by default."""
+        if self.is_default:
+            return False
         by_default = PruneOptions(request=PruneRequest(seed=self.request.seed), device_profile=self.device_profile)
         return self != by_default
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
@@ -44,22 +45,36 @@ class MethodFlags:
     """Prune 1x1 shortcuts, too."""
     skip: Texts = ()
     """Layer that stays dense, or a pattern such as 'layer4.*'; repeatable."""
-    align: str = "none"
+    align: OptionalText = ""
     """Multiple that channels a group, in and out, and the channels of thinner layers shall be: auto for the channel
-    block of the device profile, none, or a number such as 16."""
+    block of the device profile, none, or a number such as 16. By default auto for gkp-cal in a budget, else none."""
     device_profile: OptionalText = ""
     """Device type that the network is for, this machine's by default; `edgeprune list devices` shows all."""
 
-    def request(self, method: str, seed: int, groups: int | None = None, share_partitions: bool = True) -> PruneRequest:
-        """What is asked of a method; InputError for what it does not take, and for what cannot be read."""
+    def request(
+        self,
+        method: str,
+        seed: int,
+        groups: int | None = None,
+        share_partitions: bool = True,
+        *,
+        recommended: bool = False,
+    ) -> PruneRequest:
+        """What is asked of a method; InputError for what it does not take, and for what cannot be read.
+
+        `recommended`: nobody named the method; where nobody says how much to prune either, `RECOMMENDED` does.
+        """
         from edgeprune.devices.device_profile import channel_block_for
         from edgeprune.devices.gather_price import gather_price_for
-        from edgeprune.methods import amounts
+        from edgeprune.methods import amounts, keeps_time
         from edgeprune.methods.base import PruneRequest
-        from edgeprune.methods.budget import Budget
+        from edgeprune.methods.budget import RECOMMENDED, Budget
 
         layer_rates = tuple(_layer_rate(text) for text in self.layer_rate)
-        budget = Budget.parse(self.budget)
+        says_how_much = self.rate is not None or groups is not None or self.layer_rate
+        wish = Budget(latency=RECOMMENDED, is_wish=True) if recommended and not says_how_much else Budget()
+        budget = Budget.parse(self.budget) if self.budget else wish
+        align = self.align or ("auto" if budget.is_given and keeps_time(method) else "none")
         own_groups, rate = amounts(method, groups, self.rate, self.layer_rate, budget, self.set)
         return PruneRequest(
             own_groups,
@@ -71,8 +86,8 @@ class MethodFlags:
             self.skip,
             budget,
             layer_rates,
-            channel_block_for(self.align, self.device_profile),
-            gather_price_for(self.align, self.device_profile),
+            channel_block_for(align, self.device_profile),
+            gather_price_for(align, self.device_profile),
         )
 
 
@@ -89,8 +104,9 @@ def _layer_rate(text: str) -> tuple[str, float]:
 class PruneFlags(MethodFlags):
     """What to prune, and how."""
 
-    method: str = "tmi-gkp"
-    """Pruning method; `edgeprune list methods` shows all with their settings."""
+    method: OptionalText = ""
+    """Pruning method; `edgeprune list methods` shows all with their settings. By default gkp-cal where --data is given,
+    to 0.7 of the latency unless --budget, --groups or --rate say otherwise; else tmi-gkp."""
     groups: OptionalInteger = None
     """Groups of each pruned convolution; by default the method's own."""
     tickets: OptionalPath = None
@@ -102,13 +118,19 @@ class PruneFlags(MethodFlags):
     """Fit what any method left, layer by layer, to what the dense layers give on the calibration images of --data (no
     labels): closed-form weights for its choice."""
 
-    def options(self, seed: int) -> PruneOptions:
-        from edgeprune.methods import require_taken
+    def options(self, seed: int, data: str = "") -> PruneOptions:
+        """`data`: the source of images, if there are any."""
+        from edgeprune.methods import WITH_IMAGES, WITHOUT_IMAGES, require_taken
         from edgeprune.pruning.options import PruneOptions
 
-        require_taken(self.method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
-        request = self.request(self.method, seed, self.groups, self.share_partitions)
-        return PruneOptions(self.method, request, self.set, self.tickets, self.device_profile, self.reconstruct)
+        recommended = not self.method and bool(data) and self.tickets is None
+        method = self.method or (WITH_IMAGES if recommended else WITHOUT_IMAGES)
+        require_taken(method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
+        request = self.request(method, seed, self.groups, self.share_partitions, recommended=recommended)
+        return PruneOptions(
+            method, request, self.set, self.tickets, self.device_profile, self.reconstruct,
+            is_default=dataclasses.replace(self, device_profile="") == PruneFlags(),
+        )  # fmt: skip
 
 
 @Parameter(name="*", group=PRUNING)

@@ -102,6 +102,6 @@ def export(
     seed = common.seed
     lowering, split = export.lowering(pruning.device_profile), export.split(pruning.device_profile)
     how = (data.options(seed), export.options(seed), lowering, split, out.output())
-    bundle, pruned = steps.export(network.source(source, seed), pruning.options(seed), *how)
+    bundle, pruned = steps.export(network.source(source, seed), pruning.options(seed, data.data), *how)
     layers(pruned, bundle)
     common.write(bundle.manifest)

@@ -38,7 +38,10 @@ def prune(
     from edgeprune.pipeline import prune as steps
 
     bundle, pruned = steps.prune(
-        network.source(checkpoint, common.seed), pruning.options(common.seed), data.options(common.seed), out.output()
+        network.source(checkpoint, common.seed),
+        pruning.options(common.seed, data.data),
+        data.options(common.seed),
+        out.output(),
     )
     layers(pruned, bundle)
     common.write(pruned.summary())

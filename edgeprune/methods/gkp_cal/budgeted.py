@@ -95,6 +95,9 @@ class _Budgeted:
 
     def _tried(self, needs: list[Need], clock: Clock | None) -> Tried:
         found = self._allocator.choose(needs)
+        if found is None and self._given.request.budget.is_wish:
+            nearest = [dataclasses.replace(need, limit=self._allocator.least(need) * (1 + CLOSE)) for need in needs]
+            found = self._allocator.choose(nearest)
         if found is None:
             raise self._unmet(needs)
         plan = plan_for(found, self._among, self._candidates, self._given.request)
