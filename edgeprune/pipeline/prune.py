@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.writing import new_bundle, write_manifest
+from edgeprune.errors import GateError
+from edgeprune.io import progress
 from edgeprune.pipeline.output import Output
+
+SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4)
+"""Of the dense latency, among which --max-drop looks for the least where nobody says how much to prune."""
 
 if TYPE_CHECKING:
     from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
@@ -43,6 +50,34 @@ def prune_source(source: NetworkSource, options: PruneOptions, data: DataOptions
     require_images(method, given=bool(data.data), reconstruct=options.reconstruct)
     network = load_network(source)
     images = load_images(data, network, method, settings, reconstruct=options.reconstruct)
-    pruned = prune_network(network, options, data, images, make_clock=clock_for)
-    pruned = healed(pruned, data, images.seen if images else None)
-    return with_accuracy(pruned, data, images)
+
+    def at(options: PruneOptions) -> Pruned:
+        pruned = prune_network(network, options, data, images, make_clock=clock_for)
+        pruned = healed(pruned, data, images.seen if images else None)
+        return with_accuracy(pruned, data, images)
+
+    return fastest(at, options) if data.max_drop is not None and options.request.budget.is_wish else at(options)
+
+
+def fastest(at: Callable[[PruneOptions], Pruned], options: PruneOptions) -> Pruned:
+    """The pruned network of the least latency that passes the gate on accuracy: a bisection over `SHARES`.
+
+    GateError of the largest share if none passes.
+    """
+    low, high, best = 0, len(SHARES), None
+    while low < high:
+        middle = (low + high) // 2
+        share = SHARES[middle]
+        budget = dataclasses.replace(options.request.budget, latency=share)
+        progress.note(f"to {share:g} of the dense latency")
+        try:
+            request = dataclasses.replace(options.request, budget=budget)
+            best = at(dataclasses.replace(options, request=request))
+            low = middle + 1
+        except GateError as error:
+            progress.note(str(error))
+            if middle == 0:
+                raise
+            high = middle
+    assert best is not None, "the largest share passed, or its error went on"
+    return best

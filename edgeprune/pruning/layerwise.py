@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from edgeprune.datasets.images import Dataset, batches
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer
-from edgeprune.io.progress import track
+from edgeprune.io import progress
 from edgeprune.methods.on_images import Moments, Refit, Refitted
 from edgeprune.modules.fx_nodes import result_of
 from edgeprune.modules.norms import NORMS
@@ -37,6 +37,8 @@ TRIAL_MACS = 8e9
 LEAST_TRIAL_IMAGES, MOST_TRIAL_IMAGES = 16, 256
 Batches = list[Any]
 IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
+UNLIKE, SPREAD = 0.5, 2.0
+"""Deviations, and factor, from which on calibration images are unlike those of training."""
 SMALLEST_GAIN = 1e-2
 """Channels that BatchNorm makes smaller than so are not asked to make up for anything."""
 
@@ -49,6 +51,8 @@ class Calibration:
         self.model = model
         """As replaced last; at first the model given, which is never changed."""
         self._dense, self._images = model, images
+        if float(images.images[:BATCH_SIZE].float().std()) == 0:
+            progress.note("the calibration images all hold one value: nothing can be learnt from them, weights stay")
 
     def look(self, names: Collection[str], see: Callable[[Layer, Moments], None]) -> None:
         """What the layers of these names read and give in the dense network, on the first `LOOKED_AT` images.
@@ -156,12 +160,14 @@ class _Pass:
         self._pruned: dict[fx.Node, Batches] = {}
         self._readers = {node: len(node.users) for node in self._nodes}
         self._images = list(images)
+        self._compared = start is not dense
+        """Whether the first layer's outputs were held against its BatchNorm; once is enough."""
 
     @torch.no_grad()
     def run(self, act: Callable[[Layer, Moments], Refitted | None]) -> None:
         """`act` gives what a layer becomes, or None if it stays."""
         self._act, self._waiting = act, set(self._layers)
-        for node in track(self._nodes, "layer by layer", total=len(self._nodes)):
+        for node in progress.track(self._nodes, "layer by layer", total=len(self._nodes)):
             if self._waiting and node.op != "output":
                 self._compute(node)
 
@@ -203,6 +209,7 @@ class _Pass:
             raise InputError(
                 f"{layer.name} gives NaN or infinite values on the calibration images", expected="finite activations"
             )
+        self._compare(layer, dense)
         wanted = self._aimed(node, layer, dense)
         changed = self._act(layer, moments(module, self._pruned[source], wanted))
         self._waiting.discard(layer.name)
@@ -212,6 +219,24 @@ class _Pass:
         for name in (layer.name, layer.norm):
             if name:
                 self._after[name] = self.model.get_submodule(name)
+
+    def _compare(self, layer: Layer, dense: Batches) -> None:
+        """Say if what the first layer with a BatchNorm gives is unlike what that saw in training: the images are then
+        of another size, range or kind."""
+        norm = self._modules[layer.norm] if layer.norm else None
+        if self._compared or not isinstance(norm, NORMS) or norm.running_mean is None or norm.running_var is None:
+            return
+        self._compared = True
+        values = torch.cat([y.transpose(0, 1).flatten(1) for y in dense[:4]], dim=1)
+        deviation = torch.sqrt(norm.running_var + norm.eps)
+        off = float(((values.mean(1) - norm.running_mean).abs() / deviation).median())
+        spread = float((values.std(1) / deviation).median())
+        if off > UNLIKE or not 1 / SPREAD < spread < SPREAD:
+            progress.note(
+                f"the calibration images are unlike those that the network was trained on: what {layer.name} gives "
+                f"lies {off:.2g} deviations beside the mean that {layer.norm} keeps, and spreads {spread:.2g} times as "
+                "wide; check their size, range and normalisation"
+            )
 
     def _aimed(self, node: fx.Node, layer: Layer, dense: Batches) -> Batches:
         """What the layer shall give: the dense outputs, and at the end of a residual branch what the stream lacks as

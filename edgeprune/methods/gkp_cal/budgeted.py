@@ -28,6 +28,8 @@ from edgeprune.plans.plan import LayerPlan, Plan
 
 ROUNDS = 6
 """Of measuring the whole network, at most."""
+FRONT = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3)
+"""Shares for which the report shows what the best choice costs."""
 CLOSE = 0.02
 """To what was asked, as a share of it, where no further round is run."""
 
@@ -52,6 +54,9 @@ class Decision:
     tried: tuple[Tried, ...]
     candidates: Candidates
     among: Prunable
+    front: tuple[tuple[float, float], ...]
+    """(share of the dense network, estimated divergence) of the best choices for other budgets of the same thing."""
+    front_of: str
 
 
 def decide(given: MethodInput, damping: float) -> Decision:
@@ -76,7 +81,23 @@ class _Budgeted:
         else:
             assert clock is not None, "a latency is asked"
             tried = list(self._timed(clock))
-        return Decision(self._nearest(tried), tuple(tried), self._candidates, self._among)
+        name, need = next(iter(self._needs().items()))
+        front = tuple(self._front(need))
+        return Decision(self._nearest(tried), tuple(tried), self._candidates, self._among, front, name)
+
+    def _front(self, need: Need) -> Iterator[tuple[float, float]]:
+        whole = need.dense(self._given.graph)
+        for share in FRONT:
+            found = self._allocator.choose([dataclasses.replace(need, limit=share * whole)])
+            if found is not None:
+                yield found.needs[0] / whole, found.cost
+
+    def _needs(self) -> dict[str, Need]:
+        """All that the budget limits, by name."""
+        budget, clock = self._given.request.budget, self._given.clock
+        found = {name: need for name, need in zip(self._fixed_names(), self._fixed_needs(), strict=True)}
+        share = budget.latency_share(clock)
+        return found if share is None or clock is None else {"latency": self._time_need(clock, share), **found}
 
     def _timed(self, clock: Clock) -> Iterator[Tried]:
         """Choices by estimated times, each measured, until what is measured is what was asked."""
@@ -110,6 +131,10 @@ class _Budgeted:
             return tried[-1]
         within = [one for one in tried if one.latency is not None and one.latency <= share * (1 + CLOSE)]
         return max(within, key=lambda one: one.latency or 0) if within else min(tried, key=lambda one: one.latency or 0)
+
+    def _fixed_names(self) -> list[str]:
+        budget = self._given.request.budget
+        return [name for name, share in (("macs", budget.macs), ("params", budget.params)) if share is not None]
 
     def _fixed_needs(self) -> list[Need]:
         graph, budget = self._given.graph, self._given.request.budget

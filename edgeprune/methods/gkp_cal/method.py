@@ -40,7 +40,7 @@ from edgeprune.methods.shared.reconstruction import (
     held_by,
     refitted,
 )
-from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordTable
+from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.plans.plan import LayerPlan, Plan
 
 SUMMARY = (
@@ -100,7 +100,7 @@ def _within_budget(given: MethodInput, settings: Settings) -> MethodResult:
     layers = tuple(work.entries.get(entry.name, entry) for entry in drawn.layers)
     used = _used_settings(given, settings) | {"budget": given.request.budget.settings}
     plan = Plan("gkp-cal", used, given.request.seed, layers, drawn.sets)
-    record = MethodRecord((work.table(), _choices(decision)))
+    record = MethodRecord((work.table(), _choices(decision)), (_front(decision),))
     return MethodResult(plan, {FILE_NAME: record.to_json()}, work.seconds, work.notes())
 
 
@@ -180,6 +180,16 @@ def _choices(decision: Decision) -> RecordTable:
         rows.append((name, "its branch left out", cost, "chosen" if name in chosen.left_out else ""))
     text = "How far the outputs move if this alone is changed: of class scores the Kullback-Leibler divergence in nats."
     return RecordTable("What layers could become", ("layer", "choice", "divergence", ""), tuple(rows), text)
+
+
+def _front(decision: Decision) -> RecordCurve:
+    """What other budgets would have cost."""
+    what = {"macs": "multiply-adds", "params": "parameters", "latency": "estimated latency"}[decision.front_of]
+    x, y = zip(*decision.front, strict=True) if decision.front else ((), ())
+    text = "The best choice for each budget: how far the outputs move if single changes add up, before healing."
+    return RecordCurve(
+        "Budgets and what they cost", f"share of the dense {what}", "estimated divergence", x, y, (), text
+    )
 
 
 def _check_settings(settings: Settings) -> None:
