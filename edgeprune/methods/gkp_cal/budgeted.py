@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -17,7 +17,7 @@ from edgeprune.errors import InputError
 from edgeprune.graph import Layer
 from edgeprune.io import progress
 from edgeprune.methods.base import MethodInput, PruneRequest, dense_reason, nothing_to_prune
-from edgeprune.methods.gkp_cal.allocation import Allocation, Allocator, LayerCost, Need
+from edgeprune.methods.gkp_cal.allocation import Allocation, Allocator, Need
 from edgeprune.methods.gkp_cal.candidates import GROUPS, Candidates, Search
 from edgeprune.methods.on_images import Clock
 from edgeprune.methods.shared.alignment import Grouping
@@ -30,8 +30,6 @@ ROUNDS = 6
 """Of measuring the whole network, at most."""
 FRONT = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3)
 """Shares for which the report shows what the best choice costs."""
-SPREAD = (0.5, 0.7, 0.85, 1.0, 1.2, 1.45)
-"""Times the inputs that were asked, of which a layer may keep one."""
 CLOSE = 0.02
 """To what was asked, as a share of it, where no further round is run."""
 
@@ -70,29 +68,6 @@ def decide(given: MethodInput, damping: float) -> Decision:
     candidates = Search(given, among, damping).run(groupings)
     allocator = Allocator(among, candidates)
     return _Budgeted(given, among, candidates, allocator).decided()
-
-
-def spread(given: MethodInput, asked: Mapping[str, Grouping], damping: float) -> dict[str, Grouping]:
-    """The same groups with more or fewer kept inputs where that costs less: as many multiply-adds and weights in all,
-    at most, as what was asked. A layer may also stay dense."""
-    among = Prunable(given.graph, given.request, (), {})
-    choices = {
-        name: [Grouping(own.groups, kept) for kept in _around(own.kept, given.graph.layer(name).in_channels)]
-        for name, own in asked.items()
-    }
-    candidates = Search(given, among, damping).run(choices, whole_branches=False)
-
-    def need(of_layer: LayerCost) -> Need:
-        limit = sum(of_layer(x, x.in_channels, x.out_channels, asked.get(x.name)) for x in given.graph.layers)
-        return Need(of_layer, 0.0, limit)
-
-    found = Allocator(among, candidates).choose([need(layer_macs), need(_weights)])
-    return dict(found.grouped) if found is not None else dict(asked)
-
-
-def _around(kept: int, channels: int) -> list[int]:
-    """Numbers of kept inputs to choose from."""
-    return sorted({max(1, min(channels - 1, round(kept * factor))) for factor in SPREAD})
 
 
 class _Budgeted:

@@ -102,12 +102,12 @@ class Search:
         self._waiting: dict[int, list[_Reader]] = {number: [] for number in self._units}
         self._found = Candidates()
 
-    def run(self, groupings: Mapping[str, Sequence[Grouping]], *, whole_branches: bool = True) -> Candidates:
-        """`groupings`: those to try of each layer; `whole_branches`: try what it costs to leave branches out."""
+    def run(self, groupings: Mapping[str, Sequence[Grouping]]) -> Candidates:
+        """`groupings`: those to try of each layer."""
         self._groupings = groupings
         names = {name for readers in self._units.values() for name in readers} | set(groupings)
         self._images.look(names, self._see)
-        for layer in self._given.graph.layers if whole_branches else ():
+        for layer in self._given.graph.layers:
             if may_go(layer, self._given.graph, self._given.request):
                 self._found.left_out[layer.name] = self._images.divergence({}, left_out=[layer.name])
         return self._found

@@ -26,7 +26,7 @@ from edgeprune.graph import Layer
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult
 from edgeprune.methods.gkp_cal.assignment import Grouped, group
-from edgeprune.methods.gkp_cal.budgeted import Decision, decide, spread
+from edgeprune.methods.gkp_cal.budgeted import Decision, decide
 from edgeprune.methods.gkp_cal.candidates import weights_in_groups
 from edgeprune.methods.gkp_cal.elimination import solved
 from edgeprune.methods.on_images import Moments, Refitted
@@ -59,7 +59,6 @@ class Settings:
 
     damping: float = setting(DAMPING, "how much the weights are held to the dense ones, as a share of what they read")
     refine: int = setting(3, "how often filters may change groups by their exact errors")
-    spread: bool = setting(True, "let layers lose more or less than --rate, together as much, by what it costs")
 
 
 def prune(given: MethodInput, settings: Settings) -> MethodResult:
@@ -77,16 +76,13 @@ def _uniform(given: MethodInput, settings: Settings) -> MethodResult:
     """All layers that can be in the groups and at the rate that were asked."""
     assert given.images is not None
     grouped, groupings, reasons = kernels_to_group(given)
-    taken = groupings.taken
-    if settings.spread and given.request.align == 1 and not given.request.layer_rates:
-        taken = spread(given, {layer.name: taken[layer.name] for layer in grouped}, settings.damping)
-    work = _Work(given, settings, taken)
-    given.images.refit([layer.name for layer in grouped if layer.name in taken], work)
+    work = _Work(given, settings, groupings.taken)
+    given.images.refit([layer.name for layer in grouped], work)
     entries = [
         groupings.recorded(
             msgspec.structs.replace(work.entries[layer.name], note=groupings.note(layer.name))
             if layer.name in work.entries
-            else LayerPlan(layer.name, note=reasons[layer.name] or "loses nothing: others can do it more cheaply")
+            else LayerPlan(layer.name, note=reasons[layer.name])
         )
         for layer in given.graph.layers
     ]
