@@ -74,7 +74,7 @@ def _branch(node: fx.Node, modules: Modules, shapes: Shapes) -> Branch:
     if not ends_branch(node, modules, shapes) or is_shortcut(node, modules, shapes):
         return Branch()
     needless = {node, *(way for way in _way_to_add(node))}
-    layers, others = [], []
+    layers, others = list[str](), list[str]()
     for other in reversed(node.graph.nodes):
         if other not in needless and not (other.users and set(other.users) <= needless):
             continue
