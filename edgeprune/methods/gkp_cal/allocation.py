@@ -8,7 +8,6 @@ of variable width needs what the pair of widths says: one variable a pair, bound
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,8 +22,9 @@ from edgeprune.methods.shared.units import Prunable
 
 GAP = 1e-4
 """By which the choice may be worse than the best, as a share of its cost."""
-LayerCost = Callable[[Layer, int, int, Grouping | None], float]
-"""What a layer needs with so many input channels and filters, perhaps in groups."""
+LayerCost = Callable[[Layer, float, float, Grouping | None], float]
+"""What a layer needs with so many input channels and filters, perhaps in groups: no whole numbers where it stands for a
+part of one that reads a concatenation."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class Allocator:
             own_in, own_out = read.channels / layer.in_channels, written.channels / layer.out_channels
             if not own_in * own_out:
                 return 0.0
-            scaled = math.ceil(inputs / own_in), math.ceil(filters / own_out)
+            scaled = inputs * layer.in_channels / read.channels, filters * layer.out_channels / written.channels
             return cost(layer, *scaled, None) * own_in * own_out
 
         ins, outs = self._counts(read), self._counts(written)
