@@ -50,6 +50,8 @@ class Layer:
     branch: tuple[str, ...] = ()
     """For the end of a branch: the layers, itself included, that nothing needs if the branch is left out of the add, in
     forward order; empty where it cannot be."""
+    branch_others: tuple[str, ...] = ()
+    """The modules in between that go with `branch`: BatchNorms, activations."""
     input_positions: int = 0
     """Positions of its input tensor a sample: H_in * W_in; 1 for a linear layer, 0 where that is not known."""
 

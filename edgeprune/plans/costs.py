@@ -37,7 +37,7 @@ def planned_params(plan: Plan, graph: Graph) -> int:
         written = kept.norm(norm, graph)
         fewer += 2 * norm.affine * norm.features_per_channel * (written.channels - len(written.index))
     for slopes in graph.slopes:
-        written = kept.sets[slopes.coupled_set]
+        written = kept.slopes(slopes)
         fewer += slopes.features_per_channel * (written.channels - len(written.index))
     for layer in graph.layers:
         left_out = layer.out_channels - len(kept.filters(layer).index)

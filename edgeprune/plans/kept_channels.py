@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from edgeprune.graph import Graph, Layer, Norm
+from edgeprune.graph import Graph, Layer, Norm, Slopes
 from edgeprune.plans.plan import LayerPlan, Plan
 
 
@@ -56,8 +56,9 @@ class KeptChannels:
         self.sets: dict[str, Kept] = {}
         self._entries = {entry.name: entry for entry in plan.layers}
         ends = [entry.name for entry in plan.layers if entry.left_out and entry.name in graph]
-        self.gone = frozenset(name for end in ends for name in graph.layer(end).branch)
-        """Layers of branches that are left out."""
+        branches = [layer.branch + layer.branch_others for layer in map(graph.layer, ends)]
+        self.gone = frozenset(name for branch in branches for name in branch)
+        """Layers of branches that are left out, and the modules between them."""
         named = {entry.name: entry for entry in plan.sets}
         for coupled in graph.coupled_sets:  # in forward order: the parts of a concatenation come before it
             if coupled.parts:
@@ -81,8 +82,15 @@ class KeptChannels:
 
     def norm(self, norm: Norm, graph: Graph) -> Kept:
         """The channels of a BatchNorm that are left."""
+        if norm.name in self.gone:
+            return Kept(self.sets[norm.coupled_set].channels, ())
         behind = next((layer for layer in graph.layers if layer.norm == norm.name), None)
         return self.sets[norm.coupled_set] if behind is None else self.filters(behind)
+
+    def slopes(self, slopes: Slopes) -> Kept:
+        """The channels of a PReLU that are left."""
+        kept = self.sets[slopes.coupled_set]
+        return Kept(kept.channels, ()) if slopes.name in self.gone else kept
 
     def groups(self, layer: Layer) -> tuple[GroupLeft, ...]:
         """What is left of a layer that comes in groups, or is depthwise: group by group; none that is gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from torch import fx, nn
 
@@ -45,21 +46,63 @@ def ends_branch(node: fx.Node, modules: Modules, shapes: Shapes) -> bool:
     return False
 
 
-def branch_of(node: fx.Node, modules: Modules, shapes: Shapes) -> tuple[str, ...]:
-    """The layers that nothing needs if the branch that this layer ends is left out of the add, in forward order; empty
-    where it ends none, or is the skip path."""
+@dataclass(frozen=True)
+class Branch:
+    """What nothing needs if a branch is left out of its add."""
+
+    layers: tuple[str, ...] = ()
+    """In forward order."""
+    others: tuple[str, ...] = ()
+    """Modules in between: BatchNorms, activations."""
+
+
+def branch_of(node: fx.Node, modules: Modules, shapes: Shapes) -> Branch:
+    """The branch that this layer ends; an empty one where it ends none, is the skip path, or has to stay.
+
+    Of two branches that are added to each other only the longer may go, so that something is left.
+    """
+    found = _branch(node, modules, shapes)
+    other = _other_end(node, modules)
+    if found.layers and other is not None:
+        against = _branch(other, modules, shapes)
+        if (len(against.layers), other.name) > (len(found.layers), node.name):
+            return Branch()
+    return found
+
+
+def _branch(node: fx.Node, modules: Modules, shapes: Shapes) -> Branch:
     if not ends_branch(node, modules, shapes) or is_shortcut(node, modules, shapes):
-        return ()
+        return Branch()
     needless = {node, *(way for way in _way_to_add(node))}
-    called = []
+    layers, others = list[str](), list[str]()
     for other in reversed(node.graph.nodes):
-        if other in needless or (other.users and set(other.users) <= needless):
-            needless.add(other)
-            if other.op == "placeholder":
-                return ()
-            if other.op == "call_module" and isinstance(modules[str(other.target)], FILTER_LAYERS):
-                called.append(str(other.target))
-    return tuple(reversed(called))
+        if other not in needless and not (other.users and set(other.users) <= needless):
+            continue
+        needless.add(other)
+        if other.op == "placeholder":
+            return Branch()
+        if other.op == "call_module":
+            named = layers if isinstance(modules[str(other.target)], FILTER_LAYERS) else others
+            named.append(str(other.target))
+    calls = [str(other.target) for other in node.graph.nodes if other.op == "call_module" and other not in needless]
+    if set(layers) & set(calls):  # its weights are needed elsewhere
+        return Branch()
+    return Branch(tuple(reversed(layers)), tuple(name for name in reversed(others) if name not in calls))
+
+
+def _other_end(node: fx.Node, modules: Modules) -> fx.Node | None:
+    """The layer at the end of the other branch, of two that are added."""
+    last = node
+    for follower in _only_way(node):
+        if follower.op != "call_module":
+            other = next((source for source in follower.all_input_nodes if source is not last), None)
+            while other is not None and other.op == "call_module":
+                if isinstance(modules[str(other.target)], FILTER_LAYERS):
+                    return other
+                other = other.all_input_nodes[0]
+            return None
+        last = follower
+    return None
 
 
 def _way_to_add(node: fx.Node) -> Iterator[fx.Node]:

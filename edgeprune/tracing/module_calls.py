@@ -17,7 +17,7 @@ from edgeprune.tracing.channel_axes import unknown_module
 from edgeprune.tracing.channel_calls import CallWalk
 from edgeprune.tracing.channel_ops import KEEPS_MODULES
 from edgeprune.tracing.channel_parts import Channels
-from edgeprune.tracing.layer_roles import branch_of, calls_of, ends_branch, is_shortcut, norm_behind
+from edgeprune.tracing.layer_roles import Branch, branch_of, calls_of, ends_branch, is_shortcut, norm_behind
 from edgeprune.tracing.one_run import LayerCalls
 
 NETWORK_INPUT = "the network's input"
@@ -132,6 +132,7 @@ class ModuleWalk(CallWalk):
         groups, in_channels, out_channels = _shape_of(module)
         features = source.features if source else 1
         writes = self.values[node.name].coupled_set if node is not None and node.name in self.values else ""
+        branch = branch_of(node, self.modules, self.shapes) if node is not None else Branch()
         layer = Layer(
             name=name,
             kind=_kind(module),
@@ -149,7 +150,8 @@ class ModuleWalk(CallWalk):
             has_bias=module.bias is not None,
             norm=norm_behind(node, self.modules) if node is not None else "",
             ends_branch=node is not None and ends_branch(node, self.modules, self.shapes),
-            branch=branch_of(node, self.modules, self.shapes) if node is not None else (),
+            branch=branch.layers,
+            branch_others=branch.others,
             input_positions=0 if node is None else math.prod(self.shapes[node.all_input_nodes[0].name][2:]),
         )
         self.layers.setdefault(name, layer)

@@ -8,8 +8,7 @@ of variable width needs what the pair of widths says: one variable a pair, bound
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,8 +22,9 @@ from edgeprune.methods.shared.units import Prunable
 
 GAP = 1e-4
 """By which the choice may be worse than the best, as a share of its cost."""
-LayerCost = Callable[[Layer, int, int, Grouping | None], float]
-"""What a layer needs with so many input channels and filters, perhaps in groups."""
+LayerCost = Callable[[Layer, float, float, Grouping | None], float]
+"""What a layer needs with so many input channels and filters, perhaps in groups: no whole numbers where it stands for a
+part of one that reads a concatenation."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +103,22 @@ class Allocator:
         self._graph, self._among, self._candidates = among.graph, among, candidates
         self._program = _Program()
         self._pairs: dict[tuple[int, int], list[list[int]]] = {}
+        self._products: dict[tuple[int, int], int] = {}
         self._widths = {
             unit: [self._program.variable(width.cost) for width in widths] for unit, widths in candidates.widths.items()
         }
         self._left_out = {name: self._program.variable(cost) for name, cost in candidates.left_out.items()}
         """1 where a branch is left out."""
-        self._branch = {name: end for end in self._left_out for name in self._graph.layer(end).branch}
-        """Layer -> the end of the branch that it is in."""
-        self._inside = {unit: end for unit in self._widths if (end := self._branch_of(unit))}
-        """Unit -> the end of the branch that all of it is in: without that it has no width."""
+        self._ends = {
+            layer.name: {end for end in self._left_out if layer.name in self._graph.layer(end).branch}
+            for layer in self._graph.layers
+        }
+        """Layer -> the ends of the branches that it is in: of several, one inside the other, one at most is left out."""
+        self._program.rows += [(self._gone(ends), 0, 1) for ends in self._ends.values() if len(ends) > 1]
+        self._inside = {unit: self._branches_of(unit) for unit in self._widths}
+        """Unit -> the ends of the branches that all of it is in: without them it has no width."""
         for unit, variables in self._widths.items():
-            row = dict.fromkeys(variables, 1.0)
-            if unit in self._inside:
-                row[self._left_out[self._inside[unit]]] = 1.0
+            row = dict.fromkeys(variables, 1.0) | self._gone(self._inside[unit])
             self._program.rows.append((row, 1, 1))
         self._sides = {layer.name: self._layer_sides(layer) for layer in self._graph.layers}
         self._groups = {name: self._grouping_variables(name) for name in candidates.grouped}
@@ -138,7 +141,7 @@ class Allocator:
             return None
         gone = tuple(name for name, variable in self._left_out.items() if values[variable] > 0.5)
         widths = {
-            unit: 0 if self._inside.get(unit) in gone else int(np.argmax([values[v] for v in own]))
+            unit: 0 if self._inside[unit] & set(gone) else int(np.argmax([values[v] for v in own]))
             for unit, own in self._widths.items()
         }
         grouped = {
@@ -151,21 +154,21 @@ class Allocator:
         return Allocation(widths, grouped, gone, float(np.dot(self._program.cost, values)), needs)
 
     # -- what variables stand for --------------------------------------------------------------------------------------
-    def _branch_of(self, number: int) -> str:
-        """The end of the branch that a unit is in, with all that writes and reads it; empty if there is none."""
+    def _gone(self, ends: Iterable[str]) -> dict[int, float]:
+        """The variables that are 1 where these branches are left out, as part of a row."""
+        return {self._left_out[end]: 1.0 for end in ends}
+
+    def _branches_of(self, number: int) -> set[str]:
+        """The ends of the branches that a unit is in, with all that writes and reads it."""
         unit = self._among.units[number]
         names = {name for name, _ in (*unit.layers, *unit.followers)}
         names |= {name for coupled, _ in unit.sets for name in self._graph.coupled_set(coupled).consumers}
-        ends = {self._branch.get(name, "") for name in names}
-        return ends.pop() if len(ends) == 1 else ""
+        return set.intersection(*(self._ends[name] for name in names))
 
     def _grouping_variables(self, name: str) -> list[int]:
         """One for each grouping; none of them 1 unless the units around the layer are whole."""
         variables = [self._program.variable(choice.cost) for choice in self._candidates.grouped[name]]
-        self._program.rows.append((dict.fromkeys(variables, 1.0), 0, 1))
-        if name in self._branch:
-            row = dict.fromkeys(variables, 1.0) | {self._left_out[self._branch[name]]: 1.0}
-            self._program.rows.append((row, 0, 1))
+        self._program.rows.append((dict.fromkeys(variables, 1.0) | self._gone(self._ends[name]), 0, 1))
         for unit in {side.unit for sides in self._sides[name] for side in sides if side.unit is not None}:
             self._program.rows.append((dict.fromkeys(variables, 1.0) | {self._widths[unit][0]: -1.0}, -np.inf, 0))
         return variables
@@ -196,7 +199,7 @@ class Allocator:
             rows, columns = self._widths[first], self._widths[second]
             grid = [[self._program.variable(0.0, whole=False) for _ in columns] for _ in rows]
             # Where the other unit's branch is left out, there is no pair.
-            of_rows, of_columns = (-np.inf if unit in self._inside else 0 for unit in (second, first))
+            of_rows, of_columns = (-np.inf if self._inside[unit] else 0 for unit in (second, first))
             for row, variable in zip(grid, rows, strict=True):
                 self._program.rows.append((dict.fromkeys(row, 1.0) | {variable: -1.0}, of_rows, 0))
             for column, variable in zip(zip(*grid, strict=True), columns, strict=True):
@@ -230,13 +233,12 @@ class Allocator:
             own_in, own_out = read.channels / layer.in_channels, written.channels / layer.out_channels
             if not own_in * own_out:
                 return 0.0
-            scaled = math.ceil(inputs / own_in), math.ceil(filters / own_out)
+            scaled = inputs * layer.in_channels / read.channels, filters * layer.out_channels / written.channels
             return cost(layer, *scaled, None) * own_in * own_out
 
         ins, outs = self._counts(read), self._counts(written)
         if read.unit is None and written.unit is None:
-            if layer.name in self._branch:
-                variable = self._left_out[self._branch[layer.name]]
+            for variable in self._gone(self._ends[layer.name]):
                 factors[variable] = factors.get(variable, 0.0) - needed(ins[0], outs[0])
             return needed(ins[0], outs[0])
         if read.unit == written.unit:
@@ -252,6 +254,20 @@ class Allocator:
                 for row, a in zip(grid, ins, strict=True)
                 for variable, b in zip(row, outs, strict=True)
             ]
+        # Units that go with a branch have no width then; of others the layer needs nothing, either.
+        vanish = set[str]().union(*(self._inside[side.unit] for side in (read, written) if side.unit is not None))
         for variable, value in terms:
             factors[variable] = factors.get(variable, 0.0) + value
+            for end in self._ends[layer.name] - vanish:
+                both = self._both(variable, self._left_out[end])
+                factors[both] = factors.get(both, 0.0) - value
         return 0.0
+
+    def _both(self, first: int, second: int) -> int:
+        """A variable that is 1 where both of these are."""
+        if (first, second) not in self._products:
+            both = self._program.variable(0.0, whole=False)
+            rows = ({both: 1.0, first: -1.0}, {both: 1.0, second: -1.0}, {first: 1.0, second: 1.0, both: -1.0})
+            self._program.rows += [(row, -np.inf, most) for row, most in zip(rows, (0, 0, 1), strict=True)]
+            self._products[first, second] = both
+        return self._products[first, second]

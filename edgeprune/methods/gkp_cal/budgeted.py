@@ -148,8 +148,9 @@ class _Budgeted:
     def _time_need(self, clock: Clock, share: float) -> Need:
         times = clock.layer_ms
 
-        def of_layer(layer: Layer, inputs: int, filters: int, grouping: Grouping | None) -> float:
-            return times.get(layer.name, 0.0) * relative_time(layer, inputs, filters, clock.profile, grouping)
+        def of_layer(layer: Layer, inputs: float, filters: float, grouping: Grouping | None) -> float:
+            whole = math.ceil(inputs), math.ceil(filters)
+            return times.get(layer.name, 0.0) * relative_time(layer, *whole, clock.profile, grouping)
 
         rest = max(0.0, clock.dense_ms - sum(times.get(layer.name, 0.0) for layer in self._given.graph.layers))
         return Need(of_layer, rest, share * (rest + sum(times.values())))
@@ -186,12 +187,12 @@ def plan_for(found: Allocation, among: Prunable, candidates: Candidates, request
     return msgspec.structs.replace(drawn, layers=tuple(entries.get(entry.name, entry) for entry in drawn.layers))
 
 
-def layer_macs(layer: Layer, inputs: int, filters: int, grouping: Grouping | None) -> float:
+def layer_macs(layer: Layer, inputs: float, filters: float, grouping: Grouping | None) -> float:
     """Multiply-adds a sample."""
     return _weights(layer, inputs, filters, grouping) * layer.positions
 
 
-def _weights(layer: Layer, inputs: int, filters: int, grouping: Grouping | None) -> float:
+def _weights(layer: Layer, inputs: float, filters: float, grouping: Grouping | None) -> float:
     size = math.prod(layer.kernel_size) * layer.features_per_channel
     if grouping is not None:
         return filters * grouping.kept * size
