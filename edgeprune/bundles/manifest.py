@@ -79,7 +79,7 @@ class Healing(msgspec.Struct, frozen=True):
     steps: int
     minutes: float
     loss_before: float
-    """Distillation loss on the images that were held back."""
+    """Mean squared error of the outputs over the mean square of the dense network's, on images that were held back."""
     loss_after: float
     kept: bool
     """Whether the loss fell; if not, the network is as the method left it."""
@@ -88,8 +88,11 @@ class Healing(msgspec.Struct, frozen=True):
     def words(self) -> str:
         what = f"{self.steps} steps of distillation in {self.minutes:g} min"
         if not self.kept:
-            return f"not healed: {what} did not take the loss below {self.loss_before:.4f} on images held back"
-        return f"healed: {what} took the loss on images held back from {self.loss_before:.4f} to {self.loss_after:.4f}"
+            return (
+                f"not healed: {what} did not take the outputs' error below {self.loss_before:.4f} on images held back"
+            )
+        change = f"from {self.loss_before:.4f} to {self.loss_after:.4f}"
+        return f"healed: {what} took the outputs' error on images held back {change}"
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -1,8 +1,8 @@
 """Distillation: a pruned network trained to give what the dense network gives, on images without labels.
 
-The loss is the squared error of each output, and of what each layer reads, relative to the dense network's values
-(Romero et al., FitNets, ICLR 2015, with all layers at once). Both networks see the same augmented images, so a few
-hundred go a long way.
+The loss is the squared error of each output (of logits: Ba and Caruana, NIPS 2014), and of what each layer reads (Romero
+et al., FitNets, ICLR 2015), relative to the dense network's values. Both networks see the same augmented images, so a
+few hundred go a long way.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class DistilSettings:
     """The peak, as a share of each tensor's own size (root mean square): so one value suits networks with weights of
     0.2 and of 0.02."""
     feature_weight: float = 4.0
-    """Of what the layers read, beside the outputs: what a layer gives is held at every position of every image, and so
-    carries over to other images better than a few outputs do."""
+    """Of what the layers read, beside the outputs, at the start; it falls to 0. What a layer reads says much from the
+    first step on, at every position of every image; at the end only the outputs count."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
     seed: int = 0
@@ -75,14 +75,17 @@ def distil(
 ) -> Distilled:
     """Train a copy of `pruned` towards `dense`; neither is changed, and no label is read.
 
-    The weights are those with the least loss on the held-back images, which may be those that it began with. Training
-    ends early where the loss is no longer finite.
+    The weights are those with the least error of the outputs on the held-back images, which may be those that it began
+    with. Training ends early where the loss is no longer finite. InputError if it is not from the start, or the network
+    cannot be trained.
     """
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # for what a forward draws by itself
         run = _Distillation(pruned, dense, images, features, settings)
         started = time.perf_counter()
         before = run.held_back_loss()
+        if not math.isfinite(before):
+            raise InputError("the network gives NaN or infinite values on the calibration images", where="healing")
         best, least = copy.deepcopy(run.student.state_dict()), before
         for _ in run.between_checks():
             loss = run.held_back_loss()
@@ -153,7 +156,7 @@ class _Distillation:
             group["lr"] = peak * share
         self._set_training(GroupedConv2d, *(() if self.frozen else BATCH_NORMS))
         try:
-            loss = self._loss(images)
+            loss = self._loss(images, self.settings.feature_weight * (1 - progress))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:  # a forward writes over what its backward needs; one image alone
@@ -204,19 +207,20 @@ class _Distillation:
         for start in range(0, len(self.held_back), self.settings.batch_size):
             part = self.held_back[start : start + self.settings.batch_size]
             images = self._placed(normalised(self.images.images[part], self.images))
-            total += self._loss(images).item() * len(part)
+            total += self._loss(images, 0.0).item() * len(part)
         return total / len(self.held_back)
 
-    def _loss(self, images: Tensor) -> Tensor:
-        """Mean over the outputs, and over the layers' inputs."""
+    def _loss(self, images: Tensor, feature_weight: float) -> Tensor:
+        """Mean over the outputs, and over what the layers read."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             with torch.no_grad():
                 wanted, dense_read = self._ran(self.teacher, images)
             outputs, own_read = self._ran(self.student, images)
-        ends = [relative_error(own, goal) for own, goal in zip(outputs, wanted, strict=True)]
+        loss = torch.stack([relative_error(own, goal) for own, goal in zip(outputs, wanted, strict=True)]).mean()
+        if feature_weight == 0:
+            return loss
         inner = [relative_error(own, goal) for own, goal in self.features.pairs(own_read, dense_read)]
-        loss = torch.stack(ends).mean()
-        return loss + self.settings.feature_weight * torch.stack(inner).mean() if inner else loss
+        return loss + feature_weight * torch.stack(inner).mean() if inner else loss
 
     def _ran(self, model: nn.Module, images: Tensor) -> tuple[list[Tensor], Read]:
         with self.features.read_by(model) as read:

@@ -37,7 +37,7 @@ class Heal:
             return Heal(wanted=value == "auto")
         try:
             minutes = float(value)
-        except ValueError:
+        except (TypeError, ValueError):
             minutes = math.nan
         if not (math.isfinite(minutes) and minutes > 0):
             raise InputError(f"--heal {value} is out of range", expected="auto, none, or minutes, such as --heal 10")

@@ -158,6 +158,14 @@ def test_networks_with_several_outputs_are_healed() -> None:
         assert relative_error(found[name], wanted[name]) < relative_error(before[name], wanted[name])
 
 
+def test_values_that_are_not_finite_are_told(dense: nn.Module, pruned: Pruned, images: Dataset) -> None:
+    broken = rewrite(dense, pruned.plan, pruned.graph).eval()
+    with torch.no_grad():
+        broken.linear.bias[0] = torch.nan
+    with pytest.raises(InputError, match="NaN or infinite"):
+        distil(broken, dense, images, features(pruned), DistilSettings(steps=2))
+
+
 def test_what_cannot_be_trained_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """An add that writes over what a convolution has read: its gradients cannot be had."""
 
