@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def test_moments_are_those_by_hand(name: str) -> None:
     rows = give.reshape(-1, 4).T if isinstance(layer, nn.Linear) else give.transpose(0, 1).flatten(1)
     torch.testing.assert_close(weight @ u + bias, rows.double(), rtol=0, atol=1e-4)  # the columns are the layer's
     batches = [0, 4, 7]
-    parts = list(zip(batches, batches[1:], strict=False))
+    parts = list(itertools.pairwise(batches))
     found = moments(layer, [x[a:b].float() for a, b in parts], [wanted[a:b].float() for a, b in parts])
     means = u.mean(1, keepdim=True), y.mean(1, keepdim=True)
     assert found.count == u.shape[1]
