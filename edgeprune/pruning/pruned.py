@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import resource
 import sys
@@ -159,7 +160,9 @@ def reconstructed(weights: nn.Module, plan: Plan, network: Network, graph: Graph
     """
     if any(entry.merged or entry.constant for entry in plan.sets):
         raise InputError(f"--reconstruct does not fit channels that {plan.method} merged", remedy="leave it out")
-    start = masked(rewrite(weights, plan, graph), network.model, plan, graph)
+    left = masked(rewrite(weights, plan, graph), network.model, plan, graph)
+    start = copy.deepcopy(network.model)
+    start.load_state_dict(left.state_dict(), strict=False)  # it may have masks behind zero paddings beside the tensors
     work, fit_anew = Calibration(network.model, seen), Reconstruction(plan, graph, layer_weights(network.model))
     work.refit(fit_anew.names, fit_anew, start=start)
     return work.model

@@ -19,7 +19,7 @@ LAYERS: dict[str, Fitted] = {
     "uneven": nn.Conv2d(3, 4, (1, 3), stride=(2, 1), padding=(0, 2)),
     "dilated": nn.Conv2d(3, 4, 3, dilation=2, padding=1),
     "same": nn.Conv2d(3, 4, 3, padding="same"),
-    "same, more on one side": nn.Conv2d(3, 4, 4, padding="same", dilation=(1, 3)),
+    "same, more on one side": nn.Conv2d(3, 4, 4, padding="same"),
     "reflected": nn.Conv2d(3, 4, 3, padding=2, padding_mode="reflect"),
     "circular": nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"),
     "linear": nn.Linear(5, 4),

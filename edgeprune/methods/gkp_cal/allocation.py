@@ -113,7 +113,7 @@ class Allocator:
             layer.name: {end for end in self._left_out if layer.name in self._graph.layer(end).branch}
             for layer in self._graph.layers
         }
-        """Layer -> the ends of the branches that it is in: of several, one in the other, one at most is left out."""
+        """Layer -> the ends of the branches that it is in: one of them at most is left out."""
         self._program.rows += [(self._gone(ends), 0, 1) for ends in self._ends.values() if len(ends) > 1]
         self._inside = {unit: self._branches_of(unit) for unit in self._widths}
         """Unit -> the ends of the branches that all of it is in: without them it has no width."""
