@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
@@ -129,7 +128,7 @@ class PruneFlags(MethodFlags):
         request = self.request(method, seed, self.groups, self.share_partitions, recommended=recommended)
         return PruneOptions(
             method, request, self.set, self.tickets, self.device_profile, self.reconstruct,
-            is_default=dataclasses.replace(self, device_profile="") == PruneFlags(),
+            is_default=vars(self) | {"device_profile": ""} == vars(PruneFlags()),
         )  # fmt: skip
 
 
