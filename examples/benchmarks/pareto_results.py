@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 from matplotlib.figure import Figure
+from our_methods import By
 from pareto_methods import FAMILIES, family
 
 from edgeprune.io.files import pretty_json, write_atomically
@@ -50,7 +51,7 @@ class Point(msgspec.Struct, frozen=True):
     network: str
     method: str
     budget: float
-    """The share of the multiply-adds that was asked for; 1 for the dense network."""
+    """The share that was asked for; 1 for the dense network."""
     stage: str
     top1: float
     images: int
@@ -58,6 +59,18 @@ class Point(msgspec.Struct, frozen=True):
     seconds: float
     """That the stage took, pruning not counted."""
     speed: Speed
+    by: By = "macs"
+    """What it is a share of."""
+
+    @property
+    def case(self) -> str:
+        """Which pruned network it is, whatever the stage."""
+        return case_name(self.method, self.budget, self.by)
+
+
+def case_name(method: str, budget: float, by: By) -> str:
+    """METHOD-SHARE, or METHOD-latencySHARE."""
+    return DENSE if method == DENSE else f"{method}-{'' if by == 'macs' else by}{budget:g}"
 
 
 def load_point(path: Path) -> Point | None:
@@ -115,17 +128,23 @@ def table(network: str, points: Sequence[Point]) -> Iterator[str]:
     """Each method and budget of a network, and its top-1 after each stage."""
     stages = [stage for stage in STAGES if any(point.stage == stage for point in points)]
     yield from (f"### {network}, {max(point.images for point in points)} test images", "")
-    yield f"| method | asked MACs | MACs | latency | 95 % | {' | '.join(STAGES[stage] for stage in stages)} |"
+    yield f"| method | asked for | MACs | latency | 95 % | {' | '.join(STAGES[stage] for stage in stages)} |"
     yield f"|{'---|' * (5 + len(stages))}"
-    cases: dict[tuple[str, float], dict[str, Point]] = {}
+    cases: dict[str, dict[str, Point]] = {}
     for point in sorted(points, key=lambda point: (point.method != DENSE, point.method, -point.budget)):
-        cases.setdefault((point.method, point.budget), {})[point.stage] = point
-    for (method, budget), found in cases.items():
-        speed = next(iter(found.values())).speed
+        cases.setdefault(point.case, {})[point.stage] = point
+    for found in cases.values():
+        one = next(iter(found.values()))
+        speed = one.speed
         low, high = speed.interval
         top1 = (f"{found[stage].top1:.2f}" if stage in found else "-" for stage in stages)
-        figures = (f"{budget:g}", f"{speed.macs:.3f}", f"{speed.latency:.3f}", f"{low:.3f}-{high:.3f}")
-        yield f"| {' | '.join((method, *figures, *top1))} |"
+        figures = (
+            f"{one.budget:g} {'MACs' if one.by == 'macs' else one.by}",
+            f"{speed.macs:.3f}",
+            f"{speed.latency:.3f}",
+            f"{low:.3f}-{high:.3f}",
+        )
+        yield f"| {' | '.join((one.method, *figures, *top1))} |"
     yield ""
 
 
