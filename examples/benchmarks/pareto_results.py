@@ -101,6 +101,20 @@ def front(curve: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
+def envelope(curve: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The least concave curve over the points of the front: a point that a line between two others passes is chance."""
+    found: list[tuple[float, float]] = []
+    for point in front(curve):
+        while len(found) > 1 and _slope(found[-2], found[-1]) <= _slope(found[-1], point):
+            found.pop()
+        found.append(point)
+    return found
+
+
+def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return (other[1] - one[1]) / (other[0] - one[0])
+
+
 def interpolated(curve: Curve, cost: float) -> float | None:
     """Top-1 at a cost, linear between two points of a curve; None outside of it."""
     for (low, below), (high, above) in pairwise(curve):
@@ -153,9 +167,9 @@ def comparison(points: Sequence[Point]) -> Iterator[str]:
     yield "| training | latency | " + " | ".join((*FAMILIES, *(f"ours - {other}" for other in FAMILIES[1:]))) + " |"
     yield f"|{'---|' * (1 + 2 * len(FAMILIES))}"
     for stage, title in STAGES.items():
-        fronts = {name: _front_of(points, name, stage) for name in FAMILIES}
+        curves = {name: _curve_of(points, name, stage) for name in FAMILIES}
         for latency in SHARED_LATENCIES:
-            ours, *others = (interpolated(fronts[name], latency) for name in FAMILIES)
+            ours, *others = (interpolated(curves[name], latency) for name in FAMILIES)
             if ours is None or all(other is None for other in others):
                 continue
             cells = ["-" if top1 is None else f"{top1:.2f}" for top1 in (ours, *others)]
@@ -164,10 +178,10 @@ def comparison(points: Sequence[Point]) -> Iterator[str]:
     yield ""
 
 
-def _front_of(points: Sequence[Point], name: str, stage: str) -> Curve:
+def _curve_of(points: Sequence[Point], name: str, stage: str) -> Curve:
     """Latency and top-1 of one family after one stage, the dense network's among them."""
     own = [point for point in points if point.method == DENSE or (family(point.method), point.stage) == (name, stage)]
-    return front((point.speed.latency, point.top1) for point in own)
+    return envelope((point.speed.latency, point.top1) for point in own)
 
 
 def plot(network: str, points: Sequence[Point]) -> Figure:

@@ -82,9 +82,27 @@ def test_what_is_asked_wrongly_is_told(pareto: Any, tmp_path: Path, capsys: pyte
         assert told in capsys.readouterr().err
 
 
+def test_stages_of_one_case_are_of_one_plan(pareto: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_network(NetworkSource("resnet8", random_init=True))
+    bench = pareto.Bench(pareto.Asked(tmp_path, "digits", (), (), (), "latency", test_images=20), "net", network)
+    speed = load("pareto_results").Speed(0.5, 0.5, (0.5, 0.5), 1.0, 9, 0.0, None, "here")
+    monkeypatch.setattr(pareto.Bench, "speed", lambda _, case, macs: pareto.msgspec.structs.replace(speed, macs=macs))
+    monkeypatch.setattr(pareto, "reestimated", lambda model, _: model)
+    found = {}
+    for share, stage in ((0.5, "none"), (0.25, "bn")):  # by the clock, pruning again gave another plan
+        macs = share * bench.start.macs
+        monkeypatch.setattr(pareto.Start, "candidate", lambda *_: pareto.Candidate(network.model, macs, lambda _: None))  # noqa: B023
+        bench._case("gkp-cal", 0.8, [stage])
+        found[stage] = [(p.stage, p.by, p.speed.macs) for p in load("pareto_results").all_points(tmp_path)]
+    assert found["none"] == [("none", "latency", 0.5)]
+    assert found["bn"] == [("none", "latency", 0.25), ("bn", "latency", 0.25)]
+
+
 def test_a_front_leaves_out_what_a_cheaper_point_matches() -> None:
     results = load("pareto_results")
     assert results.front([(1.0, 90), (0.5, 80), (0.7, 79), (0.5, 70), (0.8, 90)]) == [(0.5, 80), (0.8, 90)]
+    assert results.envelope([(0.5, 20), (0.6, 22), (0.7, 40), (0.9, 60), (1.0, 90)]) == [(0.5, 20), (1.0, 90)]
+    assert results.envelope([(0.5, 20), (0.7, 60), (0.71, 61), (1.0, 90)]) == [(0.5, 20), (0.7, 60), (1.0, 90)]
     curve = [(0.5, 80.0), (0.8, 90.0), (1.0, 92.0)]
     assert results.interpolated(curve, 0.65) == pytest.approx(85)
     assert results.interpolated(curve, 0.9) == pytest.approx(91)
