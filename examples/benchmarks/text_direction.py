@@ -153,15 +153,17 @@ class Bench:
         low, high = median_interval(ratios)
         macs = pruned.macs.pruned / pruned.macs.dense
         for heal in heals:
-            found = answers(self.healed(pruned, heal), self.test)
+            healed = self.healed(pruned, heal)
+            found = answers(healed.model, self.test)
+            how = heal if healed.healing is None or healed.healing.kept else f"{heal}: no better, left as it was"
             yield (
-                f"| {wanted.method} | {wanted.share:g} | {heal} | {macs:.3f} | {share(found == self.said):.1f} | "
+                f"| {wanted.method} | {wanted.share:g} | {how} | {macs:.3f} | {share(found == self.said):.1f} | "
                 f"{share(found == self.test.labels):.1f} | {statistics.median(ratios):.3f} | {low:.3f}-{high:.3f} |"
             )
 
-    def healed(self, pruned: Pruned, heal: str) -> nn.Module:
+    def healed(self, pruned: Pruned, heal: str) -> Pruned:
         asked = Heal.parse(heal)
-        return our_methods.healed(pruned, self.seen, asked).model if asked.wanted else pruned.model
+        return our_methods.healed(pruned, self.seen, asked) if asked.wanted else pruned
 
     def ratios(self, pruned: Pruned, case: str) -> Sequence[float]:
         """The pruned network's time over that of the network before, round by round."""
