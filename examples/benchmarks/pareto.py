@@ -3,19 +3,22 @@
 python examples/benchmarks/pareto.py --data imagefolder:cifar -o runs/pareto
     --baseline resnet20=resnet20.pt --baseline resnet56=resnet56.pt
     [--methods gkp-cal,fpgm,tp-magnitude,onnxsim-wanda] [--budgets 0.75,0.65,0.5] [--stages none,bn,heal,1,3]
-    [--networks resnet20] [--test-images 1000] [--measure-again]
+    [--by latency] [--heal auto] [--networks resnet20] [--test-images 1000] [--measure-again]
 
 Every method starts from the same network, is asked for the same shares of its multiply-adds, may look at the same
 images without labels, and is then trained by the same code for so many epochs: 0 (none), or 1 or 3 with labels. bn
-estimates the statistics of BatchNorm anew on those images, heal trains without labels. Channels are left in blocks of
-this machine's; METHOD@1 leaves any number. Latency is that of the ONNX file in ONNX Runtime, one thread, batch 1, as a
-share of the dense network's in the same interleaved run; our layers are tuned before.
+estimates the statistics of BatchNorm anew on those images. heal distils on them, for --heal minutes or as many steps as
+edgeprune takes by itself: a step of our library's after our methods, which the other tools do not have. --by latency
+asks gkp-cal for shares of the latency, and the others, which know no such budget, for the same of the multiply-adds.
+Channels are left in blocks of this machine's; METHOD@1 leaves any number. Latency is that of the ONNX file in ONNX
+Runtime, one thread, batch 1, as a share of the dense network's in the same interleaved run; our layers are tuned
+before.
 
-Each point is a file in the output folder, points/NETWORK-METHOD-BUDGET-STAGE.json: run the same line again after an
-interruption, or with more of anything, and only what is missing is done (another number of test images wants a folder
-of its own). With --measure-again latencies are measured anew. results.md and a plot a network are written anew from all
-points that are there. Optional, in the same environment: pip install --no-deps torch-pruning==1.6.1, pip install
-onnxsim==0.8.1.
+Each point is a file in the output folder, points/NETWORK-METHOD-[latency]SHARE-STAGE.json: run the same line again
+after an interruption, or with more of anything, and only what is missing is done (another number of test images wants a
+folder of its own). With --measure-again latencies are measured anew. results.md and a plot a network are written anew
+from all points that are there. Optional, in the same environment: pip install --no-deps torch-pruning==1.6.1, pip
+install onnxsim==0.8.1.
 """
 
 from __future__ import annotations
@@ -30,9 +33,11 @@ from importlib import metadata
 from pathlib import Path
 
 import msgspec
+import our_methods
 import side_by_side
-from pareto_methods import METHODS, Start, is_known, reestimated, unavailable
-from pareto_results import DENSE, STAGES, Point, Speed, load_point, save, write_results
+from our_methods import By
+from pareto_methods import METHODS, Candidate, Start, is_known, reestimated, unavailable
+from pareto_results import DENSE, STAGES, Point, Speed, case_name, load_point, save, write_results
 from torch import nn
 
 from edgeprune.datasets.images import Dataset, Split, load_data
@@ -42,7 +47,7 @@ from edgeprune.profiling.environment import current_environment, load_average
 from edgeprune.profiling.measurement import median_interval, paired_ratios
 from edgeprune.pruning.images import in_seeded_order
 from edgeprune.pruning.network import Network, load_network
-from edgeprune.pruning.options import CALIBRATION_IMAGES, NetworkSource
+from edgeprune.pruning.options import CALIBRATION_IMAGES, Heal, NetworkSource
 from edgeprune.training.evaluation import EvalResult, evaluate
 from edgeprune.training.loop import fit
 from edgeprune.training.settings import TrainSettings
@@ -61,6 +66,8 @@ class Asked:
     methods: tuple[str, ...]
     budgets: tuple[float, ...]
     stages: tuple[str, ...]
+    by: By = "macs"
+    heal: Heal = field(default_factory=Heal)
     test_images: int | None = None
     calibration_images: int = CALIBRATION_IMAGES
     learning_rate: float = 0.02
@@ -92,8 +99,13 @@ class Bench:
         images = in_seeded_order(self.train, self.asked.calibration_images, seed=0)
         return Start(self.network, images, self.asked.out / "tuning.json")
 
+    def by(self, method: str) -> By:
+        """What a method is asked for a share of."""
+        return self.asked.by if method.partition("@")[0] in our_methods.TIMED else "macs"
+
     def point(self, method: str, budget: float, stage: str) -> Path:
-        return self.asked.out / "points" / f"{self.name}-{method}-{budget:g}-{stage}.json"
+        case = f"{DENSE}-1" if method == DENSE else case_name(method, budget, self.by(method))
+        return self.asked.out / "points" / f"{self.name}-{case}-{stage}.json"
 
     def model(self, case: str) -> Path:
         return self.asked.out / "models" / f"{self.name}-{case}.onnx"
@@ -116,42 +128,51 @@ class Bench:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         save_onnx(self.start.onnx, path)
-        self._keep(DENSE, 1.0, "none", self.network.model, self.speed(DENSE, 1.0))
+        dense = Candidate(self.network.model, self.start.macs, lambda _: None)
+        self._keep(DENSE, 1.0, "none", dense, self.speed(DENSE, 1.0))
 
     def _case(self, method: str, budget: float, stages: Sequence[str]) -> None:
         """One method at one budget; its latency is measured once, for all stages."""
         print(f"{self.name}, {method} at {budget:g}: pruning", flush=True)
-        candidate = self.start.candidate(method, budget)
-        case = f"{method}-{budget:g}"
+        candidate = self.start.candidate(method, budget, self.by(method))
+        case = case_name(method, budget, self.by(method))
         candidate.write(self.model(case))
-        known = [point for stage in STAGES if (point := load_point(self.point(method, budget, stage)))]
-        speed = known[0].speed if known else self.speed(case, candidate.macs / self.start.macs)
+        macs = candidate.macs / self.start.macs
+        known = {stage: point for stage in STAGES if (point := load_point(self.point(method, budget, stage)))}
+        if any(point.speed.macs != macs for point in known.values()):  # what is timed need not give the same plan twice
+            stages = [stage for stage in STAGES if stage in known or stage in stages]
+            known = {}
+        speed = next(iter(known.values())).speed if known else self.speed(case, macs)
         for stage in stages:
             try:
-                self._keep(method, budget, stage, candidate.model, speed)
+                self._keep(method, budget, stage, candidate, speed)
             except InputError as error:
                 self._leave_out(f"{method} at {budget:g}, {STAGES[stage]}: {error}")
 
-    def _keep(self, method: str, budget: float, stage: str, pruned: nn.Module, speed: Speed) -> None:
+    def _keep(self, method: str, budget: float, stage: str, pruned: Candidate, speed: Speed) -> None:
         started = time.perf_counter()
         model = self._after(stage, pruned)
         seconds = time.perf_counter() - started
         result = evaluate(model, self.test)
         assert isinstance(result, EvalResult)
-        point = Point(self.name, method, budget, stage, result.top1, result.n, round(seconds, 1), speed)
+        point = Point(
+            self.name, method, budget, stage, result.top1, result.n, round(seconds, 1), speed, self.by(method)
+        )
         save(self.point(method, budget, stage), point)
         print(f"  {stage}: {point.top1:.2f} %, MACs {speed.macs:.3f}, latency {speed.latency:.3f}", flush=True)
 
-    def _after(self, stage: str, model: nn.Module) -> nn.Module:
+    def _after(self, stage: str, candidate: Candidate) -> nn.Module:
         """The network after a stage of training; InputError where it cannot be had."""
         if stage == "none":
-            return model
+            return candidate.model
         if stage == "bn":
-            return reestimated(model, self.start.images)
+            return reestimated(candidate.model, self.start.images)
         if stage == "heal":
-            raise InputError("edgeprune does not heal without labels yet")
+            if candidate.pruned is None:
+                raise InputError("the tool that pruned it has no such step")
+            return our_methods.healed(candidate.pruned, self.start.images, self.asked.heal).model
         settings = TrainSettings(epochs=int(stage), learning_rate=self.asked.learning_rate)
-        return fit(model, self.train, settings).model
+        return fit(candidate.model, self.train, settings).model
 
     def speed(self, case: str, macs: float) -> Speed:
         """A file of this network, of this share of the multiply-adds, beside the dense one, in turn in one loop."""
@@ -172,7 +193,7 @@ class Bench:
         for path in sorted(self.asked.out.glob(f"points/{self.name}-*.json")):
             point = load_point(path)
             assert point is not None
-            case = DENSE if point.method == DENSE else f"{point.method}-{point.budget:g}"
+            case = point.case
             if case not in speeds:
                 speeds[case] = self.speed(case, point.speed.macs)
                 print(f"{self.name}, {case}: latency {speeds[case].latency:.3f}", flush=True)
@@ -210,7 +231,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the points, the tables and the plots")
     parser.add_argument("--networks", default="", help="only these of the baselines, separated by commas")
     parser.add_argument("--methods", default=",".join(METHODS), help="%(default)s; gkp-cal@1: any number of channels")
-    parser.add_argument("--budgets", default="0.75,0.65,0.5", help="shares of the multiply-adds (%(default)s)")
+    parser.add_argument("--budgets", default="0.75,0.65,0.5", help="shares to leave (%(default)s)")
+    parser.add_argument("--by", choices=("macs", "latency"), default="macs", help="what gkp-cal is asked shares of")
+    parser.add_argument("--heal", default="auto", metavar="auto|MINUTES", help="of the stage heal (%(default)s)")
     parser.add_argument("--stages", default="none,bn,heal,1,3", help="%(default)s")
     parser.add_argument("--test-images", type=int, help="only so many of the test split")
     parser.add_argument("--learning-rate", type=float, default=0.02, help="of training with labels (%(default)g)")
@@ -233,8 +256,8 @@ def main(given: Sequence[str] | None = None) -> None:
     print(*left_out, sep="\n", end="\n" if left_out else "")
     methods = tuple(method for method in methods if not unavailable(method))
     asked = Asked(
-        flags.out, flags.data, methods, tuple(map(float, _names(flags.budgets))), stages, flags.test_images,
-        learning_rate=flags.learning_rate, seconds=flags.seconds,
+        flags.out, flags.data, methods, tuple(map(float, _names(flags.budgets))), stages, flags.by,
+        Heal.parse(flags.heal), flags.test_images, learning_rate=flags.learning_rate, seconds=flags.seconds,
     )  # fmt: skip
     for name in _names(flags.networks) or baselines:
         bench = Bench(asked, name, load_network(NetworkSource(name, Path(baselines[name]))), left_out)

@@ -1,4 +1,7 @@
-"""The methods of `pareto.py`: ours, Torch-Pruning's and onnxsim's, asked for the same share of the multiply-adds."""
+"""The methods of `pareto.py`: ours, Torch-Pruning's and onnxsim's, asked for the same share of the multiply-adds.
+
+gkp-cal may be asked for a share of the latency in its place.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ import our_methods
 import torch
 import torch_pruning_baseline as torch_pruning
 from onnx import ModelProto
+from our_methods import By, Wanted
 from torch import nn
 
 import edgeprune
@@ -85,6 +89,8 @@ class Candidate:
     macs: int
     write: Callable[[Path], None]
     """Writes the ONNX file that is deployed."""
+    pruned: Pruned | None = None
+    """Of our methods: what can be healed."""
 
 
 @dataclass(frozen=True)
@@ -117,22 +123,23 @@ class Start:
         """The dense network's ONNX file, as it is deployed."""
         return exported(self.network.model, self.network)
 
-    def candidate(self, method: str, share: float) -> Candidate:
-        """The network pruned to about this share of its multiply-adds; InputError if the method cannot."""
+    def candidate(self, method: str, share: float, by: By) -> Candidate:
+        """The network pruned to about this share of its multiply-adds, or latency; InputError if the method cannot."""
         name, _, asked_block = method.partition("@")
         block = int(asked_block or this_machine_block())
         if name in OURS:
-            found = self._ours(name, share, block)
+            found = self._ours(Wanted(name, share, by, block))
         elif name in TORCH_PRUNING:
             found = self._torch_pruning(TORCH_PRUNING[name], share, block)
         else:
             found = self._onnxsim(ONNXSIM[name], share)
-        our_methods.check_share(found.macs / self.macs, share)
+        if by == "macs":
+            our_methods.check_share(found.macs / self.macs, share)
         return found
 
-    def _ours(self, method: str, share: float, block: int) -> Candidate:
-        pruned = our_methods.pruned(self.network, method, share, block, self.images)
-        return Candidate(pruned.model, pruned.macs.pruned, partial(self._write_tuned, pruned))
+    def _ours(self, wanted: Wanted) -> Candidate:
+        pruned = our_methods.pruned(self.network, wanted, self.images)
+        return Candidate(pruned.model, pruned.macs.pruned, partial(self._write_tuned, pruned), pruned)
 
     def _write_tuned(self, pruned: Pruned, path: Path) -> None:
         """Each grouped layer in the form that is fastest here."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 from matplotlib.figure import Figure
+from our_methods import By
 from pareto_methods import FAMILIES, family
 
 from edgeprune.io.files import pretty_json, write_atomically
@@ -50,7 +51,7 @@ class Point(msgspec.Struct, frozen=True):
     network: str
     method: str
     budget: float
-    """The share of the multiply-adds that was asked for; 1 for the dense network."""
+    """The share that was asked for; 1 for the dense network."""
     stage: str
     top1: float
     images: int
@@ -58,6 +59,18 @@ class Point(msgspec.Struct, frozen=True):
     seconds: float
     """That the stage took, pruning not counted."""
     speed: Speed
+    by: By = "macs"
+    """What it is a share of."""
+
+    @property
+    def case(self) -> str:
+        """Which pruned network it is, whatever the stage."""
+        return case_name(self.method, self.budget, self.by)
+
+
+def case_name(method: str, budget: float, by: By) -> str:
+    """METHOD-SHARE, or METHOD-latencySHARE."""
+    return DENSE if method == DENSE else f"{method}-{'' if by == 'macs' else by}{budget:g}"
 
 
 def load_point(path: Path) -> Point | None:
@@ -88,6 +101,20 @@ def front(curve: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
+def envelope(curve: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The least concave curve over the points of the front: a point that a line between two others passes is chance."""
+    found: list[tuple[float, float]] = []
+    for point in front(curve):
+        while len(found) > 1 and _slope(found[-2], found[-1]) <= _slope(found[-1], point):
+            found.pop()
+        found.append(point)
+    return found
+
+
+def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return (other[1] - one[1]) / (other[0] - one[0])
+
+
 def interpolated(curve: Curve, cost: float) -> float | None:
     """Top-1 at a cost, linear between two points of a curve; None outside of it."""
     for (low, below), (high, above) in pairwise(curve):
@@ -115,17 +142,23 @@ def table(network: str, points: Sequence[Point]) -> Iterator[str]:
     """Each method and budget of a network, and its top-1 after each stage."""
     stages = [stage for stage in STAGES if any(point.stage == stage for point in points)]
     yield from (f"### {network}, {max(point.images for point in points)} test images", "")
-    yield f"| method | asked MACs | MACs | latency | 95 % | {' | '.join(STAGES[stage] for stage in stages)} |"
+    yield f"| method | asked for | MACs | latency | 95 % | {' | '.join(STAGES[stage] for stage in stages)} |"
     yield f"|{'---|' * (5 + len(stages))}"
-    cases: dict[tuple[str, float], dict[str, Point]] = {}
+    cases: dict[str, dict[str, Point]] = {}
     for point in sorted(points, key=lambda point: (point.method != DENSE, point.method, -point.budget)):
-        cases.setdefault((point.method, point.budget), {})[point.stage] = point
-    for (method, budget), found in cases.items():
-        speed = next(iter(found.values())).speed
+        cases.setdefault(point.case, {})[point.stage] = point
+    for found in cases.values():
+        one = next(iter(found.values()))
+        speed = one.speed
         low, high = speed.interval
         top1 = (f"{found[stage].top1:.2f}" if stage in found else "-" for stage in stages)
-        figures = (f"{budget:g}", f"{speed.macs:.3f}", f"{speed.latency:.3f}", f"{low:.3f}-{high:.3f}")
-        yield f"| {' | '.join((method, *figures, *top1))} |"
+        figures = (
+            f"{one.budget:g} {'MACs' if one.by == 'macs' else one.by}",
+            f"{speed.macs:.3f}",
+            f"{speed.latency:.3f}",
+            f"{low:.3f}-{high:.3f}",
+        )
+        yield f"| {' | '.join((one.method, *figures, *top1))} |"
     yield ""
 
 
@@ -134,9 +167,9 @@ def comparison(points: Sequence[Point]) -> Iterator[str]:
     yield "| training | latency | " + " | ".join((*FAMILIES, *(f"ours - {other}" for other in FAMILIES[1:]))) + " |"
     yield f"|{'---|' * (1 + 2 * len(FAMILIES))}"
     for stage, title in STAGES.items():
-        fronts = {name: _front_of(points, name, stage) for name in FAMILIES}
+        curves = {name: _curve_of(points, name, stage) for name in FAMILIES}
         for latency in SHARED_LATENCIES:
-            ours, *others = (interpolated(fronts[name], latency) for name in FAMILIES)
+            ours, *others = (interpolated(curves[name], latency) for name in FAMILIES)
             if ours is None or all(other is None for other in others):
                 continue
             cells = ["-" if top1 is None else f"{top1:.2f}" for top1 in (ours, *others)]
@@ -145,10 +178,10 @@ def comparison(points: Sequence[Point]) -> Iterator[str]:
     yield ""
 
 
-def _front_of(points: Sequence[Point], name: str, stage: str) -> Curve:
+def _curve_of(points: Sequence[Point], name: str, stage: str) -> Curve:
     """Latency and top-1 of one family after one stage, the dense network's among them."""
     own = [point for point in points if point.method == DENSE or (family(point.method), point.stage) == (name, stage)]
-    return front((point.speed.latency, point.top1) for point in own)
+    return envelope((point.speed.latency, point.top1) for point in own)
 
 
 def plot(network: str, points: Sequence[Point]) -> Figure:

@@ -45,15 +45,16 @@ def run(module: Any, out: Path, *more: str) -> str:
 def test_points_are_kept_shown_and_drawn(pareto: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     methods = ("--methods", "fpgm@1,tmi-gkp,onnxsim-l2,tp-magnitude")
-    text = run(pareto, out, *methods, "--stages", "none,bn,heal")
+    text = run(pareto, out, *methods, "--stages", "none,bn,heal", "--heal", "0.01")
     found = {path.stem for path in (out / "points").iterdir()}
     assert found == {
-        "resnet8-dense-1-none", "resnet8-fpgm@1-0.75-none", "resnet8-fpgm@1-0.75-bn", "resnet8-tmi-gkp-0.75-none",
-        "resnet8-tmi-gkp-0.75-bn", "resnet8-onnxsim-l2-0.75-none",
+        "resnet8-dense-1-none", "resnet8-fpgm@1-0.75-none", "resnet8-fpgm@1-0.75-bn", "resnet8-fpgm@1-0.75-heal",
+        "resnet8-tmi-gkp-0.75-none", "resnet8-tmi-gkp-0.75-bn", "resnet8-tmi-gkp-0.75-heal",
+        "resnet8-onnxsim-l2-0.75-none",
     }  # fmt: skip
     assert "left out: tp-magnitude: not installed: pip install --no-deps torch-pruning==1.6.1" in text
     assert "onnxsim-l2 at 0.75, BatchNorm estimated anew: has no BatchNorm" in text
-    assert "fpgm@1 at 0.75, healed without labels" in text
+    assert "onnxsim-l2 at 0.75, healed without labels: the tool that pruned it has no such step" in text
     assert (out / "resnet8.svg").read_text().lstrip().startswith("<?xml")
     for line in text.splitlines():
         if line.startswith(("| fpgm", "| tmi-gkp", "| onnxsim")):
@@ -81,9 +82,27 @@ def test_what_is_asked_wrongly_is_told(pareto: Any, tmp_path: Path, capsys: pyte
         assert told in capsys.readouterr().err
 
 
+def test_stages_of_one_case_are_of_one_plan(pareto: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_network(NetworkSource("resnet8", random_init=True))
+    bench = pareto.Bench(pareto.Asked(tmp_path, "digits", (), (), (), "latency", test_images=20), "net", network)
+    speed = load("pareto_results").Speed(0.5, 0.5, (0.5, 0.5), 1.0, 9, 0.0, None, "here")
+    monkeypatch.setattr(pareto.Bench, "speed", lambda _, case, macs: pareto.msgspec.structs.replace(speed, macs=macs))
+    monkeypatch.setattr(pareto, "reestimated", lambda model, _: model)
+    found = {}
+    for share, stage in ((0.5, "none"), (0.25, "bn")):  # by the clock, pruning again gave another plan
+        macs = share * bench.start.macs
+        monkeypatch.setattr(pareto.Start, "candidate", lambda *_: pareto.Candidate(network.model, macs, lambda _: None))  # noqa: B023
+        bench._case("gkp-cal", 0.8, [stage])
+        found[stage] = [(p.stage, p.by, p.speed.macs) for p in load("pareto_results").all_points(tmp_path)]
+    assert found["none"] == [("none", "latency", 0.5)]
+    assert found["bn"] == [("none", "latency", 0.25), ("bn", "latency", 0.25)]
+
+
 def test_a_front_leaves_out_what_a_cheaper_point_matches() -> None:
     results = load("pareto_results")
     assert results.front([(1.0, 90), (0.5, 80), (0.7, 79), (0.5, 70), (0.8, 90)]) == [(0.5, 80), (0.8, 90)]
+    assert results.envelope([(0.5, 20), (0.6, 22), (0.7, 40), (0.9, 60), (1.0, 90)]) == [(0.5, 20), (1.0, 90)]
+    assert results.envelope([(0.5, 20), (0.7, 60), (0.71, 61), (1.0, 90)]) == [(0.5, 20), (0.7, 60), (1.0, 90)]
     curve = [(0.5, 80.0), (0.8, 90.0), (1.0, 92.0)]
     assert results.interpolated(curve, 0.65) == pytest.approx(85)
     assert results.interpolated(curve, 0.9) == pytest.approx(91)
@@ -106,10 +125,23 @@ def test_families_are_compared_at_the_same_latency() -> None:
     assert not any("| 0.7 |" in row for row in rows)
 
 
-def test_a_plan_far_from_what_was_asked_is_refused() -> None:
+@pytest.mark.parametrize("by", ["macs", "latency"])
+def test_gkp_cal_alone_is_asked_for_latency(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, asked = load("our_methods"), {}
+    monkeypatch.setattr("edgeprune.prune", lambda *_, **given: asked.update(given))
     network = load_network(NetworkSource("resnet8", random_init=True))
+    ours.pruned(network, ours.Wanted("gkp-cal", 0.5, by, 16), "images")
+    assert asked == {"method": "gkp-cal", "align": 16, "budget": {by: 0.5}, "data": "images", "heal": "none"}
+    bench = load("pareto").Bench(load("pareto").Asked(Path(), "", (), (), (), by), "net", network)
+    assert bench.point("fpgm@1", 0.5, "none").stem == "net-fpgm@1-0.5-none"
+    share = "0.5" if by == "macs" else "latency0.5"
+    assert bench.point("gkp-cal@1", 0.5, "heal").stem == f"net-gkp-cal@1-{share}-heal"
+
+
+def test_a_plan_far_from_what_was_asked_is_refused() -> None:
+    ours, network = load("our_methods"), load_network(NetworkSource("resnet8", random_init=True))
     with pytest.raises(InputError, match="comes no nearer to 0.5 of the multiply-adds than 0.711"):
-        load("our_methods").pruned(network, "gkp-cal", 0.5, 16, None)
+        ours.pruned(network, ours.Wanted("tmi-gkp", 0.5, align=16), None)
 
 
 def test_layers_whose_widths_zero_padded_shortcuts_fix_are_known() -> None:
