@@ -1,8 +1,8 @@
 """Distillation: a pruned network trained to give what the dense network gives, on images without labels.
 
-The loss is the squared error of each output (of logits: Ba and Caruana, NIPS 2014), and of what layers read (Romero
-et al., FitNets, ICLR 2015), relative to the dense network's values. Both networks see the same augmented images, so a
-few hundred go a long way.
+The loss is the squared error of each output (of logits: Ba and Caruana, NIPS 2014), and of what each layer reads
+(Romero et al., FitNets, ICLR 2015), relative to the dense network's values. Both networks see the same augmented
+images, so a few hundred go a long way.
 """
 
 from __future__ import annotations
