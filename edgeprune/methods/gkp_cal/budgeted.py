@@ -90,7 +90,7 @@ class _Budgeted:
         for share in FRONT:
             found = self._allocator.choose([dataclasses.replace(need, limit=share * whole)])
             if found is not None:
-                yield found.needs[0] / whole, found.cost
+                yield float(found.needs[0] / whole), float(found.cost)
 
     def _needs(self) -> dict[str, Need]:
         """All that the budget limits, by name."""

@@ -360,7 +360,8 @@ def test_from_random_weights_to_a_verified_file(how: tuple[str, str], tmp_path: 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--budget", "latency-ms=8"), "latency-ms is not offered yet"),
+        (("--budget", "latency-ms=8@raspberry-pi-5"), "gconv looks for no --budget latency-ms"),
+        (("--budget", "latency=0.6"), "gconv looks for no --budget latency"),
         (("--budget", "flops=0.5"), "unknown budget 'flops'"),
         (("--budget", "macs"), "no share"),
         (("--budget", "macs=2"), "out of range"),
