@@ -15,7 +15,7 @@ from edgeprune.graph import Graph
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.forms import GROUPED
 from edgeprune.lowering.layers import grouped_layers
-from edgeprune.lowering.model import lower_model
+from edgeprune.lowering.model import as_recorded
 from edgeprune.methods.on_images import Clock
 from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.plans.plan import Plan
@@ -55,9 +55,7 @@ class _Exported:
 
     def pruned(self, plan: Plan) -> ModelProto:
         model = self._exported(rewrite(self._network.model, plan, self._graph))
-        record = predict(grouped_layers(model), self.profile)
-        forms = {name: form for name, form in record.forms().items() if form != GROUPED}
-        return lower_model(model, forms, record.pointwise) if forms or record.pointwise else model
+        return as_recorded(model, predict(grouped_layers(model), self.profile))
 
     def _exported(self, model: nn.Module) -> ModelProto:
         example = self._network.example_input(2)

@@ -20,10 +20,9 @@ from edgeprune.devices.this_machine import default_profile_name
 from edgeprune.io import progress
 from edgeprune.io.files import pretty_json
 from edgeprune.lowering.costs import predict
-from edgeprune.lowering.forms import GROUPED
 from edgeprune.lowering.gathers import count_gathers
 from edgeprune.lowering.layers import GroupedLayer, grouped_layers
-from edgeprune.lowering.model import lower_model
+from edgeprune.lowering.model import as_recorded
 from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.onnx_files.inputs import input_specs, static_batch
 from edgeprune.onnx_files.model import load_model, save_onnx
@@ -75,15 +74,13 @@ def lower_into(stage: Path, manifest: Manifest, options: LowerOptions, tolerance
         record = tune(plain, dense, profile, _as_fixed(options.tune, static_batch(plain)))
     for text in _new_device(stage, record, layers, profile):
         progress.note(text)
-    forms = {name: form for name, form in record.forms().items() if form != GROUPED}
-    changes = bool(forms or record.pointwise)
-    lowered = lower_model(plain, forms, record.pointwise) if changes else plain
+    lowered = as_recorded(plain, record)
     before = _planned_parity(stage, manifest)
     _remove(stage, PLAIN_MODEL)
     _remove(stage, MODEL)
     save_onnx(lowered, stage / MODEL)
     parity = before
-    if changes:
+    if lowered is not plain:
         save_onnx(plain, stage / PLAIN_MODEL)
         parity = _parity(stage, before, tolerance)
         require_parity(parity)

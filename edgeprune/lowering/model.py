@@ -11,8 +11,15 @@ from edgeprune.lowering.forms import GROUPED, Form
 from edgeprune.lowering.gathers import absorb_gathers, activate_parts, drop_unused
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.linear import as_convolutions
+from edgeprune.lowering.record import LoweringRecord
 from edgeprune.lowering.writing import lower
 from edgeprune.onnx_files.model import name_nodes
+
+
+def as_recorded(model: ModelProto, record: LoweringRecord) -> ModelProto:
+    """The model with each layer in the form that a record chose; the model itself where all are as planned."""
+    forms = {name: form for name, form in record.forms().items() if form != GROUPED}
+    return lower_model(model, forms, record.pointwise) if forms or record.pointwise else model
 
 
 def lower_model(model: ModelProto, forms: Mapping[str, Form], pointwise: Collection[str] = ()) -> ModelProto:

@@ -135,8 +135,7 @@ def keeps_time(method: str) -> bool:
 def _check_budget(method: str, module: Method, budget: Budget) -> None:
     """InputError for a budget of what the method does not count."""
     counted = getattr(module, "BUDGETS", ("macs", "params"))
-    asked = next((name.replace("_", "-") for name in budget.settings if name.replace("_", "-") not in counted), "")
-    if asked and asked != "profile" and "latency" not in counted:
+    if asked := next((kind for kind in budget.kinds if kind not in counted), ""):
         raise InputError(
             f"{method} looks for no --budget {asked}",
             expected=f"{' and '.join(counted)}, which a plan alone tells",
@@ -160,17 +159,15 @@ def wants_gradients(method: Method, settings: Any) -> bool:
 
 
 def needs_images(method: Method) -> bool:
-    """Whether the method goes over the network with images (`MethodInput.layerwise`)."""
+    """Whether the method goes over the network with images (`MethodInput.images`)."""
     return bool(getattr(method, "NEEDS_IMAGES", False))
 
 
 def require_images(method: Method, *, given: bool, reconstruct: bool = False) -> None:
     """InputError if the method, or `reconstruct`, goes over images and there are none."""
     if (needs_images(method) or reconstruct) and not given:
-        what = "fits layers" if reconstruct else "chooses"
         raise InputError(
-            f"this {'' if reconstruct else 'method '}{what} on images, and there are none",
-            where="--reconstruct" if reconstruct else "--method",
+            "layers are fitted on images, and there are none", where="--reconstruct" if reconstruct else "--method",
             expected="a few hundred images as the network will see them; labels are not read",
             remedy="pass --data, such as --data imagefolder:DIR",
         )  # fmt: skip

@@ -71,6 +71,10 @@ class PruneRequest:
         own = [rate for pattern, rate in self.layer_rates if fnmatch.fnmatchcase(name, pattern)]
         return own[-1] if own else self.rate
 
+    def skips(self, name: str) -> bool:
+        """Whether the layer with this name stays as it is."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.skip)
+
     def check(self) -> None:
         """InputError if the request makes no sense for any network."""
         if self.groups < 2:
@@ -161,7 +165,7 @@ def dense_reason(layer: Layer, request: PruneRequest) -> str:
         return "a depthwise convolution has nothing to group"
     if layer.groups > 1:
         return f"already grouped ({layer.groups} groups)"
-    if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in request.skip):
+    if request.skips(layer.name):
         return "skipped by request"
     if layer.is_first and not request.include_first:
         return "the first convolution stays dense unless asked (--include-first)"

@@ -53,8 +53,13 @@ class Budget:
         return {name: share for name, share in given.items() if share is not None}
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is limited, by its name on the command line."""
+        return (*self.shares, *(("latency-ms",) if self.latency_ms is not None else ()))
+
+    @property
     def is_given(self) -> bool:
-        return bool(self.shares) or self.latency_ms is not None
+        return bool(self.kinds)
 
     @property
     def is_timed(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a node of an fx graph gives for its inputs' values."""
+"""Nodes of an fx graph: what they give for their inputs' values, and where a branch ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import fx, nn
+
+
+def into_add(node: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """For the layer that ends a branch: the last node of the branch, which is its BatchNorm or itself, and the add."""
+    last, add = node, next(iter(node.users))
+    while add.op == "call_module":
+        last, add = add, next(iter(add.users))
+    return last, add
 
 
 def result_of(

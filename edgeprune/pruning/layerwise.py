@@ -22,7 +22,7 @@ from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer
 from edgeprune.io import progress
 from edgeprune.methods.on_images import Moments, Refit, Refitted
-from edgeprune.modules.fx_nodes import result_of
+from edgeprune.modules.fx_nodes import into_add, result_of
 from edgeprune.modules.norms import NORMS
 from edgeprune.modules.outputs import tensors_in
 from edgeprune.pruning.moments import Fitted, moments
@@ -73,7 +73,10 @@ class Calibration:
 
         `left_out`: the ends of branches that give nothing. InputError for activations that are not finite.
         """
-        one = _Pass(self._dense, self._silenced(start or self.model, left_out), self._batches(), names)
+        start = start or self.model
+        if left_out:
+            start = self._copied(start, left_out)
+        one = _Pass(self._dense, start, self._batches(), names)
         one.run(refit)
         self.model = one.model
 
@@ -82,7 +85,7 @@ class Calibration:
         """How far the outputs are from the dense network's if these layers alone are changed: as `divergence_of`, on
         as many of the images as `TRIAL_MACS` allows."""
         images, wanted = self._trial
-        model = self._silenced(copy.deepcopy(self._dense), left_out)
+        model = self._copied(self._dense, left_out)
         for name, refitted in changed.items():
             replace(model, name, refitted, self._graph.layer(name).norm)
         return divergence_of(tensors_in(model(images)), wanted)
@@ -97,12 +100,10 @@ class Calibration:
         images = self._some(count)
         return images, tensors_in(self._dense(images))
 
-    def _silenced(self, model: nn.Module, ends: Collection[str]) -> nn.Module:
-        """The model, or a copy in which these layers give nothing."""
-        if not ends:
-            return model
+    def _copied(self, model: nn.Module, left_out: Collection[str]) -> nn.Module:
+        """A copy in which these ends of branches give nothing."""
         model = copy.deepcopy(model)
-        for name in ends:
+        for name in left_out:
             silence(model, self._graph.layer(name))
         return model
 
@@ -244,9 +245,7 @@ class _Pass:
         norm = self._modules[layer.norm] if layer.norm else None
         if not layer.ends_branch or not isinstance(norm, NORMS) or norm.running_var is None:
             return dense
-        last, add = node, next(iter(node.users))
-        while add.op == "call_module":
-            last, add = add, next(iter(add.users))
+        last, add = into_add(node)
         other = next((n for n in add.all_input_nodes if n is not last), None)
         if other is None:
             return dense

@@ -222,7 +222,7 @@ def with_accuracy(pruned: Pruned, options: DataOptions, images: Images | None) -
         was, is_ = written.format(dense.value), written.format(after.value)
         raise GateError(
             f"{dense.name} {fell} from {was} to {is_}, more than --max-drop {options.max_drop}{points}: prune less "
-            "(--rate) or fine-tune longer (--finetune-epochs)"
+            "(--rate, --budget) or fine-tune longer (--finetune-epochs)"
         )
     return dataclasses.replace(pruned, accuracy=accuracy)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from edgeprune.graph import Layer
+from edgeprune.modules.fx_nodes import into_add
 
 RELUS = {F.relu, torch.relu, "relu", "relu_"}
 
@@ -18,9 +19,7 @@ def leave_out(module: fx.GraphModule, ends: Collection[str]) -> None:
     for node in list(module.graph.nodes):
         if node.op != "call_module" or node.target not in ends:
             continue
-        last, add = node, next(iter(node.users))
-        while add.op == "call_module":  # its BatchNorm, or nothing at all
-            last, add = add, next(iter(add.users))
+        last, add = into_add(node)
         stays = next(source for source in add.all_input_nodes if source is not last)
         add.replace_all_uses_with(stays)
         module.graph.erase_node(add)

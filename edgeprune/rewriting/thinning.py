@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer
 from edgeprune.modules.filters import FilterLayer, filters_first, filters_of, is_transposed
+from edgeprune.modules.fx_nodes import into_add
 from edgeprune.modules.gather import ChannelMask, insert_zero_filled
 from edgeprune.modules.norms import NORM_TENSORS
 from edgeprune.plans.kept_channels import Kept, KeptChannels
@@ -230,12 +231,10 @@ def with_masked_paddings(model: nn.Module, plan: Plan, graph: Graph) -> nn.Modul
 
 def _fill_up(module: fx.GraphModule, node: fx.Node, layer: Layer, filters: Kept) -> None:
     """Zeros in the place of the filters that the end of a branch leaves out, so that it can be added."""
-    last, user = node, next(iter(node.users))
-    while user.op == "call_module":  # its BatchNorm, or nothing at all; then comes the add
-        last, user = user, next(iter(user.users))
+    last, add = into_add(node)
     picked = [filters.position.get(channel) for channel in range(filters.channels)]
-    filled = insert_zero_filled(module, user, last, picked, len(filters.index), f"{layer.name}.output_gather")
-    user.replace_input_with(last, filled)
+    filled = insert_zero_filled(module, add, last, picked, len(filters.index), f"{layer.name}.output_gather")
+    add.replace_input_with(last, filled)
 
 
 def _example(model: nn.Module, graph: Graph) -> Tensor:

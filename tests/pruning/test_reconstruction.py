@@ -98,7 +98,7 @@ def test_merged_channels_are_not_fitted(network: Network) -> None:
 
 
 def test_it_needs_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match="fits layers on images, and there are none"):
+    with pytest.raises(InputError, match="layers are fitted on images, and there are none"):
         require_images(load_method("fpgm"), given=False, reconstruct=True)
     out = tmp_path / "bundle"
     code = main(["prune", "--arch", "resnet8-w8", "--random-init", "--method", "fpgm", "--reconstruct", "-o", str(out)])

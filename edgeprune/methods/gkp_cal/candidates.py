@@ -1,15 +1,14 @@
 """What layers could become, and what each choice costs in outputs that change: measured on calibration images.
 
 Each unit of channels (`units`) could keep fewer of them, each convolution could be in groups, and the branch of a
-residual block could be left out. The input channels
-that go are those whose loss raises the error of their readers least (`elimination`), and choices are priced by
-trials: the dense network with the readers' weights fitted to what is left, alone, against the dense network's outputs;
-of several choices for the same channels the least and the most are tried, and the others lie between by their errors.
+residual block could be left out. The input channels that go are those whose loss raises the error of their readers
+least (`elimination`), and choices are priced by trials: the dense network with that change alone, the readers' weights
+fitted to what is left, against the dense network's outputs. Of a unit's widths the widest and the narrowest are tried,
+of a layer's groupings the middle one; the others follow by their errors.
 """
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,8 +29,6 @@ WIDTHS = 4
 GROUPS = (2, 4, 8)
 PRICING_STEPS = 8
 """In which channels go from a group whose price is asked."""
-
-
 POWERS = 0.5, 3.0
 """Between which a divergence may grow with the error."""
 
@@ -190,9 +187,7 @@ def weights_in_groups(found: Grouped, layer: Layer, size: int) -> Matrix:
 def may_go(layer: Layer, graph: Graph, request: PruneRequest) -> bool:
     """Whether the branch that a layer ends may be left out."""
     inside = [graph.layer(name) for name in layer.branch]
-    return bool(inside) and not any(
-        other.refusal or any(fnmatch.fnmatchcase(other.name, pattern) for pattern in request.skip) for other in inside
-    )
+    return bool(inside) and not any(other.refusal or request.skips(other.name) for other in inside)
 
 
 def readers_of(unit: Unit, graph: Graph) -> dict[str, Columns]:

@@ -1,6 +1,6 @@
 """gkp-cal: pruned on calibration images, without labels and without training.
 
-Without a budget every convolution that can be is put into groups (`uniform`); within one each layer becomes what costs
+Without a budget every convolution that can be is put into groups; within one each layer becomes what costs
 least there, dense, thinner or in groups (`budgeted`). Layer by layer in forward order, on what the layer reads in the
 network pruned so far and with the dense network's outputs as target: the least-squares weights with all kernels, some
 kernels removed with the others refitted (`elimination`), and the mean of the output restored. At the end of a residual
@@ -98,8 +98,7 @@ def _within_budget(given: MethodInput, settings: Settings) -> MethodResult:
     work = _Work(given, settings, decision.chosen.allocation.grouped, drawn)
     given.images.refit(work.names, work, left_out=decision.chosen.allocation.left_out)
     layers = tuple(work.entries.get(entry.name, entry) for entry in drawn.layers)
-    used = _used_settings(given, settings) | {"budget": given.request.budget.settings}
-    plan = Plan("gkp-cal", used, given.request.seed, layers, drawn.sets)
+    plan = Plan("gkp-cal", _used_settings(given, settings), given.request.seed, layers, drawn.sets)
     record = MethodRecord((work.table(), _choices(decision)), (_front(decision),))
     return MethodResult(plan, {FILE_NAME: record.to_json()}, work.seconds, work.notes())
 
@@ -201,8 +200,12 @@ def _check_settings(settings: Settings) -> None:
 
 def _used_settings(given: MethodInput, settings: Settings) -> dict[str, Any]:
     request = given.request
+    amount: dict[str, Any] = {
+        "groups": request.groups, "rate": request.rate, "layer_rates": [list(pair) for pair in request.layer_rates],
+    }  # fmt: skip
+    if request.budget.is_given:
+        amount = {"budget": request.budget.settings}
     return {
-        "groups": request.groups, "rate": request.rate, "align": request.align, "skip": list(request.skip),
-        "layer_rates": [list(pair) for pair in request.layer_rates], "include_first": request.include_first,
+        **amount, "align": request.align, "skip": list(request.skip), "include_first": request.include_first,
         "include_shortcuts": request.include_shortcuts, **dataclasses.asdict(settings),
     }  # fmt: skip

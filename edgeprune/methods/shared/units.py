@@ -20,7 +20,6 @@ In a coupled set of several layers both follow the others.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -244,4 +243,4 @@ def _asked_for(layer: Layer, request: PruneRequest) -> str:
 
 
 def _skipped(layer: Layer, request: PruneRequest) -> str:
-    return "skipped by request" if any(fnmatch.fnmatchcase(layer.name, p) for p in request.skip) else ""
+    return "skipped by request" if request.skips(layer.name) else ""

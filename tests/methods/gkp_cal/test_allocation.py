@@ -116,7 +116,7 @@ def touched(among: Prunable, number: int) -> set[str]:
 
 
 def macs_of(found: Allocation, among: Prunable, candidates: Candidates) -> int:
-    return sum(planned_macs(plan_for(found, among, candidates, among.request), among.graph).values())
+    return sum(planned_macs(plan_for(found, among, candidates), among.graph).values())
 
 
 @pytest.mark.parametrize("name", ["chain", "branches", "concatenated"])
@@ -134,7 +134,7 @@ def test_the_choice_is_the_cheapest_of_all_that_hold(name: str, seed: int, share
     assert found.cost == pytest.approx(min(hold), rel=2e-4, abs=1e-6)
     assert found.needs[0] == pytest.approx(macs_of(found, among, candidates), rel=1e-6)
     assert found.needs[0] <= limit * (1 + 1e-6)
-    assert check_plan(plan_for(found, among, candidates, among.request), among.graph) == []
+    assert check_plan(plan_for(found, among, candidates), among.graph) == []
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -155,7 +155,7 @@ def test_needs_are_those_of_the_plan_and_all_limits_hold(name: str, seed: int) -
         ]
         found = allocator.choose(needs)
         assert found is not None
-        plan = plan_for(found, among, candidates, among.request)
+        plan = plan_for(found, among, candidates)
         actual = sum(planned_macs(plan, graph).values()), sum(planned_weights(plan, graph).values()) + other
         assert found.needs == pytest.approx(actual, rel=1e-6)
         assert all(got <= need.limit * (1 + 1e-6) for got, need in zip(found.needs, needs, strict=True))

@@ -253,7 +253,7 @@ def test_images_that_say_nothing_do_no_harm(trained: tuple[nn.Module, Dataset]) 
 def test_it_says_what_it_needs(trained: tuple[nn.Module, Dataset]) -> None:
     model, _ = trained
     example = torch.zeros(1, 1, 16, 16)
-    with pytest.raises(InputError, match="chooses on images, and there are none.*pass --data"):
+    with pytest.raises(InputError, match="fitted on images, and there are none.*pass --data"):
         edgeprune.prune(model, example, method="gkp-cal")
     few = load_data("digits", split="train", input_shape=(1, 16, 16)).first(1)
     notes = edgeprune.prune(model, example, method="gkp-cal", groups=4, data=few, heal="none").result.notes
