@@ -250,8 +250,8 @@ def _request(
         tuple(skip),
         limits,
         tuple(rates.items()),
-        channel_block_for(align, device_profile),
-        gather_price_for(align, device_profile),
+        channel_block_for(align, device_profile or limits.profile),
+        gather_price_for(align, device_profile or limits.profile),
     )
 
 

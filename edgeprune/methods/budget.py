@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.methods.on_images import Clock
 
@@ -31,18 +32,20 @@ class Budget:
     """Nobody asked for it: where it cannot be met, the nearest that can be had will do."""
 
     def check(self) -> None:
-        """InputError if a share is none, or a time is."""
+        """InputError if a share is none, a time is none, or there is no such device."""
         for name, share in self.shares.items():
             if not 0.0 < share < 1.0:
                 raise InputError(
                     f"--budget {name}={share:g} is out of range",
                     expected="a share of the dense network between 0 and 1, both excluded",
-                    remedy="--budget macs=0.5 leaves half of the multiply-adds",
+                    remedy=f"--budget {name}=0.5 asks for half of it",
                 )
         if self.latency_ms is not None and not (self.latency_ms > 0 and math.isfinite(self.latency_ms)):
             raise InputError(
                 f"--budget latency-ms={self.latency_ms:g} is out of range", expected="milliseconds above 0"
             )
+        if self.profile:
+            load_profile(self.profile)
         if self.latency_ms is not None and self.latency is not None:
             raise InputError("--budget has both latency and latency-ms", remedy="leave one of them out")
 

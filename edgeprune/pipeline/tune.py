@@ -101,7 +101,8 @@ def _nothing_to_tune(model: ModelProto, where: Path) -> InputError:
         node for node in model.graph.node if node.op_type in CONVOLUTIONS and attributes(node).get("group", 1) != 1
     ]
     if not grouped:
-        expected, remedy = "a network that was pruned into groups", "`edgeprune export --groups 8` makes one"
+        expected = "layers in groups, which alone have several forms: thinner ones run as they are"
+        remedy = "there is nothing to tune; `edgeprune profile` measures it"
         return InputError("has no grouped layer", where=where, expected=expected, remedy=remedy)
     quantised = quantized_layers(model)
     why = f"{quantised} layers are quantised" if quantised else "they are depthwise, or their weights are no constants"

@@ -9,8 +9,9 @@ import torch
 
 from edgeprune.cli.flags.method import PruneFlags
 from edgeprune.datasets.images import Dataset
+from edgeprune.devices.device_profile import load_profile
 from edgeprune.devices.this_machine import this_machine_block
-from edgeprune.errors import GateError
+from edgeprune.errors import GateError, InputError
 from edgeprune.io import progress
 from edgeprune.methods.budget import RECOMMENDED, Budget
 from edgeprune.pipeline.prune import SHARES, fastest
@@ -27,6 +28,14 @@ def test_images_decide_on_the_method_and_a_budget_on_the_block() -> None:
     assert with_images.request.budget == Budget(latency=RECOMMENDED, is_wish=True)
     assert with_images.request.align == this_machine_block()
     assert not with_images.asks_for_pruning, "a pruned bundle may be evaluated on images"
+
+
+def test_a_budget_for_a_device_is_on_its_blocks() -> None:
+    flags = PruneFlags(method="gkp-cal", budget="latency-ms=8@raspberry-pi-5")
+    assert flags.options(0, "digits").request.align == load_profile("raspberry-pi-5").channel_block.fp32
+    assert flags.options(0, "digits").device_profile == "raspberry-pi-5"
+    with pytest.raises(InputError, match="unknown device profile 'nowhere'"):
+        PruneFlags(method="gkp-cal", budget="latency-ms=8@nowhere").options(0, "digits")
 
 
 def test_who_says_how_much_is_not_given_a_budget() -> None:

@@ -50,6 +50,13 @@ class MethodFlags:
     device_profile: OptionalText = ""
     """Device type that the network is for, this machine's by default; `edgeprune list devices` shows all."""
 
+    @property
+    def device(self) -> str:
+        """The device profile that is named, by itself or in a budget; empty for this machine's."""
+        from edgeprune.methods.budget import Budget
+
+        return self.device_profile or Budget.parse(self.budget).profile
+
     def request(
         self,
         method: str,
@@ -85,8 +92,8 @@ class MethodFlags:
             self.skip,
             budget,
             layer_rates,
-            channel_block_for(align, self.device_profile),
-            gather_price_for(align, self.device_profile),
+            channel_block_for(align, self.device),
+            gather_price_for(align, self.device),
         )
 
 
@@ -127,7 +134,7 @@ class PruneFlags(MethodFlags):
         require_taken(method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
         request = self.request(method, seed, self.groups, self.share_partitions, recommended=recommended)
         return PruneOptions(
-            method, request, self.set, self.tickets, self.device_profile, self.reconstruct,
+            method, request, self.set, self.tickets, self.device, self.reconstruct,
             is_default=vars(self) | {"device_profile": ""} == vars(PruneFlags()),
         )  # fmt: skip
 

@@ -100,7 +100,7 @@ def export(
     from edgeprune.pipeline import export as steps
 
     seed = common.seed
-    lowering, split = export.lowering(pruning.device_profile), export.split(pruning.device_profile)
+    lowering, split = export.lowering(pruning.device), export.split(pruning.device)
     how = (data.options(seed), export.options(seed), lowering, split, out.output())
     bundle, pruned = steps.export(network.source(source, seed), pruning.options(seed, data.data), *how)
     layers(pruned, bundle)
