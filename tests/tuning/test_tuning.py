@@ -394,7 +394,7 @@ def test_a_lowered_model_outside_the_tolerance_is_refused_and_the_bundle_stays(
                 tensor.raw_data = bytes(len(tensor.raw_data))
         return changed
 
-    monkeypatch.setattr(lower_bundle, "lower_model", wrong)
+    monkeypatch.setattr(lower_bundle, "as_recorded", wrong)
     with pytest.raises(GateError, match="parity failed"):
         tune_bundle(folder, LowerOptions(tune=TuneOptions()))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
