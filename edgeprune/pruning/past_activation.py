@@ -50,6 +50,7 @@ def inverse_of(scale: Tensor) -> Tensor:
     return torch.where(scale.abs() > SMALLEST_GAIN, 1 / scale, torch.zeros(()))
 
 
+@torch.no_grad()
 def affine_of(norm: nn.Module | None) -> tuple[Tensor, Tensor] | None:
     """What a BatchNorm with statistics multiplies with and adds, (1, C, 1, 1) each: ones and zeros without one, and
     None for a norm of another kind."""
@@ -74,6 +75,7 @@ def limits_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Limits | None:
     return None
 
 
+@torch.no_grad()
 def fitted_behind(
     conv: nn.Conv2d, changed: Refitted, moments: Moments, read: Sequence[Tensor], wanted: Sequence[Tensor], how: Behind
 ) -> Refitted:
