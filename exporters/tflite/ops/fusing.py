@@ -44,7 +44,7 @@ def fused_activation(step: Step) -> int:
 def folded_norm(
     step: Step, weight: NDArray[Any], bias: NDArray[Any], *, filters: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Weight (its filters along axis `filters`) and bias of a convolution along with the BatchNorm behind it, where there
+    """Weight (its filters along axis `filters`) and bias of a convolution along with the BatchNorm behind it, if there
     is one: it multiplies each filter by a number and adds one."""
     reader = step.network.only_reader(step.last.output[0])
     if reader is None or reader.op_type != "BatchNormalization" or not is_standard(reader):

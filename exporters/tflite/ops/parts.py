@@ -12,17 +12,25 @@ from edgeprune.exporters.tflite.values import Value
 
 _MOST_SPLITS = 4
 """Of one SPLIT that XNNPACK takes."""
+_MOST_JOINED = 5
+"""By one CONCATENATION that XNNPACK takes; a longer one cuts the network in two for it."""
 
 
 def concat(step: Step) -> None:
     values = [step.input(place) for place in range(len(step.node.input))]
     order = next((value.order for value in values if value.data is None), values[0].order)
-    inputs = [step.tensor(value, order) for value in values]
-    shape = step.out_shape()
-    result = Value(shape, order)
-    axis = result.place(int(step.attributes["axis"]))
-    dtype = step.file.dtype(inputs[0])
-    step.give(replace(result, tensor=step.add("CONCATENATION", inputs, result.held_shape, dtype=dtype, axis=axis)))
+    axis = Value(values[0].shape, order).place(int(step.attributes["axis"]))
+    tensors = [step.tensor(value, order) for value in values]
+    while len(tensors) > _MOST_JOINED:
+        runs = [tensors[start : start + _MOST_JOINED] for start in range(0, len(tensors), _MOST_JOINED)]
+        tensors = [run[0] if len(run) == 1 else _joined(step, run, axis) for run in runs]
+    step.give(Value(step.out_shape(), order, _joined(step, tensors, axis)))
+
+
+def _joined(step: Step, tensors: list[int], axis: int) -> int:
+    shapes = [step.file.shape(tensor) for tensor in tensors]
+    shape = [sum(sizes) if place == axis else sizes[0] for place, sizes in enumerate(zip(*shapes, strict=True))]
+    return step.add("CONCATENATION", tensors, shape, dtype=step.file.dtype(tensors[0]), axis=axis)
 
 
 def split(step: Step) -> None:
