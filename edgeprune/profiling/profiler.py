@@ -71,7 +71,7 @@ def profile_files(
     results = []
     for target in targets:
         pair = subject.pair_for(registry.target_named(target))
-        make = _maker(target, subject.files_for(target), pair, options, modules, engines)
+        make = _maker(target, subject.files_for(registry.target_named(target)), pair, options, modules, engines)
         results += [_advised(result, subject, pair) for result in profile_runners(make, pair, target, options)]
     settings = Settings(
         options.warmup,
