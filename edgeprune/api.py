@@ -236,6 +236,7 @@ def _request(
     include_shortcuts: bool = False,
     skip: Sequence[str] = (),
     align: int | Literal["auto", "none"] = "none",
+    gathers: Literal["any", "none"] = "any",
     device_profile: str | Path = "",
 ) -> PruneRequest:
     """What is asked of a method; InputError for what it does not take."""
@@ -253,6 +254,7 @@ def _request(
         tuple(rates.items()),
         channel_block_for(align, device_profile or limits.profile),
         gather_price_for(align, device_profile or limits.profile),
+        gathers == "any",
     )
 
 

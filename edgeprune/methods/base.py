@@ -65,6 +65,8 @@ class PruneRequest:
     """Channels a group, in and out, and the channels of thinner layers shall be multiples of it; 1: any number."""
     gather_price: GatherPrice | None = None
     """What Gathers cost on the device that the channels are aligned for; None if it is no device that decides."""
+    allows_gathers: bool = True
+    """Whether Gathers may be left over; what needs one else stays dense."""
 
     def rate_of(self, name: str) -> float:
         """The rate of the layer with this name."""

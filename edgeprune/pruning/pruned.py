@@ -30,6 +30,7 @@ from edgeprune.methods.on_images import Clock
 from edgeprune.methods.shared.reconstruction import Reconstruction
 from edgeprune.modules.hooks import check_own_hooks
 from edgeprune.plans.costs import off_block_note, planned_macs, planned_params
+from edgeprune.plans.gather_free import without_gathers
 from edgeprune.plans.kept_channels import KeptChannels
 from edgeprune.plans.method_record import FILE_NAME as METHOD_RECORD
 from edgeprune.plans.plan import Plan, load_plan
@@ -146,6 +147,8 @@ def prune_network(
     clock = make_clock(network, graph, options) if make_clock and options.request.budget.is_timed else None
     given = method_input(load_method(options.method), network.model, graph, options.request, tickets, known, clock)
     result = decider.prune(given, settings)
+    if not options.request.allows_gathers:
+        result = dataclasses.replace(result, plan=without_gathers(result.plan, graph))
     weights = changed.model if changed else network.model
     if options.reconstruct and seen is not None:
         weights, looked_at = reconstructed(weights, result.plan, network, graph, seen), len(seen)

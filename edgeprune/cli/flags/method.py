@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 
@@ -47,6 +47,9 @@ class MethodFlags:
     align: OptionalText = ""
     """Multiple that channels a group, in and out, and the channels of thinner layers shall be: auto for the channel
     block of the device profile, none, or a number such as 16. By default auto for gkp-cal in a budget, else none."""
+    gathers: Literal["any", "none"] = "any"
+    """none: leave no Gather in the network, for runtimes that have none (ncnn) or pay dearly for it; layers whose
+    groups need one stay dense."""
     device_profile: OptionalText = ""
     """Device type that the network is for, this machine's by default; `edgeprune list devices` shows all."""
 
@@ -94,6 +97,7 @@ class MethodFlags:
             layer_rates,
             channel_block_for(align, self.device),
             gather_price_for(align, self.device),
+            self.gathers == "any",
         )
 
 

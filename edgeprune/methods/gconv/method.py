@@ -176,6 +176,8 @@ def _heal(given: MethodInput, settings: Settings, reasons: Mapping[str, str], la
 
 def _gathers(settings: Settings, request: PruneRequest) -> tuple[float | None, GatherPrice]:
     """The share of the time that Gathers may take, or None where only what each gains is weighed; and their price."""
+    if not request.allows_gathers:
+        return 0.0, USUAL
     if settings.gather_share != "auto":
         return settings.gather_share, USUAL
     if request.gather_price is None or not request.share_partitions or settings.finetune_every:

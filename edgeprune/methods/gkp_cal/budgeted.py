@@ -202,7 +202,10 @@ def _weights(layer: Layer, inputs: float, filters: float, grouping: Grouping | N
 
 
 def _groupings(layer: Layer, request: PruneRequest) -> list[Grouping]:
-    """Groups to try, on the block: each reads its part of the input channels, or half of all."""
+    """Groups to try, on the block: each reads its part of the input channels, or half of all. None where no Gather may
+    be left, since they choose freely what they read."""
+    if not request.allows_gathers:
+        return []
     found = []
     for groups in GROUPS:
         if layer.out_channels % (groups * request.align) or dense_reason(

@@ -42,6 +42,7 @@ from edgeprune.methods.shared.reconstruction import (
     refittable_from,
     refitted,
 )
+from edgeprune.plans.gather_free import needs_gathers
 from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
 from edgeprune.plans.plan import LayerPlan, Plan
 
@@ -76,6 +77,8 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
 def _uniform(given: MethodInput, settings: Settings) -> MethodResult:
     """All layers that can be in the groups and at the rate that were asked."""
     assert given.images is not None
+    if not given.request.allows_gathers:
+        raise needs_gathers("gkp-cal")
     _, groupings, reasons = kernels_to_group(given)
     work = _Work(given, settings, groupings.taken)
     given.images.refit(work.names, work)

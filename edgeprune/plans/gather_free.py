@@ -1,0 +1,66 @@
+"""A plan without Gathers: what needs one stays dense.
+
+A dense layer reads and writes any layout for free, so a layer that is not put into groups takes the Gathers around it
+along, and gives up the multiply-adds that its groups would have saved.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from edgeprune.errors import InputError
+from edgeprune.graph import Graph
+from edgeprune.plans.gathers import PlannedGathers, planned_gathers
+from edgeprune.plans.plan import LayerPlan, Plan
+
+NOTE = "stays dense: its groups would need a Gather"
+WHOLE = "keeps all filters: an addition without some of them needs a Gather"
+
+
+def without_gathers(plan: Plan, graph: Graph) -> Plan:
+    """The plan with as many of its groups as need no Gather; each layer whose groups go has a note that says so.
+
+    One layer after another goes, the one whose Gathers move most for each multiply-add that its groups save. InputError
+    if nothing is left of the plan.
+    """
+    grouped = plan.grouped()
+    while (gathers := planned_gathers(grouped, graph)).count:
+        worst = max(_suspects(gathers, grouped, graph), key=lambda name: _moved_a_mac(name, gathers, grouped, graph))
+        del grouped[worst]
+    if plan.grouped() and not grouped and not plan.thins:
+        raise needs_gathers(plan.method)
+    gone = plan.grouped().keys() - grouped.keys()
+    layers = tuple(LayerPlan(entry.name, note=NOTE) if entry.name in gone else _whole(entry) for entry in plan.layers)
+    return msgspec.structs.replace(plan, layers=layers)
+
+
+def _whole(entry: LayerPlan) -> LayerPlan:
+    """The layer with all filters at the end of a residual branch."""
+    return msgspec.structs.replace(entry, kept_filters=(), note=WHOLE) if entry.kept_filters else entry
+
+
+def needs_gathers(method: str) -> InputError:
+    """What to say of a method that can do nothing without Gathers."""
+    return InputError(
+        f"every layer that {method} puts into groups needs a Gather, and none shall be left",
+        where="--gathers none",
+        remedy="choose --method gconv, whose groups share no channels, or gkp-cal with a --budget; or leave it out",
+    )
+
+
+def _suspects(gathers: PlannedGathers, grouped: dict[str, LayerPlan], graph: Graph) -> list[str]:
+    """The layers beside Gathers, in forward order; where these stand in shortcuts alone, all that read or write the
+    shortcuts' channels."""
+    if beside := [name for name in grouped if name in gathers.inputs or name in gathers.outputs]:
+        return beside
+    padded = {name for padding in graph.paddings for name in (padding.source, padding.target)}
+    return [name for name in grouped if {graph.layer(name).reads, graph.layer(name).writes} & padded] or [*grouped]
+
+
+def _moved_a_mac(name: str, gathers: PlannedGathers, grouped: dict[str, LayerPlan], graph: Graph) -> float:
+    layer, entry = graph.layer(name), grouped[name]
+    left = sum(len(f) * len(i) for f, i in zip(entry.filters, entry.inputs, strict=True)) / (
+        layer.out_channels * layer.in_channels
+    )
+    moved = gathers.inputs.get(name, 0) + gathers.outputs.get(name, 0)
+    return moved / max(layer.macs * (1 - left), 1)
