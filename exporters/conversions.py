@@ -1,0 +1,139 @@
+"""From an ONNX file to the files of another runtime: one table of what can be written.
+
+Importing this module loads neither torch nor any of the runtimes; what a conversion needs is loaded when it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from onnx import ModelProto
+
+from edgeprune.devices.this_machine import is_importable
+from edgeprune.errors import InputError, unknown_name
+from edgeprune.io.arrays import Array, Feeds
+from edgeprune.onnx_files.inputs import dynamic_axes, input_specs, static_batch, with_input_size
+from edgeprune.onnx_files.shapes import concrete_shapes
+
+IoLayout = Literal["nhwc", "nchw"]
+IO_LAYOUTS: tuple[IoLayout, ...] = ("nhwc", "nchw")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How to write a network in another runtime's format."""
+
+    io_layout: IoLayout = "nhwc"
+    """Of inputs and outputs with four axes, where the format leaves a choice."""
+    input_size: tuple[int, ...] = ()
+    """Sizes of the input's last axes, as (H, W) or (C, H, W), where the ONNX file leaves them open."""
+    metadata: Mapping[str, bytes] = field(default_factory=dict)
+    """Name -> what to keep under it inside of the file, where the format has a place for it."""
+
+    def check(self) -> None:
+        """InputError for values that cannot work."""
+        if self.io_layout not in IO_LAYOUTS:
+            raise unknown_name("layout", self.io_layout, IO_LAYOUTS)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One format that ONNX files can be written in."""
+
+    name: str
+    """As `--to` takes it."""
+    runtime: str
+    """In words."""
+    suffix: str
+    """Of the file that the runtime is given."""
+    folder: str
+    """Where in a bundle its files lie; empty: beside the ONNX files."""
+    module: str
+    """Python module that writing and checking it need."""
+    extra: str
+    """Which of edgeprune's extras brings that module."""
+    convert: Callable[[ModelProto, ConvertOptions], Mapping[str, bytes]]
+    """From a model whose sizes are all fixed (`with_fixed_sizes`) to suffix -> contents of a file; the first is
+    `suffix`'s. InputError for what the format cannot hold, with node, operation and reason."""
+    run: Callable[[Path, Feeds], dict[str, Array]]
+    """The outputs of a written file by the ONNX file's names, shaped as the ONNX file's (N, C, H, W), for inputs by the
+    same names and shapes, computed by the runtime that the file is for. What parity is measured on."""
+
+    def require(self) -> None:
+        """InputError if what it needs is not installed."""
+        if not is_importable(self.module):
+            raise InputError(
+                f"writing for {self.runtime} needs {self.module}",
+                where=f"--to {self.name}",
+                remedy=f"pip install 'edgeprune[{self.extra}]'",
+            )
+
+    def path(self, stem: str) -> str:
+        """The main file's name inside a bundle; `stem` is `model` or `dense`."""
+        return f"{self.folder}/{stem}{self.suffix}" if self.folder else f"{stem}{self.suffix}"
+
+
+def _to_tflite(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
+    from edgeprune.exporters.tflite.writer import to_tflite
+
+    written: bytes = to_tflite(model, options)
+    return {".tflite": written}
+
+
+def _run_tflite(path: Path, feeds: Feeds) -> dict[str, Array]:
+    from edgeprune.exporters.tflite.interpreter import run_file
+
+    outputs: dict[str, Array] = run_file(path, feeds)
+    return outputs
+
+
+CONVERSIONS: Mapping[str, Conversion] = {
+    conversion.name: conversion
+    for conversion in (
+        Conversion(
+            "tflite", "LiteRT (TensorFlow Lite)", ".tflite", "", "ai_edge_litert", "litert", _to_tflite, _run_tflite
+        ),
+    )
+}
+
+
+def conversion_named(name: str) -> Conversion:
+    """The conversion of this name; InputError if there is none, or if what it needs is not installed."""
+    if name not in CONVERSIONS:
+        raise unknown_name("format", name, CONVERSIONS)
+    CONVERSIONS[name].require()
+    return CONVERSIONS[name]
+
+
+def with_fixed_sizes(model: ModelProto, input_size: Sequence[int] = (), *, where: object = "ONNX model") -> ModelProto:
+    """A copy of the model in which every size of its inputs and outputs is a number: the batch is the one that the file
+    has, or 1 where it leaves it open.
+
+    InputError as `with_input_size`, and where a size of an output cannot be inferred.
+    """
+    sized, fixed = with_input_size(model, input_size, where=where), ModelProto()
+    batch = static_batch(sized) or 1
+    shapes = concrete_shapes(sized, batch)
+    fixed.CopyFrom(sized)
+    del fixed.graph.value_info[:]
+    specs = {spec.name: spec for spec in input_specs(sized)}
+    for value in fixed.graph.input:
+        spec = specs.get(value.name)
+        if spec is not None and spec.is_batched and not isinstance(spec.shape[0], int):
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+        assert spec is None or not dynamic_axes(spec)
+    for value in fixed.graph.output:
+        if value.name not in shapes:
+            raise InputError(
+                f"the shape of output {value.name!r} depends on what the network computes",
+                where=where,
+                expected="outputs of a size that the input's size decides",
+            )
+        shape = value.type.tensor_type.shape
+        del shape.dim[:]
+        for size in shapes[value.name]:
+            shape.dim.add().dim_value = size
+    return fixed
