@@ -82,6 +82,7 @@ def _is_shuffle(first: Layer, second: Layer, third: Layer, alone: Collection[str
     four, three = first.params, third.params
     if second.params[0] != _SWAPPED or 11 not in four or 11 in three or 2 not in three:
         return False
-    groups, each = four[2], four[11]
-    assert isinstance(groups, int) and isinstance(each, int)
-    return three[2] == groups * each and (four[0], four[1]) == (three[0], three[1])
+    match four[2], four[11]:
+        case int(groups), int(each):
+            return three[2] == groups * each and (four[0], four[1]) == (three[0], three[1])
+    return False

@@ -46,7 +46,8 @@ def _layers(node: Node, read: set[str]) -> list[Layer]:
         raise refused(node.proto, "this operation is not in the table of those that can be written")
     if node.op != "Split" and (more := read & set(node.outputs[1:])):
         raise refused(node.proto, f"its output {min(more)!r} beside the first is unknown to ncnn")
-    return entry(node)
+    layers: list[Layer] = entry(node)
+    return layers
 
 
 def _input(name: str, known: Known) -> Layer:

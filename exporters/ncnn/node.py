@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +45,13 @@ class Node:
 
     @property
     def op(self) -> str:
-        return self.proto.op_type
+        kind: str = self.proto.op_type
+        return kind
 
     @property
     def name(self) -> str:
-        return self.proto.name
+        name: str = self.proto.name
+        return name
 
     @property
     def opset(self) -> int:
@@ -65,7 +67,7 @@ class Node:
 
     @property
     def output(self) -> str:
-        return self.proto.output[0]
+        return self.outputs[0]
 
     @cached_property
     def _attributes(self) -> dict[str, object]:
@@ -89,33 +91,37 @@ class Node:
         """A constant input in float32; refused where it is computed at run time."""
         values = self.constant(place)
         if values is None:
-            self.refuse(f"its {what} are computed at run time")
+            raise self.refused(f"its {what} are computed at run time")
         return values.astype(np.float32)
 
     def shape(self, value: str) -> tuple[int, ...]:
         """A value's shape with the batch; refused where it is unknown."""
         shape = self.known.shapes.get(value)
         if shape is None:
-            self.refuse(f"the shape of {value!r} is not known beforehand")
+            raise self.refused(f"the shape of {value!r} is not known beforehand")
         return shape
 
     def blob(self, value: str) -> Blob:
         """A value's shape in ncnn; refused where it has no batch of 1, or more axes than a blob."""
         shape = self.shape(value)
         if len(shape) < 2 or shape[0] != 1:
-            self.refuse(f"{value!r} has the shape {shape}: its first axis is no batch of 1, which ncnn leaves out")
+            raise self.refused(
+                f"{value!r} has the shape {shape}: its first axis is no batch of 1, which ncnn leaves out"
+            )
         if len(shape) - 1 > MOST_AXES:
-            self.refuse(f"{value!r} has {len(shape) - 1} axes beside the batch, a blob of ncnn has {MOST_AXES} at most")
+            raise self.refused(
+                f"{value!r} has {len(shape) - 1} axes beside the batch, where ncnn has up to {MOST_AXES}"
+            )
         if self.known.kinds.get(value, TensorProto.FLOAT) != TensorProto.FLOAT:
             kind = TensorProto.DataType.Name(self.known.kinds[value]).lower()
-            self.refuse(f"{value!r} is {kind}, ncnn computes in float32")
+            raise self.refused(f"{value!r} is {kind}, ncnn computes in float32")
         return shape[1:]
 
     def axis(self, axis: int, rank: int) -> int:
         """An axis of a value with `rank` axes, batch included, as one of the blob; refused for the batch itself."""
         place = axis + rank if axis < 0 else axis
         if not 0 < place < rank:
-            self.refuse("it works along the batch, which ncnn does not have")
+            raise self.refused("it works along the batch, which ncnn does not have")
         return place - 1
 
     def layer(self, kind: str, params: Mapping[int, Any] | None = None, weights: bytes = b"") -> Layer:
@@ -127,9 +133,9 @@ class Node:
         name = f"{self.output}_{suffix}"
         return Layer("MemoryData", name, (), (name,), blob_sizes(values.shape), plain(values))
 
-    def refuse(self, reason: str) -> NoReturn:
-        """InputError that names the node, its operation and the reason."""
-        raise refused(self.proto, reason)
+    def refused(self, reason: str) -> InputError:
+        """The error for this node; see `refused`."""
+        return refused(self.proto, reason)
 
 
 def refused(node: NodeProto, reason: str, remedy: str = "") -> InputError:

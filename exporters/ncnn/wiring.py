@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
+from edgeprune.errors import InputError
 from edgeprune.exporters.ncnn.layers import LONGEST_NAME, Layer, NcnnNetwork
 from edgeprune.onnx_files.graph import fresh_name
 
 
 def wired(layers: Sequence[Layer], inputs: Sequence[str], outputs: Sequence[str]) -> NcnnNetwork:
-    """The network of these layers, which may read a blob as often as they like."""
-    given = _named(_split(_without_noops(layers, outputs), outputs), (*inputs, *outputs))
-    names = given.names
-    return NcnnNetwork(given.layers, tuple(names[name] for name in inputs), tuple(names[name] for name in outputs))
+    """The network of these layers, which may read a blob as often as they like. InputError for names of inputs and
+    outputs that ncnn cannot read."""
+    for name in (*inputs, *outputs):
+        if _legal(name) != name:
+            raise InputError(
+                f"ncnn cannot read the name {name!r}",
+                where="ncnn",
+                expected=f"inputs and outputs with names without spaces, of {LONGEST_NAME} letters at most",
+            )
+    named = _named(_split(_without_noops(layers, outputs), outputs), (*inputs, *outputs))
+    return NcnnNetwork(named, tuple(inputs), tuple(outputs))
 
 
 def _without_noops(layers: Sequence[Layer], outputs: Sequence[str]) -> list[Layer]:
@@ -56,21 +64,14 @@ def _split(layers: Sequence[Layer], outputs: Sequence[str]) -> list[Layer]:
     return found
 
 
-@dataclass(frozen=True)
-class _Named:
-    layers: tuple[Layer, ...]
-    names: Mapping[str, str]
-    """Blob -> its name in the file."""
-
-
-def _named(layers: Sequence[Layer], first: Iterable[str]) -> _Named:
-    """With names that ncnn can read; those of inputs and outputs stay where they can."""
+def _named(layers: Sequence[Layer], first: Iterable[str]) -> tuple[Layer, ...]:
+    """With names that ncnn can read; those of inputs and outputs (`first`) stay."""
     taken, blobs = set[str](), dict[str, str]()
     for value in (*first, *(value for layer in layers for value in layer.outputs)):
         if value not in blobs:
             blobs[value] = fresh_name(_legal(value), taken)
     own = set[str]()
-    named = tuple(
+    return tuple(
         replace(
             layer,
             name=fresh_name(_legal(layer.name), own),
@@ -79,7 +80,6 @@ def _named(layers: Sequence[Layer], first: Iterable[str]) -> _Named:
         )
         for layer in layers
     )
-    return _Named(named, blobs)
 
 
 def _legal(name: str) -> str:

@@ -28,7 +28,9 @@ def deconvolution(node: Node) -> list[Layer]:
     groups = node.attribute("group", 1)
     inputs, filters = weight.shape[:2]
     if len(weight.shape) != AXES + 2:
-        node.refuse(f"its windows slide over {len(weight.shape) - 2} axes, here they may slide over height and width")
+        raise node.refused(
+            f"its windows slide over {len(weight.shape) - 2} axes, here they may slide over height and width"
+        )
     before, after, extra = _cut(node, (weight.shape[2], weight.shape[3]))
     strides, dilations = (node.attribute(name) or (1, 1) for name in ("strides", "dilations"))
     shape = Window(weight.shape[2:], tuple(strides), tuple(dilations), before, after)
@@ -43,7 +45,7 @@ def linear(node: Node) -> list[Layer]:
     """Gemm of a row and constant weights: InnerProduct. y = alpha (x W) + beta c."""
     row = node.blob(node.inputs[0])
     if len(row) != 1 or node.attribute("transA", 0):
-        node.refuse("it multiplies something else than one row")
+        raise node.refused("it multiplies something else than one row")
     alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)
     weight = node.required(1, "weights")
     weight = alpha * (weight if node.attribute("transB", 0) else weight.T)  # (outputs, inputs)
@@ -56,7 +58,7 @@ def product(node: Node) -> list[Layer]:
     rows = node.blob(node.inputs[0])
     weight = node.required(1, "factors")
     if len(rows) > 2 or len(weight.shape) != 2:
-        node.refuse(f"it multiplies {node.shape(node.inputs[0])} by {weight.shape}: here rows by one matrix")
+        raise node.refused(f"it multiplies {node.shape(node.inputs[0])} by {weight.shape}: here rows by one matrix")
     return [_inner_product(node, weight.T, None)]
 
 
@@ -94,5 +96,5 @@ def _cut(node: Node, kernel: Two) -> tuple[Two, Two, Two]:
             small, large = total // 2, total - total // 2
             before[axis], after[axis] = (small, large) if mode == "SAME_UPPER" else (large, small)
         if min(before[axis], after[axis]) < 0 or full - before[axis] - after[axis] != wanted[axis]:
-            node.refuse(f"its padding {(before[axis], after[axis])} does not lead from {sizes} to {wanted}")
+            raise node.refused(f"its padding {(before[axis], after[axis])} does not lead from {sizes} to {wanted}")
     return (before[0], before[1]), (after[0], after[1]), (extra[0], extra[1])

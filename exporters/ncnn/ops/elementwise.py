@@ -55,7 +55,7 @@ def nothing(node: Node) -> list[Layer]:
 
 def hard_sigmoid(node: Node) -> list[Layer]:
     if node.attribute("alpha", 0.2) <= 0:
-        node.refuse("ncnn divides by its alpha, which is not positive")
+        raise node.refused("ncnn divides by its alpha, which is not positive")
     return alone("HardSigmoid", alpha=(0, 0.2), beta=(1, 0.5))(node)
 
 
@@ -83,7 +83,7 @@ def prelu(node: Node) -> list[Layer]:
     shape, slopes = node.blob(node.inputs[0]), node.required(1, "slopes")
     channels = (shape[0], *[1] * (len(shape) - 1))
     if slopes.size != 1 and _as_blob(slopes.shape, len(shape)) != channels:
-        node.refuse(f"its slopes have the shape {slopes.shape}: ncnn has one, or one a channel")
+        raise node.refused(f"its slopes have the shape {slopes.shape}: ncnn has one, or one a channel")
     return [node.layer("PReLU", {0: slopes.size}, plain(slopes))]
 
 
@@ -107,7 +107,12 @@ def _of_two(node: Node, operands: tuple[str, str], written: tuple[str, str], ran
     constants = [_constant(node, value) for value in operands]
     for place, other in ((1, 0), (0, 1)):
         values = constants[place]
-        if values is not None and values.size == 1 and constants[other] is None and _rank(node, operands[other]) == rank:
+        if (
+            values is not None
+            and values.size == 1
+            and constants[other] is None
+            and _rank(node, operands[other]) == rank
+        ):
             kind = number if place == 1 else exchanged
             params: dict[int, Value] = {0: kind, 1: 1, 2: float(values.item())}
             return [Layer("BinaryOp", name, (operands[other],), (output,), params)]
@@ -150,5 +155,5 @@ def _as_blob(shape: tuple[int, ...], rank: int) -> Blob | None:
 def _as_blob_of(node: Node, shape: tuple[int, ...], rank: int) -> Blob:
     blob = _as_blob(shape, rank)
     if blob is None:
-        node.refuse(f"an operand has the shape {shape}, with more samples than one")
+        raise node.refused(f"an operand has the shape {shape}, with more samples than one")
     return blob

@@ -57,7 +57,7 @@ def _spans(node: Node, shape: tuple[int, ...], cuts: list[tuple[int, int, int, i
     spans = {}
     for axis, start, end, step in cuts:
         if step != 1:
-            node.refuse(f"it takes every {step}th place: ncnn's Crop takes all between two")
+            raise node.refused(f"it takes every {step}th place: ncnn's Crop takes all between two")
         size = shape[axis]
         first, last, _ = slice(start, end).indices(size)
         if (first, last) != (0, size):
@@ -81,7 +81,7 @@ def _indices(node: Node, place: int, attribute: str) -> list[int]:
     if node.has(place):
         values = node.constant(place)
         if values is None:
-            node.refuse(f"its {attribute} are computed at run time")
+            raise node.refused(f"its {attribute} are computed at run time")
         return [int(value) for value in values.reshape(-1)]
     return [int(value) for value in node.attribute(attribute) or ()]
 
@@ -92,7 +92,7 @@ def gather(node: Node) -> list[Layer]:
     shape, index = node.blob(node.inputs[0]), node.constant(1)
     axis = node.axis(node.attribute("axis", 0), len(shape) + 1)
     if index is None:
-        node.refuse("its index is computed at run time, and ncnn has no Gather")
+        raise node.refused("its index is computed at run time, and ncnn has no Gather")
     places = np.where(index < 0, index + shape[axis], index).astype(np.int64)
     if places.ndim == 1 and (np.diff(places) == 1).all():
         first = int(places[0])
@@ -100,7 +100,7 @@ def gather(node: Node) -> list[Layer]:
         return _cropped(node, span)
     if axis == 0 and len(shape) == 3 and (groups := _shuffle_groups(places, shape[0])):
         return [node.layer("ShuffleChannel", {0: groups})]
-    node.refuse(f"ncnn has no Gather, and this one takes {places.size} of {shape[axis]} places in another order")
+    raise node.refused(f"ncnn has no Gather, and this one takes {places.size} of {shape[axis]} places in another order")
 
 
 def _shuffle_groups(places: NDArray[np.int64], channels: int) -> int:
@@ -118,7 +118,7 @@ def transpose(node: Node) -> list[Layer]:
     rank = len(node.blob(node.inputs[0])) + 1
     order = node.attribute("perm") or list(range(rank))[::-1]
     if order[0] != 0:
-        node.refuse("it moves the batch, which ncnn does not have")
+        raise node.refused("it moves the batch, which ncnn does not have")
     if list(order) == list(range(rank)):
         return [node.layer("Noop")]
     names = "".join(_AXES[rank - 1][axis - 1] for axis in order[1:])
@@ -143,11 +143,11 @@ def pad(node: Node) -> list[Layer]:
     if not wanted:
         return [node.layer("Noop")]
     if mode not in _PAD_KINDS or min(side for both in wanted.values() for side in both) < 0:
-        node.refuse(f"its mode is {mode} with {given}: ncnn pads by constants, the edge or its reflection")
+        raise node.refused(f"its mode is {mode} with {given}: ncnn pads by constants, the edge or its reflection")
     ids = {rank - 1: (2, 3), rank - 2: (0, 1), rank - 3: (7, 8)}  # width; height; channels, or depth where there is one
     outer = [axis for axis in wanted if axis not in ids or axis == 0 or (ids[axis] == (7, 8) and mode != "constant")]
     if outer or rank > MOST_PADDED:
-        node.refuse(f"it pads axis {(outer or list(wanted))[0]} of {rank}")
+        raise node.refused(f"it pads axis {(outer or list(wanted))[0]} of {rank}")
     params: dict[int, Value] = {4: _PAD_KINDS[mode]}
     for axis, both in wanted.items():
         params |= dict(zip(ids[axis], both, strict=True))

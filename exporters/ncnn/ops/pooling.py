@@ -18,7 +18,7 @@ _VALID = 1
 def max_pool(node: Node) -> list[Layer]:
     """MaxPool, without its second output."""
     if len(node.outputs) > 1 and node.outputs[1]:
-        node.refuse("its second output, the places of the largest values, is not known to ncnn")
+        raise node.refused("its second output, the places of the largest values, is not known to ncnn")
     shape = window(node, tuple(node.attribute("kernel_shape")))
     return [node.layer("Pooling", _params(node, shape, MAX, _rest(node, shape)))]
 
@@ -51,7 +51,7 @@ def global_max_pool(node: Node) -> list[Layer]:
 
 def _global(node: Node, kind: int) -> list[Layer]:
     if len(node.blob(node.inputs[0])) != AXES + 1:
-        node.refuse("its input is no image")
+        raise node.refused("its input is no image")
     return global_pool(node, kind)
 
 
@@ -70,7 +70,7 @@ def global_pool(node: Node, kind: int) -> list[Layer]:
 def _rest(node: Node, shape: Window) -> Two:
     """Rows and columns that rounding up adds behind the padding. Refused for dilated windows."""
     if shape.dilation != (1, 1):
-        node.refuse("its windows have holes (dilations)")
+        raise node.refused("its windows have holes (dilations)")
     sizes, wanted = node.blob(node.inputs[0])[1:], node.blob(node.output)[1:]
     rest = []
     for axis in range(AXES):
@@ -82,7 +82,7 @@ def _rest(node: Node, shape: Window) -> Two:
             if (count - 1) * step >= sizes[axis] + first:  # a window has to begin on the input, or in front of it
                 count -= 1
         if count != wanted[axis]:
-            node.refuse(f"it makes {wanted[axis]} windows of {padded} places, where {count} fit")
+            raise node.refused(f"it makes {wanted[axis]} windows of {padded} places, where {count} fit")
         rest.append(max((count - 1) * step + kernel - padded, 0))
     return rest[0], rest[1]
 

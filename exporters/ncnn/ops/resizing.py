@@ -6,6 +6,8 @@ the place that ncnn reads.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,8 @@ from edgeprune.exporters.ncnn.layers import Layer, Value
 from edgeprune.exporters.ncnn.node import Node
 
 NEAREST, LINEAR = 1, 2
-_ROUNDED = {
+Places = NDArray[np.float64]
+_ROUNDED: Mapping[str, Callable[[Places], Places]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: np.floor(x + 0.5),
     "floor": np.floor,
@@ -22,17 +25,15 @@ _ROUNDED = {
 _SAME = 1e-4
 """Of a pixel: places nearer than that are one."""
 
-Places = NDArray[np.float64]
-
 
 def resize(node: Node) -> list[Layer]:
     """Nearest or linear, over height and width, to a size that is known beforehand."""
     before, after = node.blob(node.inputs[0]), node.blob(node.output)
     mode = node.attribute("mode", "nearest")
     if len(before) != 3 or before[0] != after[0] or mode not in ("nearest", "linear", "bilinear"):
-        node.refuse(f"it resizes {before} to {after} in mode {mode}: here height and width, nearest or linear")
+        raise node.refused(f"it resizes {before} to {after} in mode {mode}: here height and width, nearest or linear")
     if node.attribute("antialias", 0) or node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
-        node.refuse("it smooths what it shrinks, or keeps the ratio of the sides")
+        raise node.refused("it smooths what it shrinks, or keeps the ratio of the sides")
     way = _way(node)
     params: dict[int, Value] = {3: after[1], 4: after[2]}
     if mode == "nearest":
@@ -65,7 +66,7 @@ def _onnx_places(node: Node, way: str, axis: int) -> Places:
         return (x + 0.5) / scale - 0.5
     if way == "pytorch_half_pixel":
         return x
-    node.refuse(f"its places are found by {way}")
+    raise node.refused(f"its places are found by {way}")
 
 
 def _scale(node: Node, axis: int) -> float:
@@ -73,7 +74,7 @@ def _scale(node: Node, axis: int) -> float:
     size, wanted = _sizes(node, axis)
     given = node.constant(1 if len(node.inputs) == 2 else 2)
     if node.op == "Resize" and node.attribute("axes"):
-        node.refuse("it names the axes that it resizes")
+        raise node.refused("it names the axes that it resizes")
     return float(given.reshape(-1)[axis + 1]) if given is not None and given.size else wanted / size
 
 
@@ -88,7 +89,7 @@ def _nearest(node: Node, way: str, axis: int) -> tuple[Places, Places]:
 def _linear(node: Node, way: str, axis: int) -> tuple[Places, Places]:
     size, wanted = _sizes(node, axis)
     if size == 1 and wanted > 1:
-        node.refuse("it enlarges one single row or column: ncnn reads a second one there")
+        raise node.refused("it enlarges one single row or column: ncnn reads a second one there")
     x = np.arange(wanted, dtype=np.float64)
     if way == "align_corners":
         ours = x * (size - 1) / (wanted - 1) if wanted > 1 else x
@@ -100,4 +101,4 @@ def _linear(node: Node, way: str, axis: int) -> tuple[Places, Places]:
 def _require_same(node: Node, pairs: list[tuple[Places, Places]]) -> None:
     worst = max(float(np.abs(theirs - ours).max(initial=0.0)) for theirs, ours in pairs)
     if worst > _SAME:
-        node.refuse(f"ncnn would read up to {worst:.2g} pixels away from where ONNX does")
+        raise node.refused(f"ncnn would read up to {worst:.2g} pixels away from where ONNX does")

@@ -34,13 +34,13 @@ def window(node: Node, kernel: tuple[int, ...]) -> Window:
     with negative padding."""
     sizes = node.blob(node.inputs[0])[1:]
     if len(kernel) != AXES or len(sizes) != AXES:
-        node.refuse(f"its windows slide over {len(kernel)} axes, here they may slide over height and width")
+        raise node.refused(f"its windows slide over {len(kernel)} axes, not over height and width")
     stride, dilation = (_two(node, name) for name in ("strides", "dilations"))
     pads = node.attribute("pads") or [0] * 4
     plain = Window((kernel[0], kernel[1]), stride, dilation, (pads[0], pads[1]), (pads[2], pads[3]))
     padded = _auto_padded(node, plain, (sizes[0], sizes[1]))
     if min(*padded.before, *padded.after) < 0:
-        node.refuse(f"its padding {list(pads)} is negative")
+        raise node.refused(f"its padding {list(pads)} is negative")
     return padded
 
 
