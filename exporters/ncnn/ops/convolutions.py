@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.exporters.ncnn.layers import Layer, Value, plain, tagged
+from edgeprune.exporters.ncnn.layers import Layer, Value, blob_sizes, plain, tagged
 from edgeprune.exporters.ncnn.node import Node
 from edgeprune.exporters.ncnn.ops.windows import AXES, Two, Window, window
 
@@ -54,12 +57,20 @@ def linear(node: Node) -> list[Layer]:
 
 
 def product(node: Node) -> list[Layer]:
-    """MatMul with constant weights on the right: InnerProduct, on every row."""
-    rows = node.blob(node.inputs[0])
-    weight = node.required(1, "factors")
-    if len(rows) > 2 or len(weight.shape) != 2:
+    """MatMul with a constant matrix on the right: InnerProduct on every row, which in ncnn are those of two axes."""
+    rows, weight = node.blob(node.inputs[0]), node.required(1, "factors")
+    if len(weight.shape) != 2:
         raise node.refused(f"it multiplies {node.shape(node.inputs[0])} by {weight.shape}: here rows by one matrix")
-    return [_inner_product(node, weight.T, None)]
+    layer = _inner_product(node, weight.T, None)
+    if len(rows) <= 2:
+        return [layer]
+    flat, wide, after = f"{node.output}_rows", f"{node.output}_products", node.blob(node.output)
+    count = math.prod(rows[:-1])
+    return [
+        Layer("Reshape", f"{node.name}_rows", node.inputs[:1], (flat,), blob_sizes((count, rows[-1]))),
+        replace(layer, inputs=(flat,), outputs=(wide,)),
+        Layer("Reshape", f"{node.name}_shape", (wide,), (node.output,), blob_sizes(after)),
+    ]
 
 
 def _inner_product(node: Node, weight: Floats, bias: Floats | None) -> Layer:

@@ -63,6 +63,7 @@ CASES: dict[str, ModelProto] = {
     "Gemm, scaled": one("Gemm", (1, 20), normal(20, 7), normal(1, 7), alpha=0.5, beta=2.0),
     "Gemm without biases": one("Gemm", (1, 20), normal(20, 7)),
     "MatMul of a row": one("MatMul", (1, 20), normal(20, 7)),
+    "MatMul of images with channels last": one("MatMul", (1, 5, 6, 20), normal(20, 7)),
     "MatMul of rows": one("MatMul", (1, 6, 20), normal(20, 7)),
     "MaxPool": one("MaxPool", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4),
     "MaxPool rounding up": one("MaxPool", IMAGE, kernel_shape=[2, 3], strides=[2, 3], ceil_mode=1),

@@ -64,10 +64,16 @@ def test_pooling(op, kernel, stride, pads, ceil, counted, channels) -> None:
     node = helper.make_node(
         op, ["x"], ["y"], kernel_shape=kernel, strides=stride, pads=given_pads, ceil_mode=int(ceil), **more
     )
-    try:
-        assert distance(small_model([node], (1, channels, 8, 11))) <= CLOSE
-    except InputError as error:  # ONNX's shape inference counts windows that begin behind the input
-        assert ceil and "windows of" in str(error)
+    if ceil and any(
+        _begins_behind(*row) for row in zip((8, 11), kernel, stride, given_pads[:2], given_pads[2:], strict=True)
+    ):
+        return  # ONNX's shape inference counts such windows, ONNX Runtime does not
+    assert distance(small_model([node], (1, channels, 8, 11))) <= CLOSE
+
+
+def _begins_behind(size: int, kernel: int, stride: int, before: int, after: int) -> bool:
+    """Whether rounding up makes a window that begins behind the input."""
+    return -(-(size + before + after - kernel) // stride) * stride >= size + before
 
 
 def test_a_window_behind_the_input_is_refused() -> None:
