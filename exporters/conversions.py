@@ -90,12 +90,42 @@ def _run_tflite(path: Path, feeds: Feeds) -> dict[str, Array]:
     return outputs
 
 
+def _to_ncnn(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
+    from edgeprune.exporters.ncnn.network import ncnn_network
+
+    network = ncnn_network(model)
+    return {".param": network.param().encode(), ".bin": network.weights()}
+
+
+def _run_ncnn(path: Path, feeds: Feeds) -> dict[str, Array]:
+    from edgeprune.exporters.ncnn.runtime import run_file
+
+    outputs: dict[str, Array] = run_file(path, feeds)
+    return outputs
+
+
+def _to_openvino(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
+    from edgeprune.exporters.openvino.ir import to_ir
+
+    files: Mapping[str, bytes] = to_ir(model)
+    return files
+
+
+def _run_openvino(path: Path, feeds: Feeds) -> dict[str, Array]:
+    from edgeprune.exporters.openvino.ir import run_file
+
+    outputs: dict[str, Array] = run_file(path, feeds)
+    return outputs
+
+
 CONVERSIONS: Mapping[str, Conversion] = {
     conversion.name: conversion
     for conversion in (
         Conversion(
             "tflite", "LiteRT (TensorFlow Lite)", ".tflite", "", "ai_edge_litert", "litert", _to_tflite, _run_tflite
         ),
+        Conversion("ncnn", "ncnn", ".param", "ncnn", "ncnn", "ncnn", _to_ncnn, _run_ncnn),
+        Conversion("openvino", "OpenVINO", ".xml", "openvino", "openvino", "openvino", _to_openvino, _run_openvino),
     )
 }
 

@@ -14,6 +14,8 @@ import numpy as np
 from onnx import ModelProto
 
 from edgeprune.errors import InputError
+from edgeprune.exporters.openvino.ir import reason
+from edgeprune.exporters.openvino.package import import_openvino
 from edgeprune.io.arrays import Array, Feeds
 from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.onnx_files.inputs import input_specs, output_specs
@@ -23,7 +25,6 @@ from edgeprune.runners.base import NodeTime, RunOptions
 from edgeprune.runners.cores import pinned
 from edgeprune.runners.feeds import check_feeds
 from edgeprune.runners.opened import OpenedRunner
-from edgeprune.runners.openvino.package import import_openvino
 
 openvino: Any = import_openvino()
 
@@ -176,7 +177,7 @@ class OpenVinoRunner(OpenedRunner):
             return self._core.read_model(self._data)
         except RuntimeError as error:
             raise InputError(
-                f"OpenVINO cannot read it: {_reason(error)}",
+                f"OpenVINO cannot read it: {reason(error)}",
                 where="ONNX model",
                 expected=f"operations that OpenVINO {openvino.__version__} knows",
                 remedy="choose another --target",
@@ -200,7 +201,7 @@ class OpenVinoRunner(OpenedRunner):
             request = compiled.create_infer_request()
         except RuntimeError as error:
             raise InputError(
-                f"OpenVINO cannot compile it: {_reason(error)}", where="ONNX model", remedy="choose another --target"
+                f"OpenVINO cannot compile it: {reason(error)}", where="ONNX model", remedy="choose another --target"
             ) from error
         self._original = self._original_nodes(compiled.get_runtime_model())
         return _Compiled(compiled, request)
@@ -209,7 +210,7 @@ class OpenVinoRunner(OpenedRunner):
         try:
             request.infer({name: np.ascontiguousarray(feeds[name]) for name in self.input_names})
         except RuntimeError as error:
-            raise InputError(f"OpenVINO cannot run the model on this input: {_reason(error)}") from error
+            raise InputError(f"OpenVINO cannot run the model on this input: {reason(error)}") from error
 
     def _original_nodes(self, graph: Any) -> dict[str, str]:
         """Node that OpenVINO runs -> the ONNX model's node; empty for a reordering of data.
@@ -230,11 +231,3 @@ class OpenVinoRunner(OpenedRunner):
 
 def _shapes(feeds: Feeds, names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     return tuple(np.shape(feeds[name]) for name in names)
-
-
-def _reason(error: RuntimeError) -> str:
-    """OpenVINO's text without places in its sources, and without its advice on writing extensions."""
-    left_out = ("Exception from", "Check '", "FrontEnd API failed", "Summary:", "To facilitate")
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line.removeprefix("-- ") for line in lines if line and not line.startswith(left_out)]
-    return ": ".join(told).rstrip(".:") or type(error).__name__

@@ -1,0 +1,1 @@
+"""LiteRT (TensorFlow Lite) with its XNNPACK delegate, on the processor."""
