@@ -6,8 +6,9 @@ network later, when it compiles it for a processor, is in neither file, and only
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,20 @@ def to_ir(model: ModelProto) -> Mapping[str, bytes]:
             where="openvino",
             expected=f"operations that OpenVINO {openvino.__version__} knows",
         ) from error
+    _number_anew(network, {name for node in model.graph.node for name in (node.name, *node.output)})
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
         path = Path(folder) / f"{_STEM}.xml"
         openvino.save_model(network, path, compress_to_fp16=False)
         return {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin")}
+
+
+def _number_anew(network: Any, known: Collection[str]) -> None:
+    """Number what OpenVINO named itself from 0 on: it counts through the whole process, so that no two files of one
+    network were the same."""
+    for number, operation in enumerate(network.get_ordered_ops()):
+        name = operation.get_friendly_name()
+        if name not in known and re.fullmatch(rf"{operation.get_type_name()}_\d+", name):
+            operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
 
 
 def run_file(path: Path, feeds: Feeds) -> dict[str, Array]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from small_onnx import ncnn_difference, normal, small_model
+from runtimes.small_onnx import ncnn_difference, normal, small_model
 
 from edgeprune.errors import InputError
 from edgeprune.exporters.ncnn.network import ncnn_network

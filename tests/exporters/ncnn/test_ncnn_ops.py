@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import ModelProto, helper
-from small_onnx import ncnn_difference, normal, small_model
+from runtimes.small_onnx import ncnn_difference, normal, small_model
 
 pytest.importorskip("ncnn")
 

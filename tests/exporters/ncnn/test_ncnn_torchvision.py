@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 from networks import settled
-from small_onnx import ncnn_difference
+from runtimes.small_onnx import ncnn_difference
 
 from edgeprune.exporters.options import ExportOptions
 from edgeprune.exporters.to_onnx import to_onnx

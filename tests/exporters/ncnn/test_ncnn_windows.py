@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, helper
-from small_onnx import ncnn_difference, normal, small_model
+from runtimes.small_onnx import ncnn_difference, normal, small_model
 
 from edgeprune.errors import InputError
 
