@@ -21,7 +21,7 @@ def joined(layers: Sequence[Layer], outputs: Collection[str]) -> list[Layer]:
     """The same network in fewer layers; `outputs` are blobs that have to stay."""
     reads = Counter(value for layer in layers for value in layer.inputs)
     alone = {value for value, count in reads.items() if count == 1} - set(outputs)
-    return _shuffled(_activated(layers, alone), alone)
+    return _reshaped(_shuffled(_activated(layers, alone), alone), alone)
 
 
 def _activated(layers: Sequence[Layer], alone: Collection[str]) -> list[Layer]:
@@ -72,6 +72,24 @@ def _shuffled(layers: Sequence[Layer], alone: Collection[str]) -> list[Layer]:
         else:
             found.append(layer)
     return found
+
+
+def _reshaped(layers: Sequence[Layer], alone: Collection[str]) -> list[Layer]:
+    """With one Reshape for two in a row, and none that makes a row of what pooling over whole images gives: a row."""
+    found: dict[str, Layer] = {}
+    for layer in layers:
+        for _ in range(2 if layer.kind == "Reshape" else 0):
+            before = found.get(layer.inputs[0]) if layer.inputs[0] in alone else None
+            if before is not None and before.kind == "Reshape":
+                layer = replace(layer, inputs=found.pop(before.outputs[0]).inputs)
+            elif before is not None and _gives_row(before) and set(layer.params) == {0}:
+                layer = replace(found.pop(before.outputs[0]), outputs=layer.outputs)
+        found[layer.outputs[0]] = layer
+    return list(found.values())
+
+
+def _gives_row(layer: Layer) -> bool:
+    return layer.kind == "Pooling" and layer.params.get(4) == 1
 
 
 def _is_shuffle(first: Layer, second: Layer, third: Layer, alone: Collection[str]) -> bool:

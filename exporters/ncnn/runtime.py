@@ -19,13 +19,15 @@ _HALVES = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf
 class NcnnSession:
     """A loaded network. Blobs have no batch."""
 
-    def __init__(self, param: Path, weights: Path, threads: int = 1) -> None:
+    def __init__(self, param: Path, weights: Path, threads: int = 1, *, spinning: bool = False) -> None:
         """InputError if ncnn cannot load the files."""
         self._net: Any = ncnn.Net()
         option = self._net.opt
         option.num_threads = threads
         option.use_vulkan_compute = False
-        option.lightmode = True
+        option.lightmode = True  # what was read is freed within a run
+        if not spinning:
+            option.openmp_blocktime = 0  # milliseconds for which idle threads spin
         for name in _HALVES:  # left alone, it stores weights and blobs in 16 bits where the processor can
             if hasattr(option, name):
                 setattr(option, name, False)

@@ -81,6 +81,8 @@ def reference(feeds: dict[str, Any]) -> Any:
 def present(request: pytest.FixtureRequest, onnx_files: tuple[Path, Path]) -> str:
     """A target of this machine; where there is none, the error must say so before the test is skipped."""
     target = request.param
+    if target == "ncnn":
+        pytest.skip("ncnn has no Gather, which the small network has: see tests/runners/ncnn")
     state = TARGETS[target].state()
     if not state.available:
         with pytest.raises(InputError) as error:

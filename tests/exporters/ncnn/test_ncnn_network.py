@@ -68,6 +68,20 @@ def test_channels_dealt_out_by_reshaping_are_one_layer(tmp_path: Path) -> None:
     assert ncnn_difference(both, tmp_path) == 0
 
 
+def test_the_head_of_a_network_is_pooling_and_a_linear_layer(tmp_path: Path) -> None:
+    head = [
+        node("GlobalAveragePool", ["x"], ["m"]),
+        node("Flatten", ["m"], ["flat"]),
+        node("Gemm", ["flat", "h"], ["y"]),
+    ]
+    model = small_model(head, IMAGE, {"h": normal(8, 5)})
+    assert kinds(ncnn_network(model).param()) == ["Input", "Pooling", "InnerProduct"]
+    assert ncnn_difference(model, tmp_path) <= 1e-6
+    both = small_model(head, IMAGE, {"h": normal(8, 5)}, outputs=("y", "m"))
+    assert kinds(ncnn_network(both).param()) == ["Input", "Pooling", "Reshape", "Split", "Reshape", "InnerProduct"]
+    assert ncnn_difference(both, tmp_path) <= 1e-6
+
+
 def test_outputs_that_are_read_and_values_read_twice_stay(tmp_path: Path) -> None:
     nodes = [
         node("Relu", ["x"], ["a"]),
