@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from edgeprune.errors import GateError, InputError
+from edgeprune.errors import GateError
 from edgeprune.io.arrays import Array, Feeds, load_arrays, output_range, save_arrays
 from edgeprune.onnx_files.constants import constants
 from edgeprune.onnx_files.inputs import input_specs
@@ -40,7 +40,7 @@ class References:
         the reason."""
         for which in self.networks:
             for size in sizes:
-                with contextlib.suppress(InputError, MemoryError):
+                with contextlib.suppress(Exception):  # runtimes raise what they like
                     found = {str(place): output for place, output in enumerate(self._computed(which, size))}
                     save_arrays(self._file(which, size), found)
 
