@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from onnx import ModelProto
+from onnx import ModelProto, ValueInfoProto
 
 from edgeprune.devices.this_machine import is_importable
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.io.arrays import Array, Feeds
-from edgeprune.onnx_files.inputs import dynamic_axes, input_specs, static_batch, with_input_size
+from edgeprune.onnx_files.inputs import input_specs, static_batch, with_input_size
 from edgeprune.onnx_files.shapes import concrete_shapes
 
 IoLayout = Literal["nhwc", "nchw"]
@@ -144,26 +144,41 @@ def with_fixed_sizes(model: ModelProto, input_size: Sequence[int] = (), *, where
 
     InputError as `with_input_size`, and where a size of an output cannot be inferred.
     """
-    sized, fixed = with_input_size(model, input_size, where=where), ModelProto()
+    sized = with_input_size(model, input_size, where=where)
     batch = static_batch(sized) or 1
-    shapes = concrete_shapes(sized, batch)
-    fixed.CopyFrom(sized)
+    shapes = {
+        spec.name: tuple(size if isinstance(size, int) else batch for size in spec.shape) for spec in input_specs(sized)
+    }
+    return with_input_shapes(sized, shapes, where=where)
+
+
+def with_input_shapes(
+    model: ModelProto, shapes: Mapping[str, Sequence[int]], *, where: object = "ONNX model"
+) -> ModelProto:
+    """A copy of the model whose inputs have these shapes, and whose outputs say the shapes that follow.
+
+    InputError where shapes do not fit each other, or that of an output depends on what the network computes.
+    """
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
     del fixed.graph.value_info[:]
-    specs = {spec.name: spec for spec in input_specs(sized)}
     for value in fixed.graph.input:
-        spec = specs.get(value.name)
-        if spec is not None and spec.is_batched and not isinstance(spec.shape[0], int):
-            value.type.tensor_type.shape.dim[0].dim_value = batch
-        assert spec is None or not dynamic_axes(spec)
+        if value.name in shapes:
+            _set_shape(value, shapes[value.name])
+    found = concrete_shapes(fixed, static_batch(fixed) or 1)
     for value in fixed.graph.output:
-        if value.name not in shapes:
+        if value.name not in found:
             raise InputError(
                 f"the shape of output {value.name!r} depends on what the network computes",
                 where=where,
                 expected="outputs of a size that the input's size decides",
             )
-        shape = value.type.tensor_type.shape
-        del shape.dim[:]
-        for size in shapes[value.name]:
-            shape.dim.add().dim_value = size
+        _set_shape(value, found[value.name])
     return fixed
+
+
+def _set_shape(value: ValueInfoProto, shape: Sequence[int]) -> None:
+    dims = value.type.tensor_type.shape.dim
+    del dims[:]
+    for size in shape:
+        dims.add().dim_value = size

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from cyclopts import App
 
-from edgeprune.cli.verbs import demo, eval, export, inspect, list, profile, prune, report, run, split, train, tune
+from edgeprune.cli.verbs import (
+    convert,
+    demo,
+    eval,
+    export,
+    inspect,
+    list,
+    profile,
+    prune,
+    report,
+    run,
+    split,
+    train,
+    tune,
+)
 
 app = App(
     name="edgeprune",
@@ -19,6 +33,7 @@ app.command(demo.demo)
 app.command(train.train)
 app.command(prune.prune)
 app.command(export.export)
+app.command(convert.convert)
 app.command(split.split)
 app.command(run.run)
 app.command(tune.tune)

@@ -9,6 +9,7 @@ import onnx
 
 from edgeprune.deployment.parity import TOLERANCE
 from edgeprune.errors import InputError
+from edgeprune.exporters.conversions import conversion_named
 from edgeprune.exporters.options import OLDEST_OPSET, ExportOptions
 from edgeprune.io.arrays import load_array
 
@@ -23,6 +24,8 @@ class DeployOptions:
     inputs: Path | None = None
     """.npy with real inputs (N, C, H, W) for the parity gate."""
     seed: int = 0
+    to: tuple[str, ...] = ()
+    """Formats of other runtimes in which both networks are written, too."""
 
     def check(self) -> None:
         """InputError for values that cannot work; called before any long work."""
@@ -35,3 +38,5 @@ class DeployOptions:
             )
         if self.inputs is not None:
             load_array(self.inputs)
+        for name in self.to:
+            conversion_named(name)

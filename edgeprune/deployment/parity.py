@@ -6,7 +6,7 @@ ONNX Runtime. Nothing that edgeprune did to the graph is shared between the two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeprune.bundles.manifest import ParityRecord
 from edgeprune.errors import GateError
-from edgeprune.io.arrays import Feeds, output_range
+from edgeprune.io.arrays import Array, Feeds, output_range
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
@@ -43,17 +43,25 @@ def measure_parity(
     try:
         for name, batch in inputs.items():
             outputs = runner.run({runner.input_names[0]: batch} if isinstance(batch, np.ndarray) else batch)
-            for output, reference in zip(outputs.values(), references[name], strict=True):
-                if output.shape != reference.shape:
-                    raise GateError(f"parity: output shape {output.shape}, the reference has {reference.shape}")
-                difference = float(np.max(np.abs(output.astype(np.float64) - reference), initial=0.0))
-                scale = output_range(reference)
-                # NaN on either side must not pass as "not larger".
-                max_abs = max(max_abs, difference if np.isfinite(difference) else np.inf)
-                max_rel = max(max_rel, difference / scale if np.isfinite(difference) else np.inf)
+            found = differences(outputs.values(), references[name])
+            max_abs, max_rel = max(max_abs, found[0]), max(max_rel, found[1])
     finally:
         runner.close()
     return ParityRecord(max_abs, max_rel, tolerance, bool(max_rel <= tolerance), tuple(inputs))
+
+
+def differences(outputs: Iterable[Array], references: Iterable[NDArray[np.float64]]) -> tuple[float, float]:
+    """The largest absolute difference of outputs from their references, in order, and the largest as a share of its
+    output's range (`output_range`); infinite where either side is no number. GateError for another shape."""
+    max_abs = max_rel = 0.0
+    for output, reference in zip(outputs, references, strict=True):
+        if output.shape != reference.shape:
+            raise GateError(f"parity: output shape {output.shape}, the reference has {reference.shape}")
+        difference = float(np.max(np.abs(output.astype(np.float64) - reference), initial=0.0))
+        # NaN on either side must not pass as "not larger".
+        max_abs = max(max_abs, difference if np.isfinite(difference) else np.inf)
+        max_rel = max(max_rel, difference / output_range(reference) if np.isfinite(difference) else np.inf)
+    return max_abs, max_rel
 
 
 def require_parity(record: ParityRecord) -> None:

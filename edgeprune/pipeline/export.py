@@ -1,6 +1,7 @@
 """`edgeprune export`: from a checkpoint, or a pruned bundle, to ONNX files that hold what they promise.
 
-... rewritten model -> folded model -> ONNX -> parity gate -> lowered ONNX -> parity gate (-> per-device subgraphs)
+... rewritten model -> folded model -> ONNX -> parity gate -> lowered ONNX -> parity gate (-> other runtimes' files)
+(-> per-device subgraphs)
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.names import MODEL, PLAIN_MODEL, PLAN
 from edgeprune.bundles.writing import new_bundle, write_manifest
+from edgeprune.deployment.converting import convert_into
 from edgeprune.deployment.lower_bundle import LowerOptions, lower_into
+from edgeprune.exporters.conversions import ConvertOptions
 from edgeprune.io import progress
 from edgeprune.onnx_files.model import load_model
 from edgeprune.pipeline.output import Output
@@ -85,6 +88,8 @@ def write_export(
     with new_bundle(out.folder, overwrite=out.overwrite) as stage:
         manifest = export_into(stage, pruned, deploy)
         manifest = lower_into(stage, manifest, lowering, deploy.tolerance)
+        if deploy.to:
+            convert_into(stage, deploy.to, ConvertOptions(), deploy.tolerance)
         if split.devices:
             planned = stage / PLAIN_MODEL
             split_into(stage, load_model(planned if planned.is_file() else stage / MODEL), split)

@@ -77,7 +77,7 @@ def profile_files(
     results, is_full = [], options.precision == "fp32"
     for target in targets:
         pair = subject.pair_for(registry.target_named(target))
-        make = _maker(target, subject.files_for(target), pair, options, modules, engines)
+        make = _maker(target, subject.files_for(registry.target_named(target)), pair, options, modules, engines)
         # In other precisions outputs were compared when the networks were converted.
         held = References(subject.networks, options.seed, options.threads, references) if is_full else None
         results += [_advised(result, subject, pair) for result in profile_runners(make, pair, target, options, held)]

@@ -75,15 +75,17 @@ class Subject:
         """The two files, or the one that there is."""
         return {"pruned": self.pruned} if self.dense is None else {"dense": self.dense, "pruned": self.pruned}
 
-    def files_for(self, target: str) -> Mapping[Which, Path]:
+    def files_for(self, target: Target) -> Mapping[Which, Path]:
         """The files that a target runs."""
-        return self.converted.get(target, self.networks)
+        if target.as_planned and self.planned is not None:
+            return self.converted.get(target.name, {**self.networks, "pruned": self.planned})
+        return self.converted.get(target.name, self.networks)
 
     def pair_for(self, target: Target) -> Pair:
         """The two models in FP32 as the target runs them, in the forms that they have there; InputError as
         `load_model`."""
         dense = None if self.dense is None else load_model(self.dense)
-        if target.runs == "module" and self.planned is not None:
+        if (target.runs == "module" or target.as_planned) and self.planned is not None:
             return Pair(dense, load_model(self.planned), self.notes)
         lowering = self.lowering
         macs = lowering.planned_macs() if lowering else {}

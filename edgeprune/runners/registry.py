@@ -12,6 +12,7 @@ from edgeprune.errors import InputError, unknown_name
 from edgeprune.precision.formats import Precision
 from edgeprune.runners.base import TargetState
 from edgeprune.runners.gpu import check_tf32
+from edgeprune.runners.litert import targets as litert
 from edgeprune.runners.ncnn import targets as ncnn
 from edgeprune.runners.onnxruntime import targets as onnxruntime
 from edgeprune.runners.openvino import targets as openvino
@@ -28,6 +29,7 @@ TARGETS: Mapping[str, Target] = {
         *onnxruntime.TARGETS,
         *tensorrt.TARGETS,
         *openvino.TARGETS,
+        *litert.TARGETS,
         *ncnn.TARGETS,
         *torch.TARGETS,
     )

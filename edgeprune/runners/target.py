@@ -52,6 +52,8 @@ class Target:
     """What it takes: an ONNX file, or torch's modules."""
     tells_layers: bool = True
     """Whether it tells the times of single layers under names of the ONNX file."""
+    as_planned: bool = False
+    """Whether it runs a bundle's network as planned: the forms in `model.onnx` are chosen for other runtimes."""
     halves_itself: bool = False
     """Whether it is given the FP32 network for FP16, too."""
     symmetric: bool = False

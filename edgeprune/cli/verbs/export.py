@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import OutFlags, Seeded
-from edgeprune.cli.flags.kinds import EXPORT, Integer, OptionalInteger, OptionalPath, OptionalText, Switch, flags
+from edgeprune.cli.flags.kinds import EXPORT, Integer, OptionalInteger, OptionalPath, OptionalText, Switch, Texts, flags
 from edgeprune.cli.flags.method import PruneFlags
 from edgeprune.cli.flags.network import DataFlags, NetworkFlags
 from edgeprune.errors import InputError
@@ -39,6 +39,8 @@ class ExportFlags:
     """Measure on this machine which form of each layer is fastest, as `edgeprune tune` does."""
     threads: OptionalInteger = None
     """Of --tune: threads inside one operation, 1 by default."""
+    to: Texts = ()
+    """Write both networks for another runtime, too: tflite, as `edgeprune convert` does."""
     devices: OptionalText = ""
     """Split the groups over N devices, or those in a TOML file."""
 
@@ -47,7 +49,7 @@ class ExportFlags:
         from edgeprune.exporters.options import ExportOptions
 
         onnx = ExportOptions(opset=self.opset, dynamic_batch=not self.static_batch)
-        return DeployOptions(onnx, self.tolerance, self.parity_inputs, seed)
+        return DeployOptions(onnx, self.tolerance, self.parity_inputs, seed, self.to)
 
     def lowering(self, device_profile: str) -> LowerOptions:
         from edgeprune.deployment.lower_bundle import LowerOptions
@@ -88,6 +90,7 @@ def export(
     - `edgeprune export --arch torchvision:resnet50 --random-init --groups 4 -o out`
     - `edgeprune export model.pt --arch resnet56 --groups 4 --align auto --tune -o out`
     - `edgeprune export model.pt --arch resnet20 --method gkp-cal --data imagefolder:DIR --heal 10 -o out`
+    - `edgeprune export model.pt --arch resnet56 --groups 4 --to tflite -o out`
     - `edgeprune export pruned/ -o out --devices 2`
 
     Parameters

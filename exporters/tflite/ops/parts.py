@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.exporters.tflite.translation import Step
-from edgeprune.exporters.tflite.values import Value
+from edgeprune.exporters.tflite.values import Value, wide_axes
 
 _MOST_SPLITS = 4
 """Of one SPLIT that XNNPACK takes."""
@@ -118,11 +118,16 @@ def gathered(step: Step, value: Value, axis: int, indices: NDArray[np.int64]) ->
     first, count = int(indices[0]), len(indices)
     if np.array_equal(indices, np.arange(first, first + count)):
         return _cut(step, value, axis, first, count)
+    before = value.order
+    if value.place(axis) == len(before) - 1 and len(wide_axes(value, before)) > 1:
+        # One by one, LiteRT copies single numbers; between two transpositions it copies rows.
+        value = step.ordered(value, (axis, *before[:-1]))
     shape = tuple(count if a == axis else size for a, size in enumerate(value.shape))
     result, tensor = replace(value, shape=shape), step.tensor(value)
     inputs = [tensor, step.constant_tensor(np.asarray(indices, np.int32), "indices")]
     dtype, place = step.file.dtype(tensor), value.place(axis)
-    return replace(result, tensor=step.add("GATHER", inputs, result.held_shape, dtype=dtype, axis=place, batchDims=0))
+    found = step.add("GATHER", inputs, result.held_shape, dtype=dtype, axis=place, batchDims=0)
+    return step.ordered(replace(result, tensor=found), before)
 
 
 def _cut(step: Step, value: Value, axis: int, start: int, count: int) -> Value:

@@ -1,0 +1,127 @@
+"""Write a network in another runtime's format, and hold the files to what ONNX Runtime computes.
+
+Works without torch. The network is converted as planned: the forms that layers have in a bundle's `model.onnx` were
+chosen for ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from onnx import ModelProto
+
+from edgeprune.bundles.names import DENSE_MODEL, MODEL, PLAIN_MODEL, PLAN
+from edgeprune.deployment.parity import TOLERANCE, differences
+from edgeprune.errors import GateError
+from edgeprune.exporters.conversions import Conversion, ConvertOptions, conversion_named, with_fixed_sizes
+from edgeprune.io import progress
+from edgeprune.onnx_files.inputs import input_specs
+from edgeprune.onnx_files.model import load_model
+from edgeprune.profiling.setup import random_feeds
+from edgeprune.runners.base import RunOptions
+from edgeprune.runners.onnxruntime.runner import OrtRunner
+
+
+class ConvertedFile(msgspec.Struct, frozen=True):
+    """What was written of one network, and how far it is from the ONNX file in ONNX Runtime."""
+
+    path: str
+    """Of the file that the runtime is given."""
+    format: str
+    io_layout: str
+    bytes: int
+    """Of all files that belong to it."""
+    max_abs: float
+    max_rel: float
+    """Over the output's range, on random inputs."""
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A network in another format, in memory."""
+
+    files: Mapping[str, bytes]
+    """Suffix -> contents; the first is the file that the runtime is given."""
+    max_abs: float
+    max_rel: float
+    tolerance: float
+
+    def told(self, path: Path, conversion: Conversion, options: ConvertOptions) -> ConvertedFile:
+        size = sum(map(len, self.files.values()))
+        return ConvertedFile(
+            str(path), conversion.name, options.io_layout, size, self.max_abs, self.max_rel, self.tolerance
+        )  # fmt: skip
+
+
+def converted(
+    model: ModelProto,
+    conversion: Conversion,
+    options: ConvertOptions,
+    *,
+    where: object = "ONNX model",
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+) -> Converted:
+    """The network's files in this format, run once on random inputs and compared with ONNX Runtime.
+
+    InputError for what the format cannot hold, and for sizes that are open; GateError if the outputs differ by more
+    than `tolerance` of their range.
+    """
+    options.check()
+    fixed = with_fixed_sizes(model, options.input_size, where=where)
+    files = conversion.convert(fixed, options)
+    specs = input_specs(fixed)
+    batch = next((spec.shape[0] for spec in specs if spec.is_batched and isinstance(spec.shape[0], int)), 1)
+    values = random_feeds(specs, int(batch), seed)
+    feeds = {spec.name: value for spec, value in zip(specs, values, strict=True)}
+    with OrtRunner(fixed, RunOptions()) as runner:
+        wanted = runner.run(feeds)
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        for suffix, data in files.items():
+            Path(folder, f"model{suffix}").write_bytes(data)
+        found = conversion.run(Path(folder, f"model{conversion.suffix}"), feeds)
+    references = [output.astype(np.float64) for output in wanted.values()]
+    max_abs, max_rel = differences([found[name] for name in wanted], references)
+    if not max_rel <= tolerance:
+        raise GateError(
+            f"{where}: parity failed: in {conversion.runtime} the outputs differ from ONNX Runtime's by {max_rel:.2e} "
+            f"of their range (tolerance {tolerance:.0e}, on random inputs)"
+        )
+    return Converted(files, max_abs, max_rel, tolerance)
+
+
+def convert_into(stage: Path, names: Sequence[str], options: ConvertOptions, tolerance: float) -> list[ConvertedFile]:
+    """Write a staged bundle's networks, pruned and dense, in these formats, too; InputError and GateError as
+    `converted`."""
+    found = []
+    for conversion in map(conversion_named, names):
+        for stem, source in _networks(stage):
+            progress.note(f"writing and verifying {conversion.path(stem)}")
+            told = replace(options, metadata=metadata_of(stage)) if stem == "model" else options
+            result = converted(load_model(source), conversion, told, where=conversion.path(stem), tolerance=tolerance)
+            path = stage / conversion.path(stem)
+            path.parent.mkdir(exist_ok=True)
+            for suffix, data in result.files.items():
+                path.with_suffix(suffix).write_bytes(data)
+            found.append(result.told(path, conversion, options))
+    return found
+
+
+def metadata_of(folder: Path) -> dict[str, bytes]:
+    """What a converted file says of where it comes from: the plan that the bundle was pruned by, if it has one."""
+    plan = folder / PLAN
+    return {PLAN: plan.read_bytes()} if plan.is_file() else {}
+
+
+def _networks(stage: Path) -> Iterator[tuple[str, Path]]:
+    """The stems of the files to write, and the ONNX file that each comes from."""
+    planned = stage / PLAIN_MODEL
+    yield "model", planned if planned.is_file() else stage / MODEL
+    if (stage / DENSE_MODEL).is_file():
+        yield "dense", stage / DENSE_MODEL

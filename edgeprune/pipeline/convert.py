@@ -1,0 +1,50 @@
+"""`edgeprune convert`: an ONNX file, or a bundle's network, in another runtime's format."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from edgeprune.bundles.bundle import open_bundle
+from edgeprune.bundles.names import DENSE_MODEL, MODEL, PLAIN_MODEL
+from edgeprune.deployment.converting import ConvertedFile, converted, metadata_of
+from edgeprune.errors import InputError
+from edgeprune.exporters.conversions import ConvertOptions, conversion_named
+from edgeprune.io.files import check_file, write_atomically
+from edgeprune.onnx_files.model import load_model
+
+
+def convert(model: Path, to: str, out: Path, options: ConvertOptions, *, dense: bool = False) -> ConvertedFile:
+    """Write the network in the format `to`, and hold it to what ONNX Runtime computes; nothing is written if it
+    differs.
+
+    Of a bundle it is the pruned network as planned, or with `dense` its baseline. InputError for what the format cannot
+    hold; GateError if the outputs differ.
+    """
+    conversion = conversion_named(to)
+    options.check()
+    if out.suffix != conversion.suffix:
+        raise InputError("has another suffix", where=out, expected=f"a file NAME{conversion.suffix}")
+    check_file(out)
+    source, options = _source(model, options, dense=dense)
+    result = converted(load_model(source), conversion, options, where=source)
+    for suffix, data in reversed(list(result.files.items())):  # the one that names the others last
+        write_atomically(out.with_suffix(suffix), data)
+    return result.told(out, conversion, options)
+
+
+def _source(model: Path, options: ConvertOptions, *, dense: bool) -> tuple[Path, ConvertOptions]:
+    """The ONNX file to convert, and what the result is to say of where it comes from."""
+    if not model.is_dir():
+        if dense:
+            raise InputError("an ONNX file has no dense baseline", where=model, remedy="leave out --dense")
+        return model, options
+    bundle = open_bundle(model)
+    if not bundle.has(MODEL):
+        raise InputError(
+            "holds no ONNX model yet", where=model, remedy=f"edgeprune export {model} -o OUT writes it"
+        )  # fmt: skip
+    if dense:
+        return bundle.path(DENSE_MODEL), options
+    planned = PLAIN_MODEL if bundle.has(PLAIN_MODEL) else MODEL
+    return bundle.path(planned), replace(options, metadata=metadata_of(model))
