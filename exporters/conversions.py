@@ -62,6 +62,11 @@ class Conversion:
     """The outputs of a written file by the ONNX file's names, shaped as the ONNX file's (N, C, H, W), for inputs by the
     same names and shapes, computed by the runtime that the file is for. What parity is measured on."""
 
+    beside: tuple[str, ...] = ()
+    """Suffixes of what lies beside the file, under the same name."""
+    has_layouts: bool = False
+    """Whether the format leaves `ConvertOptions.io_layout` open."""
+
     def require(self) -> None:
         """InputError if what it needs is not installed."""
         if not is_importable(self.module):
@@ -122,10 +127,28 @@ CONVERSIONS: Mapping[str, Conversion] = {
     conversion.name: conversion
     for conversion in (
         Conversion(
-            "tflite", "LiteRT (TensorFlow Lite)", ".tflite", "", "ai_edge_litert", "litert", _to_tflite, _run_tflite
+            "tflite",
+            "LiteRT (TensorFlow Lite)",
+            ".tflite",
+            "",
+            "ai_edge_litert",
+            "litert",
+            _to_tflite,
+            _run_tflite,
+            has_layouts=True,
         ),
-        Conversion("ncnn", "ncnn", ".param", "ncnn", "ncnn", "ncnn", _to_ncnn, _run_ncnn),
-        Conversion("openvino", "OpenVINO", ".xml", "openvino", "openvino", "openvino", _to_openvino, _run_openvino),
+        Conversion("ncnn", "ncnn", ".param", "ncnn", "ncnn", "ncnn", _to_ncnn, _run_ncnn, beside=(".bin",)),
+        Conversion(
+            "openvino",
+            "OpenVINO",
+            ".xml",
+            "openvino",
+            "openvino",
+            "openvino",
+            _to_openvino,
+            _run_openvino,
+            beside=(".bin",),
+        ),
     )
 }
 

@@ -24,4 +24,4 @@ def _open(source: Source, options: OpenOptions) -> ProfiledRunner:
     return NcnnRunner(source.model, options.run)
 
 
-TARGETS = (Target(NAME, _state, _open, ("fp32",), tells_layers=False),)
+TARGETS = (Target(NAME, _state, _open, tells_layers=False, as_planned=True),)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.exporters.ncnn.layers import Layer, Value, blob_sizes
-from edgeprune.exporters.ncnn.node import Node
+from edgeprune.exporters.ncnn.node import Node, refused
 
 ORDERS = {
     2: ("WH", "HW"),
@@ -100,7 +100,11 @@ def gather(node: Node) -> list[Layer]:
         return _cropped(node, span)
     if axis == 0 and len(shape) == 3 and (groups := _shuffle_groups(places, shape[0])):
         return [node.layer("ShuffleChannel", {0: groups})]
-    raise node.refused(f"ncnn has no Gather, and this one takes {places.size} of {shape[axis]} places in another order")
+    raise refused(
+        node.proto,
+        f"ncnn has no Gather, and this one takes {places.size} of {shape[axis]} places in another order",
+        "a plan without Gathers has none: edgeprune prune --method gconv --set gather_share=0",
+    )
 
 
 def _shuffle_groups(places: NDArray[np.int64], channels: int) -> int:
