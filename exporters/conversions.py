@@ -6,37 +6,26 @@ Importing this module loads neither torch nor any of the runtimes; what a conver
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from onnx import ModelProto, ValueInfoProto
 
 from edgeprune.devices.this_machine import is_importable
 from edgeprune.errors import InputError, unknown_name
+from edgeprune.exporters.options import ConvertOptions
 from edgeprune.io.arrays import Array, Feeds
 from edgeprune.onnx_files.inputs import input_specs, static_batch, with_input_size
 from edgeprune.onnx_files.shapes import concrete_shapes
 
-IoLayout = Literal["nhwc", "nchw"]
-IO_LAYOUTS: tuple[IoLayout, ...] = ("nhwc", "nchw")
-
-
-@dataclass(frozen=True)
-class ConvertOptions:
-    """How to write a network in another runtime's format."""
-
-    io_layout: IoLayout = "nhwc"
-    """Of inputs and outputs with four axes, where the format leaves a choice."""
-    input_size: tuple[int, ...] = ()
-    """Sizes of the input's last axes, as (H, W) or (C, H, W), where the ONNX file leaves them open."""
-    metadata: Mapping[str, bytes] = field(default_factory=dict)
-    """Name -> what to keep under it inside of the file, where the format has a place for it."""
-
-    def check(self) -> None:
-        """InputError for values that cannot work."""
-        if self.io_layout not in IO_LAYOUTS:
-            raise unknown_name("layout", self.io_layout, IO_LAYOUTS)
+__all__ = [
+    "CONVERSIONS",
+    "Conversion",
+    "ConvertOptions",
+    "conversion_named",
+    "with_fixed_sizes",
+    "with_input_shapes",
+]
 
 
 @dataclass(frozen=True)

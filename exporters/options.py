@@ -1,8 +1,12 @@
-"""How `export` writes and checks ONNX files. Importing this module does not import torch."""
+"""How ONNX files, and those of other runtimes, are written. Importing this module does not import torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from edgeprune.errors import unknown_name
 
 OLDEST_OPSET = 18
 """The exporter does not go below it."""
@@ -18,3 +22,24 @@ class ExportOptions:
     input_name: str = "input"
     output_names: tuple[str, ...] = ()
     """Of all outputs, in order; by default one is named `output`, and several as torch names them."""
+
+
+IoLayout = Literal["nhwc", "nchw"]
+IO_LAYOUTS: tuple[IoLayout, ...] = ("nhwc", "nchw")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How to write a network in another runtime's format."""
+
+    io_layout: IoLayout = "nhwc"
+    """Of inputs and outputs with four axes, where the format leaves a choice."""
+    input_size: tuple[int, ...] = ()
+    """Sizes of the input's last axes, as (H, W) or (C, H, W), where the ONNX file leaves them open."""
+    metadata: Mapping[str, bytes] = field(default_factory=dict)
+    """Name -> what to keep under it inside of the file, where the format has a place for it."""
+
+    def check(self) -> None:
+        """InputError for values that cannot work."""
+        if self.io_layout not in IO_LAYOUTS:
+            raise unknown_name("layout", self.io_layout, IO_LAYOUTS)

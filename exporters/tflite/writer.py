@@ -7,7 +7,7 @@ from dataclasses import replace
 from onnx import ModelProto, NodeProto
 
 from edgeprune.errors import InputError
-from edgeprune.exporters.conversions import ConvertOptions, IoLayout
+from edgeprune.exporters.options import ConvertOptions, IoLayout
 from edgeprune.exporters.tflite.file import TfliteFile
 from edgeprune.exporters.tflite.network import Network
 from edgeprune.exporters.tflite.ops.table import OPS, REMEDIES

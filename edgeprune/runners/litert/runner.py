@@ -92,6 +92,9 @@ class LiteRtRunner(OpenedRunner):
 
     def profile_nodes(self, feeds: Feeds, iterations: int) -> Sequence[NodeTime]:
         """None: the delegate runs the network as one node, and LiteRT's Python package tells no times inside of it."""
+        check_feeds(feeds, self._inputs)
+        if iterations < 1:
+            raise InputError(f"--iterations {iterations} is out of range", expected="1 or more")
         return ()
 
     def original_node(self, name: str) -> str:

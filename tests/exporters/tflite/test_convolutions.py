@@ -10,8 +10,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lite_models import assert_same, model, random
 from onnx import ModelProto, helper
+from runtimes.lite_models import assert_same, model, random
 
 from edgeprune.exporters.conversions import with_fixed_sizes
 from edgeprune.exporters.tflite.windows import Axis, padding_of

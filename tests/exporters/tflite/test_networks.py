@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lite_models import assert_same, fed, in_litert, model, random
 from onnx import TensorProto, helper
+from runtimes.lite_models import assert_same, fed, in_litert, model, random
 from torch import Tensor, nn
 from torchvision import models
 

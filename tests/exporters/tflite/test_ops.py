@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from lite_models import assert_same, model, random
 from onnx import NodeProto, helper
+from runtimes.lite_models import assert_same, model, random
 
 from edgeprune.exporters.conversions import ConvertOptions
 from edgeprune.exporters.tflite.ops.table import OPS
