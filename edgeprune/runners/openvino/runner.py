@@ -29,6 +29,7 @@ from edgeprune.runners.opened import OpenedRunner
 openvino: Any = import_openvino()
 
 DEVICE = "CPU"
+XML = ".xml"
 _NOT_RUN = frozenset({"Const", "Input", "Output"})
 
 
@@ -89,20 +90,30 @@ class OpenVinoRunner(OpenedRunner):
         *,
         precision: Precision = "fp32",
     ) -> None:
-        """InputError if the model is none, or OpenVINO cannot read it."""
+        """`model`: ONNX, or OpenVINO's own `.xml` with its `.bin` beside it, whose layers keep OpenVINO's names.
+
+        InputError if the model is none, or OpenVINO cannot read it.
+        """
         super().__init__(options)
         self._precision = precision
-        proto = as_model(model)
-        self._inputs, self._outputs = input_specs(proto), output_specs(proto)
-        self.input_names = tuple(spec.name for spec in self._inputs)
-        self.output_names = tuple(spec.name for spec in self._outputs)
-        self._nodes = frozenset(node.name for node in proto.graph.node)
-        self._writers = {value: node.name for node in proto.graph.node for value in node.output}
-        self._data = proto.SerializeToString()
         self._core: Any = openvino.Core()
         self._compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
         self._original: dict[str, str] = {}
-        self._read()
+        self._source: str | bytes
+        if isinstance(model, str | Path) and Path(model).suffix == XML:
+            self._source = str(model)
+            read = self._read()
+            self._inputs, self._outputs = (tuple(map(_spec, values)) for values in (read.inputs, read.outputs))
+            self._nodes, self._writers = frozenset[str](), dict[str, str]()
+        else:
+            proto = as_model(model)
+            self._inputs, self._outputs = input_specs(proto), output_specs(proto)
+            self._nodes = frozenset(node.name for node in proto.graph.node)
+            self._writers = {value: node.name for node in proto.graph.node for value in node.output}
+            self._source = proto.SerializeToString()
+            self._read()
+        self.input_names = tuple(spec.name for spec in self._inputs)
+        self.output_names = tuple(spec.name for spec in self._outputs)
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
@@ -174,11 +185,11 @@ class OpenVinoRunner(OpenedRunner):
 
     def _read(self) -> Any:
         try:
-            return self._core.read_model(self._data)
+            return self._core.read_model(self._source)
         except RuntimeError as error:
             raise InputError(
                 f"OpenVINO cannot read it: {reason(error)}",
-                where="ONNX model",
+                where=self._source if isinstance(self._source, str) else "ONNX model",
                 expected=f"operations that OpenVINO {openvino.__version__} knows",
                 remedy="choose another --target",
             ) from error
@@ -227,6 +238,12 @@ class OpenVinoRunner(OpenedRunner):
             known = [self._writers.get(part, part) for part in parts if part]
             found[name] = next((part for part in known if part in self._nodes), name if known else "")
         return found
+
+
+def _spec(port: Any) -> TensorSpec:
+    """What OpenVINO says of an input or output."""
+    shape = tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+    return TensorSpec(port.get_any_name(), shape, np.dtype(port.get_element_type().to_dtype()).name)
 
 
 def _shapes(feeds: Feeds, names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
