@@ -10,7 +10,7 @@ import ncnn
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, unknown_name
 from edgeprune.io.arrays import Array, Feeds
 
 _HALVES = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_packed", "use_bf16_storage")
@@ -19,8 +19,19 @@ _HALVES = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf
 class NcnnSession:
     """A loaded network. Blobs have no batch."""
 
-    def __init__(self, param: Path, weights: Path, threads: int = 1, *, spinning: bool = False) -> None:
-        """InputError if ncnn cannot load the files."""
+    def __init__(
+        self,
+        param: Path,
+        weights: Path,
+        threads: int = 1,
+        *,
+        spinning: bool = False,
+        settings: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """`settings`: fields of ncnn's Option with whole numbers, such as ("use_winograd_convolution", "0").
+
+        InputError if ncnn cannot load the files, or has no such setting.
+        """
         self._net: Any = ncnn.Net()
         option = self._net.opt
         option.num_threads = threads
@@ -31,6 +42,8 @@ class NcnnSession:
         for name in _HALVES:  # left alone, it stores weights and blobs in 16 bits where the processor can
             if hasattr(option, name):
                 setattr(option, name, False)
+        for name, value in settings:
+            _set(option, name, value)
         for path, load in ((param, self._net.load_param), (weights, self._net.load_model)):
             if not path.is_file():
                 raise InputError("no such file", where=path, expected="ncnn's .param, and its .bin beside it")
@@ -77,6 +90,15 @@ class NcnnSession:
         if self._net is not None:
             self._net.clear()
             self._net = None
+
+
+def _set(option: Any, name: str, value: str) -> None:
+    known = [field for field in dir(option) if isinstance(getattr(option, field), int)]  # a bool is an int as well
+    if name not in known:
+        raise unknown_name("setting of ncnn", name, known)
+    if not value.isdecimal():
+        raise InputError(f"ncnn's {name} is {value!r}", expected="a whole number; 1 for on, 0 for off")
+    setattr(option, name, type(getattr(option, name))(int(value)))
 
 
 def run_file(path: Path, feeds: Feeds) -> dict[str, Array]:

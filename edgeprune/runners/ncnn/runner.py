@@ -32,7 +32,7 @@ class NcnnRunner(OpenedRunner):
     """A network in ncnn. A context manager, or call `close`.
 
     Of an ONNX model it has the names, and its shapes at batch 1; of `.param` files those names that they have.
-    `RunOptions.graph_optimization` has no counterpart here.
+    `RunOptions.provider_options` are fields of ncnn's Option; `graph_optimization` has no counterpart here.
     """
 
     target = "ncnn"
@@ -117,4 +117,10 @@ class NcnnRunner(OpenedRunner):
 
     def _loaded(self, path: Path) -> NcnnSession:
         with pinned(self.options.pin):
-            return NcnnSession(path, path.with_suffix(".bin"), self.options.threads, spinning=self.options.spinning)
+            return NcnnSession(
+                path,
+                path.with_suffix(".bin"),
+                self.options.threads,
+                spinning=self.options.spinning,
+                settings=self.options.provider_options,
+            )

@@ -80,6 +80,19 @@ def test_files_of_ncnn_run_as_they_are(model: ModelProto, tmp_path: Path) -> Non
         NcnnRunner(path)
 
 
+def test_settings_are_those_of_ncnn(model: ModelProto) -> None:
+    def off(*settings: tuple[str, str]) -> float:
+        with NcnnRunner(model, RunOptions(provider_options=settings)) as runner:
+            return difference(in_onnxruntime(model, feeds(1)), runner.run(feeds(1)))
+
+    assert off(("use_winograd_convolution", "0"), ("lightmode", "0")) <= 1e-6
+    assert off(("use_bf16_storage", "1")) > 1e-4  # it was off
+    with pytest.raises(InputError, match="unknown setting of ncnn 'winograd'"):
+        off(("winograd", "0"))
+    with pytest.raises(InputError, match="ncnn's lightmode is 'yes'"):
+        off(("lightmode", "yes"))
+
+
 def test_what_is_wrong_with_inputs_is_said(model: ModelProto) -> None:
     with NcnnRunner(model) as runner:
         with pytest.raises(InputError, match="input 'x' is missing"):
