@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.exporters.ncnn.layers import Layer, Value, blob_sizes
 from edgeprune.exporters.ncnn.node import Node, refused
+from edgeprune.exporters.ncnn.ops.pooling import MAX, VALID
 
 ORDERS = {
     2: ("WH", "HW"),
@@ -18,6 +21,8 @@ ORDERS = {
 }  # fmt: skip
 """Axes of a blob -> Permute's orders by number: what the result's axes were, innermost first."""
 _AXES = {2: "HW", 3: "CHW", 4: "CDHW"}
+IMAGE_AXES = 4
+"""Batch, channels, height, width."""
 _PAD_KINDS = {"constant": 0, "edge": 1, "reflect": 2}
 
 
@@ -44,20 +49,30 @@ def split(node: Node) -> list[Layer]:
 
 
 def cut(node: Node) -> list[Layer]:
-    """Slice with steps of 1: ncnn's Crop."""
+    """Slice: ncnn's Crop; every n-th row or column of an image by a window of one place that moves n places on."""
     shape = node.shape(node.inputs[0])
     starts, ends = _indices(node, 1, "starts"), _indices(node, 2, "ends")
     axes = _indices(node, 3, "axes") or list(range(len(starts)))
     steps = _indices(node, 4, "steps") or [1] * len(starts)
-    return _cropped(node, _spans(node, shape, list(zip(axes, starts, ends, steps, strict=True))))
+    spans = _spans(node, shape, list(zip(axes, starts, ends, strict=True)))
+    strides = {axis % len(shape): step for axis, step in zip(axes, steps, strict=True) if step != 1}
+    if not strides:
+        return _cropped(node, spans)
+    if len(shape) != IMAGE_AXES or not set(strides) <= {2, 3} or min(strides.values()) < 1:
+        raise node.refused(f"it takes places {strides} apart, by axes: here that may be rows or columns, forwards")
+    part = f"{node.output}_part"
+    (crop,) = _cropped(node, spans)
+    stride = {0: MAX, 1: 1, 2: strides.get(3, 1), 12: strides.get(2, 1), 5: VALID}
+    return [
+        replace(crop, name=f"{node.name}_part", outputs=(part,)),
+        Layer("Pooling", node.name, (part,), (node.output,), stride),
+    ]
 
 
-def _spans(node: Node, shape: tuple[int, ...], cuts: list[tuple[int, int, int, int]]) -> dict[int, tuple[int, int]]:
+def _spans(node: Node, shape: tuple[int, ...], cuts: list[tuple[int, int, int]]) -> dict[int, tuple[int, int]]:
     """Axis of the blob -> first place and the place behind the last."""
     spans = {}
-    for axis, start, end, step in cuts:
-        if step != 1:
-            raise node.refused(f"it takes every {step}th place: ncnn's Crop takes all between two")
+    for axis, start, end in cuts:
         size = shape[axis]
         first, last, _ = slice(start, end).indices(size)
         if (first, last) != (0, size):
@@ -150,17 +165,13 @@ def pad(node: Node) -> list[Layer]:
         raise node.refused(f"its mode is {mode} with {given}: ncnn pads by constants, the edge or its reflection")
     ids = {rank - 1: (2, 3), rank - 2: (0, 1), rank - 3: (7, 8)}  # width; height; channels, or depth where there is one
     outer = [axis for axis in wanted if axis not in ids or axis == 0 or (ids[axis] == (7, 8) and mode != "constant")]
-    if outer or rank > MOST_PADDED:
+    if outer or rank > IMAGE_AXES:
         raise node.refused(f"it pads axis {(outer or list(wanted))[0]} of {rank}")
     params: dict[int, Value] = {4: _PAD_KINDS[mode]}
     for axis, both in wanted.items():
         params |= dict(zip(ids[axis], both, strict=True))
     value = node.required(2, "value").item() if node.has(2) else node.attribute("value", 0.0)
     return [node.layer("Padding", params | ({5: float(value)} if mode == "constant" else {}))]
-
-
-MOST_PADDED = 4
-"""Axes of a value that is padded, batch included."""
 
 
 def pixel_shuffle(node: Node) -> list[Layer]:

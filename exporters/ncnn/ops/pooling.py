@@ -12,7 +12,7 @@ from edgeprune.exporters.ncnn.node import Node
 from edgeprune.exporters.ncnn.ops.windows import AXES, Two, Window, window
 
 MAX, MEAN = 0, 1
-_VALID = 1
+VALID = 1
 
 
 def max_pool(node: Node) -> list[Layer]:
@@ -91,5 +91,5 @@ def _params(node: Node, shape: Window, kind: int, rest: Two) -> dict[int, Value]
     after = (shape.after[0] + rest[0], shape.after[1] + rest[1])
     return {
         0: kind, 1: shape.kernel[1], 11: shape.kernel[0], 2: shape.stride[1], 12: shape.stride[0],
-        3: shape.before[1], 13: shape.before[0], 14: after[1], 15: after[0], 5: _VALID,
+        3: shape.before[1], 13: shape.before[0], 14: after[1], 15: after[0], 5: VALID,
     }  # fmt: skip

@@ -35,6 +35,8 @@ def resize(node: Node) -> list[Layer]:
     if node.attribute("antialias", 0) or node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise node.refused("it smooths what it shrinks, or keeps the ratio of the sides")
     way = _way(node)
+    if before[1:] == (1, 1):
+        mode = "nearest"  # whatever is between pixels: there is one
     params: dict[int, Value] = {3: after[1], 4: after[2]}
     if mode == "nearest":
         _require_same(node, [_nearest(node, way, axis) for axis in (1, 2)])

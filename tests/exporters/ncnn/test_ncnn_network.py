@@ -138,9 +138,9 @@ REFUSED = {
     r"its output 'i' beside the first": small_model(
         [node("MaxPool", ["x"], ["y", "i"], kernel_shape=[2, 2]), node("Cast", ["i"], ["z"], to=1)], IMAGE, outputs=("y", "z")
     ),
-    r"takes every 2th place": small_model(
+    r"takes places \{1: 2\} apart": small_model(
         [node("Slice", ["x", "s", "e", "a", "t"], ["y"])], IMAGE,
-        {"s": np.array([0]), "e": np.array([6]), "a": np.array([2]), "t": np.array([2])},
+        {"s": np.array([0]), "e": np.array([6]), "a": np.array([1]), "t": np.array([2])},
     ),
     r"it moves the batch": small_model([node("Transpose", ["x"], ["y"], perm=[1, 0, 2, 3])], IMAGE),
     r"its first axis is no batch of 1": small_model([node("Reshape", ["x", "s"], ["y"])], IMAGE, {"s": np.array([8, 42])}),

@@ -179,6 +179,10 @@ def cases(c: int) -> dict[str, ModelProto]:
         ),
         "Slice": one("Slice", image, ints(2, 1), ints(7, -1), ints(1, 3)),
         "Slice of rows to the end": one("Slice", image, ints(-4), ints(2**31 - 1), ints(2)),
+        "Slice of every second row and third column": one(
+            "Slice", image, ints(1, 0), ints(9, 11), ints(2, 3), ints(2, 3)
+        ),
+        "Slice of every second row": one("Slice", image, ints(0), ints(100), ints(-2), ints(2)),
         "Slice, opset 9": one("Slice", image, opset=9, starts=[1], ends=[4], axes=[1]),
         "Gather of a part": one("Gather", image, ints(1, 2, 3), axis=1),
         "Gather of everything": one("Gather", image, ints(*range(c)), axis=1),
@@ -230,6 +234,7 @@ def cases(c: int) -> dict[str, ModelProto]:
             coordinate_transformation_mode="align_corners",
         ),
         "Resize linear, smaller": one("Resize", image, None, None, ints(1, c, 5, 7), mode="linear"),
+        "Resize linear of one pixel": one("Resize", (1, c, 1, 1), None, None, ints(1, c, 3, 5), mode="linear"),
         "Upsample": one("Upsample", image, np.array([1, 1, 2, 2], np.float32), opset=9),
         "Identity": one("Identity", image),
         "Dropout": one("Dropout", image),
