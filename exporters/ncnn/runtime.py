@@ -65,7 +65,7 @@ class NcnnSession:
 
     def blobs(self, values: Mapping[str, NDArray[np.generic]]) -> dict[str, Any]:
         """Inputs, without their batch, as ncnn holds them."""
-        return {name: ncnn.Mat(np.ascontiguousarray(value, np.float32)).clone() for name, value in values.items()}
+        return {name: _blob(value) for name, value in values.items()}
 
     def extract(self, blobs: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         """One run; InputError if ncnn fails in it. Its outputs are ncnn's own, and live as long as they are held."""
@@ -90,6 +90,13 @@ class NcnnSession:
         if self._net is not None:
             self._net.clear()
             self._net = None
+
+
+def _blob(value: NDArray[np.generic]) -> Any:
+    """A copy in ncnn's memory. The array has to have a name here: a Mat reads an array's memory, but does not keep the
+    array, so that of one that nobody else holds it would copy what is there by then."""
+    held = np.ascontiguousarray(value, np.float32)
+    return ncnn.Mat(held).clone()
 
 
 def _set(option: Any, name: str, value: str) -> None:

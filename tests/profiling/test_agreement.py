@@ -119,6 +119,16 @@ def test_a_permutation_that_openvino_turns_around_has_no_speed(
     assert main(["profile", str(path), "--target", "cpu", fresh, "--json", str(json), *FLAGS]) == 0
 
 
+@pytest.mark.usefixtures("nothing_is_timed")
+def test_forms_are_not_chosen_beside_a_permutation_that_openvino_turns_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(timer, "RUNS", 1)
+    pruned = check_model(small.models()[1])
+    options = TuneOptions(target="openvino-native")
+    with pytest.raises(GateError, match=r"target openvino-native: the network \(dense network\) gives other outputs"):
+        tune(pruned, check_model(turned_around()), load_profile("x86-avx512"), options)
+
+
 def test_references_that_were_computed_before_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense, pruned = small.write_models(tmp_path)
     references = References({"dense": dense, "pruned": pruned}, seed=3, folder=tmp_path)

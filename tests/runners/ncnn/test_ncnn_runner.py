@@ -57,6 +57,14 @@ def test_outputs_are_those_of_onnx_runtime(model: ModelProto, samples: int) -> N
     runner.close()
 
 
+def test_inputs_may_lie_in_memory_in_any_way(model: ModelProto) -> None:
+    """Of a copy that ncnn's Mat does not keep alive, garbage would be read, or nothing at all."""
+    turned = np.ascontiguousarray(feeds(2)["x"].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert not turned.flags.c_contiguous
+    with NcnnRunner(model) as runner:
+        assert difference(in_onnxruntime(model, feeds(2)), runner.run({"x": turned})) <= 1e-6
+
+
 def test_a_run_does_not_see_the_one_before(model: ModelProto) -> None:
     with NcnnRunner(model) as runner:
         first = runner.run(feeds(1, seed=1))
