@@ -153,6 +153,7 @@ class ExportKeywords(TypedDict, total=False):
     as_planned: bool
     tune: bool
     threads: int
+    to: Sequence[str]
     seed: int
 
 
@@ -168,7 +169,7 @@ def export(
 
     Besides: opset (20); device_profile (this machine's), in whose cost table each layer is written in the form that is
     fastest; as_planned, in the groups that the plan has; tune, in the form that is measured to be fastest here, with
-    `threads` (1); seed (0).
+    `threads` (1); to, such as ["tflite"], formats in which both networks are written, too; seed (0).
     """
     _check_keywords("export", how, ExportKeywords)
     deploy, lowering = _how(**how)
@@ -262,11 +263,13 @@ def _how(
     as_planned: bool = False,
     tune: bool = False,
     threads: int = 1,
+    to: Sequence[str] = (),
     seed: int = 0,
 ) -> tuple[DeployOptions, LowerOptions]:
     """How to write the files, and each layer in them."""
     tuning = TuneOptions(threads=threads, cache=default_path()) if tune else None
-    return DeployOptions(ExportOptions(opset=opset), seed=seed), LowerOptions(device_profile, tuning, as_planned)
+    deploy = DeployOptions(ExportOptions(opset=opset), seed=seed, to=tuple(to))
+    return deploy, LowerOptions(device_profile, tuning, as_planned)
 
 
 def _check_keywords(function: str, given: Mapping[str, object], known: type) -> None:

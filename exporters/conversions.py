@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 
+def _no_notes(path: Path) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Conversion:
     """One format that ONNX files can be written in."""
@@ -50,7 +54,8 @@ class Conversion:
     run: Callable[[Path, Feeds], dict[str, Array]]
     """The outputs of a written file by the ONNX file's names, shaped as the ONNX file's (N, C, H, W), for inputs by the
     same names and shapes, computed by the runtime that the file is for. What parity is measured on."""
-
+    notes: Callable[[Path], tuple[str, ...]] = _no_notes
+    """What whoever runs a written file should know, in sentences without an end."""
     beside: tuple[str, ...] = ()
     """Suffixes of what lies beside the file, under the same name."""
     has_layouts: bool = False
@@ -112,34 +117,52 @@ def _run_openvino(path: Path, feeds: Feeds) -> dict[str, Array]:
     return outputs
 
 
-CONVERSIONS: Mapping[str, Conversion] = {
-    conversion.name: conversion
-    for conversion in (
-        Conversion(
-            "tflite",
-            "LiteRT (TensorFlow Lite)",
-            ".tflite",
-            "",
-            "ai_edge_litert",
-            "litert",
-            _to_tflite,
-            _run_tflite,
-            has_layouts=True,
-        ),
-        Conversion("ncnn", "ncnn", ".param", "ncnn", "ncnn", "ncnn", _to_ncnn, _run_ncnn, beside=(".bin",)),
-        Conversion(
-            "openvino",
-            "OpenVINO",
-            ".xml",
-            "openvino",
-            "openvino",
-            "openvino",
-            _to_openvino,
-            _run_openvino,
-            beside=(".bin",),
-        ),
-    )
-}
+def _notes_on_tflite(path: Path) -> tuple[str, ...]:
+    from edgeprune.exporters.tflite.delegation import delegation_in
+    from edgeprune.exporters.tflite.interpreter import open_interpreter
+
+    left: str = delegation_in(open_interpreter(path.read_bytes(), 1, where=path)).words()
+    return (left,) if left else ()
+
+
+_TFLITE = Conversion(
+    name="tflite",
+    runtime="LiteRT (TensorFlow Lite)",
+    suffix=".tflite",
+    folder="",
+    module="ai_edge_litert",
+    extra="litert",
+    convert=_to_tflite,
+    run=_run_tflite,
+    notes=_notes_on_tflite,
+    has_layouts=True,
+)
+
+_NCNN = Conversion(
+    name="ncnn",
+    runtime="ncnn",
+    suffix=".param",
+    folder="ncnn",
+    module="ncnn",
+    extra="ncnn",
+    convert=_to_ncnn,
+    run=_run_ncnn,
+    beside=(".bin",),
+)
+
+_OPENVINO = Conversion(
+    name="openvino",
+    runtime="OpenVINO",
+    suffix=".xml",
+    folder="openvino",
+    module="openvino",
+    extra="openvino",
+    convert=_to_openvino,
+    run=_run_openvino,
+    beside=(".bin",),
+)
+
+CONVERSIONS: Mapping[str, Conversion] = {conversion.name: conversion for conversion in (_TFLITE, _NCNN, _OPENVINO)}
 
 
 def conversion_named(name: str) -> Conversion:

@@ -41,6 +41,8 @@ class ConvertedFile(msgspec.Struct, frozen=True):
     max_rel: float
     """Over the output's range, on random inputs."""
     tolerance: float
+    notes: tuple[str, ...] = ()
+    """What whoever runs it should know."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,14 @@ class Converted:
     max_abs: float
     max_rel: float
     tolerance: float
+    notes: tuple[str, ...] = ()
+    """As `Conversion.notes`."""
 
     def told(self, path: Path, conversion: Conversion, options: ConvertOptions) -> ConvertedFile:
         size = sum(map(len, self.files.values()))
         layout = options.io_layout if conversion.has_layouts else ""
-        return ConvertedFile(
-            str(path), conversion.name, layout, size, self.max_abs, self.max_rel, self.tolerance
-        )  # fmt: skip
+        how_near = self.max_abs, self.max_rel, self.tolerance
+        return ConvertedFile(str(path), conversion.name, layout, size, *how_near, self.notes)
 
 
 def converted(
@@ -87,7 +90,8 @@ def converted(
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
         for suffix, data in files.items():
             Path(folder, f"model{suffix}").write_bytes(data)
-        found = conversion.run(Path(folder, f"model{conversion.suffix}"), feeds)
+        path = Path(folder, f"model{conversion.suffix}")
+        found, notes = conversion.run(path, feeds), conversion.notes(path)
     references = [output.astype(np.float64) for output in wanted.values()]
     max_abs, max_rel = differences([found[name] for name in wanted], references)
     if not max_rel <= tolerance:
@@ -95,7 +99,7 @@ def converted(
             f"{where}: parity failed: in {conversion.runtime} the outputs differ from ONNX Runtime's by {max_rel:.2e} "
             f"of their range (tolerance {tolerance:.0e}, on random inputs)"
         )
-    return Converted(files, max_abs, max_rel, tolerance)
+    return Converted(files, max_abs, max_rel, tolerance, notes)
 
 
 def convert_into(stage: Path, names: Sequence[str], options: ConvertOptions, tolerance: float) -> list[ConvertedFile]:
@@ -111,6 +115,8 @@ def convert_into(stage: Path, names: Sequence[str], options: ConvertOptions, tol
             path.parent.mkdir(exist_ok=True)
             for suffix, data in result.files.items():
                 path.with_suffix(suffix).write_bytes(data)
+            for note in result.notes:
+                progress.note(f"{conversion.path(stem)}: {note}")
             found.append(result.told(path, conversion, options))
     return found
 

@@ -26,7 +26,7 @@ class Translation:
         self.network, self.file = network, file
         self.values: dict[str, Value] = {}
         self.done: set[str] = set()
-        """Names of the nodes that were taken along by one before them."""
+        """First outputs of the nodes that were taken along by one before them."""
 
     def value(self, name: str) -> Value:
         """What an ONNX value became; a constant is no tensor yet."""
@@ -92,7 +92,7 @@ class Step:
 
     def take_along(self, node: NodeProto) -> None:
         """This step does what the node behind it would do."""
-        self._translation.done.add(node.name)
+        self._translation.done.add(node.output[0])
         self.last = node
 
     def give(self, value: Value, place: int = 0) -> None:

@@ -31,7 +31,7 @@ def to_tflite(model: ModelProto, options: ConvertOptions | None = None) -> bytes
     translation = Translation(network, file)
     inputs = {name: _input(translation, name, options.io_layout) for name in network.inputs}
     for node in network.nodes:
-        if node.name not in translation.done:
+        if node.output[0] not in translation.done:
             _translate(translation, node)
     ports = tuple(_port(translation, name) for name in inputs)
     taken = set(inputs.values())

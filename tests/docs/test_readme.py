@@ -165,7 +165,10 @@ def test_a_newcomer_can_place_a_change(repository: Path) -> None:
     """Every file that the page on the code's structure names is there, and every folder is in its picture."""
     text = (repository / "docs" / "architecture.md").read_text()
     rows = re.findall(r"^\| (?:a|an) (.*?) \| (.*) \|$", text, re.MULTILINE)
-    wanted = "flag, method, form, runtime, format to write, operation in ncnn's files, cause, plot, device, checkpoint format, ONNX operation in the importer, ONNX operation in the counter, gate"
+    wanted = (
+        "flag, method, form, runtime, format that networks are converted to, ONNX operation for LiteRT, "
+        "ONNX operation for ncnn, cause, plot, device, checkpoint format, ONNX operation in the importer, ONNX operation in the counter, gate"
+    )
     assert ", ".join(name for name, _ in rows) == wanted
     assert all(re.search(r"`[a-z_/]+/[^`]*`", place) for _, place in rows)
     for name in re.findall(r"`((?:edgeprune|device_profiles|examples|tests)/[^` ]*)`", text):

@@ -73,4 +73,4 @@ def show(result: ConvertedFile) -> None:
         ("size", f"{result.bytes:,} bytes"),
         ("difference from ONNX Runtime", f"{result.max_rel:.1e} of the outputs' range"),
     ]
-    facts(result.path, pairs)
+    facts(result.path, [*pairs, *(("note", note) for note in result.notes)])

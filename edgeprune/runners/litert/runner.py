@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from edgeprune.errors import InputError
 from edgeprune.exporters.conversions import with_input_shapes
+from edgeprune.exporters.tflite.delegation import Delegation, delegation_in
 from edgeprune.exporters.tflite.interpreter import feed, fetch, invoke, open_interpreter
 from edgeprune.exporters.tflite.record import FileRecord, file_record
 from edgeprune.exporters.tflite.writer import to_tflite
@@ -23,7 +24,6 @@ from edgeprune.onnx_files.model import as_model
 from edgeprune.runners.base import NodeTime, RunOptions
 from edgeprune.runners.cores import pinned
 from edgeprune.runners.feeds import check_feeds
-from edgeprune.runners.litert.delegation import Delegation, delegation
 from edgeprune.runners.opened import OpenedRunner
 
 SUFFIX = ".tflite"
@@ -132,8 +132,7 @@ class LiteRtRunner(OpenedRunner):
     def _load(self, data: bytes) -> _Loaded:
         record = file_record(data, where=self._where)
         interpreter = open_interpreter(data, self.options.threads, where=self._where)
-        outputs = [place["index"] for place in interpreter.get_output_details()]
-        found = delegation(interpreter._get_ops_details(), outputs)
+        found = delegation_in(interpreter)
         left = [record.nodes[place] for place in found.left if found.operators[place] in _CONVOLUTIONS]
         if left:
             raise InputError(

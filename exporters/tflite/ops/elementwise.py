@@ -22,7 +22,7 @@ _WITH_ACTIVATION = frozenset({"ADD", "SUB", "MUL", "DIV"})
 def binary(operator: str, step: Step) -> None:
     """Two tensors, of which the smaller one is repeated, in the axes' order of the larger one."""
     activation = fused_activation(step) if operator in _WITH_ACTIVATION else 0
-    _give_combined(step, operator, (step.input(0), step.input(1)), activation)
+    step.give(combined(step, operator, (step.input(0), step.input(1)), activation))
 
 
 def several(operator: str, step: Step) -> None:
@@ -32,10 +32,6 @@ def several(operator: str, step: Step) -> None:
     for value in values[1:]:
         result = combined(step, operator, (result, value))
     step.give(result if len(values) > 1 else replace(result, tensor=step.tensor(result)))
-
-
-def _give_combined(step: Step, operator: str, values: Sequence[Value], activation: int) -> None:
-    step.give(combined(step, operator, values, activation))
 
 
 def combined(step: Step, operator: str, values: Sequence[Value], activation: int = 0) -> Value:

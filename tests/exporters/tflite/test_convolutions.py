@@ -73,6 +73,12 @@ def test_automatic_padding(op: str, auto_pad: str) -> None:
     assert_same(model([node], {"x": (1, 4, 8, 9)}, {"w": random(4, 4, 3, 3)}))
 
 
+@pytest.mark.parametrize("size", [[10, 12], [11, 11]])
+def test_a_transposed_convolution_to_a_given_size(size: list[int]) -> None:
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], output_shape=size)
+    assert_same(model([node], {"x": (1, 4, 5, 6)}, {"w": random(4, 3, 4, 4)}))
+
+
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_a_convolution_in_groups_is_one_operator(groups: int) -> None:
     found = operators(convolution(groups, 8, 8, pads=[1, 1, 1, 1]))

@@ -18,11 +18,11 @@ from torchvision import models
 from edgeprune.errors import InputError
 from edgeprune.exporters.conversions import ConvertOptions, with_fixed_sizes
 from edgeprune.exporters.options import ExportOptions
+from edgeprune.exporters.tflite.delegation import delegation_in
 from edgeprune.exporters.tflite.interpreter import open_interpreter, run_file
 from edgeprune.exporters.tflite.record import RECORD, file_record, read_metadata
 from edgeprune.exporters.tflite.writer import to_tflite
 from edgeprune.exporters.to_onnx import to_onnx
-from edgeprune.runners.litert.delegation import delegation
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mobilenet_v2": lambda: models.mobilenet_v2(width_mult=0.35),
@@ -78,8 +78,7 @@ def test_networks_as_people_use_them(name: str) -> None:
     assert_same(exported, tolerance=1e-4)
     written = to_tflite(with_fixed_sizes(exported))
     interpreter = open_interpreter(written, 1, where=name)
-    outputs = [place["index"] for place in interpreter.get_output_details()]
-    found = delegation(interpreter._get_ops_details(), outputs)
+    found = delegation_in(interpreter)
     assert (found.parts, found.left) == (1, ())
 
 

@@ -13,11 +13,11 @@ from runtimes.lite_models import fed, model, random
 
 from edgeprune.errors import InputError
 from edgeprune.exporters.conversions import ConvertOptions, with_fixed_sizes
+from edgeprune.exporters.tflite.delegation import Delegation, delegation, delegation_in
 from edgeprune.exporters.tflite.interpreter import open_interpreter
 from edgeprune.exporters.tflite.writer import to_tflite
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.litert import runner as litert
-from edgeprune.runners.litert.delegation import Delegation, delegation
 from edgeprune.runners.litert.runner import LiteRtRunner
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 from edgeprune.runners.registry import open_runner
@@ -59,9 +59,9 @@ def test_what_the_delegate_took_follows_from_what_goes_in_and_out_of_its_parts(
 
 def test_a_gather_is_left_and_cuts_the_network_in_two() -> None:
     interpreter = open_interpreter(to_tflite(with_fixed_sizes(with_a_gather())), 1, where="model")
-    outputs = [place["index"] for place in interpreter.get_output_details()]
-    found = delegation(interpreter._get_ops_details(), outputs)
+    found = delegation_in(interpreter)
     assert (found.parts, [found.operators[place] for place in found.left]) == (2, ["GATHER"])
+    assert found.words() == "XNNPACK leaves 1 GATHER of 5 operators to plain loops, and runs 2 parts"
 
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
@@ -96,7 +96,7 @@ def test_timed_runs_keep_their_inputs_and_take_threads() -> None:
 
 def test_a_convolution_that_the_delegate_leaves_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Delegation(("CONV_2D", "TRANSPOSE", "GATHER", "TRANSPOSE", "CONV_2D"), 1, (2, 4))
-    monkeypatch.setattr(litert, "delegation", lambda *_: found)
+    monkeypatch.setattr(litert, "delegation_in", lambda interpreter: found)
     built = with_a_gather()
     with (
         LiteRtRunner(built) as runner,

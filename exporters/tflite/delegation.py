@@ -8,6 +8,7 @@ where it is read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,20 @@ class Delegation:
     """Into how many the delegate took the network: more than 1 where operators between them are not the delegate's."""
     left: tuple[int, ...]
     """The operators that the delegate did not take, by their place."""
+
+    def words(self) -> str:
+        """What the delegate left, as a sentence without an end; empty where it took everything."""
+        if not self.left:
+            return ""
+        counts = Counter(self.operators[place] for place in self.left)
+        named = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        return f"XNNPACK leaves {named} of {len(self.operators)} operators to plain loops, and runs {self.parts} parts"
+
+
+def delegation_in(interpreter: Any) -> Delegation:
+    """What became of the operators of a file that is loaded."""
+    outputs = [int(place["index"]) for place in interpreter.get_output_details()]
+    return delegation(interpreter._get_ops_details(), outputs)
 
 
 def delegation(nodes: Sequence[Mapping[str, Any]], outputs: Sequence[int]) -> Delegation:
