@@ -26,6 +26,7 @@ from edgeprune.modules.fx_nodes import into_add, result_of
 from edgeprune.modules.norms import NORMS
 from edgeprune.modules.outputs import tensors_in
 from edgeprune.pruning.moments import Fitted, moments
+from edgeprune.pruning.past_activation import Behind, affine_of, fitted_behind, inverse_of, limits_of
 from edgeprune.rewriting.branches import silence
 from edgeprune.tracing.trace import trace
 
@@ -39,8 +40,6 @@ Batches = list[Any]
 IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
 UNLIKE, SPREAD = 0.5, 2.0
 """Deviations, and factor, from which on calibration images are unlike those of training."""
-SMALLEST_GAIN = 1e-2
-"""Channels that BatchNorm makes smaller than so are not asked to make up for anything."""
 
 
 class Calibration:
@@ -203,7 +202,7 @@ class _Pass:
 
     # -- layers --------------------------------------------------------------------------------------------------------
     def _change(self, node: fx.Node, layer: Layer) -> None:
-        source, dense = node.all_input_nodes[0], self._dense[node]
+        dense = self._dense[node]
         module = self._modules[layer.name]
         assert isinstance(module, Fitted)
         if not all(bool(y.isfinite().all()) for y in dense):
@@ -211,11 +210,16 @@ class _Pass:
                 f"{layer.name} gives NaN or infinite values on the calibration images", expected="finite activations"
             )
         self._compare(layer, dense)
-        wanted = self._aimed(node, layer, dense)
-        changed = self._act(layer, moments(module, self._pruned[source], wanted))
+        source, ending = node.all_input_nodes[0], self._ending(node, layer)
+        wanted = self._aimed(layer, dense, ending)
+        read = self._pruned[source]
+        seen = moments(module, read, wanted)
+        changed = self._act(layer, seen)
         self._waiting.discard(layer.name)
         if changed is None:
             return
+        if isinstance(module, nn.Conv2d) and (how := self._behind(node, layer, ending)) is not None:
+            changed = fitted_behind(module, changed, seen, read, wanted, how)
         replace(self.model, layer.name, changed, layer.norm)
         for name in (layer.name, layer.norm):
             if name:
@@ -239,24 +243,36 @@ class _Pass:
                 "wide; check their size, range and normalisation"
             )
 
-    def _aimed(self, node: fx.Node, layer: Layer, dense: Batches) -> Batches:
-        """What the layer shall give: the dense outputs, and at the end of a residual branch what the stream lacks as
-        well, as far as the BatchNorm in between lets it through."""
-        norm = self._modules[layer.norm] if layer.norm else None
-        if not layer.ends_branch or not isinstance(norm, NORMS) or norm.running_var is None:
-            return dense
+    def _ending(self, node: fx.Node, layer: Layer) -> tuple[fx.Node, fx.Node] | None:
+        """For the layer at the end of a residual branch: what it is added to, computed by now, and the addition."""
+        if not layer.ends_branch:
+            return None
         last, add = into_add(node)
         other = next((n for n in add.all_input_nodes if n is not last), None)
         if other is None:
-            return dense
+            return None
         self._compute(other)
-        if self._dense[other] is self._pruned[other]:
+        return other, add
+
+    def _aimed(self, layer: Layer, dense: Batches, ending: tuple[fx.Node, fx.Node] | None) -> Batches:
+        """What the layer shall give: the dense outputs, and at the end of a residual branch what the stream lacks as
+        well, as far as the BatchNorm in between lets it through."""
+        norm = affine_of(self._modules.get(layer.norm))
+        if ending is None or norm is None or self._dense[ending[0]] is self._pruned[ending[0]]:
             return dense
-        gain = norm.weight if norm.weight is not None else torch.ones_like(norm.running_var)
-        scale = gain / torch.sqrt(norm.running_var + norm.eps)
-        inverse = torch.where(scale.abs() > SMALLEST_GAIN, 1 / scale, torch.zeros(())).reshape(1, -1, 1, 1)
-        lacking = zip(dense, self._dense[other], self._pruned[other], strict=True)
-        return [y + (x - z) * inverse for y, x, z in lacking]
+        lacking = zip(dense, self._dense[ending[0]], self._pruned[ending[0]], strict=True)
+        return [y + (x - z) * inverse_of(norm[0]) for y, x, z in lacking]
+
+    def _behind(self, node: fx.Node, layer: Layer, ending: tuple[fx.Node, fx.Node] | None) -> Behind | None:
+        """What hides some of the layer's outputs; None where nothing does, or others read them too."""
+        last = next(iter(node.users)) if layer.norm else node
+        norm = affine_of(self._modules.get(layer.norm))
+        if ending is not None:
+            last = ending[1]
+        limits = [limits_of(reader, self._modules) for reader in last.users]
+        if norm is None or len(limits) != 1 or limits[0] is None or len(node.users) != 1:
+            return None
+        return Behind(*norm, None if ending is None else self._pruned[ending[0]], limits[0])
 
 
 def _without_in_place(module: fx.GraphModule) -> None:

@@ -34,10 +34,12 @@ from edgeprune.methods.shared.alignment import Grouping
 from edgeprune.methods.shared.groupings import kernels_to_group
 from edgeprune.methods.shared.reconstruction import (
     DAMPING,
+    ENOUGH,
     Reconstruction,
     columns_a_channel,
     filter_gains,
     held_by,
+    refittable_from,
     refitted,
 )
 from edgeprune.plans.method_record import FILE_NAME, MethodRecord, RecordCurve, RecordTable
@@ -49,8 +51,7 @@ SUMMARY = (
 GROUPS, RATE = 8, 0.4375
 NEEDS_IMAGES = True
 BUDGETS = ("macs", "params", "latency", "latency-ms")
-ENOUGH = 4
-"""Columns for each unknown weight of a filter, from which on least squares hardly follows chance."""
+UNCHANGED = Plan("gkp-cal", {}, 0, ())
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
 def _uniform(given: MethodInput, settings: Settings) -> MethodResult:
     """All layers that can be in the groups and at the rate that were asked."""
     assert given.images is not None
-    grouped, groupings, reasons = kernels_to_group(given)
+    _, groupings, reasons = kernels_to_group(given)
     work = _Work(given, settings, groupings.taken)
-    given.images.refit([layer.name for layer in grouped], work)
+    given.images.refit(work.names, work)
     entries = [
         groupings.recorded(
             msgspec.structs.replace(work.entries[layer.name], note=groupings.note(layer.name))
@@ -107,11 +108,11 @@ class _Work:
     """The layers of one run, one after another."""
 
     def __init__(
-        self, given: MethodInput, settings: Settings, grouped: Mapping[str, Grouping], drawn: Plan | None = None
+        self, given: MethodInput, settings: Settings, grouped: Mapping[str, Grouping], drawn: Plan = UNCHANGED
     ) -> None:
         """`grouped`: the layers to put into groups; `drawn`: what the others keep."""
         self.given, self.settings, self.grouped = given, settings, grouped
-        self._others = Reconstruction(drawn, given.graph, given.weights, settings.damping) if drawn else None
+        self._others = Reconstruction(drawn, given.graph, given.weights, settings.damping)
         self.entries: dict[str, LayerPlan] = {}
         self.seconds: dict[str, float] = {}
         self._errors: dict[str, float] = {}
@@ -121,18 +122,18 @@ class _Work:
 
     @property
     def names(self) -> list[str]:
-        return self._others.names if self._others else list(self.grouped)
+        if self._others.plan is UNCHANGED and self.grouped:
+            return refittable_from(self.given.graph, next(iter(self.grouped)))
+        return self._others.names
 
     def __call__(self, layer: Layer, moments: Moments) -> Refitted:
         started = time.perf_counter()
-        self._ranks[layer.name] = moments.count / len(moments.covariance)
-        found = self._in_groups(layer, moments) if layer.name in self.grouped else self._fitted(layer, moments)
+        in_groups = layer.name in self.grouped
+        if in_groups or self._others.fits(layer, moments):
+            self._ranks[layer.name] = moments.count / len(moments.covariance)
+        found = self._in_groups(layer, moments) if in_groups else self._others(layer, moments)
         self.seconds[layer.name] = time.perf_counter() - started
         return found
-
-    def _fitted(self, layer: Layer, moments: Moments) -> Refitted:
-        assert self._others is not None
-        return self._others(layer, moments)
 
     def _in_groups(self, layer: Layer, moments: Moments) -> Refitted:
         size, taken = columns_a_channel(layer), self.grouped[layer.name]

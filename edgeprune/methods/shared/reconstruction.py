@@ -19,6 +19,8 @@ from edgeprune.plans.kept_channels import KeptChannels
 from edgeprune.plans.plan import Plan
 
 DAMPING = 0.001
+ENOUGH = 4
+"""Columns for each unknown weight of a filter, from which on least squares hardly follows chance."""
 ROUNDING = 1e-7
 """Of a product in float32, as a share of what is read."""
 SMALLEST = 1e-12
@@ -35,6 +37,12 @@ def can_refit(layer: Layer) -> str:
     if layer.kind == "conv_transpose":
         return "a transposed convolution"
     return "in groups as it comes" if layer.groups > 1 else ""
+
+
+def refittable_from(graph: Graph, first: str) -> list[str]:
+    """The layers that can be fitted anew, from the first that changes on: those before it read what they did."""
+    order = [layer.name for layer in graph.layers]
+    return [name for name in order[order.index(first) :] if not can_refit(graph.layer(name))]
 
 
 def held_by(moments: Moments, damping: float) -> float:
@@ -76,15 +84,21 @@ class Reconstruction:
     @property
     def names(self) -> list[str]:
         """The layers that are fitted anew: all that can be, behind and with the first that loses anything."""
-        gone, order = self._kept.gone, [layer.name for layer in self.graph.layers]
+        gone = self._kept.gone
         changed = [layer.name for layer in self.graph.layers if layer.name in gone or self._parts(layer) is not None]
         if not changed:
             return []
-        return [n for n in order[order.index(changed[0]) :] if n not in gone and not can_refit(self.graph.layer(n))]
+        return [name for name in refittable_from(self.graph, changed[0]) if name not in gone]
+
+    def fits(self, layer: Layer, moments: Moments) -> bool:
+        """Whether the weights are fitted; those of a layer that reads all stay, rather than follow chance."""
+        return self._parts(layer) is not None or moments.count >= ENOUGH * len(moments.covariance)
 
     def __call__(self, layer: Layer, moments: Moments) -> Refitted:
         dense = self.weights[layer.name].reshape(layer.out_channels, -1).astype(np.float64)
         size, added = columns_a_channel(layer), held_by(moments, self.damping)
+        if not self.fits(layer, moments):
+            return refitted(layer, moments, dense)
         matrix = np.zeros_like(dense)
         for filters, inputs in self._parts(layer) or [(range(layer.out_channels), range(layer.in_channels))]:
             rows = np.asarray(filters)
