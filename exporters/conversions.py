@@ -56,6 +56,10 @@ class Conversion:
     same names and shapes, computed by the runtime that the file is for. What parity is measured on."""
     notes: Callable[[Path], tuple[str, ...]] = _no_notes
     """What whoever runs a written file should know, in sentences without an end."""
+    beside: tuple[str, ...] = ()
+    """Suffixes of what lies beside the file, under the same name."""
+    has_layouts: bool = False
+    """Whether the format leaves `ConvertOptions.io_layout` open."""
 
     def require(self) -> None:
         """InputError if what it needs is not installed."""
@@ -85,6 +89,34 @@ def _run_tflite(path: Path, feeds: Feeds) -> dict[str, Array]:
     return outputs
 
 
+def _to_ncnn(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
+    from edgeprune.exporters.ncnn.network import ncnn_network
+
+    network = ncnn_network(model)
+    return {".param": network.param().encode(), ".bin": network.weights()}
+
+
+def _run_ncnn(path: Path, feeds: Feeds) -> dict[str, Array]:
+    from edgeprune.exporters.ncnn.runtime import run_file
+
+    outputs: dict[str, Array] = run_file(path, feeds)
+    return outputs
+
+
+def _to_openvino(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
+    from edgeprune.exporters.openvino.ir import to_ir
+
+    files: Mapping[str, bytes] = to_ir(model)
+    return files
+
+
+def _run_openvino(path: Path, feeds: Feeds) -> dict[str, Array]:
+    from edgeprune.exporters.openvino.ir import run_file
+
+    outputs: dict[str, Array] = run_file(path, feeds)
+    return outputs
+
+
 def _notes_on_tflite(path: Path) -> tuple[str, ...]:
     from edgeprune.exporters.tflite.delegation import delegation_in
     from edgeprune.exporters.tflite.interpreter import open_interpreter
@@ -103,9 +135,34 @@ _TFLITE = Conversion(
     convert=_to_tflite,
     run=_run_tflite,
     notes=_notes_on_tflite,
+    has_layouts=True,
 )
 
-CONVERSIONS: Mapping[str, Conversion] = {conversion.name: conversion for conversion in (_TFLITE,)}
+_NCNN = Conversion(
+    name="ncnn",
+    runtime="ncnn",
+    suffix=".param",
+    folder="ncnn",
+    module="ncnn",
+    extra="ncnn",
+    convert=_to_ncnn,
+    run=_run_ncnn,
+    beside=(".bin",),
+)
+
+_OPENVINO = Conversion(
+    name="openvino",
+    runtime="OpenVINO",
+    suffix=".xml",
+    folder="openvino",
+    module="openvino",
+    extra="openvino",
+    convert=_to_openvino,
+    run=_run_openvino,
+    beside=(".bin",),
+)
+
+CONVERSIONS: Mapping[str, Conversion] = {conversion.name: conversion for conversion in (_TFLITE, _NCNN, _OPENVINO)}
 
 
 def conversion_named(name: str) -> Conversion:

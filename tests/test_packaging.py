@@ -30,6 +30,7 @@ DEVICE_SIDE = (
     "bundles.bundle",
     "calibration.machine",
     "deployment.lower_bundle",
+    "exporters.ncnn.network",
     "exporters.tflite.writer",
     "onnx_files.macs",
     "partitioning.executor",

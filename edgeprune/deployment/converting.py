@@ -34,6 +34,7 @@ class ConvertedFile(msgspec.Struct, frozen=True):
     """Of the file that the runtime is given."""
     format: str
     io_layout: str
+    """Empty where the format has one layout alone, that of ONNX."""
     bytes: int
     """Of all files that belong to it."""
     max_abs: float
@@ -58,8 +59,9 @@ class Converted:
 
     def told(self, path: Path, conversion: Conversion, options: ConvertOptions) -> ConvertedFile:
         size = sum(map(len, self.files.values()))
+        layout = options.io_layout if conversion.has_layouts else ""
         how_near = self.max_abs, self.max_rel, self.tolerance
-        return ConvertedFile(str(path), conversion.name, options.io_layout, size, *how_near, self.notes)
+        return ConvertedFile(str(path), conversion.name, layout, size, *how_near, self.notes)
 
 
 def converted(

@@ -9,7 +9,7 @@ from edgeprune.bundles.bundle import open_bundle
 from edgeprune.bundles.names import DENSE_MODEL, MODEL, PLAIN_MODEL
 from edgeprune.deployment.converting import ConvertedFile, converted, metadata_of
 from edgeprune.errors import InputError
-from edgeprune.exporters.conversions import ConvertOptions, conversion_named
+from edgeprune.exporters.conversions import CONVERSIONS, Conversion, ConvertOptions, conversion_named
 from edgeprune.io.files import check_file, write_atomically
 from edgeprune.onnx_files.model import load_model
 
@@ -26,11 +26,24 @@ def convert(model: Path, to: str, out: Path, options: ConvertOptions, *, dense: 
     if out.suffix != conversion.suffix:
         raise InputError("has another suffix", where=out, expected=f"a file NAME{conversion.suffix}")
     check_file(out)
+    _check_beside(conversion, out)
     source, options = _source(model, options, dense=dense)
     result = converted(load_model(source), conversion, options, where=source)
     for suffix, data in reversed(list(result.files.items())):  # the one that names the others last
         write_atomically(out.with_suffix(suffix), data)
     return result.told(out, conversion, options)
+
+
+def _check_beside(conversion: Conversion, out: Path) -> None:
+    """InputError where a file beside the one to write belongs to another format's."""
+    for other in CONVERSIONS.values():
+        shared = set(other.beside) & set(conversion.beside)
+        if other != conversion and shared and (taken := out.with_suffix(other.suffix)).is_file():
+            raise InputError(
+                f"would replace {out.with_suffix(min(shared)).name}, which belongs to {taken.name}",
+                where=out,
+                expected="another name, or another folder",
+            )
 
 
 def _source(model: Path, options: ConvertOptions, *, dense: bool) -> tuple[Path, ConvertOptions]:

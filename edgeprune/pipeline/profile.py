@@ -38,8 +38,8 @@ def profile(
     estimates for the devices of these profiles; the result is kept in a bundle, if it is one.
 
     In another precision than FP32 the networks are converted first, with `data` to calibrate and to compare on; a
-    bundle keeps these files, too. What could not be measured is in the result's `failures`; where that is everything,
-    the first error is raised.
+    bundle keeps these files, too. Nothing is timed on a target that gives other outputs than ONNX Runtime. What could
+    not be measured is in the result's `failures`; where that is everything, the first error is raised.
     """
     sweep = Sweep.of(targets, options, thread_counts)
     devices = [load_profile(name) for name in device_profiles]

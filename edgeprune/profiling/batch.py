@@ -12,6 +12,7 @@ from edgeprune.errors import InputError, first_line
 from edgeprune.io import progress
 from edgeprune.io.arrays import Feeds
 from edgeprune.onnx_files.inputs import input_specs
+from edgeprune.profiling.agreement import References
 from edgeprune.profiling.environment import crowding, load_average, peak_memory_mb, usable_core_numbers, usable_cores
 from edgeprune.profiling.layers import LayerTimes, above_peak, layer_rows, over, rounded, time_layers
 from edgeprune.profiling.measurement import (
@@ -48,10 +49,13 @@ _OUT_OF_MEMORY = (
 )
 
 
-def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options: ProfileOptions) -> Result:
+def measure_batch(
+    runners: Mapping[Which, ProfiledRunner], batch: Batch, options: ProfileOptions, references: References | None = None
+) -> Result:
     """Run the models in turn, and their layers; `runners` holds "pruned" and, where there is a baseline, "dense".
 
-    InputError where there is not enough memory.
+    InputError where there is not enough memory; GateError, before anything is timed, where outputs are not those of
+    `references`.
     """
     with memory_checked(batch.target, batch.size):
         values = random_feeds(input_specs(batch.pair.pruned), batch.size, options.seed)
@@ -61,6 +65,9 @@ def measure_batch(runners: Mapping[Which, ProfiledRunner], batch: Batch, options
     pruned = runners["pruned"]
     times, notes = LayerTimes(), list[str]()
     with memory_checked(batch.target, batch.size):
+        if references is not None:
+            for which, runner in runners.items():
+                references.require(which, batch.size, runner, feeds[which])
         runs: dict[str, Run] = {which: runner.prepared(feeds[which]) for which, runner in runners.items()}
         taken = _Taken.of(runs, options)
         energies = _energies(runs, batch.target)

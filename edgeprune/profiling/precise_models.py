@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edgeprune.bundles.names import DENSE_MODEL, MODEL
-from edgeprune.errors import InputError
+from edgeprune.errors import GateError, InputError
 from edgeprune.io import progress
 from edgeprune.io.arrays import Feeds, load_array
 from edgeprune.onnx_files.inputs import input_specs, output_specs, static_batch
 from edgeprune.onnx_files.model import load_model, save_onnx
-from edgeprune.precision.formats import Precision, PrecisionRecord, tolerance
+from edgeprune.precision.formats import Precision, PrecisionRecord, require_precise, tolerance
 from edgeprune.precision.half import to_half
 from edgeprune.precision.quantization import to_int8
 from edgeprune.profiling.batch import memory_checked
@@ -50,6 +50,14 @@ class PreciseModels:
     """Target -> its converted files; targets that convert for themselves are left out."""
     records: tuple[PrecisionRecord, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def refusal(self, target: str) -> GateError | None:
+        """Why nothing is timed on this target: its outputs are outside the tolerance. None if they are not."""
+        try:
+            require_precise(record for record in self.records if record.target == target)
+        except GateError as error:
+            return error
+        return None
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ def precise_models(
     """Convert the networks into `folder` as the targets need it, run them there, and compare them with FP32.
 
     InputError if a target cannot be used, or a network cannot be converted or run. What is outside the tolerance is
-    recorded, and is no error here.
+    recorded, and is no error here: on such a target nothing is timed.
     """
     precision, run = options.precision, options.run_options()
     wanted = {name: registry.require(name, precision) for name in targets}

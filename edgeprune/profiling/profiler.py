@@ -26,6 +26,7 @@ from edgeprune.io import progress
 from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.onnx_files.inputs import input_specs, output_specs
 from edgeprune.precision.formats import Precision
+from edgeprune.profiling.agreement import References
 from edgeprune.profiling.batch import measure_batch, memory_checked
 from edgeprune.profiling.environment import current_environment
 from edgeprune.profiling.explaining.advice import advice
@@ -58,21 +59,28 @@ MakeRunner = Callable[[Which], ProfiledRunner]
 
 
 def profile_files(
-    subject: Subject, targets: Sequence[str], options: ProfileOptions, engines: Path | None = None
+    subject: Subject,
+    targets: Sequence[str],
+    options: ProfileOptions,
+    engines: Path | None = None,
+    references: Path | None = None,
 ) -> ProfileResult:
     """Measure a subject's networks (or the one, without a baseline) on every target, with every batch size.
 
-    In `engines` a runtime may keep what it builds for this device. InputError as `check_measurable`, and what runtimes
-    refuse.
+    In `engines` a runtime may keep what it builds for this device; in `references` may be what the networks give in
+    ONNX Runtime (`References`). InputError as `check_measurable`, and what runtimes refuse; GateError where a target
+    gives other outputs, before it is timed.
     """
     check_measurable(subject, targets, options)
     modules = subject.modules() if any(registry.target_named(name).runs == "module" for name in targets) else {}
     environment = current_environment(options.threads)
-    results = []
+    results, is_full = [], options.precision == "fp32"
     for target in targets:
         pair = subject.pair_for(registry.target_named(target))
         make = _maker(target, subject.files_for(registry.target_named(target)), pair, options, modules, engines)
-        results += [_advised(result, subject, pair) for result in profile_runners(make, pair, target, options)]
+        # In other precisions outputs were compared when the networks were converted.
+        held = References(subject.networks, options.seed, options.threads, references) if is_full else None
+        results += [_advised(result, subject, pair) for result in profile_runners(make, pair, target, options, held)]
     settings = Settings(
         options.warmup,
         options.iterations,
@@ -115,8 +123,11 @@ def check_measurable(subject: Subject, targets: Sequence[str], options: ProfileO
             random_feeds(input_specs(pair.pruned), least, options.seed)
 
 
-def profile_runners(make: MakeRunner, pair: Pair, target: str, options: ProfileOptions) -> list[Result]:
-    """One result a batch size. `make` is called once with "pruned" and, if the pair has one, once with "dense"."""
+def profile_runners(
+    make: MakeRunner, pair: Pair, target: str, options: ProfileOptions, references: References | None = None
+) -> list[Result]:
+    """One result a batch size. `make` is called once with "pruned" and, if the pair has one, once with "dense". Outputs
+    are compared with the references, if there are any."""
     machine = machine_facts(target, options.threads, options.machine_profile)
     if options.precision != "fp32":  # blocks, rates and peaks are those of FP32
         machine = MachineFacts(0, options.threads, dispatch_ms=machine.dispatch_ms)
@@ -130,7 +141,7 @@ def profile_runners(make: MakeRunner, pair: Pair, target: str, options: ProfileO
             stack.callback(runners[name].close)
         stack.enter_context(pinned(options.pin[:1]))
         tracked = progress.track(batches, f"profiling on {target}", total=len(batches))
-        return [measure_batch(runners, batch, options) for batch in tracked]
+        return [measure_batch(runners, batch, options, references) for batch in tracked]
 
 
 def check_targets(names: Sequence[str], precision: Precision = "fp32") -> None:

@@ -200,6 +200,9 @@ class Result(msgspec.Struct, frozen=True):
     """What to try next, the largest gain first."""
 
 
+FailureKind = Literal["input", "gate", "bug", "interrupted"]
+
+
 class SweepFailure(msgspec.Struct, frozen=True):
     """One target with one number of threads that has no results for these batch sizes."""
 
@@ -207,8 +210,9 @@ class SweepFailure(msgspec.Struct, frozen=True):
     threads: int
     error: str
     """One line."""
-    kind: Literal["input", "bug", "interrupted"] = "input"
-    """Whose fault it is: the user's input or machine, edgeprune's own, or nobody's: the user ended the sweep."""
+    kind: FailureKind = "input"
+    """Whose fault it is: the user's input or machine, the runtime's, whose outputs are wrong (gate), edgeprune's own
+    (bug), or nobody's: the user ended the sweep."""
     batch_sizes: tuple[int, ...] = ()
     """Empty: all."""
 

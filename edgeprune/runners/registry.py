@@ -13,6 +13,7 @@ from edgeprune.precision.formats import Precision
 from edgeprune.runners.base import TargetState
 from edgeprune.runners.gpu import check_tf32
 from edgeprune.runners.litert import targets as litert
+from edgeprune.runners.ncnn import targets as ncnn
 from edgeprune.runners.onnxruntime import targets as onnxruntime
 from edgeprune.runners.openvino import targets as openvino
 from edgeprune.runners.target import OpenOptions, Source, Target
@@ -29,6 +30,7 @@ TARGETS: Mapping[str, Target] = {
         *tensorrt.TARGETS,
         *openvino.TARGETS,
         *litert.TARGETS,
+        *ncnn.TARGETS,
         *torch.TARGETS,
     )
 }

@@ -13,6 +13,7 @@ from edgeprune.io.arrays import Feeds
 from edgeprune.lowering.forms import Form
 from edgeprune.lowering.record import FromCache
 from edgeprune.onnx_files.inputs import input_specs
+from edgeprune.profiling.agreement import allowed, reference_outputs, require_agreement
 from edgeprune.profiling.layer_times import LayerTime, ModelLayers, attribute_times
 from edgeprune.profiling.measurement import NOISY, Measurement, interleave
 from edgeprune.profiling.setup import random_feeds
@@ -59,8 +60,9 @@ class Timer:
     def layer_times(self, models: Mapping[Form, ModelProto]) -> dict[Form, dict[str, LayerTime]]:
         """The times of each model's layers, with the Gathers and the reordering of data that they need."""
         with ExitStack() as stack:
-            runners = {form: self._open(model, stack) for form, model in models.items()}
-            recorders = {form: runner.recorder(self._feeds(runner, models[form])) for form, runner in runners.items()}
+            opened = {form: self._open(model, f"each layer {form}", stack) for form, model in models.items()}
+            runners = {form: runner for form, (runner, _) in opened.items()}
+            recorders = {form: runner.recorder(feeds) for form, (runner, feeds) in opened.items()}
             order = list(recorders)
             for number in progress.track(range(WARMUP + RUNS), "timing every layer in each form", total=WARMUP + RUNS):
                 for form in order if number % 2 else reversed(order):
@@ -72,15 +74,18 @@ class Timer:
                 found[form] = attribute_times(nodes, original, _owners(model, self.options.batch_size))[0]
         return found
 
-    def _open(self, model: ModelProto, stack: ExitStack) -> TunedRunner:
-        run = OpenOptions(self.options.run_options())
-        runner = cast(TunedRunner, open_runner(self.options.target, Source(model), run))
+    def _open(self, model: ModelProto, what: str, stack: ExitStack) -> tuple[TunedRunner, Feeds]:
+        """The network on the target, and inputs for it; GateError if it does not give ONNX Runtime's outputs there."""
+        target, run = self.options.target, self.options.run_options()
+        runner = cast(TunedRunner, open_runner(target, Source(model), OpenOptions(run)))
         stack.callback(runner.close)
-        return runner
-
-    def _feeds(self, runner: TunedRunner, model: ModelProto) -> Feeds:
         values = random_feeds(input_specs(model), self.options.batch_size, self.options.seed)
-        return dict(zip(runner.input_names, values, strict=True))
+        feeds = dict(zip(runner.input_names, values, strict=True))
+        expected = reference_outputs(model, values, run.threads)
+        require_agreement(
+            expected, list(runner.run(feeds).values()), allowed(model), f"target {target}: the network ({what})"
+        )
+        return runner, feeds
 
     def keep(self, key: str, time: CachedTime) -> None:
         """Remember what was measured."""
@@ -108,8 +113,8 @@ class Timer:
         with ExitStack() as stack:
             runs = {}
             for name, model in models.items():
-                runner = self._open(model, stack)
-                runs[name] = runner.prepared(self._feeds(runner, model))
+                runner, feeds = self._open(model, name, stack)
+                runs[name] = runner.prepared(feeds)
             for _ in range(REPEATS):
                 taken = interleave(runs, warmup=2, iterations=60, time_limit_s=seconds * len(runs))
                 if not best or _spread(taken) < _spread(best):

@@ -43,7 +43,8 @@ def tune(model: ModelProto, dense: ModelProto | None, profile: DeviceProfile, op
     """The fastest forms of the grouped layers of a model (all grouped), on the target.
 
     `dense` is the network before pruning; `profile` gives the channel block for padding, and a prediction to compare
-    with. InputError if the batch size does not fit the model.
+    with. InputError if the batch size does not fit the model; GateError if the target gives other outputs than ONNX
+    Runtime, before anything is timed on it.
     """
     options.check()
     environment = current_environment(options.threads)

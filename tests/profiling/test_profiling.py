@@ -493,13 +493,7 @@ class TestTorch:
 
     @pytest.fixture
     def modules(self) -> dict[str, Any]:
-        torch = pytest.importorskip("torch")
-        torch.manual_seed(0)
-
-        def network(groups: int) -> Any:
-            return torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3, padding=1), torch.nn.Conv2d(32, 32, 3, groups=groups))
-
-        return {"dense": network(1), "pruned": network(2)}
+        return {"dense": small.module(0), "pruned": small.module(1)}
 
     def test_torch_modules_are_profiled_like_files(self, tmp_path: Path, modules: dict[str, Any]) -> None:
         dense, pruned = small.write_models(tmp_path)
@@ -525,15 +519,15 @@ class TestTorch:
         assert [form.executed_macs // form.macs for form in forms] == [2, 1]
         assert results[0].theoretical_speedup == results[1].theoretical_speedup
 
-    def test_the_runner_gives_outputs_and_times_of_modules(self, modules: dict[str, Any]) -> None:
-        import torch
-
+    def test_the_runner_gives_outputs_and_times_of_modules(self) -> None:
+        torch = pytest.importorskip("torch")
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3, padding=1), torch.nn.Conv2d(32, 32, 3))
         from edgeprune.runners.torch.runner import TorchRunner
 
-        runner = TorchRunner(modules["dense"], ("x",))
+        runner = TorchRunner(network, ("x",))
         x = np.ones((2, 3, 8, 8), np.float32)
         (output,) = runner.run({"x": x}).values()
-        np.testing.assert_array_equal(output, modules["dense"](torch.from_numpy(x)).detach().numpy())
+        np.testing.assert_array_equal(output, network(torch.from_numpy(x)).detach().numpy())
         nodes = runner.profile_nodes({"x": x}, 3)
         assert [(node.name, node.op_type) for node in nodes] == [("0", "Conv2d"), ("1", "Conv2d")]
         assert all(node.mean_ms > 0 for node in nodes)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -16,6 +18,7 @@ from edgeprune.lowering.forms import DENSE, GROUPED, SPLIT, Form
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import LoweringRecord, NetworkTime, layer_choices
+from edgeprune.onnx_files.constants import constants
 from edgeprune.onnx_files.macs import count_macs
 from edgeprune.onnx_files.model import check_model, load_model
 from edgeprune.plans.plan import LayerPlan, Plan
@@ -90,6 +93,33 @@ def _model(
         constants,
     )
     return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def module(which: int) -> Any:
+    """The small bundle's dense (0) or pruned (1) network in torch."""
+    torch = pytest.importorskip("torch")
+    weights = {name: numpy_helper.to_array(tensor).copy() for name, tensor in constants(models()[which]).items()}
+    groups = GROUPS if which else 1
+
+    class Small(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            channels = CHANNELS
+            self.stem = torch.nn.Conv2d(3, channels, 3, padding=1, bias=False)
+            self.middle = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False, groups=groups)
+            self.last = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+            self.head = torch.nn.Linear(channels, CLASSES, bias=False)
+            layers = {STEM: self.stem, MIDDLE: self.middle, LAST: self.last, HEAD: self.head}
+            for name, layer in layers.items():
+                layer.weight.data = torch.from_numpy(weights[f"{name}.weight"])
+            self.index = torch.from_numpy(weights.get("index", np.arange(channels)))
+
+        def forward(self, x: Any) -> Any:
+            x = self.stem(x).relu()
+            x = self.middle(torch.index_select(x, 1, self.index.to(x.device))).relu()
+            return self.head(self.last(x).mean((2, 3)))
+
+    return Small().eval()
 
 
 def write_models(folder: Path, middle: str = MIDDLE, batch: int | str = "batch") -> tuple[Path, Path]:

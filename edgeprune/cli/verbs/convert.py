@@ -36,13 +36,15 @@ def convert(
     - `edgeprune convert out/ --to tflite -o model.tflite`
     - `edgeprune convert out/ --to tflite --dense -o dense.tflite`
     - `edgeprune convert yolo.onnx --to tflite --input-size 640,640 --io-layout nchw -o yolo.tflite`
+    - `edgeprune convert out/ --to ncnn -o model.param`
 
     Parameters
     ----------
     model
         An ONNX file, or a bundle with one.
     to
-        Format: tflite (LiteRT, TensorFlow Lite).
+        Format: tflite (LiteRT, TensorFlow Lite), ncnn (a .param file and a .bin beside it), openvino (an .xml file
+        and a .bin beside it).
     input_size
         Sizes of the input's last axes, such as H,W or C,H,W, for an ONNX file that leaves more open than the batch,
         which becomes 1.
@@ -65,8 +67,9 @@ def convert(
 
 def show(result: ConvertedFile) -> None:
     """What was written, and how near it is."""
+    layout = f", inputs and outputs in {result.io_layout.upper()}" if result.io_layout else ""
     pairs = [
-        ("format", f"{result.format}, inputs and outputs in {result.io_layout.upper()}"),
+        ("format", f"{result.format}{layout}"),
         ("size", f"{result.bytes:,} bytes"),
         ("difference from ONNX Runtime", f"{result.max_rel:.1e} of the outputs' range"),
     ]

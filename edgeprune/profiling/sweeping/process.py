@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeprune.errors import InputError
+from edgeprune.errors import GateError, InputError
 from edgeprune.io import progress
 from edgeprune.profiling.result import ProfileResult
 from edgeprune.profiling.setup import ProfileOptions
@@ -37,6 +37,8 @@ class ProfileJob(msgspec.Struct, frozen=True):
     options: ProfileOptions
     engines: Path | None = None
     """Folder of what runtimes built for this device, which they use again."""
+    references: Path | None = None
+    """Folder of what the networks give in ONNX Runtime."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -48,10 +50,14 @@ class Failure(msgspec.Struct, frozen=True):
     remedy: str = ""
     is_bug: bool = False
     """Then `what` is a traceback; else it was the user's input."""
+    is_gate: bool = False
+    """The outputs were wrong."""
 
     def error(self) -> Exception:
         if self.is_bug:
             return RuntimeError(f"the measuring process failed:\n{self.what}")
+        if self.is_gate:
+            return GateError(self.what)
         return InputError(self.what, where=self.where, expected=self.expected, remedy=self.remedy)
 
 

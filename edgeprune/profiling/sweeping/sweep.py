@@ -5,28 +5,31 @@ What fails, or is ended by the user, does not take with it what was measured bef
 
 from __future__ import annotations
 
+import tempfile
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from edgeprune.devices.device_profile import DeviceProfile
-from edgeprune.errors import InputError, Interrupted
+from edgeprune.errors import GateError, InputError, Interrupted
 from edgeprune.onnx_files.model import load_model
 from edgeprune.precision.quantization import require_full_precision
+from edgeprune.profiling.agreement import References
 from edgeprune.profiling.estimating.estimates import Estimate, estimate
 from edgeprune.profiling.precise_models import PreciseModels, load_samples, precise_models
 from edgeprune.profiling.profiler import check_measurable, check_targets, profile_files
-from edgeprune.profiling.result import ProfileResult, SweepFailure
+from edgeprune.profiling.result import FailureKind, ProfileResult, SweepFailure
 from edgeprune.profiling.setup import ProfileOptions
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweeping.process import ProfileJob, run_apart
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.registry import target_named
+
+_Failed = tuple[ProfileJob, BaseException]
 
 
 @dataclass(frozen=True)
@@ -89,16 +92,34 @@ class Sweep:
 
         Where that is everything, the first error is raised.
         """
-        subject = replace(subject, converted=precise.files)
-        jobs = deque(
-            ProfileJob(subject, target, self.options.with_threads(count), engines)
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as references:
+            taken, failed = self._run(self._jobs(subject, precise, engines, Path(references)), precise)
+        if not taken:
+            raise failed[0][1]
+        return self._joined(taken, precise, [_failure(job, error) for job, error in failed])
+
+    def _jobs(self, subject: Subject, precise: PreciseModels, engines: Path, references: Path) -> deque[ProfileJob]:
+        """What is to be measured. Into `references` goes what the networks give in ONNX Runtime."""
+        options = self.options
+        if options.precision == "fp32":
+            threads = max(self.thread_counts)
+            References(subject.networks, options.seed, threads, references).write(options.batch_sizes)
+        converted = replace(subject, converted=precise.files)
+        return deque(
+            ProfileJob(converted, target, options.with_threads(count), engines, references)
             for target in self.targets
             for count in self.thread_counts
         )
+
+    def _run(self, jobs: deque[ProfileJob], precise: PreciseModels) -> tuple[list[ProfileResult], list[_Failed]]:
+        """The results of all jobs that could be measured, and what became of the others."""
         taken: list[ProfileResult] = []
-        failed: list[tuple[ProfileJob, BaseException]] = []
+        failed: list[_Failed] = []
         while jobs:
             job = jobs.popleft()
+            if refusal := precise.refusal(job.target):
+                failed.append((job, refusal))
+                continue
             try:
                 taken.append(run_apart(job) if self.options.fresh_process else measure(job))
             except KeyboardInterrupt as stop:
@@ -113,9 +134,7 @@ class Sweep:
                     jobs.extendleft(msgspec.structs.replace(job, options=options) for options in alone)
                 else:
                     failed.append((job, error))
-        if not taken:
-            raise failed[0][1]
-        return self._joined(taken, precise, [_failure(job, error) for job, error in failed])
+        return taken, failed
 
     def _joined(
         self, taken: Sequence[ProfileResult], precise: PreciseModels, failures: Sequence[SweepFailure]
@@ -134,12 +153,12 @@ class Sweep:
 
 def measure(job: ProfileJob) -> ProfileResult:
     """One target with one number of threads, in this process."""
-    return profile_files(job.subject, (job.target,), job.options, job.engines)
+    return profile_files(job.subject, (job.target,), job.options, job.engines, job.references)
 
 
 def require_complete(result: ProfileResult, *, told: bool = False) -> None:
-    """InputError, or whatever else it comes to, where a part of a sweep could not be measured; without the reasons if
-    the user was told of them."""
+    """InputError, GateError for wrong outputs, or whatever else it comes to, where a part of a sweep could
+    not be measured; without the reasons if the user was told of them."""
     if not result.failures:
         return
     jobs = [failure.setting for failure in result.failures]
@@ -148,17 +167,21 @@ def require_complete(result: ProfileResult, *, told: bool = False) -> None:
         raise Interrupted(f"interrupted; all was measured but {'; '.join(jobs)}")
     reasons = [f"{job} ({failure.error})" for job, failure in zip(jobs, result.failures, strict=True)]
     text = f"all was measured but {'; '.join(jobs if told else reasons)}"
-    raise RuntimeError(text) if "bug" in kinds else InputError(text)
+    if "bug" in kinds:
+        raise RuntimeError(text)
+    raise GateError(text) if "gate" in kinds else InputError(text)
 
 
 def _failure(job: ProfileJob, error: BaseException) -> SweepFailure:
     """The record of what happened; a bug's traceback goes to standard error, where bugs are told."""
 
-    def failed(told: str, kind: Literal["input", "bug", "interrupted"]) -> SweepFailure:
+    def failed(told: str, kind: FailureKind) -> SweepFailure:
         return SweepFailure(job.target, job.options.threads, told, kind, job.options.batch_sizes)
 
     if isinstance(error, KeyboardInterrupt):
         return failed("interrupted", "interrupted")
+    if isinstance(error, GateError):
+        return failed(str(error), "gate")
     if isinstance(error, InputError):
         return failed(str(error), "input")
     traceback.print_exception(error)

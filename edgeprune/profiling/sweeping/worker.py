@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeprune.errors import InputError
+from edgeprune.errors import GateError, InputError
 from edgeprune.io import progress
 from edgeprune.profiling.sweeping import sweep
 from edgeprune.profiling.sweeping.process import FAILURE, INTERRUPTED, JOB, RESULT, Failure, Request
@@ -22,6 +22,8 @@ def work(folder: Path) -> None:
     try:
         with progress.shown(request.shows_progress):
             result = sweep.measure(request.job)
+    except GateError as error:
+        (folder / FAILURE).write_bytes(msgspec.json.encode(Failure(str(error), is_gate=True)))
     except InputError as error:
         failure = Failure(error.what, error.where, error.expected, error.remedy)
         (folder / FAILURE).write_bytes(msgspec.json.encode(failure))

@@ -14,6 +14,8 @@ import numpy as np
 from onnx import ModelProto
 
 from edgeprune.errors import InputError
+from edgeprune.exporters.openvino.ir import reason
+from edgeprune.exporters.openvino.package import import_openvino
 from edgeprune.io.arrays import Array, Feeds
 from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.onnx_files.inputs import input_specs, output_specs
@@ -23,11 +25,11 @@ from edgeprune.runners.base import NodeTime, RunOptions
 from edgeprune.runners.cores import pinned
 from edgeprune.runners.feeds import check_feeds
 from edgeprune.runners.opened import OpenedRunner
-from edgeprune.runners.openvino.package import import_openvino
 
 openvino: Any = import_openvino()
 
 DEVICE = "CPU"
+XML = ".xml"
 _NOT_RUN = frozenset({"Const", "Input", "Output"})
 
 
@@ -88,20 +90,30 @@ class OpenVinoRunner(OpenedRunner):
         *,
         precision: Precision = "fp32",
     ) -> None:
-        """InputError if the model is none, or OpenVINO cannot read it."""
+        """`model`: ONNX, or OpenVINO's own `.xml` with its `.bin` beside it, whose layers keep OpenVINO's names.
+
+        InputError if the model is none, or OpenVINO cannot read it.
+        """
         super().__init__(options)
         self._precision = precision
-        proto = as_model(model)
-        self._inputs, self._outputs = input_specs(proto), output_specs(proto)
-        self.input_names = tuple(spec.name for spec in self._inputs)
-        self.output_names = tuple(spec.name for spec in self._outputs)
-        self._nodes = frozenset(node.name for node in proto.graph.node)
-        self._writers = {value: node.name for node in proto.graph.node for value in node.output}
-        self._data = proto.SerializeToString()
         self._core: Any = openvino.Core()
         self._compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
         self._original: dict[str, str] = {}
-        self._read()
+        self._source: str | bytes
+        if isinstance(model, str | Path) and Path(model).suffix == XML:
+            self._source = str(model)
+            read = self._read()
+            self._inputs, self._outputs = (tuple(map(_spec, values)) for values in (read.inputs, read.outputs))
+            self._nodes, self._writers = frozenset[str](), dict[str, str]()
+        else:
+            proto = as_model(model)
+            self._inputs, self._outputs = input_specs(proto), output_specs(proto)
+            self._nodes = frozenset(node.name for node in proto.graph.node)
+            self._writers = {value: node.name for node in proto.graph.node for value in node.output}
+            self._source = proto.SerializeToString()
+            self._read()
+        self.input_names = tuple(spec.name for spec in self._inputs)
+        self.output_names = tuple(spec.name for spec in self._outputs)
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
@@ -173,11 +185,11 @@ class OpenVinoRunner(OpenedRunner):
 
     def _read(self) -> Any:
         try:
-            return self._core.read_model(self._data)
+            return self._core.read_model(self._source)
         except RuntimeError as error:
             raise InputError(
-                f"OpenVINO cannot read it: {_reason(error)}",
-                where="ONNX model",
+                f"OpenVINO cannot read it: {reason(error)}",
+                where=self._source if isinstance(self._source, str) else "ONNX model",
                 expected=f"operations that OpenVINO {openvino.__version__} knows",
                 remedy="choose another --target",
             ) from error
@@ -200,7 +212,7 @@ class OpenVinoRunner(OpenedRunner):
             request = compiled.create_infer_request()
         except RuntimeError as error:
             raise InputError(
-                f"OpenVINO cannot compile it: {_reason(error)}", where="ONNX model", remedy="choose another --target"
+                f"OpenVINO cannot compile it: {reason(error)}", where="ONNX model", remedy="choose another --target"
             ) from error
         self._original = self._original_nodes(compiled.get_runtime_model())
         return _Compiled(compiled, request)
@@ -209,7 +221,7 @@ class OpenVinoRunner(OpenedRunner):
         try:
             request.infer({name: np.ascontiguousarray(feeds[name]) for name in self.input_names})
         except RuntimeError as error:
-            raise InputError(f"OpenVINO cannot run the model on this input: {_reason(error)}") from error
+            raise InputError(f"OpenVINO cannot run the model on this input: {reason(error)}") from error
 
     def _original_nodes(self, graph: Any) -> dict[str, str]:
         """Node that OpenVINO runs -> the ONNX model's node; empty for a reordering of data.
@@ -228,13 +240,11 @@ class OpenVinoRunner(OpenedRunner):
         return found
 
 
+def _spec(port: Any) -> TensorSpec:
+    """What OpenVINO says of an input or output."""
+    shape = tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+    return TensorSpec(port.get_any_name(), shape, np.dtype(port.get_element_type().to_dtype()).name)
+
+
 def _shapes(feeds: Feeds, names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     return tuple(np.shape(feeds[name]) for name in names)
-
-
-def _reason(error: RuntimeError) -> str:
-    """OpenVINO's text without places in its sources, and without its advice on writing extensions."""
-    left_out = ("Exception from", "Check '", "FrontEnd API failed", "Summary:", "To facilitate")
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line.removeprefix("-- ") for line in lines if line and not line.startswith(left_out)]
-    return ": ".join(told).rstrip(".:") or type(error).__name__

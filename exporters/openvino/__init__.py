@@ -1,0 +1,1 @@
+"""ONNX -> OpenVINO's own files (IR), by OpenVINO."""
