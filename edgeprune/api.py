@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -64,6 +65,7 @@ def prune(
     include_shortcuts: bool = False,
     skip: Sequence[str] = (),
     align: int | Literal["auto", "none"] = "none",
+    gathers: Literal["any", "none"] = "any",
     device_profile: str | Path = "",
     data: Dataset | str | None = None,
     heal: float | Literal["auto", "none"] = "auto",
@@ -75,9 +77,10 @@ def prune(
     groups and rate where they are left out. `budget` is what may be left, such as {"macs": 0.5}; `layer_rates` gives
     layers, by name or pattern, rates of their own. `tickets` is a folder with checkpoints of earlier epochs. `align` is
     a multiple that channels a group, and of thinner layers, shall be; "auto" takes the channel block of
-    `device_profile`, by default that of this machine. `data` is for a method that chooses on images (gkp-cal): a
-    `Dataset`, all of which is looked at, or a source as the command line names it. `heal`: minutes for which the pruned
-    network is trained, without labels, to give what `model` gives on `data`; "auto": some, after such a method alone.
+    `device_profile`, by default this machine's. gathers="none" leaves none: what needs one stays dense. `data` is for a
+    method that chooses on images (gkp-cal): a `Dataset`, all of which is looked at, or a source as the command line
+    names it. `heal`: minutes of training, without labels, to give what `model` gives on `data`; "auto": some, after
+    such a method alone.
     Raises InputError for anything that cannot be pruned as asked.
     """
     if not isinstance(groups, int | None):
@@ -89,7 +92,7 @@ def prune(
         include_first=include_first, include_shortcuts=include_shortcuts, skip=skip, align=align,
         device_profile=device_profile,
     )  # fmt: skip
-    folder = Path(tickets) if tickets else None
+    request, folder = replace(request, allows_gathers=gathers == "any"), Path(tickets) if tickets else None
     options = PruneOptions(method, request, _assignments(settings), folder, str(device_profile))
     require_images(load_method(method), given=data is not None)
     how = DataOptions(heal=Heal.parse(heal), seed=seed)
@@ -236,7 +239,6 @@ def _request(
     include_shortcuts: bool = False,
     skip: Sequence[str] = (),
     align: int | Literal["auto", "none"] = "none",
-    gathers: Literal["any", "none"] = "any",
     device_profile: str | Path = "",
 ) -> PruneRequest:
     """What is asked of a method; InputError for what it does not take."""
@@ -254,7 +256,6 @@ def _request(
         tuple(rates.items()),
         channel_block_for(align, device_profile or limits.profile),
         gather_price_for(align, device_profile or limits.profile),
-        gathers == "any",
     )
 
 
@@ -270,14 +271,13 @@ def _how(
 ) -> tuple[DeployOptions, LowerOptions]:
     """How to write the files, and each layer in them."""
     tuning = TuneOptions(threads=threads, cache=default_path()) if tune else None
-    deploy = DeployOptions(ExportOptions(opset=opset), seed=seed, to=tuple(to))
-    return deploy, LowerOptions(device_profile, tuning, as_planned)
+    lowering = LowerOptions(device_profile, tuning, as_planned)
+    return DeployOptions(ExportOptions(opset=opset), seed=seed, to=tuple(to)), lowering
 
 
 def _check_keywords(function: str, given: Mapping[str, object], known: type) -> None:
     """TypeError for what the function does not take, under its own name."""
-    unknown = [name for name in given if name not in known.__annotations__]
-    if unknown:
+    if unknown := [name for name in given if name not in known.__annotations__]:
         raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}")
 
 

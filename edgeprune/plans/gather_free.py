@@ -6,6 +6,8 @@ along, and gives up the multiply-adds that its groups would have saved.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from edgeprune.errors import InputError
@@ -20,17 +22,23 @@ WHOLE = "keeps all filters: an addition without some of them needs a Gather"
 def without_gathers(plan: Plan, graph: Graph) -> Plan:
     """The plan with as many of its groups as need no Gather; each layer whose groups go has a note that says so.
 
-    One layer after another goes, the one whose Gathers move most for each multiply-add that its groups save. InputError
+    One layer after another goes, the one whose Gathers move most for each multiply-add that its groups save; where
+    Gathers stand in shortcuts alone, all that share the channels of one. InputError
     if nothing is left of the plan.
     """
     grouped = plan.grouped()
     while (gathers := planned_gathers(grouped, graph)).count:
-        worst = max(_suspects(gathers, grouped, graph), key=lambda name: _moved_a_mac(name, gathers, grouped, graph))
-        del grouped[worst]
+        beside = [name for name in grouped if name in gathers.inputs or name in gathers.outputs]
+        if beside:
+            gone = [max(beside, key=lambda name: _moved_a_mac(name, gathers, grouped, graph))]
+        else:
+            gone = _around_cheapest_padding(grouped, graph)
+        for name in gone:
+            del grouped[name]
     if plan.grouped() and not grouped and not plan.thins:
         raise needs_gathers(plan.method)
-    gone = plan.grouped().keys() - grouped.keys()
-    layers = tuple(LayerPlan(entry.name, note=NOTE) if entry.name in gone else _whole(entry) for entry in plan.layers)
+    dense = plan.grouped().keys() - grouped.keys()
+    layers = tuple(LayerPlan(entry.name, note=NOTE) if entry.name in dense else _whole(entry) for entry in plan.layers)
     return msgspec.structs.replace(plan, layers=layers)
 
 
@@ -48,19 +56,25 @@ def needs_gathers(method: str) -> InputError:
     )
 
 
-def _suspects(gathers: PlannedGathers, grouped: dict[str, LayerPlan], graph: Graph) -> list[str]:
-    """The layers beside Gathers, in forward order; where these stand in shortcuts alone, all that read or write the
-    shortcuts' channels."""
-    if beside := [name for name in grouped if name in gathers.inputs or name in gathers.outputs]:
-        return beside
-    padded = {name for padding in graph.paddings for name in (padding.source, padding.target)}
-    return [name for name in grouped if {graph.layer(name).reads, graph.layer(name).writes} & padded] or [*grouped]
+def _around_cheapest_padding(grouped: Mapping[str, LayerPlan], graph: Graph) -> list[str]:
+    """Where Gathers stand in zero-channel shortcuts alone: all layers that read or write the set of channels, of those
+    beside the shortcuts, whose groups save least."""
+    around: dict[str, list[str]] = {}
+    for padding in graph.paddings:
+        for coupled in (padding.source, padding.target):
+            layers = [name for name in grouped if coupled in (graph.layer(name).reads, graph.layer(name).writes)]
+            if layers:
+                around[coupled] = layers
+    return min(around.values(), key=lambda names: sum(_saved(name, grouped, graph) for name in names))
 
 
-def _moved_a_mac(name: str, gathers: PlannedGathers, grouped: dict[str, LayerPlan], graph: Graph) -> float:
-    layer, entry = graph.layer(name), grouped[name]
-    left = sum(len(f) * len(i) for f, i in zip(entry.filters, entry.inputs, strict=True)) / (
-        layer.out_channels * layer.in_channels
-    )
+def _moved_a_mac(name: str, gathers: PlannedGathers, grouped: Mapping[str, LayerPlan], graph: Graph) -> float:
     moved = gathers.inputs.get(name, 0) + gathers.outputs.get(name, 0)
-    return moved / max(layer.macs * (1 - left), 1)
+    return moved / max(_saved(name, grouped, graph), 1)
+
+
+def _saved(name: str, grouped: Mapping[str, LayerPlan], graph: Graph) -> float:
+    """Multiply-adds that the layer's groups save."""
+    layer, entry = graph.layer(name), grouped[name]
+    kernels = sum(len(f) * len(i) for f, i in zip(entry.filters, entry.inputs, strict=True))
+    return layer.macs * (1 - kernels / (layer.out_channels * layer.in_channels))

@@ -106,9 +106,17 @@ def _cheapest(name: str, channels: int, problem: LayoutProblem, decided: Mapping
         if flat.is_permutation and flat not in candidates:
             candidates.append(flat)
 
+    candidates += [_padded(p, decided[p.source], channels) for p in incoming]
+
     def moved(layout: Selection) -> int:
         return sum(d.elements for d in demands if needs_gather(d, layout)) + sum(
             p.elements for p in incoming if padding_needs_gather(p, decided[p.source], layout)
         )
 
     return min(candidates, key=moved)  # the first of equals: identity, then forward order
+
+
+def _padded(padding: Padding, source: Selection, channels: int) -> Selection:
+    """The layout that plain zero padding of the source tensor gives."""
+    middle = [padding.lead + channel for channel in source.index]
+    return Selection.permutation([*range(padding.lead), *middle, *range(padding.lead + len(middle), channels)])

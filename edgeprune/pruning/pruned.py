@@ -148,12 +148,18 @@ def prune_network(
     given = method_input(load_method(options.method), network.model, graph, options.request, tickets, known, clock)
     result = decider.prune(given, settings)
     if not options.request.allows_gathers:
-        result = dataclasses.replace(result, plan=without_gathers(result.plan, graph))
+        result = _without_gathers(result, graph)
     weights = changed.model if changed else network.model
     if options.reconstruct and seen is not None:
         weights, looked_at = reconstructed(weights, result.plan, network, graph, seen), len(seen)
     pruned = carried_out(result, weights, network, graph, started, options.device_profile)
     return dataclasses.replace(pruned, calibration_images=looked_at)
+
+
+def _without_gathers(result: MethodResult, graph: Graph) -> MethodResult:
+    plan = without_gathers(result.plan, graph)
+    recovery = {name: share for name, share in result.recovery.items() if name in plan.grouped()}
+    return dataclasses.replace(result, plan=plan, recovery=recovery)
 
 
 def reconstructed(weights: nn.Module, plan: Plan, network: Network, graph: Graph, seen: Dataset) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from edgeprune.methods.base import PruneRequest
     from edgeprune.pruning.options import PruneOptions
     from edgeprune.pruning.while_training import MethodChoice
+
+WITHOUT_GATHER = frozenset({"ncnn"})
+"""Formats whose runtimes have no Gather."""
 
 
 @Parameter(name="*", group=PRUNING)
@@ -47,9 +52,6 @@ class MethodFlags:
     align: OptionalText = ""
     """Multiple that channels a group, in and out, and the channels of thinner layers shall be: auto for the channel
     block of the device profile, none, or a number such as 16. By default auto for gkp-cal in a budget, else none."""
-    gathers: Literal["any", "none"] = "any"
-    """none: leave no Gather in the network, for runtimes that have none (ncnn) or pay dearly for it; layers whose
-    groups need one stay dense."""
     device_profile: OptionalText = ""
     """Device type that the network is for, this machine's by default; `edgeprune list devices` shows all."""
 
@@ -97,7 +99,6 @@ class MethodFlags:
             layer_rates,
             channel_block_for(align, self.device),
             gather_price_for(align, self.device),
-            self.gathers == "any",
         )
 
 
@@ -124,12 +125,15 @@ class PruneFlags(MethodFlags):
     share_partitions: bool = True
     """Layers of a residual stream share their filter clusters, which saves Gathers; for tmi-gkp and gconv."""
 
+    gathers: Literal["auto", "any", "none"] = "auto"
+    """none: leave no Gather in the network; layers whose groups need one stay dense. auto: none where --to names a
+    runtime that has no Gather (ncnn), else any."""
     reconstruct: Switch = False
     """Fit what any method left, layer by layer, to what the dense layers give on the calibration images of --data (no
     labels): closed-form weights for its choice."""
 
-    def options(self, seed: int, data: str = "") -> PruneOptions:
-        """`data`: the source of images, if there are any."""
+    def options(self, seed: int, data: str = "", formats: Sequence[str] = ()) -> PruneOptions:
+        """`data`: the source of images, if there are any; `formats`: those that the network will be written in."""
         from edgeprune.methods import WITH_IMAGES, WITHOUT_IMAGES, require_taken
         from edgeprune.pruning.options import PruneOptions
 
@@ -137,10 +141,14 @@ class PruneFlags(MethodFlags):
         method = self.method or (WITH_IMAGES if recommended else WITHOUT_IMAGES)
         require_taken(method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
         request = self.request(method, seed, self.groups, self.share_partitions, recommended=recommended)
+        request = dataclasses.replace(request, allows_gathers=self._allows_gathers(formats))
         return PruneOptions(
             method, request, self.set, self.tickets, self.device, self.reconstruct,
             is_default=vars(self) | {"device_profile": ""} == vars(PruneFlags()),
         )  # fmt: skip
+
+    def _allows_gathers(self, formats: Sequence[str]) -> bool:
+        return not WITHOUT_GATHER.intersection(formats) if self.gathers == "auto" else self.gathers == "any"
 
 
 @Parameter(name="*", group=PRUNING)

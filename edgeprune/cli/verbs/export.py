@@ -105,6 +105,6 @@ def export(
     seed = common.seed
     lowering, split = export.lowering(pruning.device), export.split(pruning.device)
     how = (data.options(seed), export.options(seed), lowering, split, out.output())
-    bundle, pruned = steps.export(network.source(source, seed), pruning.options(seed, data.data), *how)
+    bundle, pruned = steps.export(network.source(source, seed), pruning.options(seed, data.data, export.to), *how)
     layers(pruned, bundle)
     common.write(bundle.manifest)

@@ -118,7 +118,7 @@ def gather(node: Node) -> list[Layer]:
     raise refused(
         node.proto,
         f"ncnn has no Gather, and this one takes {places.size} of {shape[axis]} places in another order",
-        "a plan without Gathers has none: edgeprune prune --method gconv --set gather_share=0",
+        "a plan without Gathers has none: edgeprune prune --method gconv --gathers none",
     )
 
 
