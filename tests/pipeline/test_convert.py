@@ -129,10 +129,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_export_adds_the_files_to_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remember_exports(monkeypatch)
     out = tmp_path / "out"
-    assert run("export", "--arch", "resnet8", "--random-init", "--groups", 2, "--to", "tflite", "-o", out) == 0
+    assert run("export", "--arch", "resnet8", "--random-init", "--groups", 2, "--to", "tflite,openvino", "-o", out) == 0
     bundle = open_bundle(out)
     assert bundle.faults() == []
-    assert {"model.tflite", "dense.tflite"} <= set(bundle.manifest.files)
+    assert {"model.tflite", "dense.tflite", "openvino/model.xml", "openvino/dense.bin"} <= set(bundle.manifest.files)
     planned = "plain.onnx" if bundle.has("plain.onnx") else "model.onnx"
     feeds = {"input": np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)}
     for name, source in (("model.tflite", planned), ("dense.tflite", "dense.onnx")):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import OutFlags, Seeded
-from edgeprune.cli.flags.kinds import EXPORT, Integer, OptionalInteger, OptionalPath, OptionalText, Switch, Texts, flags
+from edgeprune.cli.flags.kinds import EXPORT, Integer, OptionalInteger, OptionalPath, OptionalText, Switch, flags
 from edgeprune.cli.flags.method import PruneFlags
 from edgeprune.cli.flags.network import DataFlags, NetworkFlags
 from edgeprune.errors import InputError
@@ -39,17 +39,22 @@ class ExportFlags:
     """Measure on this machine which form of each layer is fastest, as `edgeprune tune` does."""
     threads: OptionalInteger = None
     """Of --tune: threads inside one operation, 1 by default."""
-    to: Texts = ()
-    """Write both networks for another runtime, too: tflite, as `edgeprune convert` does."""
+    to: OptionalText = ""
+    """Write both networks for other runtimes, too, separated by commas: tflite, openvino or ncnn, as `edgeprune
+    convert` does."""
     devices: OptionalText = ""
     """Split the groups over N devices, or those in a TOML file."""
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.to.split(",") if part.strip())
 
     def options(self, seed: int) -> DeployOptions:
         from edgeprune.deployment.options import DeployOptions
         from edgeprune.exporters.options import ExportOptions
 
         onnx = ExportOptions(opset=self.opset, dynamic_batch=not self.static_batch)
-        return DeployOptions(onnx, self.tolerance, self.parity_inputs, seed, self.to)
+        return DeployOptions(onnx, self.tolerance, self.parity_inputs, seed, self.formats)
 
     def lowering(self, device_profile: str) -> LowerOptions:
         from edgeprune.deployment.lower_bundle import LowerOptions
@@ -90,7 +95,7 @@ def export(
     - `edgeprune export --arch torchvision:resnet50 --random-init --groups 4 -o out`
     - `edgeprune export model.pt --arch resnet56 --groups 4 --align auto --tune -o out`
     - `edgeprune export model.pt --arch resnet20 --method gkp-cal --data imagefolder:DIR --heal 10 -o out`
-    - `edgeprune export model.pt --arch resnet56 --groups 4 --to tflite -o out`
+    - `edgeprune export model.pt --arch resnet56 --groups 4 --to tflite,openvino -o out`
     - `edgeprune export pruned/ -o out --devices 2`
 
     Parameters
@@ -105,6 +110,6 @@ def export(
     seed = common.seed
     lowering, split = export.lowering(pruning.device), export.split(pruning.device)
     how = (data.options(seed), export.options(seed), lowering, split, out.output())
-    bundle, pruned = steps.export(network.source(source, seed), pruning.options(seed, data.data, export.to), *how)
+    bundle, pruned = steps.export(network.source(source, seed), pruning.options(seed, data.data, export.formats), *how)
     layers(pruned, bundle)
     common.write(bundle.manifest)
