@@ -249,10 +249,17 @@ class _Pass:
             return None
         last, add = into_add(node)
         other = next((n for n in add.all_input_nodes if n is not last), None)
-        if other is None:
+        if other is None or not self._can_compute(other):
             return None
         self._compute(other)
         return other, add
+
+    def _can_compute(self, node: fx.Node) -> bool:
+        """Whether it waits for no layer that is being changed: of two layers that end in one addition, as at a shortcut
+        with a convolution, the one that comes first makes up for the other."""
+        if node in self._dense:
+            return node in self._pruned
+        return all(self._can_compute(source) for source in node.all_input_nodes)
 
     def _aimed(self, layer: Layer, dense: Batches, ending: tuple[fx.Node, fx.Node] | None) -> Batches:
         """What the layer shall give: the dense outputs, and at the end of a residual branch what the stream lacks as

@@ -11,8 +11,8 @@ import torch
 from edgeprune import api
 from edgeprune.errors import InputError
 from edgeprune.lowering.gathers import count_gathers
-from edgeprune.plans.layout import LayoutProblem, Padding, choose_layouts, padding_needs_gather
 from edgeprune.plans.layout import Demand as Block
+from edgeprune.plans.layout import LayoutProblem, Padding, choose_layouts, padding_needs_gather
 from edgeprune.zoo import build
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)

@@ -261,3 +261,16 @@ def test_it_says_what_it_needs(trained: tuple[nn.Module, Dataset]) -> None:
     for name, value in (("damping", 0.0), ("refine", -1)):
         with pytest.raises(InputError, match=f"setting {name}"):
             edgeprune.prune(model, example, method="gkp-cal", data=few, settings={name: value})
+
+
+@pytest.mark.parametrize("include_shortcuts", [False, True])
+def test_shortcuts_with_convolutions(include_shortcuts: bool) -> None:
+    """Two layers end in one addition there, and each would make up for what the other lacks."""
+    torch.manual_seed(3)
+    network = build("resnet8-b", num_classes=10).model.eval()
+    pruned = edgeprune.prune(
+        network, torch.zeros(1, 3, 32, 32), method="gkp-cal", groups=4, data=images(32, 32), heal="none",
+        include_shortcuts=include_shortcuts,
+    )  # fmt: skip
+    assert pruned.macs.pruned < pruned.macs.dense
+    assert bool(pruned.model(torch.randn(2, 3, 32, 32)).isfinite().all())
