@@ -191,7 +191,7 @@ def tune(
 ) -> LoweringRecord:
     """Measure on this machine which form of each layer is fastest, and write the bundle's model anew with them.
 
-    `target`: "cpu" (ONNX Runtime) or "openvino-native".
+    `target`: "cpu" (ONNX Runtime), "openvino-native", "litert" or "ncnn".
     """
     options = TuneOptions(threads, batch_size, target, default_path() if cache else None)
     return tune_bundle(Path(bundle), LowerOptions(device_profile, options))[1]

@@ -77,16 +77,22 @@ class Subject:
 
     def files_for(self, target: Target) -> Mapping[Which, Path]:
         """The files that a target runs."""
-        if target.as_planned and self.planned is not None:
-            return self.converted.get(target.name, {**self.networks, "pruned": self.planned})
+        if (planned := self._as_planned(target)) is not None:
+            return self.converted.get(target.name, {**self.networks, "pruned": planned})
         return self.converted.get(target.name, self.networks)
+
+    def _as_planned(self, target: Target) -> Path | None:
+        """The network as planned, where the target runs that: unless the forms were chosen for it."""
+        chosen_for_it = self.lowering is not None and self.lowering.target == target.name
+        return self.planned if target.as_planned and not chosen_for_it else None
 
     def pair_for(self, target: Target) -> Pair:
         """The two models in FP32 as the target runs them, in the forms that they have there; InputError as
         `load_model`."""
         dense = None if self.dense is None else load_model(self.dense)
-        if (target.runs == "module" or target.as_planned) and self.planned is not None:
-            return Pair(dense, load_model(self.planned), self.notes)
+        planned = self.planned if target.runs == "module" else self._as_planned(target)
+        if planned is not None:
+            return Pair(dense, load_model(planned), self.notes)
         lowering = self.lowering
         macs = lowering.planned_macs() if lowering else {}
         kinds = {layer.name: layer.kind for layer in lowering.layers} if lowering else {}

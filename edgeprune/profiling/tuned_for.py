@@ -7,8 +7,13 @@ from importlib import metadata
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.profiling.environment import current_environment
 
-RUNTIMES = {"cpu": ("ONNX Runtime", "onnxruntime"), "openvino-native": ("OpenVINO", "openvino")}
-"""Targets whose runtime takes the times of nodes run by run: its name, and the package that it comes in."""
+RUNTIMES = {
+    "cpu": ("ONNX Runtime", "onnxruntime"),
+    "openvino-native": ("OpenVINO", "openvino"),
+    "litert": ("LiteRT", "ai-edge-litert"),
+    "ncnn": ("ncnn", "ncnn"),
+}
+"""Targets that forms can be tuned for: the runtime's name, and the package that it comes in."""
 
 
 def runtime_here(target: str) -> str:

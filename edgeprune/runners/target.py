@@ -53,7 +53,7 @@ class Target:
     tells_layers: bool = True
     """Whether it tells the times of single layers under names of the ONNX file."""
     as_planned: bool = False
-    """Whether it runs a bundle's network as planned: the forms in `model.onnx` are chosen for other runtimes."""
+    """Whether it runs a bundle's network as planned, where the forms in `model.onnx` are chosen for other runtimes."""
     halves_itself: bool = False
     """Whether it is given the FP32 network for FP16, too."""
     symmetric: bool = False

@@ -12,7 +12,7 @@ from edgeprune.runners.registry import require, target_named
 
 
 def require_tunable(target: str) -> None:
-    """InputError if the target is unknown, tells no times of nodes run by run, or cannot be used on this machine."""
+    """InputError if the target is unknown, not one of `RUNTIMES`, or cannot be used on this machine."""
     if target_named(target).name not in RUNTIMES:
         raise InputError(
             f"target {target} is not one that forms can be tuned for",
@@ -39,6 +39,11 @@ class TuneOptions:
         require_tunable(self.target)
         if self.batch_size < 1:
             raise InputError(f"--batch-size {self.batch_size} is out of range", expected="1 or more")
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the runtime tells the times of single nodes, so that layers are timed in their places."""
+        return target_named(self.target).tells_layers
 
     def run_options(self) -> RunOptions:
         return RunOptions(threads=self.threads, spinning=False)

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 
 from onnx import ModelProto
 
+from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.arrays import Feeds
 from edgeprune.lowering.forms import Form
@@ -27,13 +28,15 @@ CLOCK_TICK_MS = 1e-3
 """The runtime tells the times of nodes in microseconds."""
 WARMUP, RUNS = 2, 12
 """Runs of a network in which the times of its layers are taken, in turn with those of the others."""
+SECONDS_ALONE = 0.25
+"""For a layer in one form."""
 REPEATS = 3
 """A noisy measurement is taken so many times at most; the steadiest counts."""
 _ALONG = frozenset({"Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
 
 
 class TunedRunner(ProfiledRunner, RecordedRunner, Protocol):
-    """What the runners of `RUNTIMES` offer."""
+    """What the runners offer whose targets tell layers."""
 
 
 class Timer:
@@ -56,6 +59,22 @@ class Timer:
                 self.keep(keys[name], time)
         self.networks |= {key: self.cache.times[key] for key in keys.values()}
         return {name: self.cache.times[key].ms for name, key in keys.items()}
+
+    def alone_times(self, models: Mapping[Form, ModelProto]) -> dict[Form, float]:
+        """Milliseconds of one layer as a model of its own in each form; without those that the runtime refuses.
+
+        GateError if the target gives other outputs than ONNX Runtime.
+        """
+        with ExitStack() as stack:
+            runs = {}
+            for form, model in models.items():
+                try:
+                    runner, feeds = self._open(model, f"a layer {form}", stack)
+                except InputError:
+                    continue
+                runs[str(form)] = runner.prepared(feeds)
+            taken = interleave(runs, warmup=2, iterations=60, time_limit_s=SECONDS_ALONE * len(runs)) if runs else {}
+        return {Form.parse(text): max(measured.p50_ms, CLOCK_TICK_MS) for text, measured in taken.items()}
 
     def layer_times(self, models: Mapping[Form, ModelProto]) -> dict[Form, dict[str, LayerTime]]:
         """The times of each model's layers, with the Gathers and the reordering of data that they need."""

@@ -2,7 +2,8 @@
 
 First every distinct layer is timed in each of its forms, in its place: once for each form there is a network in which
 every layer that can has it, and the runtime tells the times of its nodes. (Alone, out of caches that a network never
-finds so full, a layer takes other times, and other forms win.) Then whole networks are timed beside the dense one: the
+finds so full, a layer takes other times, and other forms win.) A runtime that does not tell has each layer timed as a
+model of its own (see `alone`). Then whole networks are timed beside the dense one: the
 layers as planned, as the cost table predicts, each in the form that was fastest, and all dense; the fastest is taken.
 What was measured is kept in a cache and looked up by structure: equal layers of other networks are not measured again.
 Where whole networks' times are noisy the machine was busy, and nothing of that run is kept.
@@ -26,6 +27,7 @@ from edgeprune.lowering.model import lower_model
 from edgeprune.lowering.record import LoweringRecord, NetworkTime, layer_choices
 from edgeprune.profiling.environment import crowding, current_environment
 from edgeprune.profiling.tuned_for import runtime_here
+from edgeprune.tuning.alone import alone
 from edgeprune.tuning.cache import CachedTime, TuningCache
 from edgeprune.tuning.keys import digest, layer_key, structure_key
 from edgeprune.tuning.options import TuneOptions
@@ -55,7 +57,7 @@ def tune(model: ModelProto, dense: ModelProto | None, profile: DeviceProfile, op
     timer = Timer(options, cache)
     block = profile.channel_block.fp32
     forms = {name: candidate_forms(layer, block) for name, layer in layers.items()}
-    costs = _in_place(model, layers, forms, timer)
+    costs = _costs(model, layers, forms, timer)
     fastest = {name: _fastest(costs[name]) for name in layers}
     networks, chosen = _whole(model, dense, {FASTEST: fastest, PREDICTED: predict(layers, profile).forms()}, timer)
     notes = timer.notes()
@@ -92,28 +94,55 @@ class _Network:
         return f"{forms} pointwise {','.join(self.pointwise)}" if self.pointwise else forms
 
 
-def _in_place(
+def _costs(
     model: ModelProto, layers: Mapping[str, GroupedLayer], forms: Mapping[str, Sequence[Form]], timer: Timer
 ) -> dict[str, dict[Form, float]]:
-    """Each layer's forms with the milliseconds that they take. Equal layers share the median of their times."""
+    """Each layer's forms with the milliseconds that they take. Equal layers share the median of their times.
+
+    A form that the runtime refuses has none.
+    """
     batch = timer.options.batch_size
     keys = {name: {form: layer_key(layer, form, batch) for form in forms[name]} for name, layer in layers.items()}
-    wanted = sorted({form for name in layers for form in forms[name]})
     if not all(timer.cache.times.keys() >= set(own.values()) for own in keys.values()):
-        networks = {}
-        for form in progress.track(wanted, "writing every layer in each form"):
-            having = {name: form for name in layers if form in forms[name]}
-            networks[form] = lower_model(model, having)
-        for form, times in timer.layer_times(networks).items():
-            taken: dict[str, list[float]] = {}
-            for name in layers:
-                if form in forms[name] and name in times:
-                    taken.setdefault(keys[name][form], []).append(times[name].total)
-            for key, values in taken.items():
-                timer.keep(key, CachedTime(max(median(values), CLOCK_TICK_MS)))
+        if timer.options.in_place:
+            _time_in_place(model, keys, timer)
+        else:
+            _time_alone(model, layers, keys, timer)
     known = timer.cache.times
     timer.forms.update(key for own in keys.values() for key in own.values())
     return {name: {form: known[key].ms for form, key in own.items() if key in known} for name, own in keys.items()}
+
+
+Keys = Mapping[str, Mapping[Form, str]]
+"""Layer -> its forms -> under what each one's time is remembered."""
+
+
+def _time_in_place(model: ModelProto, keys: Keys, timer: Timer) -> None:
+    """One network for each form, in which every layer that can has it."""
+    networks = {}
+    wanted = sorted({form for own in keys.values() for form in own})
+    for form in progress.track(wanted, "writing every layer in each form"):
+        networks[form] = lower_model(model, {name: form for name, own in keys.items() if form in own})
+    for form, times in timer.layer_times(networks).items():
+        taken: dict[str, list[float]] = {}
+        for name, own in keys.items():
+            if form in own and name in times:
+                taken.setdefault(own[form], []).append(times[name].total)
+        for key, values in taken.items():
+            timer.keep(key, CachedTime(max(median(values), CLOCK_TICK_MS)))
+
+
+def _time_alone(model: ModelProto, layers: Mapping[str, GroupedLayer], keys: Keys, timer: Timer) -> None:
+    """Each distinct layer as a model of its own, in all of its forms."""
+    distinct: dict[tuple[str, ...], str] = {}
+    for name, own in keys.items():
+        distinct.setdefault(tuple(own.values()), name)
+    wanted = [name for own, name in distinct.items() if not timer.cache.times.keys() >= set(own)]
+    for name in progress.track(wanted, "timing each layer in each form"):
+        one = alone(model, layers[name], timer.options.batch_size)
+        models = {form: lower_model(one, {name: form}) for form in keys[name]}
+        for form, ms in timer.alone_times(models).items():
+            timer.keep(keys[name][form], CachedTime(ms))
 
 
 def _whole(

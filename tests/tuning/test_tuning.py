@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import small_bundle as small
+import torch
+import torch.nn.functional as F
 from msgspec.structs import replace
 from onnx import ModelProto
 
@@ -22,7 +24,8 @@ from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import GateError, InputError
 from edgeprune.io import progress
-from edgeprune.lowering.forms import GROUPED
+from edgeprune.lowering.forms import DENSE, GROUPED, SPLIT
+from edgeprune.lowering.layers import grouped_layers
 from edgeprune.lowering.record import FromCache, load_lowering
 from edgeprune.onnx_files.model import check_model, load_model
 from edgeprune.pipeline.output import Output
@@ -36,9 +39,11 @@ from edgeprune.profiling.profiler import ProfileOptions
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweeping.keeping import note_tuned_for_other
 from edgeprune.profiling.sweeping.sweep import Sweep
+from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 from edgeprune.tuning import cache as cache_module
 from edgeprune.tuning import timer, tuner
+from edgeprune.tuning.alone import alone
 from edgeprune.tuning.cache import CachedTime, TuningCache, default_path
 from edgeprune.tuning.keys import structure_key
 from edgeprune.tuning.options import TuneOptions
@@ -94,6 +99,43 @@ def test_forms_are_measured_in_the_runtime_that_is_asked_for(tmp_path: Path) -> 
     other = tune(pruned, dense, DEVICE, TuneOptions(cache=cache))
     assert other.runtime.startswith("ONNX Runtime")
     assert other.networks != record.networks  # nothing that was measured in one runtime is taken for the other
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("target", ["litert", "ncnn"])
+def test_layers_are_timed_alone_where_the_runtime_does_not_tell_them(target: str) -> None:
+    pytest.importorskip({"litert": "ai_edge_litert", "ncnn": "ncnn"}[target], reason=f"no {target} here")
+    dense, pruned = networks()
+    record = tune(pruned, dense, DEVICE, TuneOptions(target=target))
+    assert record.runtime.startswith({"litert": "LiteRT 2", "ncnn": "ncnn 1"}[target])
+    (layer,) = record.layers
+    refused = {"split"} if target == "ncnn" else set()  # it reads channels in an order that ncnn cannot make
+    assert set(layer.costs) == {"grouped", "split", "dense"} - refused
+    assert record.networks[0].what == DENSE_NETWORK
+
+
+def test_a_layer_alone_computes_what_it_does_in_the_network() -> None:
+    pruned = networks()[1]
+    (layer,) = grouped_layers(pruned).values()
+    read = np.random.default_rng(0).standard_normal((2, *layer.source_shape)).astype(np.float32)
+    one = alone(pruned, layer, 2)
+    with OrtRunner(one, RunOptions()) as runner:
+        found = runner.run({layer.source: read})[layer.output]
+    shuffled = read[:, np.array([c for group in layer.reads for c in group])]
+    expected = F.conv2d(
+        torch.from_numpy(shuffled), torch.from_numpy(layer.weight.copy()), padding=1, groups=layer.groups
+    )
+    np.testing.assert_allclose(found, expected.numpy()[:, list(layer.writes.index)], rtol=1e-4, atol=1e-5)
+
+
+def test_forms_that_are_faster_alone_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ai_edge_litert", reason="no LiteRT here")
+    dense, pruned = networks()
+    monkeypatch.setattr(timer, "interleave", _interleaved(1.0, 1.0, 1.0))
+    told = {GROUPED: 3.0, DENSE: 1.0, SPLIT: 2.0}
+    monkeypatch.setattr(timer.Timer, "alone_times", lambda self, models: {form: told[form] for form in models})
+    (layer,) = tune(pruned, dense, DEVICE, TuneOptions(target="litert")).layers
+    assert layer.costs == {"grouped": 3.0, "dense": 1.0, "split": 2.0}
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:

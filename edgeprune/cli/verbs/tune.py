@@ -85,7 +85,7 @@ def tune(
     batch_size
         Images a run, as the model will be run.
     target
-        Runtime to tune for: cpu (ONNX Runtime) or openvino-native.
+        Runtime to tune for: cpu (ONNX Runtime), openvino-native, litert or ncnn.
     device_profile
         Device type whose channel block and cost table the candidates come from; this machine's by default.
     """
