@@ -1,0 +1,99 @@
+"""From times that were taken together to rows that can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+import msgspec
+
+from edgeprune.profiling.measurement import Measurement, median_interval, paired_ratios
+from edgeprune.profiling.result import Latency
+from edgeprune.profiling.runtimes.joint import Candidate, Together
+from edgeprune.profiling.runtimes.record import Place, RuntimeRow
+from edgeprune.profiling.setup import Which
+from edgeprune.runners.registry import target_named
+
+Times = Mapping[Which, Measurement]
+"""Network -> its runs."""
+
+
+def rows_of(
+    candidates: Sequence[Candidate], together: Together, refused: Sequence[RuntimeRow], unusable: Iterable[str]
+) -> tuple[tuple[RuntimeRow, ...], dict[str, Place]]:
+    """A row for each candidate, and the fastest dense network of each precision; behind them what was refused before
+    anything was run. `unusable` are precisions whose networks nobody should use."""
+    taken = {
+        key: {which: Measurement(which, seconds) for which, seconds in found.items()}
+        for key, found in together.seconds.items()
+    }
+    fastest = _fastest_dense(candidates, taken)
+    rows = []
+    for candidate in candidates:
+        row = RuntimeRow(
+            candidate.target,
+            target_named(candidate.target).state().reason,
+            candidate.precision,
+            candidate.forms,
+            may_win=candidate.precision not in unusable,
+        )
+        if broken := together.broken.get(candidate.key):
+            rows.append(msgspec.structs.replace(row, error=broken.error, kind=broken.kind))
+            continue
+        base = fastest.get(candidate.precision)
+        beside = None if base is None else taken[base.key]
+        rows.append(_measured(row, taken[candidate.key], beside, settled=together.settled))
+    places = {
+        precision: Place(one.target, precision, "dense", rounded(taken[one.key]["dense"].p50_ms))
+        for precision, one in fastest.items()
+    }
+    return (*rows, *refused), places
+
+
+def best_of(rows: Iterable[RuntimeRow]) -> Place | None:
+    """The fastest network, dense or pruned, of those that may be used. Of equally fast ones the first."""
+    places = [
+        Place(row.target, row.precision, which, latency.p50_ms)
+        for row in rows
+        if row.may_win
+        for which in ("pruned", "dense")
+        if (latency := row.latency(which)) is not None
+    ]
+    return min(places, key=lambda place: place.p50_ms, default=None)
+
+
+def rounded(milliseconds: float) -> float:
+    """To nanoseconds."""
+    return round(milliseconds, 6)
+
+
+def _fastest_dense(candidates: Sequence[Candidate], taken: Mapping[str, Times]) -> dict[str, Candidate]:
+    found: dict[str, Candidate] = {}
+    for candidate in candidates:
+        if "dense" not in taken.get(candidate.key, {}):
+            continue
+        best = found.get(candidate.precision)
+        if best is None or taken[candidate.key]["dense"].p50_ms < taken[best.key]["dense"].p50_ms:
+            found[candidate.precision] = candidate
+    return found
+
+
+def _measured(row: RuntimeRow, own: Times, base: Times | None, *, settled: bool) -> RuntimeRow:
+    def latency(which: Which) -> Latency | None:
+        return Latency.of(own[which], settled=settled) if which in own else None
+
+    row = msgspec.structs.replace(row, dense=latency("dense"), pruned=latency("pruned"))
+    if "dense" in own:
+        speedup, interval = _speedup(own["dense"], own["pruned"])
+        row = msgspec.structs.replace(row, realistic_speedup=speedup, paired_interval=interval)
+    if base is not None:
+        speedup, interval = _speedup(base["dense"], own["pruned"])
+        row = msgspec.structs.replace(row, speedup_over_fastest_dense=speedup, fastest_dense_interval=interval)
+    return row
+
+
+def _speedup(first: Measurement, second: Measurement) -> tuple[float, tuple[float, float]]:
+    """Median of the ratios round by round, and its 95% interval."""
+    ratios = paired_ratios(first, second)
+    low, high = median_interval(ratios)
+    return round(median(ratios), 6), (round(low, 6), round(high, 6))
