@@ -10,12 +10,12 @@ from edgeprune.io import progress
 if TYPE_CHECKING:
     from edgeprune.profiling.runtimes.record import RuntimesRecord
 
-LONGEST_REASON = 48
+LONGEST_CELL = 60
 
 
 def show_runtimes(record: RuntimesRecord) -> None:
     """One table, then why rows have no figures, which network is the fastest, and what was kept."""
-    from edgeprune.io.formatting import shortened
+    from edgeprune.io.formatting import NONE
     from edgeprune.report.words.runtimes import (
         cells,
         columns_of,
@@ -26,7 +26,7 @@ def show_runtimes(record: RuntimesRecord) -> None:
         verdicts,
     )
 
-    rows = [(*row[:-1], shortened(row[-1], LONGEST_REASON)) for row in cells(record)]
+    rows = [tuple("" if cell == NONE else _cut(cell) for cell in row) for row in cells(record)]
     table("Runtimes", columns_of(record), rows)
     for row in record.rows:
         if row.error:
@@ -38,3 +38,8 @@ def show_runtimes(record: RuntimesRecord) -> None:
             say(text)
     if deploy := deploy_words(record):
         say(deploy)
+
+
+def _cut(text: str) -> str:
+    """Reasons stand whole below the table."""
+    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"

@@ -81,6 +81,11 @@ class RuntimeOptions:
             require(name)
         if not self.precisions or not set(self.precisions) <= set(COMPARED):
             raise InputError(f"--precision {','.join(self.precisions)}", expected="fp32, int8, or fp32,int8")
+        if not any(set(self.precisions) & set(target_named(name).precisions) for name in self.targets):
+            raise InputError(
+                f"none of {', '.join(self.targets)} computes in {' or '.join(self.precisions)} here",
+                expected="another --precision, or a target that does",
+            )
         self.profile_options().check()
         load_profile(self.device_profile or default_profile_name())
 

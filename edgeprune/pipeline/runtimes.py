@@ -37,7 +37,6 @@ from edgeprune.profiling.runtimes.record import RuntimeRow, RuntimesRecord
 from edgeprune.profiling.runtimes.rows import best_of, rows_of
 from edgeprune.profiling.setup import Which
 from edgeprune.profiling.subject import Subject
-from edgeprune.profiling.sweeping.sweep import require_none
 
 
 def tune_runtimes(
@@ -75,17 +74,19 @@ def measure_runtimes(
             options = replace(options, tune=replace(options.tune, batch_size=batch))
         measured = _measured(subject, options, temporary)
         record = measured.record
-        if record.best is None and not any(row.pruned for row in record.rows):
-            require_none(record.failures)
+        if not any(row.pruned for row in record.rows):
+            raise _first_error(record)
         _keep(folder, record)
+        if keeps_best and record.best is None:
+            progress.note("nothing is kept: no network that was measured may be used")
         if keeps_best and record.best is not None:
             files = measured.files[f"{record.best.target} {record.best.precision}"]
-            tolerance = open_bundle(folder).manifest.parity
-            limit = tolerance.tolerance if tolerance else TOLERANCE
+            manifest = open_bundle(folder).manifest
+            tolerance = manifest.parity.tolerance if manifest.parity else TOLERANCE
             with updated_bundle(folder) as stage:
-                record = keep_best(stage, record, files, limit)
+                record = keep_best(stage, record, files, tolerance)
                 (stage / RUNTIMES).write_bytes(pretty_json(record))
-                write_manifest(stage, open_bundle(folder).manifest)
+                write_manifest(stage, manifest)
     return record
 
 
@@ -115,6 +116,7 @@ def _measured(subject: Subject, options: RuntimeOptions, temporary: Path) -> _Me
     together = run_together(Job(tuple(ready), subject, settings, references))
     rows, fastest = rows_of(ready, together, refused, unusable)
     rows = tuple(_with_accuracy(row, known) for row in rows)
+    best, ties = best_of(rows)
     metric, data = metric_and_source(subject, options)
     record = RuntimesRecord(
         environment=environment,
@@ -123,7 +125,8 @@ def _measured(subject: Subject, options: RuntimeOptions, temporary: Path) -> _Me
         time_limit_s=settings.time_limit_s,
         rows=rows,
         fastest_dense=fastest,
-        best=best_of(rows),
+        best=best,
+        ties=ties,
         metric=metric,
         data=data,
         missing=options.missing,
@@ -137,6 +140,14 @@ def _with_accuracy(row: RuntimeRow, known: Sequence[tuple[str, str, float]]) -> 
     if row.error or not found:
         return row
     return msgspec.structs.replace(row, accuracy_dense=found.get("dense"), accuracy_pruned=found.get("pruned"))
+
+
+def _first_error(record: RuntimesRecord) -> Exception:
+    """Of rows none of which has figures."""
+    row = record.rows[0]
+    if row.kind == "bug":
+        return RuntimeError(row.error)
+    return GateError(row.error) if row.kind == "gate" else InputError(row.error)
 
 
 def _keep(folder: Path, record: RuntimesRecord) -> None:

@@ -62,8 +62,9 @@ class RuntimeFlags:
     """For which runtime; several are held against each other."""
 
     target: str = "cpu"
-    """Runtime to choose forms for: cpu (ONNX Runtime) or openvino-native. Several separated by commas, or all (those of
-    this machine's processor that are installed): dense and pruned are then measured in each, and end in one table."""
+    """Runtime to choose forms for: cpu (ONNX Runtime) or openvino-native. With other names, several separated by
+    commas, or all (those of this machine's processor that are installed) dense and pruned are measured in each
+    runtime, too, and end in one table."""
     precision: OptionalText = ""
     """With several runtimes: fp32 (by default), int8, or both as fp32,int8."""
     data: OptionalText = ""
@@ -78,8 +79,7 @@ class RuntimeFlags:
         """Whether runtimes are held against each other, rather than forms chosen for one."""
         from edgeprune.profiling.tuned_for import RUNTIMES
 
-        one = self.target in RUNTIMES or ("," not in self.target and self.target != "all")
-        return not one or bool(self.precision or self.data) or self.keep != "none"
+        return self.target not in RUNTIMES or bool(self.precision or self.data) or self.keep != "none"
 
     def options(self, tuning: TuneOptions, device_profile: str) -> RuntimeOptions:
         from edgeprune.deployment.candidates import RuntimeOptions

@@ -87,6 +87,8 @@ class RuntimesRecord(msgspec.Struct, frozen=True):
     """Precision -> the fastest dense network."""
     best: Place | None = None
     """The fastest network of all that may be used; null where nothing was measured."""
+    ties: tuple[Place, ...] = ()
+    """Others that cannot be told apart from the best: the 95% interval of the ratio to it holds 1."""
     metric: str = ""
     """Of the accuracies; empty for top-1."""
     data: str = ""

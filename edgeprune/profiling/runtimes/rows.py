@@ -14,6 +14,7 @@ from edgeprune.profiling.runtimes.record import Place, RuntimeRow
 from edgeprune.profiling.setup import Which
 from edgeprune.runners.registry import target_named
 
+_PRUNED_FIRST: tuple[Which, ...] = ("pruned", "dense")
 Times = Mapping[Which, Measurement]
 """Network -> its runs."""
 
@@ -50,16 +51,20 @@ def rows_of(
     return (*rows, *refused), places
 
 
-def best_of(rows: Iterable[RuntimeRow]) -> Place | None:
-    """The fastest network, dense or pruned, of those that may be used. Of equally fast ones the first."""
-    places = [
-        Place(row.target, row.precision, which, latency.p50_ms)
+def best_of(rows: Iterable[RuntimeRow]) -> tuple[Place | None, tuple[Place, ...]]:
+    """The fastest network, dense or pruned, of those that may be used, of equally fast ones the first; and those that
+    cannot be told apart from it."""
+    places = {
+        Place(row.target, row.precision, which, latency.p50_ms): latency
         for row in rows
         if row.may_win
-        for which in ("pruned", "dense")
+        for which in _PRUNED_FIRST
         if (latency := row.latency(which)) is not None
-    ]
-    return min(places, key=lambda place: place.p50_ms, default=None)
+    }
+    if not places:
+        return None, ()
+    best = min(places, key=lambda place: place.p50_ms)
+    return best, tuple(place for place in places if place != best and _is_tied(places[best], places[place]))
 
 
 def rounded(milliseconds: float) -> float:
@@ -90,6 +95,12 @@ def _measured(row: RuntimeRow, own: Times, base: Times | None, *, settled: bool)
         speedup, interval = _speedup(base["dense"], own["pruned"])
         row = msgspec.structs.replace(row, speedup_over_fastest_dense=speedup, fastest_dense_interval=interval)
     return row
+
+
+def _is_tied(best: Latency, other: Latency) -> bool:
+    """Whether the runs of the same rounds leave open which of the two is faster."""
+    ratios = [b / a for a, b in zip(best.samples_ms, other.samples_ms, strict=True) if a]
+    return bool(ratios) and median_interval(ratios)[0] <= 1
 
 
 def _speedup(first: Measurement, second: Measurement) -> tuple[float, tuple[float, float]]:

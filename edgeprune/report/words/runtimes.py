@@ -25,12 +25,15 @@ def verdicts(record: RuntimesRecord) -> Iterator[str]:
     """Which network is the fastest, by how much, and where none that is pruned is faster than the fastest dense one."""
     if best := record.best:
         text = f"The fastest is the {best.network} network in {_where(best)}: {f.milliseconds(best.p50_ms)}"
-        row = next(row for row in record.rows if record.is_best(row))
+        speedup = next((row.speedup_over_fastest_dense for row in record.rows if record.is_best(row)), None)
         dense = record.fastest_dense.get(best.precision)
         if best.network == "pruned" and dense is not None:
-            change = f.speed_change(row.speedup_over_fastest_dense)
+            change = f.speed_change(speedup)
             text += f", {change} as the fastest dense one ({_where(dense)}, {f.milliseconds(dense.p50_ms)})"
         yield f"{text}."
+    if record.ties:
+        named = f.some([f"{place.network} in {_where(place)}" for place in record.ties])
+        yield f"Not to be told apart from it in this run: {named}."
     for precision, dense in record.fastest_dense.items():
         pruned = [row for row in record.rows if row.precision == precision and row.pruned]
         if all((row.speedup_over_fastest_dense or 0.0) <= 1 for row in pruned):
