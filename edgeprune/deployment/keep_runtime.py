@@ -15,13 +15,14 @@ from edgeprune.exporters.conversions import Conversion, ConvertOptions, conversi
 from edgeprune.io import progress
 from edgeprune.onnx_files.inputs import input_specs, static_batch
 from edgeprune.onnx_files.model import load_model
+from edgeprune.profiling.agreement import allowed
 from edgeprune.profiling.runtimes.record import Place, RuntimesRecord
 from edgeprune.profiling.setup import Which
 from edgeprune.runners.registry import target_named
 
 FORMATS: Mapping[str, str] = {"litert": "tflite", "ncnn": "ncnn", "openvino-native": "openvino"}
 """Target -> the format that its runtime is given; the others take ONNX files, or a bundle's weights."""
-RUNTIMES_IN_WORDS: Mapping[str, str] = {"cpu": "ONNX Runtime", "openvino-native": "OpenVINO, which reads ONNX files"}
+IN_WORDS: Mapping[str, str] = {"cpu": "ONNX Runtime"}
 _STEMS: Mapping[Which, str] = {"pruned": "model", "dense": "dense"}
 
 
@@ -36,16 +37,16 @@ def keep_best(stage: Path, record: RuntimesRecord, files: Mapping[Which, Path], 
         return record
     if target_named(best.target).runs == "module":
         return msgspec.structs.replace(record, deploy=f"the bundle's weights in {best.target}: there is no file of it")
-    if best.precision == "fp32" and best.target in FORMATS:
+    if best.target in FORMATS and all(path.suffix == ".onnx" for path in files.values()):
         return _converted(stage, record, best, files, tolerance)
-    names = {which: _as_onnx(stage, which, path, best) for which, path in files.items()}
-    runtime = RUNTIMES_IN_WORDS.get(best.target, best.target)
+    names = {which: _as_measured(stage, which, path, best) for which, path in files.items()}
+    runtime = IN_WORDS.get(best.target, best.target)
     return msgspec.structs.replace(
         record, kept=tuple(names.values()), deploy=f"deploy {names[best.network]} with {runtime}"
     )
 
 
-def _as_onnx(stage: Path, which: str, path: Path, best: Place) -> str:
+def _as_measured(stage: Path, which: Which, path: Path, best: Place) -> str:
     """The file's name in the bundle, to which it is copied if it is not there: in INT8 it was made for this."""
     if best.precision == "fp32":
         return MODEL if which == "pruned" else DENSE_MODEL
@@ -58,11 +59,12 @@ def _converted(
 ) -> RuntimesRecord:
     conversion, kept = conversion_named(FORMATS[best.target]), []
     for which, path in files.items():
-        name = conversion.path(_STEMS[which])
+        name = _name(conversion, which, best)
         progress.note(f"writing and verifying {name}")
         options = ConvertOptions(metadata=metadata_of(stage) if which == "pruned" else {})
         model = _with_batch(load_model(path), record.batch_size)
-        result = converted(model, conversion, options, where=name, tolerance=tolerance)
+        limit = max(tolerance, allowed(model))
+        result = converted(model, conversion, options, where=name, tolerance=limit)
         (stage / name).parent.mkdir(exist_ok=True)
         for suffix, data in result.files.items():
             (stage / name).with_suffix(suffix).write_bytes(data)
@@ -70,8 +72,15 @@ def _converted(
     return msgspec.structs.replace(record, kept=tuple(kept), deploy=_how(conversion, best))
 
 
+def _name(conversion: Conversion, which: Which, best: Place) -> str:
+    """model.tflite, openvino/dense.int8.xml."""
+    stem = _STEMS[which]
+    name: str = conversion.path(stem if best.precision == "fp32" else f"{stem}.{best.precision}")
+    return name
+
+
 def _how(conversion: Conversion, best: Place) -> str:
-    name = conversion.path(_STEMS[best.network])
+    name = _name(conversion, best.network, best)
     beside = [Path(name).with_suffix(suffix).name for suffix in conversion.beside]
     with_them = f", with {' and '.join(beside)} beside it," if beside else ""
     layout = "; images go in and out as NHWC" if conversion.has_layouts else ""

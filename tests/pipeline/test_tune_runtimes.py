@@ -130,18 +130,28 @@ def test_without_keep_there_is_nothing_but_the_record(tmp_path: Path, taking: Ca
     assert record_of(folder).kept == ()
 
 
+@pytest.mark.parametrize(
+    ("target", "kept"),
+    [
+        ("cpu", {"model.int8.onnx", "dense.int8.onnx"}),
+        (
+            "openvino-native",
+            {f"openvino/{stem}.int8.{suffix}" for stem in ("model", "dense") for suffix in ("xml", "bin")},
+        ),
+    ],
+)
 def test_int8_that_was_calibrated_on_data_may_win_and_is_kept_as_it_ran(
-    tmp_path: Path, taking: Callable[..., None]
+    tmp_path: Path, taking: Callable[..., None], target: str, kept: set[str]
 ) -> None:
-    taking({"cpu int8 pruned": 1.0})
+    taking({f"{target} int8 pruned": 1.0})
     folder, inputs = bundle(tmp_path), tmp_path / "x.npy"
     np.save(inputs, np.random.default_rng(0).standard_normal((8, 3, small.SIZE, small.SIZE)).astype(np.float32))
-    flags = ("--target", "cpu,litert", "--precision", "fp32,int8", "--data", str(inputs), "--keep", "best")
+    flags = ("--target", "cpu,openvino-native", "--precision", "fp32,int8", "--data", str(inputs), "--keep", "best")
     assert run(folder, *flags) == 0
     record = record_of(folder)
     assert record.best is not None
     assert record.best.precision == "int8"
-    assert set(record.kept) == {"model.int8.onnx", "dense.int8.onnx"}
+    assert set(record.kept) == kept
     assert all(row.accuracy_dense is None for row in record.rows)  # arrays without labels
 
 
