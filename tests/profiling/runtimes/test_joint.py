@@ -79,6 +79,16 @@ def test_what_cannot_be_told_apart_from_the_best_is_named() -> None:
     assert [(tie.target, tie.network) for tie in ties] == [("ncnn", "pruned")]
 
 
+def test_the_best_is_told_round_by_round_as_the_speedups_are() -> None:
+    """What the machine did in two of three rounds met both networks: the medians of each alone say the contrary."""
+    first, second = (1.0, 10.0, 20.0), (11.0, 9.5, 19.0)
+    taken = Together({"cpu fp32": {"pruned": first}, "ncnn fp32": {"pruned": second}})
+    best, ties = best_of(rows_of((candidate("cpu"), candidate("ncnn")), taken, (), ())[0])
+    assert best is not None
+    assert best.target == "ncnn"
+    assert [tie.target for tie in ties] == ["cpu"]
+
+
 def test_a_network_without_a_baseline_has_a_latency_and_no_speedup() -> None:
     rows, fastest = rows_of((candidate("cpu"),), Together({"cpu fp32": {"pruned": (1.0,) * 9}}), (), ())
     assert fastest == {}
