@@ -252,6 +252,11 @@ def test_other_precisions_are_refused(tmp_path: Path, precision: str) -> None:
     assert run(bundle(tmp_path), "--target", "all", "--precision", precision) == 1
 
 
+def test_a_time_limit_is_for_several_runtimes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(bundle(tmp_path), "--time-limit", "3") == 1
+    assert "--time-limit is for several runtimes" in capsys.readouterr().err
+
+
 def test_a_precision_that_no_target_computes_in_is_refused() -> None:
     with pytest.raises(InputError, match="none of torch-cpu computes in int8 here"):
         RuntimeOptions(("torch-cpu",), precisions=("int8",)).check()

@@ -13,6 +13,7 @@ from edgeprune.cli.flags.kinds import (
     EXPORT,
     MEASURING,
     Integer,
+    OptionalNumber,
     OptionalPath,
     OptionalText,
     Switch,
@@ -71,8 +72,8 @@ class RuntimeFlags:
     """With several runtimes: calibrates INT8 and tells the accuracy, as for `edgeprune profile`."""
     keep: Annotated[Literal["none", "best"], Parameter(show_default=False)] = "none"
     """With several runtimes: best leaves the files of the fastest network in the bundle, in its runtime's format."""
-    time_limit: float = 10.0
-    """With several runtimes: seconds of measuring for each runtime and precision, at most."""
+    time_limit: OptionalNumber = None
+    """With several runtimes: seconds of measuring for each runtime and precision, at most; by default 10."""
 
     @property
     def are_several(self) -> bool:
@@ -85,7 +86,9 @@ class RuntimeFlags:
         from edgeprune.deployment.candidates import RuntimeOptions
 
         precisions = tuple(name.strip() for name in (self.precision or "fp32").split(","))
-        given = RuntimeOptions((), tuning, precisions, self.data, device_profile, self.time_limit)
+        given = RuntimeOptions((), tuning, precisions, self.data, device_profile)
+        if self.time_limit is not None:
+            given = replace(given, time_limit_s=self.time_limit)
         return RuntimeOptions.of(self.target, given)
 
 
@@ -140,6 +143,8 @@ def tune(
         common.write(several)
         require_none(several.failures, told=True)
         return
+    if runtimes.time_limit is not None:
+        raise InputError("--time-limit is for several runtimes", expected="--target all, or names with commas between")
     options = LowerOptions(device_profile, TuneOptions(threads, batch_size, runtimes.target, kept, common.seed))
     tuned, record = _tuned(model, options, file)
     show(record, tuned)
