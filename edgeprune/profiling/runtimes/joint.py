@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -36,9 +35,6 @@ from edgeprune.profiling.sweeping.sweep import failure_words
 from edgeprune.runners.base import ProfiledRunner
 from edgeprune.runners.registry import open_runner, target_named
 from edgeprune.runners.target import OpenOptions, Source
-
-if TYPE_CHECKING:
-    from torch import nn
 
 LEAD = 1
 """Runs that are not timed before each timed one: the runtimes that ran in between have filled the caches."""
@@ -97,7 +93,6 @@ def measure(job: Job, begin: Callable[[str], None] = lambda key: None) -> Togeth
     is recorded; no error of a runtime is raised.
     """
     options, broken = job.options, dict[str, Broken]()
-    modules = job.subject.modules() if any(target_named(c.target).runs == "module" for c in job.candidates) else {}
     with ExitStack() as stack:
         runs: dict[str, Callable[[], object]] = {}
         for candidate in job.candidates:
@@ -105,7 +100,7 @@ def measure(job: Job, begin: Callable[[str], None] = lambda key: None) -> Togeth
             progress.note(f"comparing the outputs of {candidate.target}, {candidate.precision}")
             try:
                 with ExitStack() as opened, memory_checked(candidate.target, options.batch_sizes[0]):
-                    prepared = _prepared(candidate, job, modules, opened)
+                    prepared = _prepared(candidate, job, opened)
                     stack.push(opened.pop_all())
                 runs |= {f"{candidate.key} {which}": run for which, run in prepared.items()}
             except Exception as error:  # runtimes raise what they like: it must not cost the other results
@@ -128,15 +123,14 @@ def measure(job: Job, begin: Callable[[str], None] = lambda key: None) -> Togeth
     return _told(job, taken, broken, load, steady=steady)
 
 
-def _prepared(
-    candidate: Candidate, job: Job, modules: Mapping[Which, nn.Module], stack: ExitStack
-) -> dict[Which, Callable[[], object]]:
+def _prepared(candidate: Candidate, job: Job, stack: ExitStack) -> dict[Which, Callable[[], object]]:
     """One run of each network; GateError where its outputs are not ONNX Runtime's."""
     options, size = job.options, job.options.batch_sizes[0]
     references = References(job.subject.networks, options.seed, options.threads, job.references)
     specs = input_specs(load_model(job.subject.pruned))
     names, values = tuple(spec.name for spec in specs), random_feeds(specs, size, options.seed)
     how = OpenOptions(options.run_options(), candidate.precision, job.engines)
+    modules = job.subject.modules() if target_named(candidate.target).runs == "module" else {}
     found: dict[Which, Callable[[], object]] = {}
     for which in DENSE_FIRST:
         if which not in candidate.files:
