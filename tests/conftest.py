@@ -44,11 +44,18 @@ def brief_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that are not about times: whatever is measured is measured as ever, but only a few rounds of it, however
     wide the interval still is."""
     from edgeprune.profiling.result import ProfileResult
+    from edgeprune.profiling.runtimes.apart import run_together
+    from edgeprune.profiling.runtimes.joint import Job, Together
     from edgeprune.profiling.sweeping.process import ProfileJob, run_apart
 
     def run_briefly(job: ProfileJob) -> ProfileResult:
         options = replace(job.options, warmup=2, iterations=min(job.options.iterations, 40))
         return run_apart(msgspec.structs.replace(job, options=options))
 
+    def together_briefly(job: Job) -> Together:
+        options = replace(job.options, warmup=2, iterations=min(job.options.iterations, 20))
+        return run_together(msgspec.structs.replace(job, options=options))
+
     monkeypatch.setattr("edgeprune.profiling.sweeping.sweep.run_apart", run_briefly)
+    monkeypatch.setattr("edgeprune.pipeline.runtimes.run_together", together_briefly)
     monkeypatch.setattr("edgeprune.tuning.timer.REPEATS", 1)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.datasets.images import load_data, normalised
+from edgeprune.deployment.candidates import ALL, RuntimeOptions
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.deployment.options import DeployOptions
 from edgeprune.errors import GateError
@@ -22,11 +23,13 @@ from edgeprune.pipeline.output import Output
 from edgeprune.pipeline.profile import profile
 from edgeprune.pipeline.report import report
 from edgeprune.pipeline.run import run_arrays
+from edgeprune.pipeline.runtimes import measure_runtimes
 from edgeprune.pipeline.split import SplitOptions
 from edgeprune.profiling.profiler import ProfileOptions
 from edgeprune.pruning.options import DataOptions, NetworkSource, PruneOptions
 from edgeprune.training.loop import RunFiles, TrainSettings, fit
 from edgeprune.training.ranks import Ranks
+from edgeprune.tuning.options import TuneOptions
 from edgeprune.zoo import build
 
 ARCH = "resnet8-w32"
@@ -37,10 +40,13 @@ TRAINING = TrainSettings(epochs=8, batch_size=64, learning_rate=0.1, save_ticket
 FINETUNE_EPOCHS, FINETUNE_LR = 6, 0.06
 DEVICES = 2
 SPLIT_TOLERANCE = 1e-5
+PROFILE_SECONDS, RUNTIME_SECONDS = 8.0, 2.0
+"""At most, for the profile and for each runtime: on a busy machine neither settles, and nobody waits for a demo."""
 
 
 def run_demo(out: Path, *, overwrite: bool, seed: int) -> Bundle:
-    """Train, prune, fine-tune, fold, export, split, run, profile and report; returns the bundle in `out`."""
+    """Train, prune, fine-tune, fold, tune, export, split, run, profile, compare runtimes and report; returns the
+    bundle in `out`."""
     Ranks.here().check_alone("the demo")
     place = Output(out, overwrite)
     place.check()
@@ -51,13 +57,15 @@ def run_demo(out: Path, *, overwrite: bool, seed: int) -> Bundle:
             PruneOptions(request=PruneRequest(groups=GROUPS, rate=RATE, seed=seed), tickets=tickets),
             DataOptions("digits", finetune_epochs=FINETUNE_EPOCHS, learning_rate=FINETUNE_LR, seed=seed),
             DeployOptions(seed=seed),
-            LowerOptions(),
+            LowerOptions(tune=TuneOptions(seed=seed)),
             SplitOptions(str(DEVICES)),
             place,
         )
     _compare_split(out)
     progress.note("profiling dense and pruned in turn")
-    profile(out, None, ("cpu",), ProfileOptions(seed=seed))
+    profile(out, None, ("cpu",), ProfileOptions(seed=seed, time_limit_s=PROFILE_SECONDS))
+    runtimes = RuntimeOptions((), TuneOptions(seed=seed), time_limit_s=RUNTIME_SECONDS)
+    measure_runtimes(out, RuntimeOptions.of(ALL, runtimes))
     report(out, ("html", "md", "json"))
     return open_bundle(out)
 

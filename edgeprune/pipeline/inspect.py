@@ -18,6 +18,7 @@ from edgeprune.bundles.names import (
     PLAIN_MODEL,
     PLAN,
     PROFILE,
+    RUNTIMES,
     SOURCE_MODEL,
     WEIGHTS,
 )
@@ -36,6 +37,7 @@ _WHAT = {
     SOURCE_MODEL: "the ONNX file that was pruned, which says the architecture",
     LOWERING: "in which form each grouped layer of model.onnx is written, and why",
     PROFILE: "latencies",
+    RUNTIMES: "the runtimes of a machine, and which is the fastest",
     PARTITION: "the split over devices",
 }
 

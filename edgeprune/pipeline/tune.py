@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.manifest import SCHEMA_VERSION, Manifest
-from edgeprune.bundles.names import DENSE_MODEL, ENGINES, LOWERING, MODEL, PARTITION, PLAIN_MODEL, PROFILE
+from edgeprune.bundles.names import DENSE_MODEL, ENGINES, LOWERING, MODEL, PARTITION, PLAIN_MODEL, PROFILE, RUNTIMES
 from edgeprune.bundles.writing import check_update, new_bundle, updated_bundle, write_manifest
 from edgeprune.deployment.lower_bundle import LowerOptions, lower_into
 from edgeprune.deployment.parity import TOLERANCE
@@ -81,6 +81,8 @@ def tune(folder: Path, options: LowerOptions, input_size: Sequence[int] = ()) ->
             f"removed {', '.join(told)}, which told of {why} before: `edgeprune {verb} {shlex.quote(str(folder))}` "
             "writes it anew"
         )
+    if RUNTIMES in stale:
+        progress.note(f"removed {RUNTIMES}, which told of the model before: --target all measures the runtimes anew")
     tuned = open_bundle(folder)
     return tuned, load_lowering(tuned.path(LOWERING))
 
@@ -121,6 +123,6 @@ def _stale(before: Mapping[str, str], stage: Path) -> list[str]:
     is_same = now == {name: before[name] for name in model if name in before}
 
     def is_of_model(name: str) -> bool:
-        return name == PROFILE or name.startswith(f"{ENGINES}/") or is_converted(name)
+        return name in (PROFILE, RUNTIMES) or name.startswith(f"{ENGINES}/") or is_converted(name)
 
     return [name for name in before if name.startswith("report.") or (is_of_model(name) and not is_same)]

@@ -42,6 +42,8 @@ _PACKAGES = (
     "onnxruntime-gpu",
     "onnxruntime-openvino",
     "openvino",
+    "ai-edge-litert",
+    "ncnn",
     "tensorrt",
     "onnx",
     "torch",

@@ -162,11 +162,14 @@ def interleave(
     iterations: int = 50,
     time_limit_s: float = math.inf,
     until: Callable[[Seconds], bool] | None = None,
+    lead: int = 0,
 ) -> dict[str, Measurement]:
     """Run every callable once a round and return their times: `iterations` rounds after `warmup` rounds.
 
     The order is reversed every round (A B, B A, A B ...), so that none always runs in the caches and clock that
-    another left. The timed region is two clock reads around one call; garbage collection waits until the end.
+    another left; `lead` runs that are not timed go right before each timed one, where what ran in between has filled
+    the caches with other programs. The timed region is two clock reads around one call; garbage collection waits until
+    the end.
     After `time_limit_s` seconds (half as many of warm-up) no further round is begun, nor once `until` says that the
     times suffice; but `MIN_ROUNDS` are always measured. InputError if `iterations` or `warmup` is out of range.
     """
@@ -190,6 +193,8 @@ def interleave(
                     break
                 asked_at += max(asked_at // 8, 1)  # rarely, since asking takes caches and time from the runs
             for name in order if number % 2 == 0 else reversed(order):
+                for _ in range(lead):
+                    runs[name]()
                 seconds[name].append(_seconds(runs[name]))
     return {name: Measurement(name, tuple(times)) for name, times in seconds.items()}
 

@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.manifest import Manifest
-from edgeprune.bundles.names import DENSE_MODEL, LOWERING, PARTITION, PLAN, PROFILE
+from edgeprune.bundles.names import DENSE_MODEL, LOWERING, PARTITION, PLAN, PROFILE, RUNTIMES
 from edgeprune.errors import InputError, first_line
 from edgeprune.lowering.record import LoweringRecord, load_lowering
 from edgeprune.onnx_files.model import load_model
@@ -18,6 +18,7 @@ from edgeprune.plans.method_record import FILE_NAME as METHOD_RECORD
 from edgeprune.plans.method_record import MethodRecord, load_method_record
 from edgeprune.plans.plan import Plan, load_plan
 from edgeprune.profiling.result import ProfileResult, load_profile_result
+from edgeprune.profiling.runtimes.record import RuntimesRecord, load_runtimes
 
 
 class SplitDevice(msgspec.Struct, frozen=True):
@@ -74,6 +75,8 @@ class Contents:
     """What the method told of its decisions."""
     lowering: LoweringRecord | None = None
     """The forms of the grouped layers."""
+    runtimes: RuntimesRecord | None = None
+    """Several runtimes beside each other."""
 
     @property
     def manifest(self) -> Manifest:
@@ -94,6 +97,7 @@ def read_contents(folder: Path) -> Contents:
         _load_split(bundle.path(PARTITION)) if bundle.has(PARTITION) else None,
         load_method_record(bundle.path(METHOD_RECORD)) if bundle.has(METHOD_RECORD) else None,
         load_lowering(bundle.path(LOWERING)) if bundle.has(LOWERING) else None,
+        load_runtimes(bundle.path(RUNTIMES)) if bundle.has(RUNTIMES) else None,
     )
 
 

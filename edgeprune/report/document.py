@@ -11,6 +11,7 @@ from edgeprune.profiling.result import ProfileResult, Result
 from edgeprune.report.contents import SplitPlan
 from edgeprune.report.views.kernels import KernelView
 from edgeprune.report.views.measurements import Distribution, Roofline, Sweep, Trend, Waterfall
+from edgeprune.report.views.runtimes import RuntimePairs
 
 Subject = (
     ProfileResult
@@ -24,9 +25,10 @@ Subject = (
     | Distribution
     | Sweep
     | Trend
+    | RuntimePairs
 )
 """What can be drawn: speed-ups, the layers of one result, their forms, a layer's kernels, a split, a method's curve,
-and the views of measurements in `views.measurements`."""
+and the views of measurements in `views.measurements` and `views.runtimes`."""
 
 
 @dataclass(frozen=True)

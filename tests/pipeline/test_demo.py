@@ -21,4 +21,6 @@ def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
     assert manifest.accuracy.dense >= 97.0
     assert manifest.accuracy.dense - manifest.accuracy.pruned <= 1.0
     assert manifest.macs.pruned <= 0.65 * manifest.macs.dense
-    assert {"model.onnx", "dense.onnx", "partition.json", "profile.json", "report.html"} <= set(manifest.files)
+    assert {"model.onnx", "dense.onnx", "partition.json", "profile.json", "runtimes.json", "report.html"} <= set(
+        manifest.files
+    )

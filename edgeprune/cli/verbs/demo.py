@@ -17,7 +17,8 @@ def demo(
     overwrite: Annotated[Switch, Parameter(group=COMMON)] = False,
     common: Seeded = Seeded(),
 ) -> None:
-    """Show the whole path on real data: train, prune, fine-tune, fold, export, split, run, profile, report.
+    """Show the whole path on real data: train, prune, fine-tune, fold, tune, export, split, run, profile, report, and
+    dense and pruned in every runtime that is installed.
 
     Trains a small ResNet on scikit-learn's handwritten digits, so it needs no download.
 
@@ -32,9 +33,13 @@ def demo(
     overwrite
         Replace the bundle that is there.
     """
+    from edgeprune.bundles.names import RUNTIMES
     from edgeprune.cli.headline import headline
+    from edgeprune.cli.runtime_tables import show_runtimes
     from edgeprune.pipeline.demo import run_demo
+    from edgeprune.profiling.runtimes.record import load_runtimes
 
     result = run_demo(out, overwrite=overwrite, seed=common.seed)
     headline(result)
+    show_runtimes(load_runtimes(result.path(RUNTIMES)))
     common.write(result.manifest)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -12,6 +13,7 @@ from edgeprune.cli.flags.kinds import (
     EXPORT,
     MEASURING,
     Integer,
+    OptionalNumber,
     OptionalPath,
     OptionalText,
     Switch,
@@ -24,8 +26,11 @@ from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
     from edgeprune.bundles.bundle import Bundle
+    from edgeprune.deployment.candidates import RuntimeOptions
     from edgeprune.deployment.lower_bundle import LowerOptions
     from edgeprune.lowering.record import LoweringRecord
+    from edgeprune.profiling.runtimes.record import RuntimesRecord
+    from edgeprune.tuning.options import TuneOptions
 
 
 @Parameter(name="*", group=EXPORT)
@@ -52,6 +57,41 @@ class CacheFlags:
     """Measure everything anew, and remember nothing."""
 
 
+@Parameter(name="*", group=MEASURING)
+@flags
+class RuntimeFlags:
+    """For which runtime; several are held against each other."""
+
+    target: str = "cpu"
+    """Runtime to choose forms for: cpu (ONNX Runtime), openvino-native, litert or ncnn. With several, separated by
+    commas, or all (those of this machine's processor that are installed) dense and pruned are measured in each
+    runtime, too, and end in one table."""
+    precision: OptionalText = ""
+    """With several runtimes: fp32 (by default), int8, or both as fp32,int8."""
+    data: OptionalText = ""
+    """With several runtimes: calibrates INT8 and tells the accuracy, as for `edgeprune profile`."""
+    keep: Annotated[Literal["none", "best"], Parameter(show_default=False)] = "none"
+    """With several runtimes: best leaves the files of the fastest network in the bundle, in its runtime's format."""
+    time_limit: OptionalNumber = None
+    """With several runtimes: seconds of measuring for each runtime and precision, at most; by default 10."""
+
+    @property
+    def are_several(self) -> bool:
+        """Whether runtimes are held against each other, rather than forms chosen for one."""
+        from edgeprune.profiling.tuned_for import RUNTIMES
+
+        return self.target not in RUNTIMES or bool(self.precision or self.data) or self.keep != "none"
+
+    def options(self, tuning: TuneOptions, device_profile: str) -> RuntimeOptions:
+        from edgeprune.deployment.candidates import RuntimeOptions
+
+        precisions = tuple(name.strip() for name in (self.precision or "fp32").split(","))
+        given = RuntimeOptions((), tuning, precisions, self.data, device_profile)
+        if self.time_limit is not None:
+            given = replace(given, time_limit_s=self.time_limit)
+        return RuntimeOptions.of(self.target, given)
+
+
 def tune(
     model: Path,
     /,
@@ -59,7 +99,7 @@ def tune(
     file: FileFlags = FileFlags(),
     threads: Annotated[Integer, Parameter(group=MEASURING)] = 1,
     batch_size: Annotated[Integer, Parameter(group=MEASURING)] = 1,
-    target: Annotated[str, Parameter(group=MEASURING)] = "cpu",
+    runtimes: RuntimeFlags = RuntimeFlags(),
     device_profile: Annotated[OptionalText, Parameter(group=MEASURING)] = "",
     remembered: CacheFlags = CacheFlags(),
     common: Seeded = Seeded(),
@@ -74,6 +114,8 @@ def tune(
     - `edgeprune tune out/`
     - `edgeprune tune out/ --threads 2 --batch-size 8`
     - `edgeprune tune out/ --target openvino-native`
+    - `edgeprune tune out/ --target all --keep best`
+    - `edgeprune tune out/ --target cpu,litert --precision fp32,int8 --data imagefolder:DIR`
     - `edgeprune tune resnext.onnx -o out`
 
     Parameters
@@ -84,20 +126,43 @@ def tune(
         Threads inside one operation, as the model will be run.
     batch_size
         Images a run, as the model will be run.
-    target
-        Runtime to tune for: cpu (ONNX Runtime), openvino-native, litert or ncnn.
     device_profile
         Device type whose channel block and cost table the candidates come from; this machine's by default.
     """
+    from edgeprune.cli.runtime_tables import show_runtimes
     from edgeprune.deployment.lower_bundle import LowerOptions
+    from edgeprune.profiling.sweeping.sweep import require_none
     from edgeprune.tuning.cache import default_path
     from edgeprune.tuning.options import TuneOptions
 
     kept = None if remembered.no_cache else remembered.cache or default_path()
-    options = LowerOptions(device_profile, TuneOptions(threads, batch_size, target, kept, common.seed))
+    if runtimes.are_several:
+        tuning = TuneOptions(threads, batch_size, cache=kept, seed=common.seed)
+        several = _several(model, runtimes.options(tuning, device_profile), file, keeps_best=runtimes.keep == "best")
+        show_runtimes(several)
+        common.write(several)
+        require_none(several.failures, told=True)
+        return
+    if runtimes.time_limit is not None:
+        raise InputError("--time-limit is for several runtimes", expected="--target all, or names with commas between")
+    options = LowerOptions(device_profile, TuneOptions(threads, batch_size, runtimes.target, kept, common.seed))
     tuned, record = _tuned(model, options, file)
     show(record, tuned)
     common.write(record)
+
+
+def _several(model: Path, options: RuntimeOptions, file: FileFlags, *, keeps_best: bool) -> RuntimesRecord:
+    from edgeprune.deployment.lower_bundle import LowerOptions
+    from edgeprune.pipeline import runtimes as steps
+
+    options.check()
+    size = parse_open_size(file.input_size)
+    if not _is_file(model):
+        _require_bundle(model, file)
+        return steps.tune_runtimes(model, options, keeps_best=keeps_best, input_size=size)
+    own = replace(options.tune, target=options.own_target or "cpu")
+    bundle, _ = _tuned(model, LowerOptions(options.device_profile, own), file)
+    return steps.measure_runtimes(bundle.folder, options, keeps_best=keeps_best)
 
 
 def _tuned(model: Path, options: LowerOptions, file: FileFlags) -> tuple[Bundle, LoweringRecord]:
@@ -105,15 +170,23 @@ def _tuned(model: Path, options: LowerOptions, file: FileFlags) -> tuple[Bundle,
     from edgeprune.pipeline.output import Output
 
     size = parse_open_size(file.input_size)
-    if model.suffix == ".onnx" and not model.is_dir():
+    if _is_file(model):
         if not model.exists():
             raise InputError("no such file", where=model, expected="an ONNX file", remedy="check the path")
         if file.out is None:
             raise InputError("an ONNX file is not changed", where=model, remedy="pass -o OUT for the tuned one")
         return steps.tune_file(model, options, Output(file.out, file.overwrite), size)
+    _require_bundle(model, file)
+    return steps.tune(model, options, size)
+
+
+def _is_file(model: Path) -> bool:
+    return model.suffix == ".onnx" and not model.is_dir()
+
+
+def _require_bundle(model: Path, file: FileFlags) -> None:
     if file.out is not None:
         raise InputError("a bundle is tuned in its place", where=model, remedy="leave out -o, or copy it before")
-    return steps.tune(model, options, size)
 
 
 def show(record: LoweringRecord, bundle: Bundle) -> None:

@@ -83,36 +83,44 @@ def run_apart(job: ProfileJob) -> ProfileResult:
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as text:
         folder = Path(text)
         (folder / JOB).write_bytes(Request(job, progress.is_shown()).encoded())
-        # The same modules as here, wherever they came from; -P: and not the working directory's, if it was not there.
-        paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-        command = [sys.executable, "-P", "-m", "edgeprune.profiling.sweeping.worker", str(folder)]
-        # Ctrl-C is for this process alone, which then ends the other one. Nothing is ever written to that one's input:
-        # it ends when this process does, however it ends.
-        environment, group = {**os.environ, "PYTHONPATH": paths}, 0 if os.name == "posix" else None
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, process_group=group)
-        try:
-            status = process.wait()
-        finally:
-            if process.poll() is None:  # interrupted
-                process.kill()
-                process.wait()
-            assert process.stdin is not None
-            process.stdin.close()
+        status = run_module("edgeprune.profiling.sweeping.worker", folder)
         if (folder / RESULT).exists():
             return msgspec.json.decode((folder / RESULT).read_bytes(), type=ProfileResult)
         if (folder / FAILURE).exists():
             raise msgspec.json.decode((folder / FAILURE).read_bytes(), type=Failure).error()
+    raise ended_from_outside(f"target {job.target}", status)
+
+
+def run_module(module: str, folder: Path) -> int:
+    """Run a module with the folder as its argument in a process of its own, and wait; its exit status, less than 0 for
+    a signal. KeyboardInterrupt if the user ended it."""
+    # The same modules as here, wherever they came from; -P: and not the working directory's, if it was not there.
+    paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    command = [sys.executable, "-P", "-m", module, str(folder)]
+    # Ctrl-C is for this process alone, which then ends the other one. Nothing is ever written to that one's input:
+    # it ends when this process does, however it ends.
+    environment, group = {**os.environ, "PYTHONPATH": paths}, 0 if os.name == "posix" else None
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, process_group=group)
+    try:
+        status = process.wait()
+    finally:
+        if process.poll() is None:  # interrupted
+            process.kill()
+            process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
     if status == INTERRUPTED:
         raise KeyboardInterrupt
-    raise _ended_from_outside(job, status)
+    return status
 
 
-def _ended_from_outside(job: ProfileJob, status: int) -> InputError:
+def ended_from_outside(where: str, status: int) -> InputError:
+    """The error of a process that left no result."""
     known = {int(number): number.name for number in signal.Signals}
     by = f"by {known.get(-status, f'signal {-status}')}" if status < 0 else f"with status {status}"
     killed = -status == getattr(signal, "SIGKILL", None)
     return InputError(
         f"the measuring process was ended {by}" + (": most likely for the memory that it took" if killed else ""),
-        where=f"target {job.target}",
+        where=where,
         remedy="try a smaller --batch-size" if killed else "the runtime crashed: leave this target out, or update it",
     )

@@ -159,13 +159,18 @@ def measure(job: ProfileJob) -> ProfileResult:
 def require_complete(result: ProfileResult, *, told: bool = False) -> None:
     """InputError, GateError for wrong outputs, or whatever else it comes to, where a part of a sweep could
     not be measured; without the reasons if the user was told of them."""
-    if not result.failures:
+    require_none(result.failures, told=told)
+
+
+def require_none(failures: Sequence[SweepFailure], *, told: bool = False) -> None:
+    """`require_complete` for what failed."""
+    if not failures:
         return
-    jobs = [failure.setting for failure in result.failures]
-    kinds = {failure.kind for failure in result.failures}
+    jobs = [failure.setting for failure in failures]
+    kinds = {failure.kind for failure in failures}
     if "interrupted" in kinds:
         raise Interrupted(f"interrupted; all was measured but {'; '.join(jobs)}")
-    reasons = [f"{job} ({failure.error})" for job, failure in zip(jobs, result.failures, strict=True)]
+    reasons = [f"{job} ({failure.error})" for job, failure in zip(jobs, failures, strict=True)]
     text = f"all was measured but {'; '.join(jobs if told else reasons)}"
     if "bug" in kinds:
         raise RuntimeError(text)
@@ -173,16 +178,17 @@ def require_complete(result: ProfileResult, *, told: bool = False) -> None:
 
 
 def _failure(job: ProfileJob, error: BaseException) -> SweepFailure:
-    """The record of what happened; a bug's traceback goes to standard error, where bugs are told."""
+    return SweepFailure(job.target, job.options.threads, *failure_words(error), job.options.batch_sizes)
 
-    def failed(told: str, kind: FailureKind) -> SweepFailure:
-        return SweepFailure(job.target, job.options.threads, told, kind, job.options.batch_sizes)
 
+def failure_words(error: BaseException) -> tuple[str, FailureKind]:
+    """What happened, in a line, and of which kind it is; a bug's traceback goes to standard error, where bugs are
+    told."""
     if isinstance(error, KeyboardInterrupt):
-        return failed("interrupted", "interrupted")
+        return "interrupted", "interrupted"
     if isinstance(error, GateError):
-        return failed(str(error), "gate")
+        return str(error), "gate"
     if isinstance(error, InputError):
-        return failed(str(error), "input")
+        return str(error), "input"
     traceback.print_exception(error)
-    return failed(traceback.format_exception_only(error)[-1].strip().splitlines()[-1], "bug")
+    return traceback.format_exception_only(error)[-1].strip().splitlines()[-1], "bug"

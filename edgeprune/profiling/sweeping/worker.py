@@ -34,14 +34,14 @@ def work(folder: Path) -> None:
 
 
 def main() -> None:
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
+    threading.Thread(target=wait_for_parent, daemon=True).start()
     try:
         work(Path(sys.argv[1]))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
-def _wait_for_parent() -> None:
+def wait_for_parent() -> None:
     """Leave at once when the process that started this one is gone, and its pipe with it."""
     os.read(sys.stdin.fileno(), 1)  # not through sys.stdin: its lock would be held when this process ends first
     os._exit(1)

@@ -31,8 +31,10 @@ from edgeprune.report.figures.drawing import (
     margin,
     svg,
 )
+from edgeprune.report.figures.runtimes import runtime_bars
 from edgeprune.report.views.kernels import KernelView, reduced
 from edgeprune.report.views.measurements import Distribution, Roofline, Sweep, Trend, Waterfall
+from edgeprune.report.views.runtimes import RuntimePairs
 from edgeprune.report.words.results import setting
 
 MOST_STAGES, MOST_RESULTS, MOST_MARKERS = 40, 16, 60
@@ -70,6 +72,8 @@ def _figure(picture: Picture) -> Figure:
             return plots.sweep_curves(sweep)
         case Trend() as trend:
             return plots.trend_lines(trend)
+        case RuntimePairs() as pairs:
+            return runtime_bars(pairs)
 
 
 def speedup_bars(profile: ProfileResult) -> Figure:

@@ -57,6 +57,7 @@ def to_json(contents: Contents) -> str:
             "plan": {"sha256": plan.sha256(), "layers": layers} if plan else None,
             "lowering": contents.lowering,
             "profile": contents.profile,
+            "runtimes": contents.runtimes,
             "partition": contents.split,
             "method": contents.record,
         }

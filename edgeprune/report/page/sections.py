@@ -12,6 +12,7 @@ from edgeprune.report.page import layer_tables, making_tables, tables
 from edgeprune.report.page.forms import forms_section
 from edgeprune.report.page.measured import advice_section, estimates_section, layers_section, speed_blocks
 from edgeprune.report.page.records import record_section
+from edgeprune.report.page.runtimes import runtimes_section
 from edgeprune.report.views.kernels import KernelView, kernel_view
 from edgeprune.report.words.forms import excess_sentence
 from edgeprune.report.words.headline import accuracy_change, plain_rows, ratio
@@ -35,6 +36,7 @@ def build_document(contents: Contents) -> Document:
     measured = f", measured {contents.profile.environment.date[:10]}" if contents.profile else ""
     sections = (
         _speed(contents),
+        runtimes_section(contents.runtimes),
         advice_section(contents.profile),
         layers_section(contents.profile, thins=contents.plan is not None and contents.plan.thins),
         estimates_section(contents.profile),

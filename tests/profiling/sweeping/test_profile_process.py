@@ -125,7 +125,7 @@ def test_a_bug_comes_back_with_its_traceback(tmp_path: Path, monkeypatch: pytest
 
 def test_the_worker_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
     code = "import threading, time; from edgeprune.profiling import worker as w; "
-    code += "threading.Thread(target=w._wait_for_parent, daemon=True).start(); print(1, flush=True); time.sleep(600)"
+    code += "threading.Thread(target=w.wait_for_parent, daemon=True).start(); print(1, flush=True); time.sleep(600)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     worker = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
