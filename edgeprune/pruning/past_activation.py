@@ -108,10 +108,10 @@ def _moved(
     wanted: Sequence[Tensor],
     how: Behind,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The cross moments (filters, columns) and the mean (filters,) of the target as these weights leave it."""
+    """The cross moments (filters, columns) and the mean (filters,) of the target as these weights leave it: what is
+    wanted, and how far from it hidden outputs may stay."""
     kernel = torch.from_numpy(weights).to(conv.weight).reshape(conv.weight.shape)
     bias = torch.from_numpy(shift).to(conv.weight)
-    centre = torch.from_numpy(moments.wanted).to(conv.weight).reshape(1, -1, 1, 1)
     cross, sums = np.zeros(weights.shape), np.zeros(len(weights))
     low, high = how.limits
     for number, (x, y) in enumerate(zip(read, wanted, strict=True)):
@@ -120,15 +120,14 @@ def _moved(
         added = how.shift if how.stream is None else how.shift + how.stream[number]
         have, aim = given * how.scale + added, y * how.scale + added
         hidden = torch.where(aim <= low, have.clamp(max=low), torch.where(aim >= high, have.clamp(min=high), aim))
-        target = given + (hidden - have) * inverse_of(how.scale)
-        off = target - centre
+        off = (hidden - aim) * inverse_of(how.scale)
         products = conv2d_weight(  # type: ignore[no-untyped-call]
             padded, kernel.shape, off.contiguous(), conv.stride, 0, conv.dilation
         )
         cross += products.reshape(weights.shape).double().numpy()
         sums += off.double().sum((0, 2, 3)).numpy()
     cross, sums = cross / moments.count, sums / moments.count
-    return cross - np.outer(sums, moments.read), moments.wanted + sums
+    return moments.cross + cross - np.outer(sums, moments.read), moments.wanted + sums
 
 
 def _padded(conv: nn.Conv2d, x: Tensor) -> Tensor:
