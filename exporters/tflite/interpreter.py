@@ -24,7 +24,7 @@ _CHATTER = (b"INFO: ",)
 def open_interpreter(data: bytes, threads: int, *, where: object) -> Any:
     """LiteRT's interpreter with its XNNPACK delegate, its memory laid out; InputError where it refuses the file."""
     try:
-        with _without_chatter():
+        with without_chatter():
             interpreter = Interpreter(model_content=data, num_threads=threads)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
@@ -69,7 +69,7 @@ def run_file(path: Path, feeds: Feeds) -> dict[str, Array]:
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
+def without_chatter() -> Iterator[None]:
     """LiteRT's C++ writes to the process's standard error: what is no news is left out, all else comes through."""
     sys.stderr.flush()
     try:
