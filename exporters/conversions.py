@@ -6,8 +6,9 @@ Importing this module loads neither torch nor any of the runtimes; what a conver
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from onnx import ModelProto, ValueInfoProto
 
@@ -17,12 +18,15 @@ from edgeprune.exporters.options import ConvertOptions
 from edgeprune.io.arrays import Array, Feeds
 from edgeprune.onnx_files.inputs import input_specs, static_batch, with_input_size
 from edgeprune.onnx_files.shapes import concrete_shapes
+from edgeprune.precision.formats import Precision
+from edgeprune.precision.weight_bits import WeightBits, weight_bits
 
 __all__ = [
     "CONVERSIONS",
     "Conversion",
     "ConvertOptions",
     "conversion_named",
+    "with_batch",
     "with_fixed_sizes",
     "with_input_shapes",
 ]
@@ -30,6 +34,29 @@ __all__ = [
 
 def _no_notes(path: Path) -> tuple[str, ...]:
     return ()
+
+
+class Need(NamedTuple):
+    """A Python package that a conversion needs."""
+
+    module: str
+    extra: str
+    """Which of edgeprune's extras brings it."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a runtime made of a written file."""
+
+    outputs: tuple[dict[str, Array], ...]
+    """Of each of the inputs, by the ONNX file's names and in its shapes."""
+    formats: Mapping[str, str]
+    """Convolution or linear layer of the ONNX file -> the number format in which the runtime computed it; empty where
+    it does not tell."""
+
+
+def _cannot_run(path: Path, feeds: Sequence[Feeds]) -> Ran:
+    raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -56,15 +83,31 @@ class Conversion:
     same names and shapes, computed by the runtime that the file is for. What parity is measured on."""
     notes: Callable[[Path], tuple[str, ...]] = _no_notes
     """What whoever runs a written file should know, in sentences without an end."""
+    also: Mapping[Precision, Need] = field(default_factory=dict)
+    """Precisions besides FP32 that it can write, and what each needs besides."""
+    run_all: Callable[[Path, Sequence[Feeds]], Ran] = _cannot_run
+    """As `run` for several inputs in turn, with what the runtime tells of its layers; of a conversion with other
+    precisions than FP32."""
+    int8_weight_bits: Callable[[WeightBits], int] = weight_bits
+    """Bits that the weights get in INT8; InputError for what the format cannot hold."""
 
-    def require(self) -> None:
-        """InputError if what it needs is not installed."""
-        if not is_importable(self.module):
+    def require(self, precision: Precision = "fp32") -> None:
+        """InputError if it cannot write this precision, or if what it needs is not installed."""
+        known: dict[Precision, Need] = {"fp32": Need(self.module, self.extra), **self.also}
+        if precision not in known:
             raise InputError(
-                f"writing for {self.runtime} needs {self.module}",
+                f"files for {self.runtime} are not written in {precision}",
                 where=f"--to {self.name}",
-                remedy=f"pip install 'edgeprune[{self.extra}]'",
+                expected=f"--precision {' or '.join(known)}",
             )
+        for needed in (known["fp32"], known[precision]):
+            if not is_importable(needed.module):
+                raise InputError(
+                    f"writing for {self.runtime}{'' if precision == 'fp32' else f' in {precision}'} needs "
+                    f"{needed.module}",
+                    where=f"--to {self.name}",
+                    remedy=f"pip install 'edgeprune[{needed.extra}]'",
+                )
 
     def path(self, stem: str) -> str:
         """The main file's name inside a bundle; `stem` is `model` or `dense`."""
@@ -75,6 +118,10 @@ def _to_tflite(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes
     from edgeprune.exporters.tflite.writer import to_tflite
 
     written: bytes = to_tflite(model, options)
+    if options.precision == "int8":
+        from edgeprune.exporters.tflite.quantized import quantized
+
+        written = quantized(written, options.batches, options.fp32_layers)
     return {".tflite": written}
 
 
@@ -83,6 +130,24 @@ def _run_tflite(path: Path, feeds: Feeds) -> dict[str, Array]:
 
     outputs: dict[str, Array] = run_file(path, feeds)
     return outputs
+
+
+def _run_all_tflite(path: Path, feeds: Sequence[Feeds]) -> Ran:
+    from edgeprune.exporters.tflite.interpreter import run_file_on
+    from edgeprune.exporters.tflite.layer_formats import layer_formats
+
+    return Ran(tuple(run_file_on(path, feeds)), layer_formats(path.read_bytes()))
+
+
+def _tflite_weight_bits(asked: WeightBits) -> int:
+    """8: XNNPACK adds products in 32 bits on every processor."""
+    if asked == "7":
+        raise InputError(
+            "XNNPACK adds products of bytes in 32 bits: weights of 7 bits would only cost accuracy",
+            where="--weight-bits 7",
+            expected="8 or auto",
+        )
+    return 8
 
 
 def _notes_on_tflite(path: Path) -> tuple[str, ...]:
@@ -103,16 +168,20 @@ _TFLITE = Conversion(
     convert=_to_tflite,
     run=_run_tflite,
     notes=_notes_on_tflite,
+    also={"int8": Need("ai_edge_quantizer", "litert-int8")},
+    run_all=_run_all_tflite,
+    int8_weight_bits=_tflite_weight_bits,
 )
 
 CONVERSIONS: Mapping[str, Conversion] = {conversion.name: conversion for conversion in (_TFLITE,)}
 
 
-def conversion_named(name: str) -> Conversion:
-    """The conversion of this name; InputError if there is none, or if what it needs is not installed."""
+def conversion_named(name: str, precision: Precision = "fp32") -> Conversion:
+    """The conversion of this name; InputError if there is none, it cannot write this precision, or what it needs is not
+    installed."""
     if name not in CONVERSIONS:
         raise unknown_name("format", name, CONVERSIONS)
-    CONVERSIONS[name].require()
+    CONVERSIONS[name].require(precision)
     return CONVERSIONS[name]
 
 
@@ -123,11 +192,15 @@ def with_fixed_sizes(model: ModelProto, input_size: Sequence[int] = (), *, where
     InputError as `with_input_size`, and where a size of an output cannot be inferred.
     """
     sized = with_input_size(model, input_size, where=where)
-    batch = static_batch(sized) or 1
+    return with_batch(sized, static_batch(sized) or 1, where=where)
+
+
+def with_batch(model: ModelProto, batch: int, *, where: object = "ONNX model") -> ModelProto:
+    """A copy of the model whose open sizes, of its batch alone, are this one; InputError as `with_input_shapes`."""
     shapes = {
-        spec.name: tuple(size if isinstance(size, int) else batch for size in spec.shape) for spec in input_specs(sized)
+        spec.name: tuple(size if isinstance(size, int) else batch for size in spec.shape) for spec in input_specs(model)
     }
-    return with_input_shapes(sized, shapes, where=where)
+    return with_input_shapes(model, shapes, where=where)
 
 
 def with_input_shapes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,18 @@ def run_file(path: Path, feeds: Feeds) -> dict[str, Array]:
 
     InputError where the file is none, or LiteRT refuses it.
     """
+    return next(run_file_on(path, [feeds]))
+
+
+def run_file_on(path: Path, several: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
+    """As `run_file`, for one inputs after the other."""
     data = path.read_bytes()
     record = file_record(data, where=path)
     interpreter = open_interpreter(data, 1, where=path)
-    feed(interpreter, record, feeds)
-    invoke(interpreter, where=path)
-    return fetch(interpreter, record)
+    for feeds in several:
+        feed(interpreter, record, feeds)
+        invoke(interpreter, where=path)
+        yield fetch(interpreter, record)
 
 
 @contextmanager

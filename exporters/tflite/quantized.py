@@ -8,6 +8,7 @@ stay float32: a QUANTIZE and a DEQUANTIZE stand beside them.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from edgeprune.errors import InputError, first_line
 from edgeprune.exporters.tflite.file import repacked
 from edgeprune.exporters.tflite.interpreter import feed, invoke, without_chatter
+from edgeprune.exporters.tflite.layer_formats import operation
 from edgeprune.exporters.tflite.record import RECORD, FileRecord, encoded, file_record
 from edgeprune.io import progress
 from edgeprune.io.arrays import Feeds
@@ -57,7 +59,8 @@ def quantized(data: bytes, batches: Sequence[Feeds], fp32_layers: Collection[str
 
 def ranges(data: bytes, record: FileRecord, batches: Sequence[Feeds]) -> dict[str, Range]:
     """The least and the largest value that each float32 tensor had that the file computes or is fed, by its name."""
-    with without_chatter():
+    with without_chatter(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that keeping all tensors takes memory
         interpreter = Interpreter(model_content=data, num_threads=1, experimental_preserve_all_tensors=True)
         interpreter.allocate_tensors()
     computed = {int(place) for node in interpreter._get_ops_details() for place in node["outputs"]}
@@ -75,39 +78,11 @@ def ranges(data: bytes, record: FileRecord, batches: Sequence[Feeds]) -> dict[st
             values = interpreter.get_tensor(place["index"])
             low, high = found[place["name"]]
             found[place["name"]] = min(low, float(values.min())), max(high, float(values.max()))
-    seen = {}
+    seen: dict[str, Range] = {}
     for place in told:
-        low, high = (np.full((1,) * len(place["shape"]), limit, np.float32) for limit in found[place["name"]])
-        seen[place["name"]] = {"min": low, "max": high}
+        least, most = (np.full((1,) * len(place["shape"]), limit, np.float32) for limit in found[place["name"]])
+        seen[place["name"]] = {"min": least, "max": most}
     return seen
-
-
-def layer_formats(data: bytes) -> dict[str, str]:
-    """ONNX node -> the number format in which the file computes it, of convolutions and linear layers: `int8` where
-    inputs, weights and result have 8 bits, `fp32` where all are float32, else both types, as `float32*int8`."""
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data))
-    graph, names = model.subgraphs[0], schema_names(schema.TensorType)
-    found = {}
-    for operator, node in zip(graph.operators, file_record(data).nodes, strict=True):
-        if _operation(model, operator) in LAYERS:
-            # A transposed convolution's first input is the size of its result.
-            inputs = operator.inputs[1:3] if _operation(model, operator) == "TRANSPOSE_CONV" else operator.inputs[:2]
-            types = dict.fromkeys(names[graph.tensors[place].type].lower() for place in [*inputs, operator.outputs[0]])
-            found[node] = _FORMATS.get(tuple(types), "*".join(types))
-    return found
-
-
-LAYERS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"})
-_FORMATS = {("float32",): "fp32", ("int8",): "int8"}
-
-
-def schema_names(kind: Any) -> dict[int, str]:
-    """Number -> name of one of the schema's enumerations."""
-    return {number: name for name, number in vars(kind).items() if isinstance(number, int)}
-
-
-def _operation(model: Any, operator: Any) -> str:
-    return schema_names(schema.BuiltinOperator)[model.operatorCodes[operator.opcodeIndex].builtinCode]
 
 
 def _recipe(data: bytes, record: FileRecord, fp32_layers: Collection[str]) -> Any:
@@ -134,6 +109,6 @@ def _with_record(data: bytes, record: FileRecord) -> bytes:
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data))
     nodes = iter(record.nodes)
     sources = tuple(
-        "" if _operation(model, operator) in _BETWEEN else next(nodes) for operator in model.subgraphs[0].operators
+        "" if operation(model, operator) in _BETWEEN else next(nodes) for operator in model.subgraphs[0].operators
     )
     return repacked(data, {RECORD: encoded(msgspec.structs.replace(record, nodes=sources))})

@@ -29,6 +29,8 @@ openvino: Any = import_openvino()
 
 DEVICE = "CPU"
 _NOT_RUN = frozenset({"Const", "Input", "Output"})
+_LAYERS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
+_FORMATS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class OpenVinoRunner(OpenedRunner):
         self._core: Any = openvino.Core()
         self._compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
         self._original: dict[str, str] = {}
+        self._formats: dict[str, str] = {}
         self._read()
 
     @property
@@ -156,6 +159,10 @@ class OpenVinoRunner(OpenedRunner):
         """See `Runner`: OpenVINO's own nodes, once it has run, since it compiles for the inputs' shapes."""
         return {self.provider: len(self._original)} if self._original else {}
 
+    def layer_formats(self) -> dict[str, str]:
+        """Convolution or linear layer of the ONNX model -> the number format in which OpenVINO ran it last."""
+        return self._formats
+
     def close(self) -> None:
         """Free the model; a second call does nothing."""
         self._compiled, self._core = {}, None
@@ -202,7 +209,9 @@ class OpenVinoRunner(OpenedRunner):
             raise InputError(
                 f"OpenVINO cannot compile it: {_reason(error)}", where="ONNX model", remedy="choose another --target"
             ) from error
-        self._original = self._original_nodes(compiled.get_runtime_model())
+        running = compiled.get_runtime_model()
+        self._original = self._original_nodes(running)
+        self._formats = self._layer_formats(running)
         return _Compiled(compiled, request)
 
     def _infer(self, request: Any, feeds: Feeds) -> None:
@@ -225,6 +234,15 @@ class OpenVinoRunner(OpenedRunner):
             parts = facts["originalLayersNames"].astype(str).split(",") if "originalLayersNames" in facts else []
             known = [self._writers.get(part, part) for part in parts if part]
             found[name] = next((part for part in known if part in self._nodes), name if known else "")
+        return found
+
+    def _layer_formats(self, graph: Any) -> dict[str, str]:
+        found = {}
+        for node in graph.get_ops():
+            facts = node.get_rt_info()
+            if facts["layerType"].astype(str) in _LAYERS:
+                kind = facts["runtimePrecision"].astype(str)
+                found[self._original[node.get_friendly_name()]] = _FORMATS.get(kind, kind)
         return found
 
 
