@@ -14,7 +14,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from edgeprune.devices.this_machine import is_importable
 from edgeprune.errors import InputError, unknown_name
-from edgeprune.exporters.options import ConvertOptions
+from edgeprune.exporters.options import IO_LAYOUTS, ConvertOptions, IoLayout
 from edgeprune.io.arrays import Array, Feeds
 from edgeprune.onnx_files.inputs import input_specs, static_batch, with_input_size
 from edgeprune.onnx_files.shapes import concrete_shapes
@@ -83,6 +83,8 @@ class Conversion:
     same names and shapes, computed by the runtime that the file is for. What parity is measured on."""
     notes: Callable[[Path], tuple[str, ...]] = _no_notes
     """What whoever runs a written file should know, in sentences without an end."""
+    layouts: tuple[IoLayout, ...] = IO_LAYOUTS
+    """Of inputs and outputs that it can write; the first where nobody asks."""
     also: Mapping[Precision, Need] = field(default_factory=dict)
     """Precisions besides FP32 that it can write, and what each needs besides."""
     run_all: Callable[[Path, Sequence[Feeds]], Ran] = _cannot_run
@@ -108,6 +110,18 @@ class Conversion:
                     where=f"--to {self.name}",
                     remedy=f"pip install 'edgeprune[{needed.extra}]'",
                 )
+
+    def check(self, options: ConvertOptions) -> None:
+        """InputError for what it cannot write."""
+        options.check()
+        if options.io_layout not in self.layouts:
+            raise InputError(
+                f"files for {self.runtime} take and give images in {' or '.join(self.layouts).upper()}",
+                where=f"--io-layout {options.io_layout}",
+                remedy="leave it out",
+            )
+        if options.precision == "int8":
+            self.int8_weight_bits(options.weight_bits)
 
     def path(self, stem: str) -> str:
         """The main file's name inside a bundle; `stem` is `model` or `dense`."""
@@ -173,7 +187,36 @@ _TFLITE = Conversion(
     int8_weight_bits=_tflite_weight_bits,
 )
 
-CONVERSIONS: Mapping[str, Conversion] = {conversion.name: conversion for conversion in (_TFLITE,)}
+
+def _to_openvino(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
+    from edgeprune.exporters.openvino.ir import to_ir
+
+    files: Mapping[str, bytes] = to_ir(model, options)
+    return files
+
+
+def _run_all_openvino(path: Path, feeds: Sequence[Feeds]) -> Ran:
+    from edgeprune.exporters.openvino.ir import run_ir
+
+    outputs, formats = run_ir(path, feeds)
+    return Ran(tuple(outputs), formats)
+
+
+_OPENVINO = Conversion(
+    name="openvino",
+    runtime="OpenVINO",
+    suffix=".xml",
+    folder="",
+    module="openvino",
+    extra="openvino",
+    convert=_to_openvino,
+    run=lambda path, feeds: _run_all_openvino(path, [feeds]).outputs[0],
+    layouts=("nchw",),
+    also={"int8": Need("openvino", "openvino")},
+    run_all=_run_all_openvino,
+)
+
+CONVERSIONS: Mapping[str, Conversion] = {conversion.name: conversion for conversion in (_TFLITE, _OPENVINO)}
 
 
 def conversion_named(name: str, precision: Precision = "fp32") -> Conversion:

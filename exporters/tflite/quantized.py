@@ -48,7 +48,8 @@ def quantized(data: bytes, batches: Sequence[Feeds], fp32_layers: Collection[str
     record = file_record(data, where="INT8")
     try:
         recipe, seen = _recipe(data, record, fp32_layers), ranges(data, record, batches)
-        with redirect_stderr(StringIO()):  # it draws progress that nobody asked for
+        with redirect_stderr(StringIO()), warnings.catch_warnings():  # it draws progress that nobody asked for
+            warnings.simplefilter("ignore")
             made = quantizer.Quantizer(data, recipe).quantize(seen, enable_progress_report=False)
     except (ValueError, RuntimeError, KeyError) as error:
         raise InputError(

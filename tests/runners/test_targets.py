@@ -19,13 +19,13 @@ from places import SUPPORT
 from edgeprune.devices import this_machine
 from edgeprune.devices.this_machine import NVIDIA_DRIVER
 from edgeprune.errors import InputError
+from edgeprune.exporters.openvino.package import import_openvino
 from edgeprune.onnx_files.constants import constants
 from edgeprune.runners import registry
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime import providers as ort_providers
 from edgeprune.runners.onnxruntime import runner as ort
 from edgeprune.runners.openvino import targets as openvino_targets
-from edgeprune.runners.openvino.package import import_openvino
 from edgeprune.runners.registry import TARGETS, open_runner
 from edgeprune.runners.target import OpenOptions, Source
 from edgeprune.runners.torch import targets as torch_targets
@@ -373,7 +373,7 @@ class TestTorch:
 import os, sys
 import numpy as np, torch
 from edgeprune.runners.base import RunOptions
-from edgeprune.runners.openvino.package import import_openvino
+from edgeprune.exporters.openvino.package import import_openvino
 from edgeprune.runners.cores import pinned
 from edgeprune.runners.torch.runner import TorchRunner
 def threads():

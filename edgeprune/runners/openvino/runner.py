@@ -14,6 +14,8 @@ import numpy as np
 from onnx import ModelProto
 
 from edgeprune.errors import InputError
+from edgeprune.exporters.openvino.layer_formats import layer_formats, original_nodes
+from edgeprune.exporters.openvino.package import import_openvino
 from edgeprune.io.arrays import Array, Feeds
 from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.onnx_files.inputs import input_specs, output_specs
@@ -23,14 +25,10 @@ from edgeprune.runners.base import NodeTime, RunOptions
 from edgeprune.runners.cores import pinned
 from edgeprune.runners.feeds import check_feeds
 from edgeprune.runners.opened import OpenedRunner
-from edgeprune.runners.openvino.package import import_openvino
 
 openvino: Any = import_openvino()
 
 DEVICE = "CPU"
-_NOT_RUN = frozenset({"Const", "Input", "Output"})
-_LAYERS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
-_FORMATS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,6 @@ class OpenVinoRunner(OpenedRunner):
         self._inputs, self._outputs = input_specs(proto), output_specs(proto)
         self.input_names = tuple(spec.name for spec in self._inputs)
         self.output_names = tuple(spec.name for spec in self._outputs)
-        self._nodes = frozenset(node.name for node in proto.graph.node)
         self._writers = {value: node.name for node in proto.graph.node for value in node.output}
         self._data = proto.SerializeToString()
         self._core: Any = openvino.Core()
@@ -210,8 +207,8 @@ class OpenVinoRunner(OpenedRunner):
                 f"OpenVINO cannot compile it: {_reason(error)}", where="ONNX model", remedy="choose another --target"
             ) from error
         running = compiled.get_runtime_model()
-        self._original = self._original_nodes(running)
-        self._formats = self._layer_formats(running)
+        self._original = original_nodes(running, self._writers)
+        self._formats = layer_formats(running, self._writers)
         return _Compiled(compiled, request)
 
     def _infer(self, request: Any, feeds: Feeds) -> None:
@@ -219,31 +216,6 @@ class OpenVinoRunner(OpenedRunner):
             request.infer({name: np.ascontiguousarray(feeds[name]) for name in self.input_names})
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot run the model on this input: {_reason(error)}") from error
-
-    def _original_nodes(self, graph: Any) -> dict[str, str]:
-        """Node that OpenVINO runs -> the ONNX model's node; empty for a reordering of data.
-
-        OpenVINO names a node for the ONNX node that it was, or for a value that the node writes; what it adds to
-        reorder data stands for none. Of the nodes that were fused into one, the first gives its name."""
-        found = {}
-        for node in graph.get_ops():
-            facts = node.get_rt_info()
-            if facts["layerType"].astype(str) in _NOT_RUN:
-                continue
-            name = node.get_friendly_name()
-            parts = facts["originalLayersNames"].astype(str).split(",") if "originalLayersNames" in facts else []
-            known = [self._writers.get(part, part) for part in parts if part]
-            found[name] = next((part for part in known if part in self._nodes), name if known else "")
-        return found
-
-    def _layer_formats(self, graph: Any) -> dict[str, str]:
-        found = {}
-        for node in graph.get_ops():
-            facts = node.get_rt_info()
-            if facts["layerType"].astype(str) in _LAYERS:
-                kind = facts["runtimePrecision"].astype(str)
-                found[self._original[node.get_friendly_name()]] = _FORMATS.get(kind, kind)
-        return found
 
 
 def _shapes(feeds: Feeds, names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
