@@ -32,6 +32,9 @@ from edgeprune.io.arrays import Feeds
 _BITS = 8
 _BETWEEN = frozenset({"QUANTIZE", "DEQUANTIZE"})
 """What the quantiser puts between float32 and INT8; a file in FP32 has none of them."""
+_RESHAPING = frozenset({"RESHAPE", "TRANSPOSE"})
+_ROOM = 1.5
+"""How much further than calibration saw an output may reach: a step of its 8 bits is as much coarser."""
 Range = Mapping[str, NDArray[np.float32]]
 """`min` and `max` of a tensor, as the quantiser takes them."""
 
@@ -47,7 +50,7 @@ def quantized(data: bytes, batches: Sequence[Feeds], fp32_layers: Collection[str
         raise InputError("no inputs to calibrate with", where="INT8", expected="one batch or more")
     record = file_record(data, where="INT8")
     try:
-        recipe, seen = _recipe(data, record, fp32_layers), ranges(data, record, batches)
+        recipe, seen = _recipe(data, record, fp32_layers), _with_room(data, ranges(data, record, batches))
         with redirect_stderr(StringIO()), warnings.catch_warnings():  # it draws progress that nobody asked for
             warnings.simplefilter("ignore")
             made = quantizer.Quantizer(data, recipe).quantize(seen, enable_progress_report=False)
@@ -84,6 +87,24 @@ def ranges(data: bytes, record: FileRecord, batches: Sequence[Feeds]) -> dict[st
         least, most = (np.full((1,) * len(place["shape"]), limit, np.float32) for limit in found[place["name"]])
         seen[place["name"]] = {"min": least, "max": most}
     return seen
+
+
+def _with_room(data: bytes, seen: Mapping[str, Range]) -> dict[str, Range]:
+    """The ranges, wider for outputs, and for what is only reshaped into them: logits beyond what calibration saw would
+    be cut off, which takes them further from FP32's than any rounding."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data))
+    graph = model.subgraphs[0]
+    makers = {int(place): operator for operator in graph.operators for place in operator.outputs}
+    names, left = set[str](), [int(place) for place in graph.outputs]
+    while left:
+        place = left.pop()
+        names.add(graph.tensors[place].name.decode())
+        if place in makers and operation(model, makers[place]) in _RESHAPING:
+            left.append(int(makers[place].inputs[0]))
+    return {
+        name: {end: value * _ROOM for end, value in limits.items()} if name in names else limits
+        for name, limits in seen.items()
+    }
 
 
 def _recipe(data: bytes, record: FileRecord, fp32_layers: Collection[str]) -> Any:
