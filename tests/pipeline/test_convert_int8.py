@@ -132,7 +132,7 @@ def test_export_writes_both_networks(inputs: Path, tmp_path: Path, monkeypatch: 
     pytest.importorskip("sklearn")
     remember_exports(monkeypatch)
     out = tmp_path / "out"
-    network = ("--arch", "resnet8", "--random-init", "--groups", 2, "--num-classes", 10)
+    network = ("--arch", "resnet8", "--random-init", "--method", "gconv", "--groups", 2, "--num-classes", 10)
     how = ("--to", "tflite", "--to-precision", "int8", "--data", "digits")
     assert run("export", *network, *how, "-o", out) == 0
     bundle = open_bundle(out)
