@@ -212,7 +212,7 @@ _OPENVINO = Conversion(
     convert=_to_openvino,
     run=lambda path, feeds: _run_all_openvino(path, [feeds]).outputs[0],
     layouts=("nchw",),
-    also={"int8": Need("openvino", "openvino")},
+    also=dict.fromkeys(("fp16", "int8"), Need("openvino", "openvino")),
     run_all=_run_all_openvino,
 )
 

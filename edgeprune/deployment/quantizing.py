@@ -1,4 +1,4 @@
-"""Write a network in INT8 in a runtime's own format, and hold it to FP32 in ONNX Runtime on images.
+"""Write a network in another precision in a runtime's own format, and hold it to FP32 in ONNX Runtime on images.
 
 Works without torch where the images are a .npy file.
 """
@@ -15,17 +15,23 @@ from edgeprune.deployment.converting import Converted, written
 from edgeprune.errors import InputError
 from edgeprune.exporters.conversions import Conversion, ConvertOptions, Ran, with_fixed_sizes
 from edgeprune.io.arrays import Array, Feeds
+from edgeprune.onnx_files.inputs import static_batch
 from edgeprune.precision.formats import PrecisionRecord, require_precise, tolerance
 from edgeprune.precision.quantization import require_full_precision
+from edgeprune.profiling.half_range import half_remarks
 from edgeprune.profiling.precise_models import Compared, compare
 from edgeprune.profiling.samples import CALIBRATED_ON, COMPARED_ON, Floats, Samples, load_samples
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
+_FP16_REMARK = (
+    "FP16 was not run: processors compute such a file in FP32; what is known is that its values fit on these inputs",
+)
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """What INT8 is calibrated and compared on."""
+    """What INT8 is calibrated on, and other precisions are compared with FP32 on."""
 
     data: str
     """As `edgeprune profile --data` takes it."""
@@ -40,7 +46,7 @@ class Calibration:
         if not self.data:
             raise InputError(
                 "no inputs to calibrate with",
-                where="INT8",
+                where="convert",
                 remedy="pass --data, such as imagefolder:DIR or a .npy file of inputs as the network takes them",
             )
         if self.images < 1:
@@ -55,18 +61,21 @@ def quantized(
     *,
     where: str = "ONNX model",
 ) -> Converted:
-    """The network's files in INT8, run on the images that it is compared on; what else it is to know is in its notes.
+    """The network's files in INT8 or FP16, run on the images that it is compared on.
 
     InputError for a model that is quantised already, for what the format cannot hold, and for images that do not fit;
-    GateError if the outputs differ by more than INT8's tolerance.
+    GateError if the outputs differ by more than the precision's tolerance, or FP16 cannot hold what is computed.
     """
     options.check()
-    bits = conversion.int8_weight_bits(options.weight_bits)
+    bits = conversion.int8_weight_bits(options.weight_bits) if options.precision == "int8" else None
     require_full_precision(model, options.precision, where)
     fixed = with_fixed_sizes(model, options.input_size, where=where)
     samples = load_samples(
         fixed, calibration.data, calibration.seed, calibrate=calibration.images, compare=calibration.compare
     )
+    remarks = samples.warnings(options.precision)
+    if options.precision == "fp16":
+        remarks += half_remarks(where, fixed, samples.compare, static_batch(fixed) or 1, samples.told)
     expected = full_precision_outputs(fixed, samples.compare)
     files = conversion.convert(fixed, replace(options, batches=samples.calibrate))
     with written(files, conversion) as path:
@@ -85,7 +94,8 @@ def quantized(
         **compared._asdict(),
     )
     require_precise([record])
-    told = (*notes, *samples.warnings(options.precision), *record.remarks())
+    kept = record.remarks() if options.precision == "int8" else _FP16_REMARK
+    told = (*notes, *remarks, *kept)
     return Converted(files, _max_abs(expected, ran), compared.max_rel, limit, told, record)
 
 

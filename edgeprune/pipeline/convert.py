@@ -27,20 +27,23 @@ def convert(
     """Write the network in the format `to`, and hold it to what ONNX Runtime computes; nothing is written if it
     differs.
 
-    Of a bundle it is the pruned network as planned, or with `dense` its baseline. INT8 wants a `calibration`.
+    Of a bundle it is the pruned network as planned, or with `dense` its baseline. Other precisions than FP32 want
+    a `calibration`.
     InputError for what the format cannot hold; GateError if the outputs differ.
     """
     conversion = conversion_named(to, options.precision)
     conversion.check(options)
-    if options.precision == "int8":
+    if options.precision != "fp32":
         calibration.check()
     elif calibration.data:
-        raise InputError("--data is for INT8", where="convert", remedy="pass --precision int8, or leave --data out")
+        raise InputError(
+            "--data is for other precisions", where="convert", remedy="pass --precision int8, or leave --data out"
+        )
     if out.suffix != conversion.suffix:
         raise InputError("has another suffix", where=out, expected=f"a file NAME{conversion.suffix}")
     check_file(out)
     source, options = _source(model, options, dense=dense)
-    if options.precision == "int8":
+    if options.precision != "fp32":
         result = quantized(load_model(source), conversion, options, calibration, where=str(source))
     else:
         result = converted(load_model(source), conversion, options, where=source)

@@ -105,6 +105,6 @@ def write_export(
 def _convert(
     model: ModelProto, conversion: Conversion, options: ConvertOptions, where: str, *, deploy: DeployOptions
 ) -> Converted:
-    if options.precision == "int8":
+    if options.precision != "fp32":
         return quantized(model, conversion, options, deploy.calibration, where=where)
     return converted(model, conversion, options, where=where, tolerance=deploy.tolerance)

@@ -28,6 +28,7 @@ from edgeprune.precision.half import to_half
 from edgeprune.precision.quantization import to_int8
 from edgeprune.precision.weight_bits import weight_bits
 from edgeprune.profiling.batch import memory_checked
+from edgeprune.profiling.half_range import half_remarks
 from edgeprune.profiling.samples import Floats, Samples, rebatched
 from edgeprune.profiling.setup import ProfileOptions, Which
 from edgeprune.runners import registry
@@ -72,8 +73,11 @@ def precise_models(
         for name, target in wanted.items()
         if target.is_given(precision)
     }
-    records = []
+    records, remarks = [], list(samples.warnings(precision))
     for which, path in networks_for(registry.target_named("cpu")).items():
+        if precision == "fp16":
+            model = load_model(path)
+            remarks += half_remarks(which, model, samples.compare, static_batch(model) or 1, samples.told)
         with closing(registry.open_runner("cpu", Source(path), OpenOptions(run))) as reference:
             names, expected = reference.input_names, _outputs(reference, samples)
         for name, target in wanted.items():
@@ -97,8 +101,8 @@ def precise_models(
                     **compared._asdict(),
                 )
             )
-    remarks = (text for record in records for text in record.remarks())
-    return PreciseModels(files, tuple(records), (*samples.warnings(precision), *remarks))
+    remarks += [text for record in records for text in record.remarks()]
+    return PreciseModels(files, tuple(records), tuple(remarks))
 
 
 class Compared(NamedTuple):

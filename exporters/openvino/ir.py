@@ -25,7 +25,7 @@ _SECTION = "edgeprune"
 
 
 def to_ir(model: ModelProto, options: ConvertOptions) -> dict[str, bytes]:
-    """The two files by their suffix; weights are kept as they are, not halved.
+    """The two files by their suffix; weights are halved in FP16 alone, which the device then computes in.
 
     In INT8 it is ONNX Runtime's quantised model that is written: read from ONNX, OpenVINO's own quantiser leaves
     convolutions in groups in FP32. InputError if the model cannot be quantised, or OpenVINO cannot read it.
@@ -41,7 +41,7 @@ def to_ir(model: ModelProto, options: ConvertOptions) -> dict[str, bytes]:
             read.set_rt_info(data.decode(), [_SECTION, name.replace(".", "_")])
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
             path = Path(folder, "model.xml")
-            openvino.save_model(read, path, compress_to_fp16=False)
+            openvino.save_model(read, path, compress_to_fp16=options.precision == "fp16")
             return {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin")}
     except RuntimeError as error:
         raise InputError(f"OpenVINO cannot read it: {first_line(error)}", where="ONNX model") from error

@@ -65,10 +65,10 @@ def test_a_bundle_s_network_is_written_in_int8_and_says_what_it_costs(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--precision", "int8"], "INT8: no inputs to calibrate with; pass --data"),
+        (["--precision", "int8"], "no inputs to calibrate with; pass --data"),
         (["--precision", "int8", "--data", "inputs.npy", "--calibration-images", "0"], "out of range"),
         (["--precision", "int8", "--data", "inputs.npy", "--weight-bits", "7"], "would only cost accuracy"),
-        (["--data", "inputs.npy"], "--data is for INT8"),
+        (["--data", "inputs.npy"], "--data is for other precisions"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

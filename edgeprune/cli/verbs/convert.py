@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class Int8Flags:
     """In which number format to write."""
 
-    precision: Annotated[Literal["fp32", "int8"], Parameter(name="--precision")] = "fp32"
-    """int8: weights with a scale a filter, activations with one a tensor; inputs and outputs stay float32."""
+    precision: Annotated[Literal["fp32", "fp16", "int8"], Parameter(name="--precision")] = "fp32"
+    """int8: weights with a scale a filter, activations with one a tensor; inputs and outputs stay float32. fp16: for
+    openvino, and the values of every layer on --data are held to what FP16 can hold."""
     data: OptionalText = ""
     """Calibrates INT8 and tells what it costs: digits, imagefolder:DIR, cifar10:DIR, path/to/file.py:factory (needs
     torch), or a .npy file with inputs (N,C,H,W) as the network takes them."""
@@ -100,7 +101,8 @@ def show(result: ConvertedFile) -> None:
         ("difference from ONNX Runtime", f"{result.max_rel:.1e} of the outputs' range"),
     ]
     if (compared := result.compared) is not None:
-        pairs += [("precision", f"{compared.precision}, weights of {compared.weight_bits} bits"), *_accuracy(compared)]
+        bits = f", weights of {compared.weight_bits} bits" if compared.weight_bits else ""
+        pairs += [("precision", compared.precision + bits), *_accuracy(compared)]
     facts(result.path, [*pairs, *(("note", note) for note in result.notes)])
 
 
@@ -112,6 +114,6 @@ def _accuracy(compared: PrecisionRecord) -> list[tuple[str, str]]:
         found.append(("top-1", f"{words} of {compared.n} images"))
     elif compared.agreement is not None:
         found.append(("same class as FP32", f"{compared.agreement:.1f} % of {compared.n} images"))
-    if layers:
+    if layers and compared.precision == "int8":
         found.append(("layers in it", f"{layers - len(compared.other_layers)} of {layers}, told by the runtime"))
     return found
