@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto
 
 from edgeprune.devices.this_machine import is_importable
 from edgeprune.errors import InputError, unknown_name
+from edgeprune.exporters.fixed_sizes import with_batch, with_fixed_sizes, with_input_shapes
 from edgeprune.exporters.options import IO_LAYOUTS, ConvertOptions, IoLayout
 from edgeprune.io.arrays import Array, Feeds
-from edgeprune.onnx_files.inputs import input_specs, static_batch, with_input_size
-from edgeprune.onnx_files.shapes import concrete_shapes
 from edgeprune.precision.formats import Precision
 from edgeprune.precision.weight_bits import WeightBits, weight_bits
 
 __all__ = [
     "CONVERSIONS",
+    "ONNX",
     "Conversion",
     "ConvertOptions",
     "conversion_named",
@@ -83,6 +83,9 @@ class Conversion:
     same names and shapes, computed by the runtime that the file is for. What parity is measured on."""
     notes: Callable[[Path], tuple[str, ...]] = _no_notes
     """What whoever runs a written file should know, in sentences without an end."""
+    fixes_sizes: bool = True
+    """Whether its files are for one size of inputs, the batch included."""
+    writes_fp32: bool = True
     layouts: tuple[IoLayout, ...] = IO_LAYOUTS
     """Of inputs and outputs that it can write; the first where nobody asks."""
     also: Mapping[Precision, Need] = field(default_factory=dict)
@@ -95,14 +98,15 @@ class Conversion:
 
     def require(self, precision: Precision = "fp32") -> None:
         """InputError if it cannot write this precision, or if what it needs is not installed."""
-        known: dict[Precision, Need] = {"fp32": Need(self.module, self.extra), **self.also}
+        own = Need(self.module, self.extra)
+        known: dict[Precision, Need] = {**({"fp32": own} if self.writes_fp32 else {}), **self.also}
         if precision not in known:
             raise InputError(
                 f"files for {self.runtime} are not written in {precision}",
                 where=f"--to {self.name}",
                 expected=f"--precision {' or '.join(known)}",
             )
-        for needed in (known["fp32"], known[precision]):
+        for needed in (own, known[precision]):
             if not is_importable(needed.module):
                 raise InputError(
                     f"writing for {self.runtime}{'' if precision == 'fp32' else f' in {precision}'} needs "
@@ -216,7 +220,35 @@ _OPENVINO = Conversion(
     run_all=_run_all_openvino,
 )
 
-CONVERSIONS: Mapping[str, Conversion] = {conversion.name: conversion for conversion in (_TFLITE, _OPENVINO)}
+
+def _to_int8_onnx(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
+    from edgeprune.precision.quantization import to_int8
+
+    eight = to_int8(model, options.batches, bits=options.weight_bits, fp32_layers=options.fp32_layers)
+    return {".onnx": eight.SerializeToString(deterministic=True)}
+
+
+def _run_onnx(path: Path, feeds: Feeds) -> dict[str, Array]:
+    raise NotImplementedError  # by ONNX Runtime's runner, which lies above (`deployment.quantizing`)
+
+
+ONNX = Conversion(
+    name="onnx",
+    runtime="ONNX Runtime",
+    suffix=".onnx",
+    folder="",
+    module="onnxruntime",
+    extra="",
+    convert=_to_int8_onnx,
+    run=_run_onnx,
+    fixes_sizes=False,
+    writes_fp32=False,
+    layouts=("nchw",),
+    also={"int8": Need("onnxruntime", "")},
+)
+"""For INT8 alone: in FP32 the file is there."""
+
+CONVERSIONS: Mapping[str, Conversion] = {conversion.name: conversion for conversion in (_TFLITE, _OPENVINO, ONNX)}
 
 
 def conversion_named(name: str, precision: Precision = "fp32") -> Conversion:
@@ -226,53 +258,3 @@ def conversion_named(name: str, precision: Precision = "fp32") -> Conversion:
         raise unknown_name("format", name, CONVERSIONS)
     CONVERSIONS[name].require(precision)
     return CONVERSIONS[name]
-
-
-def with_fixed_sizes(model: ModelProto, input_size: Sequence[int] = (), *, where: object = "ONNX model") -> ModelProto:
-    """A copy of the model in which every size of its inputs and outputs is a number: the batch is the one that the file
-    has, or 1 where it leaves it open.
-
-    InputError as `with_input_size`, and where a size of an output cannot be inferred.
-    """
-    sized = with_input_size(model, input_size, where=where)
-    return with_batch(sized, static_batch(sized) or 1, where=where)
-
-
-def with_batch(model: ModelProto, batch: int, *, where: object = "ONNX model") -> ModelProto:
-    """A copy of the model whose open sizes, of its batch alone, are this one; InputError as `with_input_shapes`."""
-    shapes = {
-        spec.name: tuple(size if isinstance(size, int) else batch for size in spec.shape) for spec in input_specs(model)
-    }
-    return with_input_shapes(model, shapes, where=where)
-
-
-def with_input_shapes(
-    model: ModelProto, shapes: Mapping[str, Sequence[int]], *, where: object = "ONNX model"
-) -> ModelProto:
-    """A copy of the model whose inputs have these shapes, and whose outputs say the shapes that follow.
-
-    InputError where shapes do not fit each other, or that of an output depends on what the network computes.
-    """
-    fixed = ModelProto()
-    fixed.CopyFrom(model)
-    del fixed.graph.value_info[:]
-    for value in fixed.graph.input:
-        if value.name in shapes:
-            _set_shape(value, shapes[value.name])
-    found = concrete_shapes(fixed, static_batch(fixed) or 1)
-    for value in fixed.graph.output:
-        if value.name not in found:
-            raise InputError(
-                f"the shape of output {value.name!r} depends on what the network computes",
-                where=where,
-                expected="outputs of a size that the input's size decides",
-            )
-        _set_shape(value, found[value.name])
-    return fixed
-
-
-def _set_shape(value: ValueInfoProto, shape: Sequence[int]) -> None:
-    dims = value.type.tensor_type.shape.dim
-    del dims[:]
-    for size in shape:
-        dims.add().dim_value = size

@@ -10,7 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 import small_bundle as small
+from onnx import helper
 from remembered_exports import remember_exports
+from runtimes.lite_models import model, random
 
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.bundles.names import PROFILE
@@ -183,3 +185,83 @@ def test_layers_that_a_runtime_ran_in_another_format_are_named() -> None:
     )
     assert record.other_layers == ("b", "c")
     assert record.remarks() == ("cpu, pruned: 2 of 3 layers ran in fp32, not in int8: b, c",)
+
+
+FACTORY = """
+import numpy as np, onnxruntime
+def factory(split):
+    images = np.random.default_rng(split == "test").standard_normal((96, 3, 12, 10)).astype(np.float32)
+    session = onnxruntime.InferenceSession({path!r})
+    return images, np.concatenate([session.run(None, {{"x": image[None]}})[0] for image in images]).argmax(1)
+"""
+
+
+def with_an_outlier() -> Any:
+    """A channel between two convolutions that is a thousand times larger than the others: one scale does not do for
+    it."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("Conv", ["b", "w2"], ["c"], "second", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["d"], "relu2"),
+        helper.make_node("Conv", ["d", "w3"], ["e"], "third", group=4, pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["e"], ["f"], "pool"),
+        helper.make_node("Flatten", ["f"], ["g"], "flatten"),
+        helper.make_node("Gemm", ["g", "w4"], ["y"], "linear", transB=1),
+    ]
+    weights = {"w1": random(16, 3, 3, 3) / 5, "w2": random(16, 16, 3, 3, seed=1) / 12,
+               "w3": random(16, 4, 3, 3, seed=2) / 6, "w4": random(10, 16, seed=3)}  # fmt: skip
+    weights["w1"][0] *= 1000
+    weights["w2"][:, 0] /= 1000
+    return model(nodes, {"x": ("n", 3, 12, 10)}, weights)
+
+
+@pytest.mark.parametrize(("to", "suffix"), [("onnx", ".onnx"), ("tflite", ".tflite")])
+def test_layers_that_cost_too_much_stay_in_fp32(
+    to: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    source, data, told = tmp_path / "source.onnx", tmp_path / "data.py", tmp_path / "told.json"
+    save_onnx(with_an_outlier(), source)
+    data.write_text(FACTORY.format(path=str(source)))
+    monkeypatch.setitem(formats._TOLERANCES, "int8", 10)
+    how = ("--to", to, "--precision", "int8", "--data", f"{data}:factory", "-o", tmp_path / f"out{suffix}")
+    assert run("convert", source, *how, "--json", told) == 0
+    whole = json.loads(told.read_bytes())["compared"]
+    assert whole["top1_fp32"] == 100
+    assert whole["top1"] < 90
+    assert run("convert", source, *how, "--json", told, "--max-drop", "5") == 0
+    mixed = json.loads(told.read_bytes())["compared"]
+    assert mixed["top1"] >= 95
+    kept = [name for name, kind in mixed["formats"].items() if kind != "int8"]
+    assert 1 <= len(kept) < 4
+    assert f"{len(kept)} of 4 layers ran in fp32, not in int8: {', '.join(kept)}" in " ".join(
+        capsys.readouterr().out.replace("│", " ").split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--precision", "int8", "--data", "inputs.npy", "--max-drop", "1"], "--max-drop needs labels"),
+        (["--max-drop", "1"], "--max-drop says what INT8 may cost"),
+    ],
+)
+def test_what_int8_may_cost_needs_labels(
+    arguments: list[str],
+    words: str,
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small.write_models(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run("convert", "model.onnx", "--to", "tflite", "-o", "out.tflite", *arguments) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_an_onnx_file_is_written_for_other_precisions_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small.write_models(tmp_path)
+    assert run("convert", tmp_path / "model.onnx", "--to", "onnx", "-o", tmp_path / "out.onnx") == 1
+    assert "are not written in fp32; expected --precision int8" in capsys.readouterr().err

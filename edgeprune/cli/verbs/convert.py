@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Common
-from edgeprune.cli.flags.kinds import EXPORT, Integer, OptionalText, Switch, flags, parse_open_size
+from edgeprune.cli.flags.kinds import EXPORT, Integer, OptionalNumber, OptionalText, Switch, flags, parse_open_size
 from edgeprune.cli.tables import facts
+from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
     from edgeprune.deployment.converting import ConvertedFile
@@ -32,11 +33,15 @@ class Int8Flags:
     """Images of --data at most that calibrate INT8."""
     weight_bits: Literal["auto", "7", "8"] = "auto"
     """Of INT8's weights: 7 for x86 without VNNI, which cuts sums of products of 8 bits; auto looks at this machine."""
+    max_drop: OptionalNumber = None
+    """Points of top-1 that INT8 may cost on --data: the layers that cost most stay in FP32 until it costs no more."""
 
     def calibration(self) -> Calibration:
         from edgeprune.deployment.quantizing import Calibration
 
-        return Calibration(self.data, self.calibration_images)
+        if self.max_drop is not None and self.precision != "int8":
+            raise InputError("--max-drop says what INT8 may cost", remedy="pass --precision int8, or leave it out")
+        return Calibration(self.data, self.calibration_images, max_drop=self.max_drop)
 
 
 def convert(
@@ -62,6 +67,7 @@ def convert(
     - `edgeprune convert out/ --to tflite --dense -o dense.tflite`
     - `edgeprune convert out/ --to tflite --precision int8 --data imagefolder:DIR -o model.int8.tflite`
     - `edgeprune convert out/ --to openvino --precision int8 --data inputs.npy -o model.int8.xml`
+    - `edgeprune convert out/ --to onnx --precision int8 --data imagefolder:DIR --max-drop 0.5 -o model.int8.onnx`
     - `edgeprune convert yolo.onnx --to tflite --input-size 640,640 --io-layout nchw -o yolo.tflite`
 
     Parameters
@@ -69,7 +75,8 @@ def convert(
     model
         An ONNX file, or a bundle with one.
     to
-        Format: tflite (LiteRT, TensorFlow Lite) or openvino (its IR: NAME.xml, with NAME.bin beside it).
+        Format: tflite (LiteRT, TensorFlow Lite), openvino (its IR: NAME.xml, with NAME.bin beside it), or, for INT8
+        alone, onnx.
     input_size
         Sizes of the input's last axes, such as H,W or C,H,W, for an ONNX file that leaves more open than the batch,
         which becomes 1.
