@@ -59,6 +59,8 @@ class Calibration:
             )
         if self.images < 1:
             raise InputError(f"--calibration-images {self.images} is out of range", expected="1 or more")
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise InputError(f"--max-drop {self.max_drop:g} is out of range", expected="points, 0 or more")
 
 
 def quantized(

@@ -71,6 +71,7 @@ def test_a_bundle_s_network_is_written_in_int8_and_says_what_it_costs(
         (["--precision", "int8", "--data", "inputs.npy", "--calibration-images", "0"], "out of range"),
         (["--precision", "int8", "--data", "inputs.npy", "--weight-bits", "7"], "would only cost accuracy"),
         (["--data", "inputs.npy"], "--data is for other precisions"),
+        (["--precision", "int8", "--data", "inputs.npy", "--max-drop", "-1"], "--max-drop -1 is out of range"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
