@@ -6,23 +6,27 @@ Importing this module loads neither torch nor any of the runtimes; what a conver
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto
 
 from edgeprune.devices.this_machine import is_importable
 from edgeprune.errors import InputError, unknown_name
-from edgeprune.exporters.options import ConvertOptions
+from edgeprune.exporters.fixed_sizes import with_batch, with_fixed_sizes, with_input_shapes
+from edgeprune.exporters.options import IO_LAYOUTS, ConvertOptions, IoLayout
 from edgeprune.io.arrays import Array, Feeds
-from edgeprune.onnx_files.inputs import input_specs, static_batch, with_input_size
-from edgeprune.onnx_files.shapes import concrete_shapes
+from edgeprune.precision.formats import Precision
+from edgeprune.precision.weight_bits import WeightBits, weight_bits
 
 __all__ = [
     "CONVERSIONS",
+    "ONNX",
     "Conversion",
     "ConvertOptions",
     "conversion_named",
+    "with_batch",
     "with_fixed_sizes",
     "with_input_shapes",
 ]
@@ -30,6 +34,29 @@ __all__ = [
 
 def _no_notes(path: Path) -> tuple[str, ...]:
     return ()
+
+
+class Need(NamedTuple):
+    """A Python package that a conversion needs."""
+
+    module: str
+    extra: str
+    """Which of edgeprune's extras brings it."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a runtime made of a written file."""
+
+    outputs: tuple[dict[str, Array], ...]
+    """Of each of the inputs, by the ONNX file's names and in its shapes."""
+    formats: Mapping[str, str]
+    """Convolution or linear layer of the ONNX file -> the number format in which the runtime computed it; empty where
+    it does not tell."""
+
+
+def _cannot_run(path: Path, feeds: Sequence[Feeds]) -> Ran:
+    raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -58,17 +85,54 @@ class Conversion:
     """What whoever runs a written file should know, in sentences without an end."""
     beside: tuple[str, ...] = ()
     """Suffixes of what lies beside the file, under the same name."""
-    has_layouts: bool = False
-    """Whether the format leaves `ConvertOptions.io_layout` open."""
+    fixes_sizes: bool = True
+    """Whether its files are for one size of inputs, the batch included."""
+    writes_fp32: bool = True
+    layouts: tuple[IoLayout, ...] = IO_LAYOUTS
+    """Of inputs and outputs that it can write; the first where nobody asks."""
+    also: Mapping[Precision, Need] = field(default_factory=dict)
+    """Precisions besides FP32 that it can write, and what each needs besides."""
+    run_all: Callable[[Path, Sequence[Feeds]], Ran] = _cannot_run
+    """As `run` for several inputs in turn, with what the runtime tells of its layers; of a conversion with other
+    precisions than FP32."""
+    int8_weight_bits: Callable[[WeightBits], int] = weight_bits
+    """Bits that the weights get in INT8; InputError for what the format cannot hold."""
 
-    def require(self) -> None:
-        """InputError if what it needs is not installed."""
-        if not is_importable(self.module):
+    @property
+    def has_layouts(self) -> bool:
+        """Whether the format leaves `ConvertOptions.io_layout` open."""
+        return len(self.layouts) > 1
+
+    def require(self, precision: Precision = "fp32") -> None:
+        """InputError if it cannot write this precision, or if what it needs is not installed."""
+        own = Need(self.module, self.extra)
+        known: dict[Precision, Need] = {**({"fp32": own} if self.writes_fp32 else {}), **self.also}
+        if precision not in known:
             raise InputError(
-                f"writing for {self.runtime} needs {self.module}",
+                f"files for {self.runtime} are not written in {precision}",
                 where=f"--to {self.name}",
-                remedy=f"pip install 'edgeprune[{self.extra}]'",
+                expected=f"--precision {' or '.join(known)}",
             )
+        for needed in (own, known[precision]):
+            if not is_importable(needed.module):
+                raise InputError(
+                    f"writing for {self.runtime}{'' if precision == 'fp32' else f' in {precision}'} needs "
+                    f"{needed.module}",
+                    where=f"--to {self.name}",
+                    remedy=f"pip install 'edgeprune[{needed.extra}]'",
+                )
+
+    def check(self, options: ConvertOptions) -> None:
+        """InputError for what it cannot write."""
+        options.check()
+        if options.io_layout not in self.layouts:
+            raise InputError(
+                f"files for {self.runtime} take and give images in {' or '.join(self.layouts).upper()}",
+                where=f"--io-layout {options.io_layout}",
+                remedy="leave it out",
+            )
+        if options.precision == "int8":
+            self.int8_weight_bits(options.weight_bits)
 
     def path(self, stem: str) -> str:
         """The main file's name inside a bundle; `stem` is `model` or `dense`."""
@@ -79,6 +143,10 @@ def _to_tflite(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes
     from edgeprune.exporters.tflite.writer import to_tflite
 
     written: bytes = to_tflite(model, options)
+    if options.precision == "int8":
+        from edgeprune.exporters.tflite.quantized import quantized
+
+        written = quantized(written, options.batches, options.fp32_layers)
     return {".tflite": written}
 
 
@@ -87,6 +155,24 @@ def _run_tflite(path: Path, feeds: Feeds) -> dict[str, Array]:
 
     outputs: dict[str, Array] = run_file(path, feeds)
     return outputs
+
+
+def _run_all_tflite(path: Path, feeds: Sequence[Feeds]) -> Ran:
+    from edgeprune.exporters.tflite.interpreter import run_file_on
+    from edgeprune.exporters.tflite.layer_formats import layer_formats
+
+    return Ran(tuple(run_file_on(path, feeds)), layer_formats(path.read_bytes()))
+
+
+def _tflite_weight_bits(asked: WeightBits) -> int:
+    """8: XNNPACK adds products in 32 bits on every processor."""
+    if asked == "7":
+        raise InputError(
+            "XNNPACK adds products of bytes in 32 bits: weights of 7 bits would only cost accuracy",
+            where="--weight-bits 7",
+            expected="8 or auto",
+        )
+    return 8
 
 
 def _to_ncnn(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
@@ -98,20 +184,6 @@ def _to_ncnn(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
 
 def _run_ncnn(path: Path, feeds: Feeds) -> dict[str, Array]:
     from edgeprune.exporters.ncnn.runtime import run_file
-
-    outputs: dict[str, Array] = run_file(path, feeds)
-    return outputs
-
-
-def _to_openvino(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
-    from edgeprune.exporters.openvino.ir import to_ir
-
-    files: Mapping[str, bytes] = to_ir(model)
-    return files
-
-
-def _run_openvino(path: Path, feeds: Feeds) -> dict[str, Array]:
-    from edgeprune.exporters.openvino.ir import run_file
 
     outputs: dict[str, Array] = run_file(path, feeds)
     return outputs
@@ -135,7 +207,9 @@ _TFLITE = Conversion(
     convert=_to_tflite,
     run=_run_tflite,
     notes=_notes_on_tflite,
-    has_layouts=True,
+    also={"int8": Need("ai_edge_quantizer", "litert-int8")},
+    run_all=_run_all_tflite,
+    int8_weight_bits=_tflite_weight_bits,
 )
 
 _NCNN = Conversion(
@@ -148,7 +222,23 @@ _NCNN = Conversion(
     convert=_to_ncnn,
     run=_run_ncnn,
     beside=(".bin",),
+    layouts=("nchw",),
 )
+
+
+def _to_openvino(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
+    from edgeprune.exporters.openvino.ir import to_ir
+
+    files: Mapping[str, bytes] = to_ir(model, options)
+    return files
+
+
+def _run_all_openvino(path: Path, feeds: Sequence[Feeds]) -> Ran:
+    from edgeprune.exporters.openvino.ir import run_ir
+
+    outputs, formats = run_ir(path, feeds)
+    return Ran(tuple(outputs), formats)
+
 
 _OPENVINO = Conversion(
     name="openvino",
@@ -158,62 +248,48 @@ _OPENVINO = Conversion(
     module="openvino",
     extra="openvino",
     convert=_to_openvino,
-    run=_run_openvino,
+    run=lambda path, feeds: _run_all_openvino(path, [feeds]).outputs[0],
     beside=(".bin",),
+    layouts=("nchw",),
+    also=dict.fromkeys(("fp16", "int8"), Need("openvino", "openvino")),
+    run_all=_run_all_openvino,
 )
 
-CONVERSIONS: Mapping[str, Conversion] = {conversion.name: conversion for conversion in (_TFLITE, _NCNN, _OPENVINO)}
+
+def _to_int8_onnx(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
+    from edgeprune.precision.quantization import to_int8
+
+    eight = to_int8(model, options.batches, bits=options.weight_bits, fp32_layers=options.fp32_layers)
+    return {".onnx": eight.SerializeToString(deterministic=True)}
 
 
-def conversion_named(name: str) -> Conversion:
-    """The conversion of this name; InputError if there is none, or if what it needs is not installed."""
+def _run_onnx(path: Path, feeds: Feeds) -> dict[str, Array]:
+    raise NotImplementedError  # by ONNX Runtime's runner, which lies above (`deployment.quantizing`)
+
+
+ONNX = Conversion(
+    name="onnx",
+    runtime="ONNX Runtime",
+    suffix=".onnx",
+    folder="",
+    module="onnxruntime",
+    extra="",
+    convert=_to_int8_onnx,
+    run=_run_onnx,
+    fixes_sizes=False,
+    writes_fp32=False,
+    layouts=("nchw",),
+    also={"int8": Need("onnxruntime", "")},
+)
+"""For INT8 alone: in FP32 the file is there."""
+
+CONVERSIONS: Mapping[str, Conversion] = {one.name: one for one in (_TFLITE, _NCNN, _OPENVINO, ONNX)}
+
+
+def conversion_named(name: str, precision: Precision = "fp32") -> Conversion:
+    """The conversion of this name; InputError if there is none, it cannot write this precision, or what it needs is not
+    installed."""
     if name not in CONVERSIONS:
         raise unknown_name("format", name, CONVERSIONS)
-    CONVERSIONS[name].require()
+    CONVERSIONS[name].require(precision)
     return CONVERSIONS[name]
-
-
-def with_fixed_sizes(model: ModelProto, input_size: Sequence[int] = (), *, where: object = "ONNX model") -> ModelProto:
-    """A copy of the model in which every size of its inputs and outputs is a number: the batch is the one that the file
-    has, or 1 where it leaves it open.
-
-    InputError as `with_input_size`, and where a size of an output cannot be inferred.
-    """
-    sized = with_input_size(model, input_size, where=where)
-    batch = static_batch(sized) or 1
-    shapes = {
-        spec.name: tuple(size if isinstance(size, int) else batch for size in spec.shape) for spec in input_specs(sized)
-    }
-    return with_input_shapes(sized, shapes, where=where)
-
-
-def with_input_shapes(
-    model: ModelProto, shapes: Mapping[str, Sequence[int]], *, where: object = "ONNX model"
-) -> ModelProto:
-    """A copy of the model whose inputs have these shapes, and whose outputs say the shapes that follow.
-
-    InputError where shapes do not fit each other, or that of an output depends on what the network computes.
-    """
-    fixed = ModelProto()
-    fixed.CopyFrom(model)
-    del fixed.graph.value_info[:]
-    for value in fixed.graph.input:
-        if value.name in shapes:
-            _set_shape(value, shapes[value.name])
-    found = concrete_shapes(fixed, static_batch(fixed) or 1)
-    for value in fixed.graph.output:
-        if value.name not in found:
-            raise InputError(
-                f"the shape of output {value.name!r} depends on what the network computes",
-                where=where,
-                expected="outputs of a size that the input's size decides",
-            )
-        _set_shape(value, found[value.name])
-    return fixed
-
-
-def _set_shape(value: ValueInfoProto, shape: Sequence[int]) -> None:
-    dims = value.type.tensor_type.shape.dim
-    del dims[:]
-    for size in shape:
-        dims.add().dim_value = size

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgeprune.errors import unknown_name
+from edgeprune.io.arrays import Feeds
+from edgeprune.precision.formats import Precision
+from edgeprune.precision.weight_bits import WeightBits
 
 OLDEST_OPSET = 18
 """The exporter does not go below it."""
@@ -38,6 +41,14 @@ class ConvertOptions:
     """Sizes of the input's last axes, as (H, W) or (C, H, W), where the ONNX file leaves them open."""
     metadata: Mapping[str, bytes] = field(default_factory=dict)
     """Name -> what to keep under it inside of the file, where the format has a place for it."""
+    precision: Precision = "fp32"
+    """Number format of weights and activations."""
+    batches: tuple[Feeds, ...] = ()
+    """Inputs that calibrate INT8, by the ONNX file's names and in its shapes."""
+    weight_bits: WeightBits = "auto"
+    """Of INT8's weights, where the format has no rule of its own."""
+    fp32_layers: tuple[str, ...] = ()
+    """ONNX nodes that INT8 leaves in FP32."""
 
     def check(self) -> None:
         """InputError for values that cannot work."""

@@ -110,13 +110,15 @@ def _precisions(result: ProfileResult) -> None:
             "" if p.agreement is None else f"{p.agreement:.1f}%",
             "" if p.top1 is None else f"{p.top1:.2f}%",
             "" if p.top1_fp32 is None else f"{p.top1_fp32:.2f}%",
+            f"{len(p.formats) - len(p.other_layers)} of {len(p.formats)}" if p.formats else "not told",
             f"{p.n} of {p.data}",
         )
         for p in result.precisions
     ]
-    names = ("target", "network", "precision", "max rel", "tolerance", "same class", "top-1", "top-1 in fp32", "inputs")
+    names = ("target", "network", "precision", "max rel", "tolerance", "same class", "top-1", "top-1 in fp32")
+    heads = (*names, "layers that ran in it", "inputs")
     if rows:
-        table("compared with FP32", names, rows)
+        table("compared with FP32", heads, rows)
 
 
 def show_device(profile: DeviceProfile, path: Path) -> None:

@@ -21,9 +21,9 @@ from edgeprune.lowering.model import as_recorded
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.precision.formats import Precision
-from edgeprune.profiling.precise_models import RANDOM, load_samples
 from edgeprune.profiling.runtimes.joint import Candidate
 from edgeprune.profiling.runtimes.record import MissingRuntime, RuntimeRow
+from edgeprune.profiling.samples import RANDOM, load_samples
 from edgeprune.profiling.setup import ProfileOptions, is_gpu
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweeping.sweep import Sweep, failure_words

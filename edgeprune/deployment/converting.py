@@ -7,7 +7,8 @@ chosen for ONNX Runtime.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from edgeprune.exporters.conversions import Conversion, ConvertOptions, conversi
 from edgeprune.io import progress
 from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.onnx_files.model import load_model
+from edgeprune.precision.formats import PrecisionRecord
 from edgeprune.profiling.setup import random_feeds
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
@@ -43,6 +45,9 @@ class ConvertedFile(msgspec.Struct, frozen=True):
     tolerance: float
     notes: tuple[str, ...] = ()
     """What whoever runs it should know."""
+    precision: str = "fp32"
+    compared: PrecisionRecord | None = None
+    """With FP32 in ONNX Runtime on images, where the file has another precision; `max_rel` is of these, too."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,14 @@ class Converted:
     tolerance: float
     notes: tuple[str, ...] = ()
     """As `Conversion.notes`."""
+    compared: PrecisionRecord | None = None
 
     def told(self, path: Path, conversion: Conversion, options: ConvertOptions) -> ConvertedFile:
         size = sum(map(len, self.files.values()))
         layout = options.io_layout if conversion.has_layouts else ""
         how_near = self.max_abs, self.max_rel, self.tolerance
-        return ConvertedFile(str(path), conversion.name, layout, size, *how_near, self.notes)
+        about = options.precision, self.compared
+        return ConvertedFile(str(path), conversion.name, layout, size, *how_near, self.notes, *about)
 
 
 def converted(
@@ -87,10 +94,7 @@ def converted(
     feeds = {spec.name: value for spec, value in zip(specs, values, strict=True)}
     with OrtRunner(fixed, RunOptions()) as runner:
         wanted = runner.run(feeds)
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-        for suffix, data in files.items():
-            Path(folder, f"model{suffix}").write_bytes(data)
-        path = Path(folder, f"model{conversion.suffix}")
+    with written(files, conversion) as path:
         found, notes = conversion.run(path, feeds), conversion.notes(path)
     references = [output.astype(np.float64) for output in wanted.values()]
     max_abs, max_rel = differences([found[name] for name in wanted], references)
@@ -102,21 +106,36 @@ def converted(
     return Converted(files, max_abs, max_rel, tolerance, notes)
 
 
-def convert_into(stage: Path, names: Sequence[str], options: ConvertOptions, tolerance: float) -> list[ConvertedFile]:
+@contextmanager
+def written(files: Mapping[str, bytes], conversion: Conversion) -> Iterator[Path]:
+    """The main file's path, all of them lying beside each other inside of the block."""
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        for suffix, data in files.items():
+            Path(folder, f"model{suffix}").write_bytes(data)
+        yield Path(folder, f"model{conversion.suffix}")
+
+
+Convert = Callable[[ModelProto, Conversion, ConvertOptions, str], Converted]
+"""A model, the format, how to write it, and the name of what is written."""
+
+
+def convert_into(stage: Path, names: Sequence[str], options: ConvertOptions, convert: Convert) -> list[ConvertedFile]:
     """Write a staged bundle's networks, pruned and dense, in these formats, too; InputError and GateError as
-    `converted`."""
+    `convert` raises them."""
     found = []
-    for conversion in map(conversion_named, names):
+    kind = "" if options.precision == "fp32" else f".{options.precision}"
+    for conversion in (conversion_named(name, options.precision) for name in names):
         for stem, source in _networks(stage):
-            progress.note(f"writing and verifying {conversion.path(stem)}")
-            told = replace(options, metadata=metadata_of(stage)) if stem == "model" else options
-            result = converted(load_model(source), conversion, told, where=conversion.path(stem), tolerance=tolerance)
-            path = stage / conversion.path(stem)
+            path = stage / conversion.path(f"{stem}{kind}")
+            progress.note(f"writing and verifying {conversion.path(path.stem)}")
+            told = replace(options, io_layout=conversion.layouts[0])
+            told = replace(told, metadata=metadata_of(stage)) if stem == "model" else told
+            result = convert(load_model(source), conversion, told, conversion.path(path.stem))
             path.parent.mkdir(exist_ok=True)
             for suffix, data in result.files.items():
                 path.with_suffix(suffix).write_bytes(data)
             for note in result.notes:
-                progress.note(f"{conversion.path(stem)}: {note}")
+                progress.note(f"{conversion.path(path.stem)}: {note}")
             found.append(result.told(path, conversion, options))
     return found
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import onnx
 
 from edgeprune.deployment.parity import TOLERANCE
+from edgeprune.deployment.quantizing import Calibration
 from edgeprune.errors import InputError
 from edgeprune.exporters.conversions import conversion_named
 from edgeprune.exporters.options import OLDEST_OPSET, ExportOptions
 from edgeprune.io.arrays import load_array
+from edgeprune.precision.formats import Precision
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class DeployOptions:
     seed: int = 0
     to: tuple[str, ...] = ()
     """Formats of other runtimes in which both networks are written, too."""
+    to_precision: Precision = "fp32"
+    """In which number format."""
+    calibration: Calibration = Calibration("")
+    """For INT8."""
 
     def check(self) -> None:
         """InputError for values that cannot work; called before any long work."""
@@ -39,4 +45,11 @@ class DeployOptions:
         if self.inputs is not None:
             load_array(self.inputs)
         for name in self.to:
-            conversion_named(name)
+            conversion_named(name, self.to_precision)
+        if self.to_precision != "fp32":
+            if not self.to:
+                raise InputError(
+                    f"--to-precision {self.to_precision} is for --to",
+                    remedy="name a format, or leave it out: `edgeprune profile --precision` converts ONNX files",
+                )
+            self.calibration.check()

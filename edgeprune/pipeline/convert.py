@@ -8,27 +8,46 @@ from pathlib import Path
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.bundles.names import DENSE_MODEL, MODEL, PLAIN_MODEL
 from edgeprune.deployment.converting import ConvertedFile, converted, metadata_of
+from edgeprune.deployment.quantizing import Calibration, quantized
 from edgeprune.errors import InputError
 from edgeprune.exporters.conversions import CONVERSIONS, Conversion, ConvertOptions, conversion_named
 from edgeprune.io.files import check_file, write_atomically
 from edgeprune.onnx_files.model import load_model
 
 
-def convert(model: Path, to: str, out: Path, options: ConvertOptions, *, dense: bool = False) -> ConvertedFile:
+def convert(
+    model: Path,
+    to: str,
+    out: Path,
+    options: ConvertOptions,
+    *,
+    dense: bool = False,
+    calibration: Calibration = Calibration(""),
+) -> ConvertedFile:
     """Write the network in the format `to`, and hold it to what ONNX Runtime computes; nothing is written if it
     differs.
 
-    Of a bundle it is the pruned network as planned, or with `dense` its baseline. InputError for what the format cannot
-    hold; GateError if the outputs differ.
+    Of a bundle it is the pruned network as planned, or with `dense` its baseline. Other precisions than FP32 want
+    a `calibration`.
+    InputError for what the format cannot hold; GateError if the outputs differ.
     """
-    conversion = conversion_named(to)
-    options.check()
+    conversion = conversion_named(to, options.precision)
+    conversion.check(options)
+    if options.precision != "fp32":
+        calibration.check()
+    elif calibration.data:
+        raise InputError(
+            "--data is for other precisions", where="convert", remedy="pass --precision int8, or leave --data out"
+        )
     if out.suffix != conversion.suffix:
         raise InputError("has another suffix", where=out, expected=f"a file NAME{conversion.suffix}")
     check_file(out)
     _check_beside(conversion, out)
     source, options = _source(model, options, dense=dense)
-    result = converted(load_model(source), conversion, options, where=source)
+    if options.precision != "fp32":
+        result = quantized(load_model(source), conversion, options, calibration, where=str(source))
+    else:
+        result = converted(load_model(source), conversion, options, where=source)
     for suffix, data in reversed(list(result.files.items())):  # the one that names the others last
         write_atomically(out.with_suffix(suffix), data)
     return result.told(out, conversion, options)

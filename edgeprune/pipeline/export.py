@@ -6,15 +6,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from onnx import ModelProto
 
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.names import MODEL, PLAIN_MODEL, PLAN
 from edgeprune.bundles.writing import new_bundle, write_manifest
-from edgeprune.deployment.converting import convert_into
+from edgeprune.deployment.converting import Converted, convert_into, converted
 from edgeprune.deployment.lower_bundle import LowerOptions, lower_into
-from edgeprune.exporters.conversions import ConvertOptions
+from edgeprune.deployment.quantizing import quantized
+from edgeprune.exporters.conversions import Conversion, ConvertOptions
 from edgeprune.io import progress
 from edgeprune.onnx_files.model import load_model
 from edgeprune.pipeline.output import Output
@@ -89,9 +93,18 @@ def write_export(
         manifest = export_into(stage, pruned, deploy)
         manifest = lower_into(stage, manifest, lowering, deploy.tolerance)
         if deploy.to:
-            convert_into(stage, deploy.to, ConvertOptions(), deploy.tolerance)
+            how = ConvertOptions(precision=deploy.to_precision)
+            convert_into(stage, deploy.to, how, partial(_convert, deploy=deploy))
         if split.devices:
             planned = stage / PLAIN_MODEL
             split_into(stage, load_model(planned if planned.is_file() else stage / MODEL), split)
         write_manifest(stage, manifest)
     return open_bundle(out.folder)
+
+
+def _convert(
+    model: ModelProto, conversion: Conversion, options: ConvertOptions, where: str, *, deploy: DeployOptions
+) -> Converted:
+    if options.precision != "fp32":
+        return quantized(model, conversion, options, deploy.calibration, where=where)
+    return converted(model, conversion, options, where=where, tolerance=deploy.tolerance)

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import msgspec
 
 from edgeprune.errors import GateError
+from edgeprune.io.formatting import some
 
 Precision = Literal["fp32", "tf32", "fp16", "int8"]
 """fp32: all of its bits; tf32: numbers stay FP32, but the factors of products are rounded to 11 bits, as NVIDIA's
@@ -54,6 +55,25 @@ class PrecisionRecord(msgspec.Struct, frozen=True):
     """The same images' in FP32."""
     file: str = ""
     """The converted model's name in the bundle; empty where the runtime converts."""
+    weight_bits: int | None = None
+    """Of INT8's weights: 7 where a processor without VNNI would cut sums of products of 8 bits."""
+    formats: dict[str, str] = {}
+    """Convolution or linear layer -> the number format in which the runtime computed it, read back from the runtime;
+    empty where it does not tell."""
+
+    @property
+    def other_layers(self) -> tuple[str, ...]:
+        """The layers that the runtime computed in another format than this precision."""
+        return tuple(name for name, format in self.formats.items() if format != self.precision)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences without an end on what did not run as it was asked for."""
+        others = self.other_layers
+        if not others:
+            return ()
+        kinds = " or ".join(sorted({self.formats[name] for name in others}))
+        of = f"{len(others)} of {len(self.formats)} layers"
+        return (f"{self.target}, {self.network}: {of} ran in {kinds}, not in {self.precision}: {some(others)}",)
 
 
 def require_precise(records: Iterable[PrecisionRecord]) -> None:

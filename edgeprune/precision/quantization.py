@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -19,11 +19,11 @@ import onnx
 import onnxruntime
 from onnx import ModelProto
 
-from edgeprune.devices.this_machine import machine_may_saturate
 from edgeprune.errors import InputError, first_line
 from edgeprune.io.arrays import Feeds
 from edgeprune.onnx_files.graph import opset
 from edgeprune.onnx_files.model import check_model
+from edgeprune.precision.weight_bits import WeightBits, weight_bits
 
 OLDEST_OPSET = 13
 """Of ONNX's own operations: the first whose QuantizeLinear takes a scale for each filter."""
@@ -32,12 +32,20 @@ _OF_INTEGERS = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMul
 _RESHAPING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
 
 
-def to_int8(model: ModelProto, batches: Sequence[Feeds], *, symmetric: bool = False) -> ModelProto:
+def to_int8(
+    model: ModelProto,
+    batches: Sequence[Feeds],
+    *,
+    symmetric: bool = False,
+    bits: WeightBits = "auto",
+    fp32_layers: Collection[str] = (),
+) -> ModelProto:
     """The model with 8-bit convolutions and linear layers, calibrated on `batches`; inputs and outputs stay float32.
 
     `symmetric` puts 0 in the middle of the activations' ranges and quantises nothing but the inputs and weights of
     layers, as TensorRT wants it; else activations are unsigned, which loses nothing behind a ReLU and is what
-    processors multiply fastest. InputError if there is nothing to calibrate with, or the model cannot be quantised.
+    processors multiply fastest. `bits` of the weights: see `weight_bits`. `fp32_layers` are nodes that stay in FP32.
+    InputError if there is nothing to calibrate with, or the model cannot be quantised.
     """
     if not batches:
         raise InputError("no inputs to calibrate with", where="INT8", expected="one batch or more")
@@ -56,10 +64,9 @@ def to_int8(model: ModelProto, batches: Sequence[Feeds], *, symmetric: bool = Fa
                 quant_format=quantiser.QuantFormat.QDQ,
                 op_types_to_quantize=_LAYERS if symmetric else None,
                 # Processors have no kernel for a convolution of bytes that gives floats, which outputs are to be.
-                nodes_to_exclude=[] if symmetric else _last_convolutions(model),
+                nodes_to_exclude=[*fp32_layers, *([] if symmetric else _last_convolutions(model))],
                 per_channel=True,
-                # Sums of two products of 8 bits overflow 16.
-                reduce_range=not symmetric and machine_may_saturate(),
+                reduce_range=weight_bits(bits, symmetric=symmetric) == 7,
                 activation_type=quantiser.QuantType.QInt8 if symmetric else quantiser.QuantType.QUInt8,
                 weight_type=quantiser.QuantType.QInt8,
                 extra_options=options if symmetric else None,

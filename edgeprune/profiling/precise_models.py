@@ -6,40 +6,38 @@ Nothing takes the place of `model.onnx`: the converted files have names of their
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from edgeprune.bundles.names import DENSE_MODEL, MODEL
-from edgeprune.errors import GateError, InputError
+from edgeprune.errors import GateError
+from edgeprune.exporters.conversions import conversion_named, with_batch
+from edgeprune.exporters.options import ConvertOptions
+from edgeprune.exporters.tflite.record import path_for_batch
 from edgeprune.io import progress
-from edgeprune.io.arrays import Feeds, load_array
-from edgeprune.onnx_files.inputs import input_specs, output_specs, static_batch
+from edgeprune.io.arrays import Feeds
+from edgeprune.onnx_files.inputs import static_batch
 from edgeprune.onnx_files.model import load_model, save_onnx
-from edgeprune.precision.formats import Precision, PrecisionRecord, require_precise, tolerance
+from edgeprune.precision.formats import PrecisionRecord, require_precise, tolerance
 from edgeprune.precision.half import to_half
 from edgeprune.precision.quantization import to_int8
+from edgeprune.precision.weight_bits import weight_bits
 from edgeprune.profiling.batch import memory_checked
-from edgeprune.profiling.setup import ProfileOptions, Which, random_feeds
+from edgeprune.profiling.half_range import half_remarks
+from edgeprune.profiling.samples import Floats, Samples, rebatched
+from edgeprune.profiling.setup import ProfileOptions, Which
 from edgeprune.runners import registry
 from edgeprune.runners.base import ProfiledRunner
 from edgeprune.runners.target import OpenOptions, Source, Target
 
 if TYPE_CHECKING:
     from torch import nn
-
-CALIBRATED_ON, COMPARED_ON = 256, 500
-"""Images at most."""
-RANDOM_BATCHES, BATCH = 4, 32
-RANDOM = "random inputs"
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -60,55 +58,8 @@ class PreciseModels:
         return None
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Inputs in whole batches: those that calibrate, and those on which FP32 and the other precision are compared."""
-
-    calibrate: tuple[Feeds, ...]
-    compare: tuple[Feeds, ...]
-    labels: NDArray[np.int64] | None
-    """Of `compare`, one after the other."""
-    told: str
-
-    def warnings(self, precision: Precision) -> tuple[str, ...]:
-        """What is doubtful about a network that was converted with these."""
-        if self.told != RANDOM or precision != "int8":
-            return ()
-        return (
-            "INT8 was calibrated on random inputs: the times are right, but nothing is known of the accuracy, and the "
-            "model must not be used; pass --data",
-        )
-
-
-def load_samples(model: ModelProto, data: str, seed: int) -> Samples:
-    """Images of a data source (its train split calibrates, its test split compares) or of a .npy file with inputs
-    (N, C, H, W) as the network takes them; without `data`, random inputs.
-
-    InputError if the data is missing or does not fit the network.
-    """
-    batch = static_batch(model) or BATCH
-    specs = input_specs(model)
-    if not data:
-        drawn = [random_feeds(specs, batch, seed + number) for number in range(RANDOM_BATCHES + 1)]
-        feeds = [dict(zip((spec.name for spec in specs), values, strict=True)) for values in drawn]
-        return Samples(tuple(feeds[1:]), (feeds[0],), None, RANDOM)
-    if len(specs) != 1 or len(specs[0].shape) != 4 or not all(isinstance(size, int) for size in specs[0].shape[1:]):
-        raise InputError("the network's input is no image of one size", where=data, expected="(N, C, H, W)")
-    name, shape = specs[0].name, tuple(size for size in specs[0].shape[1:] if isinstance(size, int))
-    if data.endswith(".npy"):
-        images = _own_inputs(Path(data), shape)
-        batches = _in_batches(images, name, batch)
-        return Samples(batches, batches, None, Path(data).name)
-    calibration, _ = _images(data, "train", shape, None, CALIBRATED_ON)
-    compared, labels = _images(data, "test", shape, _classes(model), COMPARED_ON)
-    told = data.partition(":")[0] if ".py:" not in data else Path(data.rpartition(":")[0]).name
-    batches = _in_batches(compared, name, batch)
-    known = None if labels is None else labels[: _count(batches)]
-    return Samples(_in_batches(calibration, name, batch), batches, known, told)
-
-
 def precise_models(
-    networks: Mapping[Which, Path],
+    networks_for: Callable[[Target], Mapping[Which, Path]],
     modules: Mapping[Which, nn.Module],
     targets: Sequence[str],
     options: ProfileOptions,
@@ -118,25 +69,33 @@ def precise_models(
 ) -> PreciseModels:
     """Convert the networks into `folder` as the targets need it, run them there, and compare them with FP32.
 
-    InputError if a target cannot be used, or a network cannot be converted or run. What is outside the tolerance is
-    recorded, and is no error here: on such a target nothing is timed.
+    `networks_for` tells the FP32 files that a target runs. InputError if a target cannot be used, or a network cannot
+    be converted or run. What is outside the tolerance is recorded, and is no error here: on such a target nothing is
+    timed.
     """
     precision, run = options.precision, options.run_options()
     wanted = {name: registry.require(name, precision) for name in targets}
     files: dict[str, dict[Which, Path]] = {
-        name: {which: _converted(path, which, target, precision, samples, folder) for which, path in networks.items()}
+        name: {
+            which: _converted(path, which, target, options, samples, folder)
+            for which, path in networks_for(target).items()
+        }
         for name, target in wanted.items()
         if target.is_given(precision)
     }
-    records = []
-    for which, path in networks.items():
+    records, remarks = [], list(samples.warnings(precision))
+    for which, path in networks_for(registry.target_named("cpu")).items():
+        if precision == "fp16":
+            model = load_model(path)
+            remarks += half_remarks(which, model, samples.compare, static_batch(model) or 1, samples.told)
         with closing(registry.open_runner("cpu", Source(path), OpenOptions(run))) as reference:
             names, expected = reference.input_names, _outputs(reference, samples)
-        for name in wanted:
-            file = files.get(name, networks)[which]
+        for name, target in wanted.items():
+            file = files.get(name, networks_for(target))[which]
             source, how = Source(file, modules.get(which), names), OpenOptions(run, precision, engines)
             with memory_checked(name), closing(registry.open_runner(name, source, how)) as runner:
                 compared = compare(expected, _outputs(runner, samples), samples.labels)
+                formats = _layer_formats(runner)
             limit = tolerance(precision)
             records.append(
                 PrecisionRecord(
@@ -147,10 +106,13 @@ def precise_models(
                     passed=compared.max_rel <= limit,
                     data=samples.told,
                     file=file.name if name in files else "",
+                    weight_bits=_weight_bits(target, options),
+                    formats=formats,
                     **compared._asdict(),
                 )
             )
-    return PreciseModels(files, tuple(records), samples.warnings(precision))
+    remarks += [text for record in records for text in record.remarks()]
+    return PreciseModels(files, tuple(records), tuple(remarks))
 
 
 class Compared(NamedTuple):
@@ -186,66 +148,70 @@ def compare(expected: Sequence[Floats], got: Sequence[Floats], labels: NDArray[n
 
 def is_converted(name: str) -> bool:
     """Whether a file of a bundle is one of its networks in another precision."""
-    return re.fullmatch(r"\w+\.(fp16|int8|int8-symmetric)\.onnx", name) is not None
+    return re.fullmatch(r"\w+\.(fp16|int8|int8-symmetric)(\.batch-\d+)?\.(onnx|tflite)", name) is not None
 
 
-def _converted(path: Path, which: Which, target: Target, precision: Precision, samples: Samples, folder: Path) -> Path:
+def _converted(
+    path: Path, which: Which, target: Target, options: ProfileOptions, samples: Samples, folder: Path
+) -> Path:
     """The file in the precision; the same for targets that want the same. Named as in a bundle: two loose files may
     have the same name."""
+    precision, stem = options.precision, Path(DENSE_MODEL if which == "dense" else MODEL).stem
+    if precision == "int8" and target.int8_format != "onnx":
+        return _in_format(path, folder / f"{stem}.{precision}", target.int8_format, options, samples)
     symmetric = precision == "int8" and target.symmetric
-    stem = Path(DENSE_MODEL if which == "dense" else MODEL).stem
     place = folder / f"{stem}.{precision}{'-symmetric' if symmetric else ''}.onnx"
     if not place.exists():
         model = load_model(path)
         progress.note(f"converting {path.name} to {precision}")
-        converted = to_half(model) if precision == "fp16" else to_int8(model, samples.calibrate, symmetric=symmetric)
+        if precision == "fp16":
+            converted = to_half(model)
+        else:
+            converted = to_int8(model, samples.calibrate, symmetric=symmetric, bits=options.weight_bits)
         save_onnx(converted, place)
     return place
 
 
+def _in_format(path: Path, stem: Path, format: str, options: ProfileOptions, samples: Samples) -> Path:
+    """The network in INT8 in a runtime's own format, whose files are for one batch size each: one for single images,
+    or the batch that the network fixes, and one for each other size that is measured."""
+    conversion = conversion_named(format, "int8")
+    model = load_model(path)
+    first = static_batch(model) or 1
+    place = stem.with_name(stem.name + conversion.suffix)
+    for size in dict.fromkeys((first, *options.batch_sizes)):
+        file = place if size == first else path_for_batch(place, size)
+        if file.exists():
+            continue
+        progress.note(f"converting {path.name} to {options.precision} for {conversion.runtime}, batch {size}")
+        how = ConvertOptions(precision="int8", batches=rebatched(samples.calibrate, size))
+        for suffix, data in conversion.convert(with_batch(model, size, where=path), how).items():
+            file.with_name(file.name.removesuffix(conversion.suffix) + suffix).write_bytes(data)
+    return place
+
+
+def _weight_bits(target: Target, options: ProfileOptions) -> int | None:
+    if options.precision != "int8":
+        return None
+    return 8 if target.int8_format != "onnx" else weight_bits(options.weight_bits, symmetric=target.symmetric)
+
+
+def _layer_formats(runner: ProfiledRunner) -> dict[str, str]:
+    """In which format the runtime computed each layer; empty where it does not tell."""
+    told: Callable[[], dict[str, str]] | None = getattr(runner, "layer_formats", None)
+    return told() if told else {}
+
+
 def _outputs(runner: ProfiledRunner, samples: Samples) -> list[Floats]:
     """Every output for all of the samples, in the runner's order."""
-    taken = [list(runner.run(_renamed(feeds, runner)).values()) for feeds in samples.compare]
+    batches = samples.compare
+    fixed: int | None = getattr(runner, "fixed_batch", None)
+    if fixed is not None:
+        batches = rebatched(batches, fixed)
+    taken = [list(runner.run(_renamed(feeds, runner)).values()) for feeds in batches]
     return [np.concatenate(parts) for parts in zip(*taken, strict=True)]
 
 
 def _renamed(feeds: Feeds, runner: ProfiledRunner) -> Feeds:
     """The dense network's inputs may have other names than the pruned one's."""
     return dict(zip(runner.input_names, feeds.values(), strict=True))
-
-
-def _own_inputs(path: Path, shape: tuple[int, ...]) -> Floats:
-    images = load_array(path)
-    if images.shape[1:] != shape or images.dtype != np.float32:
-        what = f"holds {images.dtype} {images.shape}"
-        raise InputError(what, where=path, expected=f"float32 {('N', *shape)}".replace("'", ""))
-    if not np.isfinite(images).all():
-        raise InputError("holds values that are not finite", where=path, expected="inputs as the network takes them")
-    return images.astype(np.float32, copy=False)
-
-
-def _images(
-    data: str, split: Literal["train", "test"], shape: tuple[int, ...], classes: int | None, limit: int
-) -> tuple[Floats, NDArray[np.int64] | None]:
-    """Images as the network takes them, and labels; None where the data has targets of another kind."""
-    from edgeprune.datasets.images import load_data, normalised  # needs torch, which a device may lack
-
-    channels, height, width = shape
-    loaded = load_data(data, split=split, input_shape=(channels, height, width), num_classes=classes, limit=limit)
-    return normalised(loaded.images, loaded).numpy(), None if loaded.task else loaded.labels.numpy()
-
-
-def _classes(model: ModelProto) -> int | None:
-    shape = output_specs(model)[0].shape
-    return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
-
-
-def _in_batches(images: Floats, name: str, batch: int) -> tuple[Feeds, ...]:
-    """Whole batches, what is left over left out; a network with a dynamic batch takes fewer than that at once."""
-    if len(images) < batch:
-        return ({name: images},)
-    return tuple({name: images[start : start + batch]} for start in range(0, len(images) - batch + 1, batch))
-
-
-def _count(batches: Sequence[Feeds]) -> int:
-    return sum(len(next(iter(feeds.values()))) for feeds in batches)

@@ -14,6 +14,7 @@ from edgeprune.errors import InputError
 from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.onnx_files.inputs import dynamic_axes
 from edgeprune.precision.formats import Precision, share_of_bytes
+from edgeprune.precision.weight_bits import WeightBits
 from edgeprune.profiling.explaining.facts import MachineFacts
 from edgeprune.profiling.layer_times import LayerInfo, ModelLayers
 from edgeprune.profiling.measurement import check_counts
@@ -59,6 +60,10 @@ class ProfileOptions:
     """The number format that both models are run in."""
     input_size: tuple[int, ...] = ()
     """(H, W) or (C, H, W) for networks whose input has dynamic axes beside the batch."""
+    weight_bits: WeightBits = "auto"
+    """Of INT8's weights."""
+    calibration_images: int = 256
+    """Images at most that calibrate INT8."""
 
     def check(self) -> None:
         """InputError for values that make no sense on any machine."""

@@ -92,6 +92,8 @@ class RunOptions:
     """`disabled`, `basic`, `extended`, `layout` or `all`."""
     profiling_prefix: str = ""
     """Where the runtime writes its own profile, as the start of a file name. Empty: no profile."""
+    optimized_model: str = ""
+    """Where the runtime writes the model as it runs it. Empty: nowhere."""
     provider_options: tuple[tuple[str, str], ...] = ()
     """Options of the provider, spelt as the runtime spells them, such as ("trt_fp16_enable", "1")."""
 

@@ -58,6 +58,8 @@ class Target:
     """Whether it is given the FP32 network for FP16, too."""
     symmetric: bool = False
     """Whether its INT8 kernels want activations with 0 in the middle."""
+    int8_format: str = "onnx"
+    """What it is given in INT8: an ONNX file, or one of the formats that `exporters` writes."""
 
     def is_given(self, precision: Precision) -> bool:
         """Whether it takes a network that was converted to the precision beforehand."""

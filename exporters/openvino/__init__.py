@@ -1,1 +1,1 @@
-"""ONNX -> OpenVINO's own files (IR), by OpenVINO."""
+"""ONNX -> OpenVINO's intermediate representation (IR), by OpenVINO: a network in XML and its weights beside it."""

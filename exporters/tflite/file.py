@@ -126,6 +126,7 @@ class TfliteFile:
 
     def finished(self, inputs: Mapping[str, int], outputs: Mapping[str, int], metadata: Mapping[str, bytes]) -> bytes:
         """The file's bytes; inputs and outputs by the names under which the file's signature has them."""
+        self._name_apart([*inputs.values(), *outputs.values()])
         graph = schema.SubGraphT(
             tensors=self._tensors, inputs=list(inputs.values()), outputs=list(outputs.values()),
             operators=self._operators, name="main",
@@ -136,10 +137,19 @@ class TfliteFile:
             version=_SCHEMA_VERSION, operatorCodes=[_code(*key) for key in self._codes], subgraphs=[graph],
             description="edgeprune", buffers=self._buffers, metadata=entries, signatureDefs=[signature],
         )  # fmt: skip
-        size = sum(len(buffer.data) for buffer in self._buffers)
-        builder = flatbuffers.Builder(size + 1024 * (len(self._tensors) + len(self._operators) + 16))
-        builder.Finish(model.Pack(builder), _IDENTIFIER)
-        return bytes(builder.Output())
+        return _packed(model)
+
+    def _name_apart(self, first: Sequence[int]) -> None:
+        """Give each tensor a name of its own: LiteRT's quantiser knows tensors by their names. Those in `first` keep
+        theirs."""
+        taken: set[str] = set()
+        for number in dict.fromkeys([*first, *range(len(self._tensors))]):
+            tensor = self._tensors[number]
+            name, count = tensor.name, 1
+            while tensor.name in taken:
+                count += 1
+                tensor.name = f"{name}:{count}"
+            taken.add(tensor.name)
 
     def _added(self, name: str, shape: Sequence[int], dtype: str, buffer: int) -> int:
         sizes = [int(size) for size in shape]
@@ -149,6 +159,33 @@ class TfliteFile:
     def _buffer(self, data: bytes) -> int:
         self._buffers.append(_Buffer(data))
         return len(self._buffers) - 1
+
+
+def repacked(data: bytes, metadata: Mapping[str, bytes]) -> bytes:
+    """A file from elsewhere as this module packs it, with these entries of its metadata changed: what lay behind the
+    flatbuffer, as in some files of LiteRT's tools, is inside of it then."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data))
+    buffers = [_Buffer(_content(buffer, data)) for buffer in model.buffers]
+    for entry in model.metadata:
+        name = entry.name.decode()
+        if name in metadata:
+            buffers[entry.buffer] = _Buffer(metadata[name])
+    model.buffers = buffers
+    return _packed(model)
+
+
+def _content(buffer: Any, data: bytes) -> bytes:
+    if buffer.offset > 1:  # as the schema has it: 0 and 1 say that the data is inside
+        return data[buffer.offset : buffer.offset + buffer.size]
+    return b"" if buffer.data is None else np.asarray(buffer.data, np.uint8).tobytes()
+
+
+def _packed(model: Any) -> bytes:
+    graph = model.subgraphs[0]
+    size = sum(len(buffer.data) for buffer in model.buffers)
+    builder = flatbuffers.Builder(size + 1024 * (len(graph.tensors) + len(graph.operators) + 16))
+    builder.Finish(model.Pack(builder), _IDENTIFIER)
+    return bytes(builder.Output())
 
 
 def _code(operator: str, version: int) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ _CHATTER = (b"INFO: ",)
 def open_interpreter(data: bytes, threads: int, *, where: object) -> Any:
     """LiteRT's interpreter with its XNNPACK delegate, its memory laid out; InputError where it refuses the file."""
     try:
-        with _without_chatter():
+        with without_chatter():
             interpreter = Interpreter(model_content=data, num_threads=threads)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
@@ -60,16 +60,22 @@ def run_file(path: Path, feeds: Feeds) -> dict[str, Array]:
 
     InputError where the file is none, or LiteRT refuses it.
     """
+    return next(run_file_on(path, [feeds]))
+
+
+def run_file_on(path: Path, several: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
+    """As `run_file`, for one inputs after the other."""
     data = path.read_bytes()
     record = file_record(data, where=path)
     interpreter = open_interpreter(data, 1, where=path)
-    feed(interpreter, record, feeds)
-    invoke(interpreter, where=path)
-    return fetch(interpreter, record)
+    for feeds in several:
+        feed(interpreter, record, feeds)
+        invoke(interpreter, where=path)
+        yield fetch(interpreter, record)
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
+def without_chatter() -> Iterator[None]:
     """LiteRT's C++ writes to the process's standard error: what is no news is left out, all else comes through."""
     sys.stderr.flush()
     try:

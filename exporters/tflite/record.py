@@ -32,6 +32,11 @@ class FileRecord(msgspec.Struct, frozen=True):
     """For each operator, in the order in which they run, the ONNX node that it is for."""
 
 
+def path_for_batch(path: Path, batch: int) -> Path:
+    """Where a network's file for this batch size lies, beside the one for single images."""
+    return path.with_name(f"{path.stem}.batch-{batch}{path.suffix}")
+
+
 def encoded(record: FileRecord) -> bytes:
     return msgspec.json.encode(record)
 

@@ -166,8 +166,8 @@ def test_a_newcomer_can_place_a_change(repository: Path) -> None:
     text = (repository / "docs" / "architecture.md").read_text()
     rows = re.findall(r"^\| (?:a|an) (.*?) \| (.*) \|$", text, re.MULTILINE)
     wanted = (
-        "flag, method, form, runtime, format that networks are converted to, ONNX operation for LiteRT, "
-        "ONNX operation for ncnn, cause, plot, device, checkpoint format, ONNX operation in the importer, ONNX operation in the counter, gate"
+        "flag, method, form, runtime, format that networks are converted to, precision that a format is "
+        "written in, ONNX operation for LiteRT, ONNX operation for ncnn, cause, plot, device, checkpoint format, ONNX operation in the importer, ONNX operation in the counter, gate"
     )
     assert ", ".join(name for name, _ in rows) == wanted
     assert all(re.search(r"`[a-z_/]+/[^`]*`", place) for _, place in rows)

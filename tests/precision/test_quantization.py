@@ -25,7 +25,8 @@ from edgeprune.precision import formats
 from edgeprune.precision.formats import PrecisionRecord, require_precise, tolerance
 from edgeprune.precision.half import to_half
 from edgeprune.precision.quantization import quantized_layers, to_int8
-from edgeprune.profiling.precise_models import compare, is_converted, load_samples, precise_models
+from edgeprune.profiling.precise_models import compare, is_converted, precise_models
+from edgeprune.profiling.samples import load_samples
 from edgeprune.profiling.setup import ProfileOptions
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
@@ -242,7 +243,7 @@ def test_accuracy_stays_beside_that_of_fp32(target: str, precision: Any, trained
         pytest.skip(f"{target} does not compute in {precision} here")
     samples = load_samples(load_model(trained), "digits", 0)
     options = ProfileOptions(precision=precision)
-    made = precise_models({"pruned": trained}, {}, [target], options, samples, tmp_path)
+    made = precise_models(lambda _: {"pruned": trained}, {}, [target], options, samples, tmp_path)
     (record,) = made.records
     assert record.top1_fp32 is not None
     assert record.top1 is not None
@@ -252,7 +253,10 @@ def test_accuracy_stays_beside_that_of_fp32(target: str, precision: Any, trained
     assert record.agreement is not None
     assert record.agreement >= 98
     assert (record.n, record.data) == (352, "digits")
-    if target in made.files:
+    if record.formats:
+        assert list(record.formats.values()) == [precision] * 5
+        assert made.warnings == ()
+    if target in made.files and made.files[target]["pruned"].suffix == ".onnx":
         assert quantized_layers(load_model(made.files[target]["pruned"])) == (5 if precision == "int8" else 0)
 
 

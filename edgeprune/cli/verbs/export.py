@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 
@@ -42,6 +42,8 @@ class ExportFlags:
     to: OptionalText = ""
     """Write both networks for other runtimes, too, separated by commas: tflite, openvino or ncnn, as `edgeprune
     convert` does."""
+    to_precision: Literal["fp32", "int8"] = "fp32"
+    """Of --to: int8 is calibrated on --data, and told what it costs."""
     devices: OptionalText = ""
     """Split the groups over N devices, or those in a TOML file."""
 
@@ -49,12 +51,15 @@ class ExportFlags:
     def formats(self) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.to.split(",") if part.strip())
 
-    def options(self, seed: int) -> DeployOptions:
+    def options(self, seed: int, data: str) -> DeployOptions:
         from edgeprune.deployment.options import DeployOptions
+        from edgeprune.deployment.quantizing import Calibration
         from edgeprune.exporters.options import ExportOptions
 
         onnx = ExportOptions(opset=self.opset, dynamic_batch=not self.static_batch)
-        return DeployOptions(onnx, self.tolerance, self.parity_inputs, seed, self.formats)
+        return DeployOptions(
+            onnx, self.tolerance, self.parity_inputs, seed, self.formats, self.to_precision, Calibration(data)
+        )
 
     def lowering(self, device_profile: str) -> LowerOptions:
         from edgeprune.deployment.lower_bundle import LowerOptions
@@ -96,6 +101,7 @@ def export(
     - `edgeprune export model.pt --arch resnet56 --groups 4 --align auto --tune -o out`
     - `edgeprune export model.pt --arch resnet20 --method gkp-cal --data imagefolder:DIR --heal 10 -o out`
     - `edgeprune export model.pt --arch resnet56 --groups 4 --to tflite,openvino -o out`
+    - `edgeprune export model.pt --arch resnet56 --to tflite --to-precision int8 --data imagefolder:DIR -o out`
     - `edgeprune export pruned/ -o out --devices 2`
 
     Parameters
@@ -109,7 +115,7 @@ def export(
 
     seed = common.seed
     lowering, split = export.lowering(pruning.device), export.split(pruning.device)
-    how = (data.options(seed), export.options(seed), lowering, split, out.output())
+    how = (data.options(seed), export.options(seed, data.data), lowering, split, out.output())
     bundle, pruned = steps.export(network.source(source, seed), pruning.options(seed, data.data, export.formats), *how)
     layers(pruned, bundle)
     common.write(bundle.manifest)

@@ -103,6 +103,8 @@ class MeasureFlags:
             machine_profile=self.machine_profile,
             seed=seed,
             precision=numbers.precision,
+            weight_bits=numbers.weight_bits,
+            calibration_images=numbers.calibration_images,
             input_size=parse_open_size(self.input_size),
         )
 
@@ -118,6 +120,10 @@ class NumberFormatFlags:
     data: OptionalText = ""
     """Calibrates INT8 and tells the accuracy: digits, imagefolder:DIR, cifar10:DIR, path/to/file.py:factory (as for
     `edgeprune eval`; needs torch), or a .npy file with inputs (N,C,H,W)."""
+    calibration_images: Integer = 256
+    """Images of --data at most that calibrate INT8."""
+    weight_bits: Literal["auto", "7", "8"] = "auto"
+    """Of INT8's weights: 7 for x86 without VNNI, which cuts sums of products of 8 bits; auto looks at this machine."""
 
 
 @Parameter(name="*", group=MEASURING)

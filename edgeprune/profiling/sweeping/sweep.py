@@ -20,9 +20,10 @@ from edgeprune.onnx_files.model import load_model
 from edgeprune.precision.quantization import require_full_precision
 from edgeprune.profiling.agreement import References
 from edgeprune.profiling.estimating.estimates import Estimate, estimate
-from edgeprune.profiling.precise_models import PreciseModels, load_samples, precise_models
+from edgeprune.profiling.precise_models import PreciseModels, precise_models
 from edgeprune.profiling.profiler import check_measurable, check_targets, profile_files
 from edgeprune.profiling.result import FailureKind, ProfileResult, SweepFailure
+from edgeprune.profiling.samples import load_samples
 from edgeprune.profiling.setup import ProfileOptions
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweeping.process import ProfileJob, run_apart
@@ -82,10 +83,12 @@ class Sweep:
             return PreciseModels()
         for path in subject.networks.values():
             require_full_precision(load_model(path), self.options.precision, path)
-        samples = load_samples(load_model(subject.pruned), data, self.options.seed)
+        samples = load_samples(
+            load_model(subject.pruned), data, self.options.seed, calibrate=self.options.calibration_images
+        )
         folder.mkdir(parents=True, exist_ok=True)
         modules = subject.modules() if any(target_named(name).runs == "module" for name in self.targets) else {}
-        return precise_models(subject.networks, modules, self.targets, self.options, samples, folder, engines)
+        return precise_models(subject.files_for, modules, self.targets, self.options, samples, folder, engines)
 
     def measure(self, subject: Subject, precise: PreciseModels, engines: Path) -> ProfileResult:
         """The results of all that could be measured, and what became of the rest.

@@ -14,7 +14,8 @@ from edgeprune.errors import InputError
 from edgeprune.exporters.conversions import with_input_shapes
 from edgeprune.exporters.tflite.delegation import Delegation, delegation_in
 from edgeprune.exporters.tflite.interpreter import feed, fetch, invoke, open_interpreter
-from edgeprune.exporters.tflite.record import FileRecord, file_record
+from edgeprune.exporters.tflite.layer_formats import layer_formats
+from edgeprune.exporters.tflite.record import FileRecord, file_record, path_for_batch
 from edgeprune.exporters.tflite.writer import to_tflite
 from edgeprune.io.arrays import Array, Feeds
 from edgeprune.io.formatting import some
@@ -56,11 +57,15 @@ class LiteRtRunner(OpenedRunner):
         self._model: ModelProto | None = None
         self._file, self._where = b"", "ONNX model"
         self._loaded: dict[tuple[tuple[int, ...], ...], _Loaded] = {}
+        self.fixed_batch: int | None = None
+        """The only batch size that a file takes, but for those of files beside it (`path_for_batch`)."""
+        self._formats: dict[str, str] = {}
         if isinstance(model, str | Path) and Path(model).suffix == SUFFIX:
             self._where = str(model)
             self._file = _read(Path(model))
             record = file_record(self._file, where=model)
-            self._inputs = tuple(TensorSpec(port.name, port.shape, "float32") for port in record.inputs)
+            self._inputs = _specs(record)
+            self.fixed_batch = record.inputs[0].shape[0] if record.inputs[0].shape else None
             self.output_names = tuple(port.name for port in record.outputs)
         else:
             self._model = as_model(model)
@@ -92,7 +97,7 @@ class LiteRtRunner(OpenedRunner):
 
     def profile_nodes(self, feeds: Feeds, iterations: int) -> Sequence[NodeTime]:
         """None: the delegate runs the network as one node, and LiteRT's Python package tells no times inside of it."""
-        check_feeds(feeds, self._inputs)
+        self._file_for(feeds)
         if iterations < 1:
             raise InputError(f"--iterations {iterations} is out of range", expected="1 or more")
         return ()
@@ -109,6 +114,11 @@ class LiteRtRunner(OpenedRunner):
             return {name: count for name, count in counts.items() if count}
         return {}
 
+    def layer_formats(self) -> dict[str, str]:
+        """ONNX node -> the number format in which the file that ran last computes it, of convolutions and linear
+        layers; every one of them is the delegate's."""
+        return self._formats
+
     def close(self) -> None:
         """Free the model; a second call does nothing."""
         self._loaded, self._file, self._model = {}, b"", None
@@ -117,17 +127,30 @@ class LiteRtRunner(OpenedRunner):
         """The network loaded for these inputs; only the last is kept."""
         if not self._file and self._model is None:
             raise ValueError("the runner is closed")
-        check_feeds(feeds, self._inputs)
+        data = self._file_for(feeds)
         shapes = {name: np.shape(feeds[name]) for name in self.input_names}
         key = tuple(shapes.values())
         if key not in self._loaded:
             self._loaded = {}  # its memory goes before the next one's is taken
-            data = self._file
             if self._model is not None:
                 data = to_tflite(with_input_shapes(self._model, shapes))
             with pinned(self.options.pin):
                 self._loaded = {key: self._load(data)}
+            self._formats = layer_formats(data)
         return self._loaded[key]
+
+    def _file_for(self, feeds: Feeds) -> bytes:
+        """The file that takes these inputs: that which was given, or the one beside it for their batch size; nothing
+        where it is to be written first. InputError if none takes them."""
+        batch = np.shape(next(iter(feeds.values()), ()))[:1]
+        if self.fixed_batch is not None and batch and batch[0] != self.fixed_batch:
+            beside = path_for_batch(Path(self._where), batch[0])
+            if beside.exists():
+                data = _read(beside)
+                check_feeds(feeds, _specs(file_record(data, where=beside)))
+                return data
+        check_feeds(feeds, self._inputs)
+        return self._file
 
     def _load(self, data: bytes) -> _Loaded:
         record = file_record(data, where=self._where)
@@ -143,6 +166,10 @@ class LiteRtRunner(OpenedRunner):
                 remedy="choose another --target",
             )
         return _Loaded(interpreter, record, found)
+
+
+def _specs(record: FileRecord) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(port.name, port.shape, "float32") for port in record.inputs)
 
 
 def _read(path: Path) -> bytes:

@@ -24,4 +24,4 @@ def _open(source: Source, options: OpenOptions) -> ProfiledRunner:
     return LiteRtRunner(source.model, options.run)
 
 
-TARGETS = (Target(NAME, _state, _open, tells_layers=False, as_planned=True),)
+TARGETS = (Target(NAME, _state, _open, ("fp32", "int8"), tells_layers=False, as_planned=True, int8_format="tflite"),)

@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from edgeprune.errors import InputError
 from edgeprune.exporters.openvino.ir import reason
+from edgeprune.exporters.openvino.layer_formats import layer_formats, original_nodes
 from edgeprune.exporters.openvino.package import import_openvino
 from edgeprune.io.arrays import Array, Feeds
 from edgeprune.onnx_files.graph import TensorSpec
@@ -30,7 +31,6 @@ openvino: Any = import_openvino()
 
 DEVICE = "CPU"
 XML = ".xml"
-_NOT_RUN = frozenset({"Const", "Input", "Output"})
 
 
 @dataclass(frozen=True)
@@ -99,16 +99,16 @@ class OpenVinoRunner(OpenedRunner):
         self._core: Any = openvino.Core()
         self._compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
         self._original: dict[str, str] = {}
+        self._formats: dict[str, str] = {}
         self._source: str | bytes
         if isinstance(model, str | Path) and Path(model).suffix == XML:
             self._source = str(model)
             read = self._read()
             self._inputs, self._outputs = (tuple(map(_spec, values)) for values in (read.inputs, read.outputs))
-            self._nodes, self._writers = frozenset[str](), dict[str, str]()
+            self._writers = dict[str, str]()
         else:
             proto = as_model(model)
             self._inputs, self._outputs = input_specs(proto), output_specs(proto)
-            self._nodes = frozenset(node.name for node in proto.graph.node)
             self._writers = {value: node.name for node in proto.graph.node for value in node.output}
             self._source = proto.SerializeToString()
             self._read()
@@ -168,6 +168,10 @@ class OpenVinoRunner(OpenedRunner):
         """See `Runner`: OpenVINO's own nodes, once it has run, since it compiles for the inputs' shapes."""
         return {self.provider: len(self._original)} if self._original else {}
 
+    def layer_formats(self) -> dict[str, str]:
+        """Convolution or linear layer of the ONNX model -> the number format in which OpenVINO ran it last."""
+        return self._formats
+
     def close(self) -> None:
         """Free the model; a second call does nothing."""
         self._compiled, self._core = {}, None
@@ -214,7 +218,9 @@ class OpenVinoRunner(OpenedRunner):
             raise InputError(
                 f"OpenVINO cannot compile it: {reason(error)}", where="ONNX model", remedy="choose another --target"
             ) from error
-        self._original = self._original_nodes(compiled.get_runtime_model())
+        running = compiled.get_runtime_model()
+        self._original = original_nodes(running, self._writers)
+        self._formats = layer_formats(running, self._writers)
         return _Compiled(compiled, request)
 
     def _infer(self, request: Any, feeds: Feeds) -> None:
@@ -222,22 +228,6 @@ class OpenVinoRunner(OpenedRunner):
             request.infer({name: np.ascontiguousarray(feeds[name]) for name in self.input_names})
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot run the model on this input: {reason(error)}") from error
-
-    def _original_nodes(self, graph: Any) -> dict[str, str]:
-        """Node that OpenVINO runs -> the ONNX model's node; empty for a reordering of data.
-
-        OpenVINO names a node for the ONNX node that it was, or for a value that the node writes; what it adds to
-        reorder data stands for none. Of the nodes that were fused into one, the first gives its name."""
-        found = {}
-        for node in graph.get_ops():
-            facts = node.get_rt_info()
-            if facts["layerType"].astype(str) in _NOT_RUN:
-                continue
-            name = node.get_friendly_name()
-            parts = facts["originalLayersNames"].astype(str).split(",") if "originalLayersNames" in facts else []
-            known = [self._writers.get(part, part) for part in parts if part]
-            found[name] = next((part for part in known if part in self._nodes), name if known else "")
-        return found
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -76,5 +76,9 @@ OPS: Mapping[str, Callable[[Step], None]] = {
 
 REMEDIES: Mapping[str, str] = {
     "Erf": "export with opset 20 or later, where GELU is one operation",
+    **dict.fromkeys(
+        ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"),
+        "name the file that it was quantised from, with --precision int8",
+    ),
 }
 """What to do about an operation that is not in the table, where something is known."""

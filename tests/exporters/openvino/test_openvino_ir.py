@@ -53,7 +53,7 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_an_operation_that_openvino_does_not_know_is_refused() -> None:
     model = small_model([node("Unheard", ["x"], ["y"], domain="somebody")], IMAGE)
-    with pytest.raises(InputError, match=r"openvino: OpenVINO cannot read it: .*Unheard"):
+    with pytest.raises(InputError, match=r"ONNX model: OpenVINO cannot read it: .*Unheard"):
         CONVERSIONS["openvino"].convert(model, ConvertOptions())
 
 

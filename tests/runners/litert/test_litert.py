@@ -119,6 +119,6 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_litert_s_chatter_is_left_out_and_all_else_comes_through(capfd: pytest.CaptureFixture[str]) -> None:
     from edgeprune.exporters.tflite import interpreter
 
-    with interpreter._without_chatter():
+    with interpreter.without_chatter():
         os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nERROR: no memory\n")
     assert capfd.readouterr().err == "ERROR: no memory\n"
