@@ -56,7 +56,7 @@ def test_a_gather_is_refused_with_a_way_around_it(tmp_path: Path, capsys: pytest
     assert main(["convert", str(tmp_path / "net.onnx"), "--to", "ncnn", "-o", str(tmp_path / "net.param")]) == 1
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert "(Gather): ncnn has no Gather, and this one takes 8 of 8 places in another order" in line
-    assert line.endswith("edgeprune prune --method gconv --set gather_share=0")
+    assert line.endswith("edgeprune prune --method gconv --gathers none")
 
 
 def test_other_outputs_of_ncnn_are_a_failed_gate(monkeypatch: pytest.MonkeyPatch) -> None:
