@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import msgspec
@@ -88,25 +86,35 @@ def test_an_interrupted_process_interrupts_the_one_that_waits(tmp_path: Path, mo
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
-def test_no_process_is_left_behind_by_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_process_is_left_behind_by_an_interrupt(tmp_path: Path) -> None:
+    """In a process of its own: with OpenVINO loaded, by whichever test came before, a signal ends pytest's worker."""
     number = tmp_path / "pid"
-    code = f"import os, pathlib, time; pathlib.Path({str(number)!r}).write_text(str(os.getpid())); time.sleep(60)"
-    fake_worker(monkeypatch, code)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the workers of pytest ignore it
-
-    def interrupt() -> None:
-        while not (number.exists() and number.read_text()):
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run_apart(job(tmp_path))
-    finally:
-        signal.signal(signal.SIGINT, before)
+    result = subprocess.run([sys.executable, "-c", INTERRUPTED_WAIT, str(number)], check=False)
+    assert result.returncode == 7
     with pytest.raises(ProcessLookupError):
         os.kill(int(number.read_text()), 0)
+
+
+INTERRUPTED_WAIT = """
+import os, pathlib, signal, subprocess, sys, threading, time
+from edgeprune.profiling.sweeping import process
+
+number, real = pathlib.Path(sys.argv[1]), subprocess.Popen
+code = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
+process.subprocess.Popen = lambda command, **options: real([sys.executable, "-c", code, str(number)], **options)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def interrupt():
+    while not (number.exists() and number.read_text()):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    process.run_module("any", pathlib.Path("any"))
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
 
 
 def test_a_bug_comes_back_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
