@@ -25,8 +25,8 @@ Matrix = NDArray[np.float64]
 Columns = NDArray[np.int64]
 """(numbers, width) the columns of each number that can go: of a channel, or of several that go together."""
 ONE_BY_ONE = 1024
-"""Columns up to which channels go one at a time. Of more, so many times as many go at once, those that alone would cost
-least: which ones is then approximate, what it costs and the weights that are left stay exact."""
+"""Below twice so many columns channels go one at a time. Of more, `at_once` go, those that alone would cost least:
+which ones is then approximate, what it costs and the weights that are left stay exact."""
 
 
 THROWN_OUT = 0.125
@@ -116,7 +116,8 @@ def removals(
 
 def at_once(columns: int) -> int:
     """How many channels go at a time in a problem of so many columns."""
-    return max(1, columns // ONE_BY_ONE)
+    thousands = columns // ONE_BY_ONE
+    return 2 * thousands**2 if thousands > 1 else 1
 
 
 def solved(covariance: Matrix, cross: Matrix, weights: Matrix, added: float) -> tuple[Matrix, Matrix]:
