@@ -25,6 +25,7 @@ __all__ = [
     "ONNX",
     "Conversion",
     "ConvertOptions",
+    "conversion_for",
     "conversion_named",
     "with_batch",
     "with_fixed_sizes",
@@ -55,10 +56,6 @@ class Ran:
     it does not tell."""
 
 
-def _cannot_run(path: Path, feeds: Sequence[Feeds]) -> Ran:
-    raise NotImplementedError
-
-
 @dataclass(frozen=True)
 class Conversion:
     """One format that ONNX files can be written in."""
@@ -78,9 +75,12 @@ class Conversion:
     convert: Callable[[ModelProto, ConvertOptions], Mapping[str, bytes]]
     """From a model whose sizes are all fixed (`with_fixed_sizes`) to suffix -> contents of a file; the first is
     `suffix`'s. InputError for what the format cannot hold, with node, operation and reason."""
-    run: Callable[[Path, Feeds], dict[str, Array]]
-    """The outputs of a written file by the ONNX file's names, shaped as the ONNX file's (N, C, H, W), for inputs by the
-    same names and shapes, computed by the runtime that the file is for. What parity is measured on."""
+    run_on: Callable[[Path, Sequence[Feeds]], Ran] | None
+    """The outputs of a written file for several inputs in turn, by the ONNX file's names and in its shapes, computed by
+    the runtime that the file is for. What parity is measured on. None where that is ONNX Runtime, whose runner lies
+    above this module."""
+    target: str = ""
+    """Of edgeprune's targets the one that runs such files; empty where that is `cpu`, which runs the ONNX file."""
     notes: Callable[[Path], tuple[str, ...]] = _no_notes
     """What whoever runs a written file should know, in sentences without an end."""
     beside: tuple[str, ...] = ()
@@ -92,9 +92,6 @@ class Conversion:
     """Of inputs and outputs that it can write; the first where nobody asks."""
     also: Mapping[Precision, Need] = field(default_factory=dict)
     """Precisions besides FP32 that it can write, and what each needs besides."""
-    run_all: Callable[[Path, Sequence[Feeds]], Ran] = _cannot_run
-    """As `run` for several inputs in turn, with what the runtime tells of its layers; of a conversion with other
-    precisions than FP32."""
     int8_weight_bits: Callable[[WeightBits], int] = weight_bits
     """Bits that the weights get in INT8; InputError for what the format cannot hold."""
 
@@ -134,6 +131,11 @@ class Conversion:
         if options.precision == "int8":
             self.int8_weight_bits(options.weight_bits)
 
+    def run(self, path: Path, feeds: Feeds) -> dict[str, Array]:
+        """As `run_on`, for one input."""
+        assert self.run_on is not None, "a format of another runtime than ONNX Runtime"
+        return self.run_on(path, [feeds]).outputs[0]
+
     def path(self, stem: str) -> str:
         """The main file's name inside a bundle; `stem` is `model` or `dense`."""
         return f"{self.folder}/{stem}{self.suffix}" if self.folder else f"{stem}{self.suffix}"
@@ -150,14 +152,7 @@ def _to_tflite(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes
     return {".tflite": written}
 
 
-def _run_tflite(path: Path, feeds: Feeds) -> dict[str, Array]:
-    from edgeprune.exporters.tflite.interpreter import run_file
-
-    outputs: dict[str, Array] = run_file(path, feeds)
-    return outputs
-
-
-def _run_all_tflite(path: Path, feeds: Sequence[Feeds]) -> Ran:
+def _run_tflite(path: Path, feeds: Sequence[Feeds]) -> Ran:
     from edgeprune.exporters.tflite.interpreter import run_file_on
     from edgeprune.exporters.tflite.layer_formats import layer_formats
 
@@ -182,11 +177,10 @@ def _to_ncnn(model: ModelProto, options: ConvertOptions) -> Mapping[str, bytes]:
     return {".param": network.param().encode(), ".bin": network.weights()}
 
 
-def _run_ncnn(path: Path, feeds: Feeds) -> dict[str, Array]:
+def _run_ncnn(path: Path, feeds: Sequence[Feeds]) -> Ran:
     from edgeprune.exporters.ncnn.runtime import run_file
 
-    outputs: dict[str, Array] = run_file(path, feeds)
-    return outputs
+    return Ran(tuple(run_file(path, one) for one in feeds), {})
 
 
 def _notes_on_tflite(path: Path) -> tuple[str, ...]:
@@ -205,10 +199,10 @@ _TFLITE = Conversion(
     module="ai_edge_litert",
     extra="litert",
     convert=_to_tflite,
-    run=_run_tflite,
+    run_on=_run_tflite,
+    target="litert",
     notes=_notes_on_tflite,
     also={"int8": Need("ai_edge_quantizer", "litert-int8")},
-    run_all=_run_all_tflite,
     int8_weight_bits=_tflite_weight_bits,
 )
 
@@ -220,7 +214,8 @@ _NCNN = Conversion(
     module="ncnn",
     extra="ncnn",
     convert=_to_ncnn,
-    run=_run_ncnn,
+    run_on=_run_ncnn,
+    target="ncnn",
     beside=(".bin",),
     layouts=("nchw",),
 )
@@ -233,7 +228,7 @@ def _to_openvino(model: ModelProto, options: ConvertOptions) -> Mapping[str, byt
     return files
 
 
-def _run_all_openvino(path: Path, feeds: Sequence[Feeds]) -> Ran:
+def _run_openvino(path: Path, feeds: Sequence[Feeds]) -> Ran:
     from edgeprune.exporters.openvino.ir import run_ir
 
     outputs, formats = run_ir(path, feeds)
@@ -248,11 +243,11 @@ _OPENVINO = Conversion(
     module="openvino",
     extra="openvino",
     convert=_to_openvino,
-    run=lambda path, feeds: _run_all_openvino(path, [feeds]).outputs[0],
+    run_on=_run_openvino,
+    target="openvino-native",
     beside=(".bin",),
     layouts=("nchw",),
     also=dict.fromkeys(("fp16", "int8"), Need("openvino", "openvino")),
-    run_all=_run_all_openvino,
 )
 
 
@@ -263,10 +258,6 @@ def _to_int8_onnx(model: ModelProto, options: ConvertOptions) -> Mapping[str, by
     return {".onnx": eight.SerializeToString(deterministic=True)}
 
 
-def _run_onnx(path: Path, feeds: Feeds) -> dict[str, Array]:
-    raise NotImplementedError  # by ONNX Runtime's runner, which lies above (`deployment.quantizing`)
-
-
 ONNX = Conversion(
     name="onnx",
     runtime="ONNX Runtime",
@@ -275,7 +266,7 @@ ONNX = Conversion(
     module="onnxruntime",
     extra="",
     convert=_to_int8_onnx,
-    run=_run_onnx,
+    run_on=None,
     fixes_sizes=False,
     writes_fp32=False,
     layouts=("nchw",),
@@ -293,3 +284,8 @@ def conversion_named(name: str, precision: Precision = "fp32") -> Conversion:
         raise unknown_name("format", name, CONVERSIONS)
     CONVERSIONS[name].require(precision)
     return CONVERSIONS[name]
+
+
+def conversion_for(target: str) -> Conversion | None:
+    """That to the format which the target's runtime is given; None where it takes ONNX files, or a bundle's weights."""
+    return next((one for one in CONVERSIONS.values() if one.target == target), None) if target else None

@@ -1,7 +1,7 @@
 """Write a network in another runtime's format, and hold the files to what ONNX Runtime computes.
 
-Works without torch. The network is converted as planned: the forms that layers have in a bundle's `model.onnx` were
-chosen for ONNX Runtime.
+Works without torch. The network is converted as planned, unless the forms that layers have in a bundle's `model.onnx`
+were measured in that runtime.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import msgspec
 import numpy as np
 from onnx import ModelProto
 
-from edgeprune.bundles.names import DENSE_MODEL, MODEL, PLAIN_MODEL, PLAN
+from edgeprune.bundles.names import DENSE_MODEL, LOWERING, MODEL, PLAIN_MODEL, PLAN
 from edgeprune.deployment.parity import TOLERANCE, differences
 from edgeprune.errors import GateError
 from edgeprune.exporters.conversions import Conversion, ConvertOptions, conversion_named, with_fixed_sizes
 from edgeprune.io import progress
+from edgeprune.lowering.record import load_lowering
 from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.precision.formats import PrecisionRecord
@@ -125,7 +126,7 @@ def convert_into(stage: Path, names: Sequence[str], options: ConvertOptions, con
     found = []
     kind = "" if options.precision == "fp32" else f".{options.precision}"
     for conversion in (conversion_named(name, options.precision) for name in names):
-        for stem, source in _networks(stage):
+        for stem, source in _networks(stage, conversion):
             path = stage / conversion.path(f"{stem}{kind}")
             progress.note(f"writing and verifying {conversion.path(path.stem)}")
             told = replace(options, io_layout=conversion.layouts[0])
@@ -146,9 +147,18 @@ def metadata_of(folder: Path) -> dict[str, bytes]:
     return {PLAN: plan.read_bytes()} if plan.is_file() else {}
 
 
-def _networks(stage: Path) -> Iterator[tuple[str, Path]]:
+def pruned_model(folder: Path, conversion: Conversion) -> str:
+    """Which of a bundle's ONNX files holds the pruned network as the format's runtime shall run it: as planned, unless
+    the forms in `model.onnx` were measured there."""
+    if not (folder / PLAIN_MODEL).is_file():
+        return MODEL
+    record = load_lowering(folder / LOWERING) if (folder / LOWERING).is_file() else None
+    is_tuned = record is not None and record.chosen_by == "measured" and record.target == conversion.target
+    return MODEL if is_tuned else PLAIN_MODEL
+
+
+def _networks(stage: Path, conversion: Conversion) -> Iterator[tuple[str, Path]]:
     """The stems of the files to write, and the ONNX file that each comes from."""
-    planned = stage / PLAIN_MODEL
-    yield "model", planned if planned.is_file() else stage / MODEL
+    yield "model", stage / pruned_model(stage, conversion)
     if (stage / DENSE_MODEL).is_file():
         yield "dense", stage / DENSE_MODEL

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from edgeprune.bundles.names import DENSE_MODEL, MODEL
 from edgeprune.deployment.converting import converted, metadata_of
-from edgeprune.exporters.conversions import Conversion, ConvertOptions, conversion_named, with_input_shapes
+from edgeprune.exporters.conversions import Conversion, ConvertOptions, conversion_for, with_input_shapes
 from edgeprune.io import progress
 from edgeprune.onnx_files.inputs import input_specs, static_batch
 from edgeprune.onnx_files.model import load_model
@@ -20,8 +20,6 @@ from edgeprune.profiling.runtimes.record import Place, RuntimesRecord
 from edgeprune.profiling.setup import Which
 from edgeprune.runners.registry import target_named
 
-FORMATS: Mapping[str, str] = {"litert": "tflite", "ncnn": "ncnn", "openvino-native": "openvino"}
-"""Target -> the format that its runtime is given; the others take ONNX files, or a bundle's weights."""
 IN_WORDS: Mapping[str, str] = {"cpu": "ONNX Runtime"}
 _STEMS: Mapping[Which, str] = {"pruned": "model", "dense": "dense"}
 
@@ -37,8 +35,10 @@ def keep_best(stage: Path, record: RuntimesRecord, files: Mapping[Which, Path], 
         return record
     if target_named(best.target).runs == "module":
         return msgspec.structs.replace(record, deploy=f"the bundle's weights in {best.target}: there is no file of it")
-    if best.target in FORMATS and all(path.suffix == ".onnx" for path in files.values()):
-        return _converted(stage, record, best, files, tolerance)
+    conversion = conversion_for(best.target)
+    if conversion is not None and all(path.suffix == ".onnx" for path in files.values()):
+        conversion.require()
+        return _converted(stage, conversion, record, files, tolerance)
     names = {which: _as_measured(stage, which, path, best) for which, path in files.items()}
     runtime = IN_WORDS.get(best.target, best.target)
     return msgspec.structs.replace(
@@ -55,9 +55,10 @@ def _as_measured(stage: Path, which: Which, path: Path, best: Place) -> str:
 
 
 def _converted(
-    stage: Path, record: RuntimesRecord, best: Place, files: Mapping[Which, Path], tolerance: float
+    stage: Path, conversion: Conversion, record: RuntimesRecord, files: Mapping[Which, Path], tolerance: float
 ) -> RuntimesRecord:
-    conversion, kept = conversion_named(FORMATS[best.target]), []
+    best, kept = record.best, []
+    assert best is not None, "whose files these are"
     for which, path in files.items():
         name = _name(conversion, which, best)
         progress.note(f"writing and verifying {name}")

@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from edgeprune.deployment.converting import Converted, written
 from edgeprune.errors import GateError, InputError
-from edgeprune.exporters.conversions import ONNX, Conversion, ConvertOptions, Ran, with_fixed_sizes
+from edgeprune.exporters.conversions import Conversion, ConvertOptions, Ran, with_fixed_sizes
 from edgeprune.io import progress
 from edgeprune.io.arrays import Array, Feeds
 from edgeprune.onnx_files.inputs import static_batch, with_input_size
@@ -143,8 +143,8 @@ class _Trial:
             return files, self._run(path, self.samples.compare[:end]), self.conversion.notes(path)
 
     def _run(self, path: Path, batches: tuple[Feeds, ...]) -> Ran:
-        if self.conversion is not ONNX:
-            return self.conversion.run_all(path, batches)
+        if self.conversion.run_on is not None:
+            return self.conversion.run_on(path, batches)
         with OrtRunner(path, RunOptions(), precision=self.options.precision) as runner:
             return Ran(tuple(runner.run(feeds) for feeds in batches), runner.layer_formats())
 

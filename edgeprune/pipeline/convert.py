@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.bundles.bundle import open_bundle
-from edgeprune.bundles.names import DENSE_MODEL, MODEL, PLAIN_MODEL
-from edgeprune.deployment.converting import ConvertedFile, converted, metadata_of
+from edgeprune.bundles.names import DENSE_MODEL, MODEL
+from edgeprune.deployment.converting import ConvertedFile, converted, metadata_of, pruned_model
 from edgeprune.deployment.quantizing import Calibration, quantized
 from edgeprune.errors import InputError
 from edgeprune.exporters.conversions import CONVERSIONS, Conversion, ConvertOptions, conversion_named
@@ -27,8 +27,8 @@ def convert(
     """Write the network in the format `to`, and hold it to what ONNX Runtime computes; nothing is written if it
     differs.
 
-    Of a bundle it is the pruned network as planned, or with `dense` its baseline. Other precisions than FP32 want
-    a `calibration`.
+    Of a bundle it is the pruned network, as planned or in forms that were measured in that runtime, or with `dense` its
+    baseline. Other precisions than FP32 want a `calibration`.
     InputError for what the format cannot hold; GateError if the outputs differ.
     """
     conversion = conversion_named(to, options.precision)
@@ -43,7 +43,7 @@ def convert(
         raise InputError("has another suffix", where=out, expected=f"a file NAME{conversion.suffix}")
     check_file(out)
     _check_beside(conversion, out)
-    source, options = _source(model, options, dense=dense)
+    source, options = _source(model, conversion, options, dense=dense)
     if options.precision != "fp32":
         result = quantized(load_model(source), conversion, options, calibration, where=str(source))
     else:
@@ -65,7 +65,9 @@ def _check_beside(conversion: Conversion, out: Path) -> None:
             )
 
 
-def _source(model: Path, options: ConvertOptions, *, dense: bool) -> tuple[Path, ConvertOptions]:
+def _source(
+    model: Path, conversion: Conversion, options: ConvertOptions, *, dense: bool
+) -> tuple[Path, ConvertOptions]:
     """The ONNX file to convert, and what the result is to say of where it comes from."""
     if not model.is_dir():
         if dense:
@@ -78,5 +80,4 @@ def _source(model: Path, options: ConvertOptions, *, dense: bool) -> tuple[Path,
         )  # fmt: skip
     if dense:
         return bundle.path(DENSE_MODEL), options
-    planned = PLAIN_MODEL if bundle.has(PLAIN_MODEL) else MODEL
-    return bundle.path(planned), replace(options, metadata=metadata_of(model))
+    return bundle.path(pruned_model(bundle.folder, conversion)), replace(options, metadata=metadata_of(model))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgeprune.devices.this_machine import machine_has_half_arithmetic
+from edgeprune.devices.this_machine import is_importable, machine_has_half_arithmetic
 from edgeprune.precision.formats import Precision
 from edgeprune.runners.base import RunOptions, TargetState
 
@@ -70,3 +71,10 @@ def precisions_on_processor() -> tuple[Precision, ...]:
     """Those of this machine's processor. FP16 models run everywhere, but without instructions for it they are computed
     in FP32, and FP32 it should say."""
     return ("fp32", "fp16", "int8") if machine_has_half_arithmetic() else ("fp32", "int8")
+
+
+def state_of_package(name: str, provider: str, module: str, package: str, extra: str) -> TargetState:
+    """Whether a target can be used whose runtime comes as a Python package, and with which version."""
+    if not is_importable(module):
+        return TargetState(name, provider, False, f"needs {package} (pip install 'edgeprune[{extra}]')")
+    return TargetState(name, provider, True, f"{package} {metadata.version(package)}")

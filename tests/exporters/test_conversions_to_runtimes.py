@@ -29,7 +29,7 @@ def grouped(groups: int = 4, *, permuted: bool = False) -> ModelProto:
 
 @pytest.mark.parametrize(("to", "suffix"), [("ncnn", ".param"), ("openvino", ".xml")])
 def test_the_files_lie_beside_each_other_and_compute_the_same(to: str, suffix: str, tmp_path: Path) -> None:
-    pytest.importorskip(CONVERSIONS[to].module)
+    pytest.importorskip(CONVERSIONS[to].module, reason=f"what writes {to} is not installed")
     model = grouped()
     save_onnx(model, tmp_path / "net.onnx")
     out = tmp_path / f"net{suffix}"
@@ -42,7 +42,7 @@ def test_the_files_lie_beside_each_other_and_compute_the_same(to: str, suffix: s
 def test_a_permutation_that_openvino_turns_around_is_not_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="openvino is not installed")
     save_onnx(grouped(1, permuted=True), tmp_path / "net.onnx")
     out = tmp_path / "net.xml"
     assert main(["convert", str(tmp_path / "net.onnx"), "--to", "openvino", "-o", str(out), "--quiet"]) == 3
@@ -69,7 +69,7 @@ def test_other_outputs_of_ncnn_are_a_failed_gate(monkeypatch: pytest.MonkeyPatch
 
 def test_weights_of_another_format_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ncnn")
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="openvino is not installed")
     save_onnx(grouped(), tmp_path / "net.onnx")
     given = ["convert", str(tmp_path / "net.onnx"), "--quiet"]
     assert main([*given, "--to", "ncnn", "-o", str(tmp_path / "net.param")]) == 0

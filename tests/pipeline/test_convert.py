@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import pytest
 import small_bundle as small
@@ -17,10 +19,12 @@ from runtimes.lite_models import model, random
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.cli import main
 from edgeprune.deployment import converting
+from edgeprune.deployment.converting import pruned_model
 from edgeprune.errors import GateError, InputError
-from edgeprune.exporters.conversions import CONVERSIONS, ConvertOptions, conversion_named, with_fixed_sizes
+from edgeprune.exporters.conversions import CONVERSIONS, ConvertOptions, Ran, conversion_named, with_fixed_sizes
 from edgeprune.exporters.tflite.interpreter import run_file
 from edgeprune.exporters.tflite.record import file_record, read_metadata
+from edgeprune.lowering.record import LoweringRecord
 from edgeprune.onnx_files.model import load_model
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
@@ -74,12 +78,13 @@ def test_what_differs_from_onnx_runtime_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small.write_models(tmp_path)
-    run_right = CONVERSIONS["tflite"].run
+    right = CONVERSIONS["tflite"]
 
-    def run_wrong(path: Path, feeds: Any) -> dict[str, Any]:
-        return {name: output * 1.01 for name, output in run_right(path, feeds).items()}
+    def run_wrong(path: Path, feeds: Sequence[Any]) -> Ran:
+        outputs = ({name: output * 1.01 for name, output in right.run(path, one).items()} for one in feeds)
+        return Ran(tuple(outputs), {})
 
-    wrong = {**CONVERSIONS, "tflite": converting.replace(CONVERSIONS["tflite"], run=run_wrong)}
+    wrong = {**CONVERSIONS, "tflite": converting.replace(right, run_on=run_wrong)}
     monkeypatch.setattr("edgeprune.exporters.conversions.CONVERSIONS", wrong)
     assert run("convert", tmp_path / "model.onnx", "--to", "tflite", "-o", tmp_path / "out.tflite") == 3
     assert "parity failed: in LiteRT (TensorFlow Lite) the outputs differ" in capsys.readouterr().err
@@ -89,10 +94,10 @@ def test_what_differs_from_onnx_runtime_is_not_written(
 def test_no_number_is_no_parity(tmp_path: Path) -> None:
     small.write_models(tmp_path)
 
-    def run_nan(path: Path, feeds: Any) -> dict[str, Any]:
-        return {"output": np.full((1, small.CLASSES), np.nan, np.float32)}
+    def run_nan(path: Path, feeds: Sequence[Any]) -> Ran:
+        return Ran(({"output": np.full((1, small.CLASSES), np.nan, np.float32)},), {})
 
-    conversion = converting.replace(CONVERSIONS["tflite"], run=run_nan)
+    conversion = converting.replace(CONVERSIONS["tflite"], run_on=run_nan)
     with pytest.raises(GateError, match="by inf"):
         converting.converted(load_model(tmp_path / "model.onnx"), conversion, ConvertOptions())
 
@@ -167,3 +172,15 @@ def test_nothing_of_litert_is_loaded_before_it_is_used() -> None:
         "print([name for name in sys.modules if name.partition('.')[0] in ('ai_edge_litert', 'torch', 'tensorflow')])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("chosen_by", "target", "name"), [
+    ("measured", "litert", "model.onnx"), ("measured", "cpu", "plain.onnx"), ("predicted", "litert", "plain.onnx"),
+])  # fmt: skip
+def test_forms_are_kept_for_the_runtime_that_they_were_measured_in(
+    chosen_by: Literal["measured", "predicted"], target: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "plain.onnx").touch()
+    record = LoweringRecord(chosen_by, "a processor", 1, 1, "", (), target=target)
+    (tmp_path / "lowering.json").write_bytes(msgspec.json.encode(record))
+    assert pruned_model(tmp_path, CONVERSIONS["tflite"]) == name

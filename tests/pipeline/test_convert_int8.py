@@ -72,6 +72,8 @@ def test_a_bundle_s_network_is_written_in_int8_and_says_what_it_costs(
         (["--precision", "int8", "--data", "inputs.npy", "--weight-bits", "7"], "would only cost accuracy"),
         (["--data", "inputs.npy"], "--data is for other precisions"),
         (["--precision", "int8", "--data", "inputs.npy", "--max-drop", "-1"], "--max-drop -1 is out of range"),
+        (["--precision", "int8", "--data", "inputs.npy", "--max-drop", "1"], "--max-drop needs labels"),
+        (["--max-drop", "1"], "--max-drop says what INT8 may cost"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -239,27 +241,6 @@ def test_layers_that_cost_too_much_stay_in_fp32(
     assert f"{len(kept)} of 4 layers ran in fp32, not in int8: {', '.join(kept)}" in " ".join(
         capsys.readouterr().out.replace("│", " ").split()
     )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--precision", "int8", "--data", "inputs.npy", "--max-drop", "1"], "--max-drop needs labels"),
-        (["--max-drop", "1"], "--max-drop says what INT8 may cost"),
-    ],
-)
-def test_what_int8_may_cost_needs_labels(
-    arguments: list[str],
-    words: str,
-    inputs: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    small.write_models(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert run("convert", "model.onnx", "--to", "tflite", "-o", "out.tflite", *arguments) == 1
-    assert words in capsys.readouterr().err
 
 
 def test_an_onnx_file_is_written_for_other_precisions_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from edgeprune.pipeline.tune import _stale
 from edgeprune.profiling.measurement import Measurement
 from edgeprune.profiling.runtimes import joint
 from edgeprune.profiling.runtimes.record import RuntimesRecord, load_runtimes
+from edgeprune.runners import target
 from edgeprune.runners.registry import TARGETS
 from edgeprune.tuning import timer, tuner
 
@@ -220,7 +221,8 @@ def test_forms_that_cannot_be_chosen_for_a_runtime_leave_it_as_planned(
 def test_what_is_not_installed_is_named_with_what_to_install(
     tmp_path: Path, taking: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeprune.runners.ncnn.targets.is_importable", lambda name: False)
+    is_importable = target.is_importable
+    monkeypatch.setattr(target, "is_importable", lambda name: name != "ncnn" and is_importable(name))
     options = RuntimeOptions.of("all", RuntimeOptions(()))
     assert {one.target: one.reason for one in options.missing}["ncnn"] == "needs ncnn (pip install 'edgeprune[ncnn]')"
     assert "ncnn" not in options.targets

@@ -21,10 +21,10 @@ from edgeprune.devices.this_machine import NVIDIA_DRIVER
 from edgeprune.errors import InputError
 from edgeprune.exporters.openvino.package import import_openvino
 from edgeprune.runners import registry
+from edgeprune.runners import target as target_module
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime import providers as ort_providers
 from edgeprune.runners.onnxruntime import runner as ort
-from edgeprune.runners.openvino import targets as openvino_targets
 from edgeprune.runners.registry import TARGETS, open_runner
 from edgeprune.runners.target import OpenOptions, Source
 from edgeprune.runners.torch import targets as torch_targets
@@ -149,8 +149,8 @@ def test_a_package_that_is_missing_is_named(
 ) -> None:
     if taken == "triton":
         pytest.importorskip("torch")
-    for targets in (openvino_targets, torch_targets):
-        monkeypatch.setattr(targets, "is_importable", lambda name: name != taken)
+    for module in (target_module, torch_targets):
+        monkeypatch.setattr(module, "is_importable", lambda name: name != taken)
     monkeypatch.setattr(torch_targets, "machine_has_nvidia_gpu", lambda: True)
     with pytest.raises(InputError) as error:
         open_runner(target, Source(Path("model.onnx")))

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
-from edgeprune.devices.this_machine import is_importable
 from edgeprune.runners.base import ProfiledRunner, TargetState
-from edgeprune.runners.target import OpenOptions, Source, Target
+from edgeprune.runners.target import OpenOptions, Source, Target, state_of_package
 
 NAME = "litert"
 
 
 def _state() -> TargetState:
-    provider = "LiteRT XNNPACK"
-    if not is_importable("ai_edge_litert"):
-        return TargetState(NAME, provider, False, "needs ai-edge-litert (pip install 'edgeprune[litert]')")
-    return TargetState(NAME, provider, True, f"ai-edge-litert {metadata.version('ai-edge-litert')}")
+    return state_of_package(NAME, "LiteRT XNNPACK", "ai_edge_litert", "ai-edge-litert", "litert")
 
 
 def _open(source: Source, options: OpenOptions) -> ProfiledRunner:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
-from edgeprune.devices.this_machine import is_importable
 from edgeprune.runners.base import ProfiledRunner, TargetState
-from edgeprune.runners.target import OpenOptions, Source, Target
+from edgeprune.runners.target import OpenOptions, Source, Target, state_of_package
 
 NAME = "ncnn"
 
 
 def _state() -> TargetState:
-    provider = "ncnn CPU"
-    if not is_importable("ncnn"):
-        return TargetState(NAME, provider, False, "needs ncnn (pip install 'edgeprune[ncnn]')")
-    return TargetState(NAME, provider, True, f"ncnn {metadata.version('ncnn')}")
+    return state_of_package(NAME, "ncnn CPU", "ncnn", "ncnn", "ncnn")
 
 
 def _open(source: Source, options: OpenOptions) -> ProfiledRunner:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
-from edgeprune.devices.this_machine import is_importable
 from edgeprune.runners.base import ProfiledRunner, TargetState
-from edgeprune.runners.target import OpenOptions, Source, Target, precisions_on_processor
+from edgeprune.runners.target import OpenOptions, Source, Target, precisions_on_processor, state_of_package
 
 NAME = "openvino-native"
 
 
 def _state() -> TargetState:
-    provider = "OpenVINO CPU"
-    if not is_importable("openvino"):
-        return TargetState(NAME, provider, False, "needs openvino (pip install 'edgeprune[openvino]')")
-    return TargetState(NAME, provider, True, f"openvino {metadata.version('openvino')}")
+    return state_of_package(NAME, "OpenVINO CPU", "openvino", "openvino", "openvino")
 
 
 def _open(source: Source, options: OpenOptions) -> ProfiledRunner:

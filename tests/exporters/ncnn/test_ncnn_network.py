@@ -12,7 +12,7 @@ from runtimes.small_onnx import ncnn_difference, normal, small_model
 from edgeprune.errors import InputError
 from edgeprune.exporters.ncnn.network import ncnn_network
 
-pytest.importorskip("ncnn")
+pytest.importorskip("ncnn", reason="ncnn is not installed: pip install 'edgeprune[ncnn]'")
 
 node = helper.make_node
 IMAGE = (1, 8, 6, 7)

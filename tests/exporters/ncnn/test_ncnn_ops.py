@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, helper
 from runtimes.small_onnx import ncnn_difference, normal, small_model
 
-pytest.importorskip("ncnn")
+pytest.importorskip("ncnn", reason="ncnn is not installed: pip install 'edgeprune[ncnn]'")
 
 from edgeprune.exporters.ncnn.ops.table import ENTRIES
 

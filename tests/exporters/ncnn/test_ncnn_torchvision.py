@@ -13,7 +13,7 @@ from runtimes.small_onnx import ncnn_difference
 from edgeprune.exporters.options import ExportOptions
 from edgeprune.exporters.to_onnx import to_onnx
 
-pytest.importorskip("ncnn")
+pytest.importorskip("ncnn", reason="ncnn is not installed: pip install 'edgeprune[ncnn]'")
 
 NAMES = (
     "resnet18",

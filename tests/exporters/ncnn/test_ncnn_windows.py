@@ -13,7 +13,7 @@ from runtimes.small_onnx import ncnn_difference, normal, small_model
 
 from edgeprune.errors import InputError
 
-pytest.importorskip("ncnn")
+pytest.importorskip("ncnn", reason="ncnn is not installed: pip install 'edgeprune[ncnn]'")
 
 CLOSE = 1e-5
 sizes = st.integers(1, 3)
