@@ -18,7 +18,7 @@ from edgeprune.deployment.clock import clock_for
 from edgeprune.deployment.lower_bundle import LowerOptions
 from edgeprune.deployment.options import DeployOptions
 from edgeprune.devices.device_profile import channel_block_for
-from edgeprune.devices.gather_price import gather_price_for
+from edgeprune.devices.prices import prices_for
 from edgeprune.errors import InputError
 from edgeprune.exporters.options import ExportOptions
 from edgeprune.io.arrays import Feeds
@@ -255,7 +255,7 @@ def _request(
         limits,
         tuple(rates.items()),
         channel_block_for(align, device_profile or limits.profile),
-        gather_price_for(align, device_profile or limits.profile),
+        prices_for(align, device_profile or limits.profile),
     )
 
 

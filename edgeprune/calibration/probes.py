@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgeprune.devices.device_profile import KernelKind
+from edgeprune.devices.figures import KernelKind
 
 Varied = Literal["filters", "width", "depth"]
 PROBE = "probe"
@@ -106,6 +106,30 @@ def _off_block_probes(unit: int) -> dict[tuple[KernelKind, Varied, int], ConvPro
         channels = 2 * unit * WIDTHS[-1] // width - 2
         found["off_block_depthwise", "width", width] = ConvProbe(channels, 1, 1, width, height=width)
     found["off_block_depthwise", "filters", 1] = found["off_block_depthwise", "width", WIDTH]
+    return found
+
+
+def without_probe(model: ModelProto) -> ModelProto:
+    """The same model without the node of interest: what it was given goes where its result went, or out."""
+    found = ModelProto()
+    found.CopyFrom(model)
+    graph = found.graph
+    nodes = list(graph.node)
+    place = next(place for place, node in enumerate(nodes) if node.name == PROBE)
+    probe = nodes.pop(place)
+    given, made = probe.input[0], probe.output[0]
+    for node in nodes:
+        node.input[:] = [given if name == made else name for name in node.input]
+    if made == graph.output[0].name:
+        last = next(node for node in nodes if given in node.output)
+        last.output[:] = [made]
+        for node in nodes:
+            node.input[:] = [made if name == given else name for name in node.input]
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
     return found
 
 

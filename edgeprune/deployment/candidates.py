@@ -213,7 +213,7 @@ def _full(subject: Subject, target: Target, options: RuntimeOptions, folder: Pat
 
 def _tuned(planned: Path, dense: Path | None, options: RuntimeOptions, target: str) -> LoweringRecord:
     progress.note(f"choosing forms for {target}")
-    profile = load_profile(options.device_profile or default_profile_name())
+    profile = load_profile(options.device_profile or default_profile_name()).on_if_known(target)
     network = None if dense is None else load_model(dense)
     return tune(load_model(planned), network, profile, replace(options.tune, target=target))
 

@@ -65,7 +65,10 @@ def lower_into(stage: Path, manifest: Manifest, options: LowerOptions, tolerance
     if options.tune is None:
         record = predict(layers, profile)
     else:
-        if profile != load_profile(default_profile_name()):
+        here = load_profile(default_profile_name())
+        if not options.device_profile:
+            profile = here = here.on_if_known(options.tune.target)
+        if profile != here:
             progress.note(
                 f"forms are measured on this machine and chosen for it: {profile.name} only gives the channel block of "
                 f"padded forms, {profile.channel_block.fp32}, and predicted forms to measure, too"

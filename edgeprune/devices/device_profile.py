@@ -6,131 +6,31 @@ figures are. The profiles that come with edgeprune lie in `edgeprune.device_prof
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
+from edgeprune.devices.figures import (
+    Bandwidths,
+    ChannelBlock,
+    ConvolutionCosts,
+    Count,
+    ExecutionCosts,
+    Figure,
+    KernelRates,
+    Link,
+    MoveKind,
+    RuntimeCosts,
+    between,
+)
 from edgeprune.devices.this_machine import default_profile_name
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.io.toml_files import decode_toml, read_toml
-
-Certainty = Literal["measured", "published", "derived", "uncertain"]
-KernelKind = Literal[
-    "spatial", "pointwise", "image", "depthwise", "off_block", "off_block_pointwise", "off_block_depthwise"
-]
-"""Convolutions that run at rates of their own: kernels larger than 1x1; 1x1 and matrix products; on fewer input
-channels than a block; one channel a group; and off the channel block, larger than 1x1, 1x1, and one channel a group."""
-MoveKind = Literal["operation", "gather", "reorder"]
-_RELATIVES: Mapping[KernelKind, KernelKind | None] = {
-    "spatial": None,
-    "pointwise": "spatial",
-    "image": "spatial",
-    "depthwise": "spatial",
-    "off_block": "spatial",
-    "off_block_pointwise": "off_block",
-    "off_block_depthwise": "off_block",
-}
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
-
-
-class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One number, in the unit that its key names."""
-
-    value: Positive
-    certainty: Certainty
-    """measured: on such a device; published: by its maker; derived: computed, see source; uncertain: check it first."""
-    source: str
-
-
-class ChannelBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Channels a group that fast convolutions want a multiple of, per number format."""
-
-    fp32: Count
-    certainty: Certainty
-    source: str
-    fp16: Count | None = None
-    int8: Count | None = None
-
-
-class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The device's network."""
-
-    bandwidth_mbit_per_s: Figure
-    round_trip_ms: Figure
-
-
-Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
-
-
-class ConvolutionCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What decides between the forms of a grouped convolution, in FP32, relative to a full-rate multiply-add."""
-
-    rates: dict[Count, Share]
-    """Filters a group, from that number on -> share of the full rate, on the channel block."""
-    off_block_rate: Share
-    """Share of the full rate of a grouped convolution whose channels miss the block."""
-    gather_macs_per_element: Positive
-    """Multiply-adds in the time in which a Gather moves one element, with the reordering of data around it."""
-    macs_per_node: Positive
-    """Multiply-adds in the time that starting one node takes."""
-    certainty: Certainty
-    source: str
-
-
-class KernelRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Share of the peak rate at which one kind of convolution multiplies, by its shape."""
-
-    by_filters: dict[Count, Share]
-    """Filters a group -> share. Between two entries the share grows linearly; beyond the last it stays."""
-    certainty: Certainty
-    source: str
-    by_width: dict[Count, Positive] = {}
-    """Columns of the output -> factor on that share, in the same way. Empty: 1 for all."""
-    by_depth: dict[Count, Positive] = {}
-    """Multiply-adds of one output (inputs a group times the kernel's size) -> factor, in the same way."""
-
-    def share(self, filters: int, width: int, depth: int) -> float:
-        """Of a convolution with so many filters a group, columns of output, and multiply-adds of one output."""
-        factors = ((self.by_filters, filters), (self.by_width, width), (self.by_depth, depth))
-        return math.prod(_between(table, at) for table, at in factors if table)
-
-
-class Bandwidths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How fast one core reads and writes, by how much it touches: caches hold what is small."""
-
-    by_mib: dict[Count, Positive]
-    """2^20 bytes that one operation touches -> GB/s. Between two entries the rate changes linearly; more than the last
-    comes from memory."""
-    certainty: Certainty
-    source: str
-
-
-class ExecutionCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What running a network costs besides its multiply-adds at the peak rate, in FP32: estimates are built on it."""
-
-    dispatch_us: Figure
-    """To start one node, whatever it does."""
-    rates: dict[KernelKind, KernelRates]
-    bandwidths: dict[MoveKind, Bandwidths] = {}
-    """`operation`: of operations that do little else; without it everything comes from memory. `gather`: of a Gather
-    over channels; without it, as any other. `reorder`: of the runtime where it reorders data into and out of the layout
-    of its fast kernels; without it they have none."""
-
-    def share(self, kind: KernelKind, filters: int, width: int, depth: int) -> float:
-        """Share of the peak rate, as `KernelRates.share`; a kind that is missing is taken for its nearest relative."""
-        found: KernelKind | None = kind
-        while found is not None and found not in self.rates:
-            found = _RELATIVES[found]
-        return self.rates[found].share(filters, width, depth) if found else 1.0
-
 
 Marked = Figure | ChannelBlock | ConvolutionCosts | KernelRates | Bandwidths
 """What says how sure it is, and where it comes from."""
@@ -161,6 +61,28 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """None where nobody has measured: the forms of layers are then not chosen by prediction."""
     execution: ExecutionCosts | None = None
     """None: estimates are a bound, everything at its peak."""
+    runtimes: dict[str, RuntimeCosts] = {}
+    """A target, followed by -int8 for that precision -> what is known of it. All else is ONNX Runtime's, in FP32."""
+
+    def on(self, runtime: str) -> DeviceProfile:
+        """The device with the channel block and the cost table of one of its `runtimes`; InputError for any other."""
+        if runtime not in self.runtimes:
+            raise InputError(
+                f"nothing is known of {runtime!r} on {self.name}",
+                expected=" or ".join(f"{self.name}@{known}" for known in self.runtimes) or self.name,
+                remedy="`edgeprune profile --calibrate --target all -o FILE.toml` measures it on the device",
+            )
+        costs = self.runtimes[runtime]
+        found = costs.channel_block
+        block = ChannelBlock(round(found.value), found.certainty, found.source)
+        return msgspec.structs.replace(
+            self, name=f"{self.name}@{runtime}", channel_block=block, convolution=costs.convolution, runtimes={}
+        )
+
+    def on_if_known(self, target: str, precision: str = "fp32") -> DeviceProfile:
+        """The same for a target in a precision; the device as it is where nothing is known of that."""
+        runtime = runtime_name(target, precision)
+        return self.on(runtime) if runtime in self.runtimes else self
 
     @property
     def macs_per_s(self) -> float:
@@ -185,7 +107,7 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not known:
             return memory
         table = known.get(what, known.get("operation", next(iter(known.values())))).by_mib
-        extra = _between(table, touched / 2**20) * 1e9 - self.memory_bytes_per_s_of(1)
+        extra = between(table, touched / 2**20) * 1e9 - self.memory_bytes_per_s_of(1)
         if touched > max(table) * 2**20 and (what == "operation" or extra > 0):
             return memory
         return max(memory + extra * (threads if self.kind == "cpu" else 1), 0.1 * memory)
@@ -206,11 +128,24 @@ def list_profiles() -> tuple[str, ...]:
     return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
 
 
+def runtime_name(target: str, precision: str) -> str:
+    """Under which a profile's `runtimes` has a target in a precision: litert, litert-int8."""
+    return target if precision == "fp32" else f"{target}-{precision}"
+
+
 def load_profile(name_or_path: str | Path) -> DeviceProfile:
-    """A profile by its name, or from a TOML file of the user's own.
+    """A profile by its name, or from a TOML file of the user's own; after an @ with one of its runtimes, such as
+    raspberry-pi-5@litert.
 
     InputError for an unknown name (with the nearest ones), or a file that is missing, no TOML, or not a profile.
     """
+    text, _, runtime = str(name_or_path).rpartition("@")
+    if isinstance(name_or_path, Path) or not text or "/" in runtime or runtime.endswith(".toml"):
+        return _load(name_or_path)
+    return _load(text).on(runtime)
+
+
+def _load(name_or_path: str | Path) -> DeviceProfile:
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text:
         return _read_profile(Path(name_or_path))
@@ -219,6 +154,13 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
             raise InputError("is no .toml file", where=text, expected="a device profile as a .toml file, or its name")
         raise unknown_name("device profile", text, list_profiles(), remedy="`edgeprune list devices` shows all")
     return _shipped_profile(text)
+
+
+def device_on(device: str | Path, runtime: str) -> str | Path:
+    """The device's name with the runtime behind it, as `load_profile` takes it: where a runtime is given, the device
+    does not name one itself, and its profile knows that. `device`: empty for the one nearest to this machine."""
+    name = device or default_profile_name()
+    return f"{name}@{runtime}" if runtime in load_profile(name).runtimes else device
 
 
 def channel_block_for(align: int | str, profile: str | Path = "") -> int:
@@ -236,20 +178,6 @@ def channel_block_for(align: int | str, profile: str | Path = "") -> int:
         return int(align) if isinstance(align, str) else operator.index(align)
     except (TypeError, ValueError):
         raise InputError(f"--align {align!r} is no block", expected="auto, none, or a number such as 16") from None
-
-
-def rate_from(rates: Mapping[int, float], filters: int) -> float:
-    """The entry of `ConvolutionCosts.rates` for so many filters a group: of fewer than any, the lowest rate."""
-    return max((rate for least, rate in rates.items() if least <= filters), default=min(rates.values()))
-
-
-def _between(table: Mapping[int, float], at: float) -> float:
-    """The table's value at a point: linear between two entries, constant beyond the first and the last."""
-    points = sorted(table.items())
-    for (low, first), (high, second) in pairwise(points):
-        if at < high:
-            return first + (second - first) * (max(at, low) - low) / (high - low)
-    return points[-1][1]
 
 
 def _marked(value: object, key: str) -> Iterator[tuple[str, Marked]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgeprune.devices.channel_block import is_off_block, round_up
-from edgeprune.devices.device_profile import KernelKind
+from edgeprune.devices.figures import KernelKind
 
 
 class Kernel(NamedTuple):

@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping
 
 from edgeprune.devices.channel_block import round_up
-from edgeprune.devices.device_profile import ConvolutionCosts, DeviceProfile, rate_from
+from edgeprune.devices.device_profile import DeviceProfile
+from edgeprune.devices.figures import ConvolutionCosts, rate_from
 from edgeprune.lowering.forms import GROUPED, Form, Shape, candidate_forms, executed_macs, shape_of
 from edgeprune.lowering.layers import GroupedLayer
 from edgeprune.lowering.record import LoweringRecord, layer_choices
@@ -55,7 +56,7 @@ def cheapest(costs: Mapping[Form, float]) -> Form:
 def _cost(layer: GroupedLayer, shape: Shape, macs: int, costs: ConvolutionCosts, block: int) -> float:
     positions = math.prod(layer.source_shape[1:])
     moved = shape.gathered * positions + shape.dropped * math.prod(layer.output_shape[1:])
-    return macs / _rate(shape, costs, block) + costs.gather_macs_per_element * moved + costs.macs_per_node * shape.nodes
+    return macs / _rate(shape, costs, block) + costs.gather_macs(moved) + costs.macs_per_node * shape.nodes
 
 
 def _rate(shape: Shape, costs: ConvolutionCosts, block: int) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.devices.gather_price import GatherPrice
+from edgeprune.devices.prices import DevicePrices
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer
 from edgeprune.methods.budget import Budget
@@ -63,8 +63,8 @@ class PruneRequest:
     """(layer's name or shell pattern, rate) where it differs from `rate`; the last that matches counts."""
     align: int = 1
     """Channels a group, in and out, and the channels of thinner layers shall be multiples of it; 1: any number."""
-    gather_price: GatherPrice | None = None
-    """What Gathers cost on the device that the channels are aligned for; None if it is no device that decides."""
+    prices: DevicePrices | None = None
+    """What groups and Gathers cost on the device that channels are aligned for; None where no device decides."""
     allows_gathers: bool = True
     """Whether Gathers may be left over; what needs one else stays dense."""
 

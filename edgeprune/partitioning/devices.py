@@ -10,7 +10,8 @@ from typing import Annotated
 
 import msgspec
 
-from edgeprune.devices.device_profile import DeviceProfile, Positive, load_profile
+from edgeprune.devices.device_profile import DeviceProfile, load_profile
+from edgeprune.devices.figures import Positive
 from edgeprune.devices.this_machine import default_profile_name
 from edgeprune.errors import InputError
 from edgeprune.io.toml_files import read_toml

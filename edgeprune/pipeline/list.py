@@ -71,6 +71,7 @@ def devices() -> list[Row]:
                 "gflops_fp32": f"{peak.value:g} ({peak.certainty})",
                 "memory_gb_per_s": f"{memory.value:g} ({memory.certainty})",
                 "cost_table": profile.convolution.certainty if profile.convolution else "",
+                "runtimes": " ".join(profile.runtimes),
                 "estimates": _shares(profile),
                 "what": profile.description,
             }

@@ -9,18 +9,22 @@ from pathlib import Path
 import msgspec
 
 from edgeprune.bundles.writing import check_update
-from edgeprune.calibration.machine import NOISY_WORDS
+from edgeprune.calibration.bench import NOISY_WORDS
 from edgeprune.calibration.machine import calibrate as measure_machine
+from edgeprune.calibration.runtimes import runtime_costs
 from edgeprune.calibration.stopwatch import OrtStopwatch
-from edgeprune.devices.device_profile import DeviceProfile, load_profile
+from edgeprune.deployment.candidates import COMPARED, RuntimeOptions
+from edgeprune.devices.device_profile import DeviceProfile, load_profile, runtime_name
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.files import write_atomically
 from edgeprune.io.toml_files import toml_text
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
+from edgeprune.profiling.setup import is_gpu
 from edgeprune.profiling.subject import Subject
 from edgeprune.profiling.sweeping.keeping import fetch_engines, keep, note_tuned_for_other
 from edgeprune.profiling.sweeping.sweep import Sweep
+from edgeprune.runners.registry import require
 
 
 def profile(
@@ -60,14 +64,27 @@ def profile(
     return result
 
 
-def calibrate(out: Path, pin: tuple[int, ...] = ()) -> DeviceProfile:
+def calibrate(out: Path, pin: tuple[int, ...] = (), runtimes: str = "cpu") -> DeviceProfile:
     """`edgeprune profile --calibrate`: measures this machine, or only the cores to pin to, and writes a device profile.
 
-    InputError if the file is none that a profile can be read from, or cannot be written: before anything is measured.
+    `runtimes`: targets, separated by commas, or `all`, of which is measured besides what they want and cost, in FP32
+    and in INT8 where they compute in it. InputError if the file is none that a profile can be read from, or cannot be
+    written, or for a target that cannot be used here: before anything is measured.
     """
     if out.suffix != ".toml" or not out.absolute().parent.is_dir() or out.is_dir():
         raise InputError("cannot be written", where=out, expected="a .toml file in a folder that exists")
+    targets = [require(name) for name in RuntimeOptions.of(runtimes, RuntimeOptions(())).targets]
+    for target in targets:
+        if target.runs != "onnx" or is_gpu(target.name):
+            raise InputError("is not calibrated", where=f"target {target.name}", expected="a runtime of the processor")
     found = measure_machine(out.stem, OrtStopwatch(pin), cores=len(pin) or None)
+    others = {
+        runtime_name(target.name, precision): runtime_costs(target.name, precision, pin)
+        for target in targets
+        for precision in COMPARED
+        if precision in target.precisions and (target.name, precision) != ("cpu", "fp32")
+    }
+    found = msgspec.structs.replace(found, runtimes=others)
     figures = found.figures().values()
     if noisy := sum(NOISY_WORDS in figure.source for figure in figures):
         progress.note(f"{noisy} of {len(figures)} figures are noisy: close other programs and calibrate again")

@@ -77,7 +77,7 @@ def precise_models(
     wanted = {name: registry.require(name, precision) for name in targets}
     files: dict[str, dict[Which, Path]] = {
         name: {
-            which: _converted(path, which, target, options, samples, folder)
+            which: converted_for(target, path, which, options, samples, folder)
             for which, path in networks_for(target).items()
         }
         for name, target in wanted.items()
@@ -151,11 +151,11 @@ def is_converted(name: str) -> bool:
     return re.fullmatch(r"\w+\.(fp16|int8|int8-symmetric)(\.batch-\d+)?\.(onnx|tflite)", name) is not None
 
 
-def _converted(
-    path: Path, which: Which, target: Target, options: ProfileOptions, samples: Samples, folder: Path
+def converted_for(
+    target: Target, path: Path, which: Which, options: ProfileOptions, samples: Samples, folder: Path
 ) -> Path:
-    """The file in the precision; the same for targets that want the same. Named as in a bundle: two loose files may
-    have the same name."""
+    """The file in the precision, in `folder`; the same for targets that want the same. Named as in a bundle: two loose
+    files may have the same name."""
     precision, stem = options.precision, Path(DENSE_MODEL if which == "dense" else MODEL).stem
     if precision == "int8" and target.int8_format != "onnx":
         return _in_format(path, folder / f"{stem}.{precision}", target.int8_format, options, samples)

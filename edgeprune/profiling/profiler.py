@@ -113,7 +113,7 @@ def check_measurable(subject: Subject, targets: Sequence[str], options: ProfileO
         pair = subject.pair_for(registry.target_named(name))
         if registry.target_named(name).runs == "module":
             subject.require_modules(name)
-        machine = machine_facts(name, options.threads, options.machine_profile)
+        machine = machine_facts(name, options.threads, options.machine_profile, options.precision)
         if pair.dense is not None:
             check_same_shapes(pair.dense, pair.pruned, where=subject.dense)
         for size in options.batch_sizes:
@@ -128,7 +128,7 @@ def profile_runners(
 ) -> list[Result]:
     """One result a batch size. `make` is called once with "pruned" and, if the pair has one, once with "dense". Outputs
     are compared with the references, if there are any."""
-    machine = machine_facts(target, options.threads, options.machine_profile)
+    machine = machine_facts(target, options.threads, options.machine_profile, options.precision)
     if options.precision != "fp32":  # blocks, rates and peaks are those of FP32
         machine = MachineFacts(0, options.threads, dispatch_ms=machine.dispatch_ms)
     batches = [Batch.of(pair, target, size, machine, options.precision) for size in options.batch_sizes]
@@ -150,7 +150,9 @@ def check_targets(names: Sequence[str], precision: Precision = "fp32") -> None:
         registry.require(name, precision)
 
 
-def machine_facts(target: str, threads: int, machine_profile: str | Path = "") -> MachineFacts:
+def machine_facts(
+    target: str, threads: int, machine_profile: str | Path = "", precision: Precision = "fp32"
+) -> MachineFacts:
     """What the causes need to know of a target on this machine.
 
     The device's peaks are those of `machine_profile`, or for targets that run on the processor of the shipped profile
@@ -162,15 +164,16 @@ def machine_facts(target: str, threads: int, machine_profile: str | Path = "") -
         # GPUs of all makes work on tiles of 8 or more channels; threads only start kernels.
         return MachineFacts(8, roofline=roofline, dispatch_ms=0.01)
     profile = load_profile(machine_profile or default_profile_name())
-    block = profile.channel_block.fp32 if machine_profile else this_machine_block()
-    roofline, costs = Roofline.of(profile, threads) if profile.kind == "cpu" else None, profile.convolution
-    if target != "cpu" or costs is None:
+    known = profile.on_if_known(target, precision)
+    is_known = (target, precision) == ("cpu", "fp32") or known is not profile
+    block = known.channel_block.fp32 if machine_profile or known is not profile else this_machine_block()
+    roofline, costs = Roofline.of(profile, threads) if profile.kind == "cpu" else None, known.convolution
+    if not is_known or costs is None:  # a table of another runtime's kernels
         return MachineFacts(block, threads, roofline=roofline)
-    # The table is of ONNX Runtime's kernels.
     facts = MachineFacts(
         block, threads, off_block_rate=costs.off_block_rate, filter_rates=costs.rates, roofline=roofline
     )
-    if platform.machine().lower() in ("x86_64", "amd64"):
+    if target == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
         facts = replace(facts, off_block="the runtime falls back to im2col", layout_channels=LAYOUT_CHANNELS)
     return facts
 

@@ -15,22 +15,13 @@ from estimate_cases import COSTS, DEVICE, SOURCES, Conv, network, rates, relu
 from onnx import ModelProto, helper, numpy_helper
 
 from edgeprune.calibration import machine, stopwatch
-from edgeprune.calibration.machine import MIB, calibrate
+from edgeprune.calibration.bench import MIB
+from edgeprune.calibration.machine import calibrate
 from edgeprune.calibration.probes import PROBE, conv_probes
 from edgeprune.calibration.stopwatch import REORDERS, OrtStopwatch
 from edgeprune.cli import main
-from edgeprune.devices.device_profile import (
-    Bandwidths,
-    ChannelBlock,
-    DeviceProfile,
-    Figure,
-    KernelKind,
-    KernelRates,
-    MoveKind,
-    channel_block_for,
-    list_profiles,
-    load_profile,
-)
+from edgeprune.devices.device_profile import DeviceProfile, channel_block_for, list_profiles, load_profile
+from edgeprune.devices.figures import Bandwidths, ChannelBlock, Figure, KernelKind, KernelRates, MoveKind
 from edgeprune.io.toml_files import toml_text
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.layers import grouped_layers

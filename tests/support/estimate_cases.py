@@ -7,15 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgeprune.devices.device_profile import (
-    Bandwidths,
-    ChannelBlock,
-    DeviceProfile,
-    ExecutionCosts,
-    Figure,
-    KernelRates,
-    load_profile,
-)
+from edgeprune.devices.device_profile import DeviceProfile, load_profile
+from edgeprune.devices.figures import Bandwidths, ChannelBlock, ExecutionCosts, Figure, KernelRates
 
 SOURCES = ("measured", "a test")
 

@@ -22,6 +22,7 @@ from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
     from edgeprune.methods.base import PruneRequest
+    from edgeprune.precision.formats import Precision
     from edgeprune.pruning.options import PruneOptions
     from edgeprune.pruning.while_training import MethodChoice
 
@@ -53,7 +54,8 @@ class MethodFlags:
     """Multiple that channels a group, in and out, and the channels of thinner layers shall be: auto for the channel
     block of the device profile, none, or a number such as 16. By default auto for gkp-cal in a budget, else none."""
     device_profile: OptionalText = ""
-    """Device type that the network is for, this machine's by default; `edgeprune list devices` shows all."""
+    """Device type that the network is for, this machine's by default, and after an @ the runtime, such as
+    x86-avx512@litert or x86-avx512@cpu-int8; `edgeprune list devices` shows all."""
 
     @property
     def device(self) -> str:
@@ -70,13 +72,16 @@ class MethodFlags:
         share_partitions: bool = True,
         *,
         recommended: bool = False,
+        runtime: str = "",
     ) -> PruneRequest:
         """What is asked of a method; InputError for what it does not take, and for what cannot be read.
 
         `recommended`: nobody named the method; where nobody says how much to prune either, `RECOMMENDED` does.
+        `runtime`: what the network is for, as device profiles name it; --align auto goes by it where the device's
+        profile knows it, but in a budget of time, which is counted in ONNX Runtime.
         """
-        from edgeprune.devices.device_profile import channel_block_for
-        from edgeprune.devices.gather_price import gather_price_for
+        from edgeprune.devices.device_profile import channel_block_for, device_on
+        from edgeprune.devices.prices import prices_for
         from edgeprune.methods import amounts, keeps_time
         from edgeprune.methods.base import PruneRequest
         from edgeprune.methods.budget import RECOMMENDED, Budget
@@ -86,6 +91,7 @@ class MethodFlags:
         wish = Budget(latency=RECOMMENDED, is_wish=True) if recommended and not says_how_much else Budget()
         budget = Budget.parse(self.budget) if self.budget else wish
         align = self.align or ("auto" if budget.is_given and keeps_time(method) else "none")
+        device = self.device if budget.is_timed else device_on(self.device, runtime)
         own_groups, rate = amounts(method, groups, self.rate, self.layer_rate, budget, self.set)
         return PruneRequest(
             own_groups,
@@ -97,9 +103,18 @@ class MethodFlags:
             self.skip,
             budget,
             layer_rates,
-            channel_block_for(align, self.device),
-            gather_price_for(align, self.device),
+            channel_block_for(align, device),
+            prices_for(align, device),
         )
+
+
+def _runtime(formats: Sequence[str], precision: Precision) -> str:
+    """That of the one format that is written; empty for none, or several."""
+    from edgeprune.devices.device_profile import runtime_name
+    from edgeprune.exporters.conversions import CONVERSIONS
+
+    found = CONVERSIONS.get(formats[0]) if len(formats) == 1 else None
+    return runtime_name(found.target, precision) if found and found.target else ""
 
 
 def _layer_rate(text: str) -> tuple[str, float]:
@@ -132,15 +147,21 @@ class PruneFlags(MethodFlags):
     """Fit what any method left, layer by layer, to what the dense layers give on the calibration images of --data (no
     labels): closed-form weights for its choice."""
 
-    def options(self, seed: int, data: str = "", formats: Sequence[str] = ()) -> PruneOptions:
-        """`data`: the source of images, if there are any; `formats`: those that the network will be written in."""
+    def options(
+        self, seed: int, data: str = "", formats: Sequence[str] = (), precision: Precision = "fp32"
+    ) -> PruneOptions:
+        """`data`: the source of images, if there are any; `formats` and their `precision`: those that the network will
+        be written in besides ONNX."""
         from edgeprune.methods import WITH_IMAGES, WITHOUT_IMAGES, require_taken
         from edgeprune.pruning.options import PruneOptions
 
         recommended = not self.method and bool(data) and self.tickets is None
         method = self.method or (WITH_IMAGES if recommended else WITHOUT_IMAGES)
         require_taken(method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
-        request = self.request(method, seed, self.groups, self.share_partitions, recommended=recommended)
+        request = self.request(
+            method, seed, self.groups, self.share_partitions, recommended=recommended,
+            runtime=_runtime(formats, precision),
+        )  # fmt: skip
         request = dataclasses.replace(request, allows_gathers=self._allows_gathers(formats))
         return PruneOptions(
             method, request, self.set, self.tickets, self.device, self.reconstruct,

@@ -116,6 +116,7 @@ def export(
     seed = common.seed
     lowering, split = export.lowering(pruning.device), export.split(pruning.device)
     how = (data.options(seed), export.options(seed, data.data), lowering, split, out.output())
-    bundle, pruned = steps.export(network.source(source, seed), pruning.options(seed, data.data, export.formats), *how)
+    wanted = pruning.options(seed, data.data, export.formats, export.to_precision)
+    bundle, pruned = steps.export(network.source(source, seed), wanted, *how)
     layers(pruned, bundle)
     common.write(bundle.manifest)

@@ -132,7 +132,8 @@ class CalibrateFlags:
     """The machine instead of a model."""
 
     calibrate: Switch = False
-    """Measure this machine instead of a model, and write a device profile; takes a minute or two."""
+    """Measure this machine instead of a model, and write a device profile; takes a minute or two, and half a minute
+    more for each other runtime in --target (all: every one that is installed)."""
     out: Annotated[OptionalPath, Parameter(alias="-o")] = None
     """With --calibrate: the .toml file to write."""
 
@@ -156,7 +157,7 @@ def profile(
     - `edgeprune profile pruned.onnx --baseline dense.onnx --input-size 224,224` where height and width are dynamic
     - `edgeprune profile out/ --target cpu,openvino-native --precision int8 --data imagefolder:DIR`
     - `edgeprune profile out/ --device-profile raspberry-pi-5`
-    - `edgeprune profile --calibrate -o my-machine.toml`
+    - `edgeprune profile --calibrate --target all -o my-machine.toml`
 
     Parameters
     ----------
@@ -167,7 +168,7 @@ def profile(
     if calibrating.calibrate:
         if model is not None or out is None:
             raise InputError("--calibrate measures the machine, not a model", expected="--calibrate -o FILE.toml")
-        _calibrate(out, cores, common)
+        _calibrate(out, cores, subject.target, common)
         return
     if model is None or out is not None:
         missing = "no model given" if model is None else "--out is for --calibrate"
@@ -192,11 +193,11 @@ def profile(
     require_precise(result.precisions)
 
 
-def _calibrate(out: Path, cores: tuple[int, ...], common: Seeded) -> None:
+def _calibrate(out: Path, cores: tuple[int, ...], targets: str, common: Seeded) -> None:
     import msgspec
 
     from edgeprune.pipeline import profile as steps
 
-    measured = steps.calibrate(out, cores)
+    measured = steps.calibrate(out, cores, targets)
     show_device(measured, out)
     common.write(msgspec.to_builtins(measured, str_keys=True))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgeprune.devices.gather_price import GatherPrice
+from edgeprune.devices.prices import DevicePrices
 from edgeprune.methods.gconv.partitions import Links
 from edgeprune.plans.gathers import PlannedGathers
 
@@ -40,7 +40,7 @@ class Choice:
 class Terms:
     """What Gathers may cost."""
 
-    price: GatherPrice
+    price: DevicePrices
     share: float | None
     """The most time that Gathers may take, as a share of the whole; None: as much as pays."""
     layers: float

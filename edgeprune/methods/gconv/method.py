@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from edgeprune.devices.gather_price import GatherPrice
+from edgeprune.devices.prices import DevicePrices
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer
 from edgeprune.methods import setting
@@ -174,15 +174,15 @@ def _heal(given: MethodInput, settings: Settings, reasons: Mapping[str, str], la
     return heal
 
 
-def _gathers(settings: Settings, request: PruneRequest) -> tuple[float | None, GatherPrice]:
+def _gathers(settings: Settings, request: PruneRequest) -> tuple[float | None, DevicePrices]:
     """The share of the time that Gathers may take, or None where only what each gains is weighed; and their price."""
     if not request.allows_gathers:
         return 0.0, USUAL
     if settings.gather_share != "auto":
         return settings.gather_share, USUAL
-    if request.gather_price is None or not request.share_partitions or settings.finetune_every:
+    if request.prices is None or not request.share_partitions or settings.finetune_every:
         return 1.0, USUAL
-    return None, request.gather_price
+    return None, request.prices
 
 
 def _plan(
@@ -270,11 +270,5 @@ def _used_settings(settings: Settings, request: PruneRequest) -> dict[str, Any]:
     values |= dataclasses.asdict(settings)
     share, price = _gathers(settings, request)
     if share is None:
-        values["gather_price"] = {
-            "device": price.device,
-            "macs_per_element": price.macs_per_element,
-            "macs_per_gather": price.macs_per_gather,
-            "rates": {str(filters): rate for filters, rate in price.rates.items()},
-        }
-        return values
+        return values | {"prices": price.record()}
     return values | {"gather_share": share}

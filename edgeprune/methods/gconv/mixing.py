@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgeprune.devices.gather_price import GatherPrice
+from edgeprune.devices.prices import DevicePrices
 from edgeprune.graph import Graph, Layer
 from edgeprune.methods.gconv.divider import Divider, Divisions, LayerDivision
 from edgeprune.methods.gconv.freeing import Choice, Terms, freed_layers
@@ -25,7 +25,7 @@ from edgeprune.plans.method_record import RecordTable
 from edgeprune.plans.plan import LayerPlan
 
 MACS_PER_ELEMENT = 28
-USUAL = GatherPrice("", MACS_PER_ELEMENT)
+USUAL = DevicePrices("", MACS_PER_ELEMENT)
 """Where a share of the time is asked for: multiply-adds of a fast convolution in the time in which one element goes
 through a Gather and the reordering of data around it, as measured with ONNX Runtime on a CPU with AVX-512. Not the
 device profile's: plans are then equal anywhere."""
@@ -47,7 +47,9 @@ class Mixed:
     note: str
 
 
-def mix(graph: Graph, divider: Divider, divisions: Divisions, share: float | None, price: GatherPrice = USUAL) -> Mixed:
+def mix(
+    graph: Graph, divider: Divider, divisions: Divisions, share: float | None, price: DevicePrices = USUAL
+) -> Mixed:
     """Divisions whose Gathers take at most `share` of the network's time, as far as they can be avoided; or, without
     one, those in which every Gather that can be avoided is worth its price.
 
@@ -77,13 +79,13 @@ def mix(graph: Graph, divider: Divider, divisions: Divisions, share: float | Non
     return Mixed(found, _table(choices, cannot, found, gathers, note), note)
 
 
-def _choice(layer: Layer, groups: int, price: GatherPrice, tied: float, free: float) -> Choice:
+def _choice(layer: Layer, groups: int, price: DevicePrices, tied: float, free: float) -> Choice:
     elements = _input_elements(layer)
     own = price.convolution(layer.macs // groups, layer.out_channels // groups)
     return Choice(tied, free, elements, price.gather(elements), own)
 
 
-def _layers_cost(graph: Graph, divisions: Divisions, price: GatherPrice) -> float:
+def _layers_cost(graph: Graph, divisions: Divisions, price: DevicePrices) -> float:
     """What all layers cost a sample under these divisions, in multiply-adds at full rate."""
     groups = {layer.name: divisions[layer.name].groups if layer.name in divisions else 1 for layer in graph.layers}
     return sum(

@@ -206,6 +206,7 @@ def _used_settings(given: MethodInput, settings: Settings) -> dict[str, Any]:
     request = given.request
     amount: dict[str, Any] = {
         "groups": request.groups, "rate": request.rate, "layer_rates": [list(pair) for pair in request.layer_rates],
+        **({"prices": request.prices.record()} if request.prices else {}),
     }  # fmt: skip
     if request.budget.is_given:
         amount = {"budget": request.budget.settings}

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.devices.channel_block import round_up
+from edgeprune.devices.prices import DevicePrices
 
 FLOOR = 4
 """At least one in so many of the channels that were asked for stays."""
@@ -152,27 +153,51 @@ class AskedGrouping:
     asked: Grouping
     importance: NDArray[np.float64]
     """(in_channels + 1,) as in `Part`."""
+    input_positions: int = 0
+    """Elements that one input channel has."""
 
     @property
     def channel_macs(self) -> int:
         """What one kept input channel a group costs, whatever the number of groups."""
         return self.out_channels * self.kernel_macs
 
-
-def aligned_groups(out_channels: int, groups: int, block: int) -> int:
-    """The most groups of equally many whole blocks of filters, `groups` or fewer; 1 if there are not even two."""
-    fitting = (g for g in range(groups, 1, -1) if out_channels % (g * block) == 0)
-    return next(fitting, 1)
+    @property
+    def dense_macs(self) -> int:
+        return self.channel_macs * self.in_channels
 
 
-def aligned_groupings(layers: Mapping[str, AskedGrouping], block: int) -> dict[str, Grouping]:
+def aligned_groups(layer: AskedGrouping, block: int, prices: DevicePrices | None = None) -> int:
+    """How many groups of equally many whole blocks of filters the layer gets, as many as asked or fewer; 1 if there
+    are not even two.
+
+    The most, unless prices tell that fewer are faster: narrow groups may run at a fraction of the rate, and more of
+    them have more channels gathered. 1 where a device runs none of them faster than the dense layer.
+    """
+    asked, kept = layer.asked, max(layer.asked.kept // block * block, min(block, layer.asked.kept))
+    fitting = [g for g in range(asked.groups, 1, -1) if layer.out_channels % (g * block) == 0]
+    if not prices or not fitting:
+        return fitting[0] if fitting else 1
+
+    def price(groups: int) -> float:
+        filters = layer.out_channels // groups
+        moved = groups * kept * layer.input_positions * prices.macs_per_element
+        return prices.convolution(layer.channel_macs * kept, filters) + moved
+
+    fastest = min(fitting, key=price)
+    return fastest if price(fastest) < prices.convolution(layer.dense_macs, layer.out_channels) else 1
+
+
+def aligned_groupings(
+    layers: Mapping[str, AskedGrouping], block: int, prices: DevicePrices | None = None
+) -> dict[str, Grouping]:
     """Layer -> its groups and the kept input channels of each, both on the block.
 
     In all they need no more multiply-adds than was asked, where that can be: `asked_macs` and `macs_of` tell. A layer
     that has no two groups of whole blocks of filters, or no more than a block of input channels, becomes dense; so may
-    one of which all input channels are nearer to what was asked than the block below. Block 1 gives what was asked.
+    one of which all input channels are nearer to what was asked than the block below, and with `prices` one that no
+    groups make faster. Block 1 without prices gives what was asked.
     """
-    groups = {name: aligned_groups(layer.out_channels, layer.asked.groups, block) for name, layer in layers.items()}
+    groups = {name: aligned_groups(layer, block, prices) for name, layer in layers.items()}
     parts = [
         Part(
             layer.in_channels,
@@ -184,9 +209,9 @@ def aligned_groupings(layers: Mapping[str, AskedGrouping], block: int) -> dict[s
         for name, layer in layers.items()
     ]
     limit = asked_macs(layers)
-    prices = [layer.channel_macs for layer in layers.values()]
+    macs = [layer.channel_macs for layer in layers.values()]
     counts = counts_on_blocks(
-        parts, block, lambda counts: sum(p * count for p, count in zip(prices, counts, strict=True)) <= limit
+        parts, block, lambda counts: sum(each * count for each, count in zip(macs, counts, strict=True)) <= limit
     )
     return {
         name: Grouping(groups[name], count) if count < layer.in_channels else Grouping(1, count)
@@ -204,17 +229,22 @@ def macs_of(layers: Mapping[str, AskedGrouping], taken: Mapping[str, Grouping]) 
     return sum(layer.channel_macs * taken[name].kept for name, layer in layers.items())
 
 
-def grouping_note(layer: AskedGrouping, taken: Grouping, block: int) -> str:
+def grouping_note(layer: AskedGrouping, taken: Grouping, block: int, prices: DevicePrices | None = None) -> str:
     """What was asked and why something else was taken, in words; empty where it is what was asked."""
     asked = layer.asked
     if taken == asked:
         return ""
     said = f"aligned to blocks of {block}: asked were {asked.groups} groups of {asked.kept}"
+    most = aligned_groups(layer, block)
     if taken.groups > 1:
+        if prices and taken.groups < most:
+            said = f"{said}, but groups of {layer.out_channels // taken.groups} filters are faster on {prices.device}"
         lowered = taken.kept < max(asked.kept // block * block, block)
         return f"{said}{', lowered since other layers stay dense' if lowered else ''}"
-    if aligned_groups(layer.out_channels, asked.groups, block) == 1:
+    if most == 1:
         return f"{said}, but {layer.out_channels} filters make no 2 to {asked.groups} groups of whole blocks"
     if layer.in_channels <= block:
         return f"{said}, but {layer.in_channels} input channels are no more than a block"
+    if prices and aligned_groups(layer, block, prices) == 1:
+        return f"{said}, but no groups of whole blocks are faster than the dense layer on {prices.device}"
     return f"{said}, rounded up to all {layer.in_channels} input channels"

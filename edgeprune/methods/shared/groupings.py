@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from edgeprune.devices.prices import DevicePrices
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph, Layer
 from edgeprune.methods.base import (
@@ -40,6 +41,8 @@ class Groupings:
     block: int
     asked: Mapping[str, AskedGrouping]
     taken: Mapping[str, Grouping]
+    prices: DevicePrices | None = None
+    """By which fewer groups than asked may have been taken."""
 
     @staticmethod
     def on_blocks(given: MethodInput, layers: Sequence[Layer]) -> Groupings:
@@ -53,11 +56,13 @@ class Groupings:
                 math.prod(layer.kernel_size) * layer.positions,
                 Grouping(given.request.groups, kept_count(layer.in_channels, given.request.rate_of(layer.name))),
                 kept_importance(channels),
+                layer.input_positions,
             )
-        return Groupings(given.request.align, asked, aligned_groupings(asked, given.request.align))
+        align, prices = given.request.align, given.request.prices
+        return Groupings(align, asked, aligned_groupings(asked, align, prices), prices)
 
     def note(self, name: str) -> str:
-        return grouping_note(self.asked[name], self.taken[name], self.block)
+        return grouping_note(self.asked[name], self.taken[name], self.block, self.prices)
 
     def recorded(self, entry: LayerPlan) -> LayerPlan:
         """The layer with what was asked, where something else was taken."""

@@ -185,12 +185,13 @@ def _used_settings(
     settings: Settings, request: PruneRequest, clusters_sha256: str, epochs: list[int]
 ) -> dict[str, Any]:
     """Every setting with the value that was used, JSON-able and without local paths."""
-    unused = ("seed", "gather_price")
+    unused = ("seed", "prices")
     values = {f.name: getattr(request, f.name) for f in dataclasses.fields(request) if f.name not in unused}
     return (
         values
         | dataclasses.asdict(settings)
         | {
+            **({"prices": request.prices.record()} if request.prices else {}),
             "skip": list(request.skip),
             "budget": dataclasses.asdict(request.budget),
             "layer_rates": [list(pair) for pair in request.layer_rates],

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import msgspec
 from onnx import ModelProto
 
-from edgeprune.devices.device_profile import DeviceProfile, MoveKind
+from edgeprune.devices.device_profile import DeviceProfile
+from edgeprune.devices.figures import MoveKind
 from edgeprune.errors import InputError
 from edgeprune.profiling.estimating.node_work import NodeWork, node_works
 from edgeprune.profiling.layer_times import ModelLayers, match_layers

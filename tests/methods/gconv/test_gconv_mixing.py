@@ -31,7 +31,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.cli import main
-from edgeprune.devices.gather_price import GatherPrice
+from edgeprune.devices.prices import DevicePrices
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph
 from edgeprune.methods.base import Healed, MethodInput, MethodResult, PruneRequest
@@ -40,7 +40,6 @@ from edgeprune.methods.gconv.divider import LayerDivision
 from edgeprune.methods.gconv.method import Settings, prune
 from edgeprune.methods.gconv.mixing import MACS_PER_ELEMENT, TITLE
 from edgeprune.methods.gconv.partitions import Key, Links, annealed, ascended, improved, numbered
-from edgeprune.methods.tmi_gkp import method as tmi_gkp
 from edgeprune.plans.check import check_plan
 from edgeprune.plans.costs import planned_macs
 from edgeprune.plans.gathers import planned_gathers
@@ -141,9 +140,9 @@ def pruned(name: str, share: float, **request: object) -> MethodResult:
     return prune(MethodInput(graph, layer_weights(model), asked), Settings(gather_share=share))
 
 
-def priced(name: str, price: GatherPrice) -> MethodResult:
+def priced(name: str, price: DevicePrices) -> MethodResult:
     model, graph = network(name)
-    asked = PruneRequest(groups=4, include_shortcuts=True, gather_price=price)
+    asked = PruneRequest(groups=4, include_shortcuts=True, prices=price)
     return prune(MethodInput(graph, layer_weights(model), asked), Settings())
 
 
@@ -227,13 +226,13 @@ def test_a_share_that_all_gathers_keep_leaves_every_layer_free() -> None:
 @pytest.mark.parametrize("name", ["basic blocks", "bottlenecks", "projections"])
 def test_priced_gathers_stand_where_they_keep_more_for_the_time(name: str) -> None:
     free, tied = (pruned(name, share).plan.grouped() for share in (1.0, 0.0))
-    gratis, dear = (priced(name, GatherPrice("", price)) for price in (1e-9, 1e9))
+    gratis, dear = (priced(name, DevicePrices("", price)) for price in (1e-9, 1e9))
     assert gathers(name, gratis.plan) == gathers(name, pruned(name, 1.0).plan)
     assert free.keys() == gratis.plan.grouped().keys()
     assert dear.plan.grouped() == tied
 
     _, graph = network(name)
-    price = GatherPrice("a device", 4.0, 1000.0, {1: 0.5, 8: 1.0})
+    price = DevicePrices("a device", 4.0, 1000.0, {1: 0.5, 8: 1.0})
     between = priced(name, price)
     kept = {row[0]: (row[1], row[2], row[4] == "yes") for row in mixing(between).rows}
     assert {gather for _, _, gather in kept.values()} == {True, False}
@@ -247,11 +246,11 @@ def test_priced_gathers_stand_where_they_keep_more_for_the_time(name: str) -> No
 
 
 def test_the_plan_tells_the_price_where_there_is_one() -> None:
-    price = GatherPrice("a device", 4.0, 1000.0, {8: 0.5})
+    price = DevicePrices("a device", 4.0, 1000.0, {8: 0.5})
     result = priced("bottlenecks", price)
     told = {"device": "a device", "macs_per_element": 4.0, "macs_per_gather": 1000.0, "rates": {"8": 0.5}}
     assert result.plan.settings["gather_share"] == "auto"
-    assert result.plan.settings["gather_price"] == told
+    assert result.plan.settings["prices"] == told
     assert msgspec.json.decode(result.plan.to_json(), type=Plan) == result.plan
     assert "priced for a device" in result.notes[0]
 
@@ -262,37 +261,24 @@ def test_the_plan_tells_the_price_where_there_is_one() -> None:
         (Settings(gather_share=0.3), {}),
         (Settings(gather_share=1.0), {}),
         (Settings(), {"share_partitions": False}),
-        (Settings(), {"gather_price": None}),
+        (Settings(), {"prices": None}),
     ],
 )
 def test_a_share_or_freedom_that_is_asked_for_holds(how: Settings, request_: dict[str, object]) -> None:
     model, graph = network("bottlenecks")
-    inputs = MethodInput(graph, layer_weights(model), PruneRequest(groups=4, gather_price=GatherPrice("dear", 1e9)))
+    inputs = MethodInput(graph, layer_weights(model), PruneRequest(groups=4, prices=DevicePrices("dear", 1e9)))
     given = dataclasses.replace(inputs, request=dataclasses.replace(inputs.request, **request_))  # type: ignore[arg-type]
-    unpriced = dataclasses.replace(given, request=dataclasses.replace(given.request, gather_price=None))
+    unpriced = dataclasses.replace(given, request=dataclasses.replace(given.request, prices=None))
     share = 1.0 if how.gather_share == "auto" else how.gather_share
     found, expected = prune(given, how), prune(unpriced, Settings(gather_share=share))
     assert found.plan == expected.plan
-    assert "gather_price" not in found.plan.settings
-
-
-def test_only_gconv_tells_a_price() -> None:
-    model, graph = network("basic blocks")
-    plans = [
-        tmi_gkp.prune(
-            MethodInput(graph, layer_weights(model), PruneRequest(groups=4, gather_price=price)),
-            tmi_gkp.Settings(schemes=("spectral",)),
-        ).plan
-        for price in (None, GatherPrice("a device", 4.0, 0.0, {8: 0.5}))
-    ]
-    assert plans[0].to_json() == plans[1].to_json()
-    assert "gather_price" not in plans[0].settings
+    assert "prices" not in found.plan.settings
 
 
 def test_a_search_that_heals_is_not_priced() -> None:
     """It would be healed under other divisions."""
     model, graph = network("bottlenecks")
-    asked = PruneRequest(budget=Budget(0.5), gather_price=GatherPrice("dear", 1e9))
+    asked = PruneRequest(budget=Budget(0.5), prices=DevicePrices("dear", 1e9))
     weights = layer_weights(model)
     inputs = MethodInput(graph, weights, asked, finetune=lambda plan: Healed(weights))
     assert prune(inputs, Settings(finetune_every=4)).plan.settings["gather_share"] == 1.0
@@ -310,11 +296,11 @@ def test_align_auto_prices_and_other_alignments_do_not(tmp_path: Path) -> None:
 
     asked = settings_of("auto", "--align", "auto")
     assert asked["gather_share"] == "auto"
-    assert asked["gather_price"]["device"] == "x86-avx512"  # type: ignore[index]
+    assert asked["prices"]["device"] == "x86-avx512"  # type: ignore[index]
     for name, *flags in (("none",), ("number", "--align", "16"), ("set", "--align", "auto", "--set", "gather_share=1")):
         plain = settings_of(name, *flags)
         assert plain["gather_share"] == 1.0
-        assert "gather_price" not in plain
+        assert "prices" not in plain
 
 
 def test_partitions_are_shared_after_a_search() -> None:

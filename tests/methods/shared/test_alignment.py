@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeprune.devices.prices import DevicePrices
 from edgeprune.methods.shared.alignment import (
     AskedGrouping,
     Grouping,
@@ -72,7 +74,7 @@ def test_the_multiply_adds_asked_are_held_where_that_can_be(layers: dict[str, As
     taken = aligned_groupings(layers, block)
     least = {}
     for name, layer in layers.items():
-        stuck = aligned_groups(layer.out_channels, layer.asked.groups, block) == 1 or layer.in_channels <= block
+        stuck = aligned_groups(layer, block) == 1 or layer.in_channels <= block
         least[name] = Grouping(1, layer.in_channels) if stuck else Grouping(2, floor_of(layer, block))
     if macs_of(layers, least) <= asked_macs(layers):
         assert macs_of(layers, taken) <= asked_macs(layers)
@@ -129,6 +131,42 @@ def test_a_narrow_layer_gets_fewer_groups_and_the_narrowest_stays_dense() -> Non
     )
     assert grouping_note(layers["wide"], taken["wide"], 16) == "aligned to blocks of 16: asked were 8 groups of 36"
     assert aligned_groupings(layers, 8) == {"narrow": (2, 8), "middle": (4, 24), "wide": (8, 32)}
+
+
+NARROW_GROUPS_LOSE = DevicePrices("a device", 0.0, 0.0, {8: 0.38, 16: 0.64, 32: 0.88, 64: 0.9})
+
+
+@given(networks, blocks)
+def test_with_prices_no_number_of_groups_on_the_block_would_be_faster(
+    layers: dict[str, AskedGrouping], block: int
+) -> None:
+    for name, (groups, kept) in aligned_groupings(layers, block, NARROW_GROUPS_LOSE).items():
+        layer, most = layers[name], aligned_groups(layers[name], block)
+        assert groups <= most
+        if groups > 1:
+            fitting = [g for g in range(2, most + 1) if layer.out_channels % (g * block) == 0]
+            times = {g: NARROW_GROUPS_LOSE.convolution(1000 * kept, layer.out_channels // g) for g in fitting}
+            assert times[groups] == min(times.values())
+
+
+def test_eight_filters_a_group_give_way_to_fewer_groups_where_they_lose() -> None:
+    layers = {"narrow": layer(16, 16, 9), "middle": layer(32, 32, 18), "wide": layer(64, 64, 36)}
+    taken = aligned_groupings(layers, 8, NARROW_GROUPS_LOSE)
+    assert taken["wide"].groups == 2
+    note = grouping_note(layers["wide"], taken["wide"], 8, NARROW_GROUPS_LOSE)
+    assert "asked were 8 groups of 36, but groups of 32 filters are faster on a device" in note
+    slow = DevicePrices("a device", 0.0, 0.0, {8: 0.3, 64: 0.9})
+    taken = aligned_groupings(layers, 8, slow)
+    assert taken["wide"] == (1, 64)
+    note = grouping_note(layers["wide"], taken["wide"], 8, slow)
+    assert note.endswith("but no groups of whole blocks are faster than the dense layer on a device")
+
+
+def test_where_all_widths_run_alike_prices_change_nothing_unless_gathering_costs() -> None:
+    layers = {f"of{n}": layer(n, n, 9 * n // 16) for n in (32, 64, 128)}
+    assert aligned_groupings(layers, 8, DevicePrices("level", 0.0)) == aligned_groupings(layers, 8)
+    moved = {name: dataclasses.replace(each, input_positions=64) for name, each in layers.items()}
+    assert {taken.groups for taken in aligned_groupings(moved, 8, DevicePrices("dear", 1e6)).values()} == {1}
 
 
 def test_layers_that_stay_dense_are_paid_for_by_others_down_to_a_quarter() -> None:

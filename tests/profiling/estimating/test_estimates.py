@@ -15,7 +15,8 @@ from onnx import ModelProto, helper
 
 from edgeprune.bundles.names import PROFILE
 from edgeprune.cli import main
-from edgeprune.devices.device_profile import Figure, list_profiles, load_profile
+from edgeprune.devices.device_profile import list_profiles, load_profile
+from edgeprune.devices.figures import Figure
 from edgeprune.errors import InputError
 from edgeprune.profiling.estimating.estimates import estimate, estimate_nodes, total_ms
 from edgeprune.profiling.estimating.node_work import NodeWork, node_works

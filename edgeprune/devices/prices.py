@@ -1,4 +1,4 @@
-"""What a Gather over channels costs on a device, beside what convolutions cost there.
+"""What convolutions in groups cost on a device, and Gathers over channels.
 
 The unit is a multiply-add of a convolution at full rate, as in a profile's cost table. A profile without the table has
 its other figures taken: the peak of one core, the bandwidths at which it gathers and reorders, and what starting a node
@@ -11,8 +11,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from edgeprune.devices.device_profile import DeviceProfile, MoveKind, load_profile, rate_from
+from edgeprune.devices.device_profile import DeviceProfile, load_profile
+from edgeprune.devices.figures import MoveKind, rate_from
 from edgeprune.devices.this_machine import default_profile_name
 
 MOVED_BYTES = 8
@@ -22,7 +24,7 @@ TYPICAL_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True)
-class GatherPrice:
+class DevicePrices:
     """Costs in multiply-adds at full rate."""
 
     device: str
@@ -35,22 +37,31 @@ class GatherPrice:
     """Filters a group, from that number on -> share of the full rate; empty: the full rate for all."""
 
     @staticmethod
-    def of(profile: DeviceProfile) -> GatherPrice:
+    def of(profile: DeviceProfile) -> DevicePrices:
         """From the profile's cost table, or derived where it has none; what it does not tell at all costs nothing."""
         table, execution, full_rate = profile.convolution, profile.execution, profile.macs_per_s_of(1)
         reorders = bool(execution and "reorder" in execution.bandwidths)
         moves: list[MoveKind] = ["gather", "reorder", "reorder"] if reorders else ["gather"]  # each a node of its own
         if table:
             per_gather = len(moves) * table.macs_per_node
-            return GatherPrice(profile.name, table.gather_macs_per_element, per_gather, table.rates)
+            return DevicePrices(profile.name, table.gather_macs_per_element or 0.0, per_gather, table.rates)
         per_element = macs_per_moved_element(
             (profile.bytes_per_s_of(1, TYPICAL_BYTES, move) for move in moves), full_rate
         )
         if not execution:
-            return GatherPrice(profile.name, per_element)
+            return DevicePrices(profile.name, per_element)
         rates = execution.rates["spatial"].by_filters if "spatial" in execution.rates else {}
         per_gather = len(moves) * execution.dispatch_us.value * 1e-6 * full_rate
-        return GatherPrice(profile.name, per_element, per_gather, rates)
+        return DevicePrices(profile.name, per_element, per_gather, rates)
+
+    def record(self) -> dict[str, Any]:
+        """The figures, as a plan's settings hold them."""
+        return {
+            "device": self.device,
+            "macs_per_element": self.macs_per_element,
+            "macs_per_gather": self.macs_per_gather,
+            "rates": {str(filters): rate for filters, rate in self.rates.items()},
+        }
 
     def gather(self, elements: int) -> float:
         """Of a Gather that moves so many elements; 0 for none, which is no Gather."""
@@ -66,9 +77,9 @@ def macs_per_moved_element(bytes_per_s: Iterable[float], macs_per_s: float) -> f
     return math.fsum(MOVED_BYTES / rate for rate in bytes_per_s) * macs_per_s
 
 
-def gather_price_for(align: int | str, profile: str | Path = "") -> GatherPrice | None:
+def prices_for(align: int | str, profile: str | Path = "") -> DevicePrices | None:
     """The price on the device that channels are aligned for: where `align` is "auto", else None.
 
     `profile` is a name or file as for `load_profile`; by default the one nearest to this machine.
     """
-    return GatherPrice.of(load_profile(profile or default_profile_name())) if align == "auto" else None
+    return DevicePrices.of(load_profile(profile or default_profile_name())) if align == "auto" else None

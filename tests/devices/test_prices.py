@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from edgeprune.devices.device_profile import list_profiles, load_profile
-from edgeprune.devices.gather_price import GatherPrice, gather_price_for
+from edgeprune.devices.prices import DevicePrices, prices_for
 from edgeprune.errors import InputError
 
 
 def test_the_cost_table_is_taken_as_it_is() -> None:
-    price = GatherPrice.of(load_profile("x86-avx512"))
+    price = DevicePrices.of(load_profile("x86-avx512"))
     assert (price.device, price.macs_per_element, price.macs_per_gather) == ("x86-avx512", 28, 3 * 300_000)
     assert price.gather(1000) == 28 * 1000 + 900_000
     assert price.gather(0) == 0
@@ -23,7 +23,7 @@ def test_the_cost_table_is_taken_as_it_is() -> None:
 def test_without_a_table_bandwidths_and_the_peak_decide() -> None:
     profile = load_profile("x86-avx2")  # 48 GMAC/s a core; all moves at 50 GB/s, 2 MiB at 48.57; a node 1 us
     assert profile.convolution is None
-    price = GatherPrice.of(profile)
+    price = DevicePrices.of(profile)
     rate = (50 - 10 / 7) * 1e9
     assert price.macs_per_element == pytest.approx(3 * 8 / rate * 48e9)
     assert price.macs_per_gather == pytest.approx(3 * 48_000)
@@ -31,28 +31,28 @@ def test_without_a_table_bandwidths_and_the_peak_decide() -> None:
 
 
 def test_a_device_that_does_not_reorder_pays_for_the_gather_alone() -> None:
-    price = GatherPrice.of(load_profile("raspberry-pi-5"))
+    price = DevicePrices.of(load_profile("raspberry-pi-5"))
     assert price.macs_per_gather == pytest.approx(2e-6 * 19.25e9)
-    assert price.macs_per_element < GatherPrice.of(load_profile("x86-avx2")).macs_per_element
+    assert price.macs_per_element < DevicePrices.of(load_profile("x86-avx2")).macs_per_element
 
 
 def test_a_profile_of_peaks_alone_moves_at_the_bandwidth_of_memory() -> None:
     profile = msgspec.structs.replace(load_profile("raspberry-pi-5"), execution=None)
-    price = GatherPrice.of(profile)
-    assert price == GatherPrice("raspberry-pi-5", pytest.approx(8 / 17.1e9 * 19.25e9))
+    price = DevicePrices.of(profile)
+    assert price == DevicePrices("raspberry-pi-5", pytest.approx(8 / 17.1e9 * 19.25e9))
     assert price.convolution(900, filters=1) == 900
 
 
 @pytest.mark.parametrize("name", list_profiles())
 def test_every_shipped_profile_prices_gathers(name: str) -> None:
-    price = gather_price_for("auto", name)
+    price = prices_for("auto", name)
     assert price is not None
     assert price.device == name
     assert 0 < price.gather(1) < price.gather(1000)
 
 
 def test_only_an_alignment_to_a_device_has_a_price() -> None:
-    assert gather_price_for("none", "x86-avx512") is None
-    assert gather_price_for(16, "x86-avx512") is None
+    assert prices_for("none", "x86-avx512") is None
+    assert prices_for(16, "x86-avx512") is None
     with pytest.raises(InputError, match="nothing"):
-        gather_price_for("auto", "nothing")
+        prices_for("auto", "nothing")
