@@ -46,6 +46,10 @@ class GateError(EdgepruneError):
     exit_code = 3
 
 
+class SlowPathError(GateError):
+    """A runtime would compute the network's layers, but not by its fast kernels."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], *, remedy: str = "") -> InputError:
     """An error for a name that is not in `known`, with the nearest names suggested."""
     choices = sorted(known)

@@ -65,13 +65,13 @@ class ConvolutionCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Filters a group, from that number on -> share of the full rate, on the channel block."""
     off_block_rate: Share
     """Share of the full rate of a grouped convolution whose channels miss the block."""
-    gather_macs_per_element: Positive | None
-    """Multiply-adds in the time in which a Gather moves one element, with the reordering of data around it; None where
-    the runtime has no Gather."""
     macs_per_node: Positive
     """Multiply-adds in the time that starting one node takes."""
     certainty: Certainty
     source: str
+    gather_macs_per_element: Positive | None = None
+    """Multiply-adds in the time in which a Gather moves one element, with the reordering of data around it; None where
+    the runtime has no Gather."""
 
     def gather_macs(self, elements: int) -> float:
         """Multiply-adds in the time in which Gathers move so many elements; infinite where there is no Gather."""

@@ -178,26 +178,36 @@ class _Pass:
         for source in node.all_input_nodes:
             self._compute(source)
         layer = self._layers.get(str(node.target)) if node.op == "call_module" else None
-        self._dense[node] = self._ran(node, self._dense, self._modules)
+        over = [source for source in node.all_input_nodes if self._readers[source] == 1]
+        alike = all(self._dense[source] is self._pruned[source] for source in node.all_input_nodes)
+        same = alike and layer is None and (str(node.target) not in self._after or node.op != "call_module")
+        unshared = [source for source in over if self._dense[source] is not self._pruned[source]]
+        self._dense[node] = self._ran(node, self._dense, self._modules, over if same else unshared)
         if layer is not None:
             self._change(node, layer)
-        same = str(node.target) not in self._after or node.op != "call_module"
-        if same and all(self._dense[n] is self._pruned[n] for n in node.all_input_nodes):
+            same = alike and layer.name not in self._after
+        if same:
             self._pruned[node] = self._dense[node]
         else:
-            self._pruned[node] = self._ran(node, self._pruned, self._modules | self._after)
+            self._pruned[node] = self._ran(node, self._pruned, self._modules | self._after, over)
         for source in node.all_input_nodes:
             self._readers[source] -= 1
             if not self._readers[source]:
                 self._dense[source], self._pruned[source] = [], []
 
-    def _ran(self, node: fx.Node, values: dict[fx.Node, Batches], modules: dict[str, nn.Module]) -> Batches:
+    def _ran(
+        self, node: fx.Node, values: dict[fx.Node, Batches], modules: dict[str, nn.Module], over: Sequence[fx.Node]
+    ) -> Batches:
+        """What the node gives; of what is `over` with it, each batch goes as soon as it is read: all of them together
+        would be most of the memory."""
         if node.op == "placeholder":
-            return self._images
+            return list(self._images)
         found = []
         for number in range(len(self._images)):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n][number])  # noqa: B023
             found.append(result_of(node, args, kwargs, self._module, modules))
+            for source in over:
+                values[source][number] = torch.empty(0)
         return found
 
     # -- layers --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,12 @@ from torch.nn.grad import conv2d_weight
 from edgeprune.methods.on_images import Moments, Refitted
 from edgeprune.methods.shared.reconstruction import DAMPING, held_by
 from edgeprune.modules.norms import NORMS
+from edgeprune.pruning.moments import moments as moments_of
 
 ROUNDS = 6
+ENOUGH = 256
+"""Places for each column of the least squares: of more, some are looked at. The error is then larger by one part in so
+many."""
 SMALLEST_GAIN = 1e-2
 """Channels that BatchNorm makes smaller than so are not asked to make up for anything."""
 Solve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -84,12 +89,15 @@ def fitted_behind(
     `read`: batches (n, C_in, H, W); `wanted`: of what the convolution shall give, as far as nothing is hidden.
     """
     dense = conv.weight.detach().double().numpy().reshape(len(changed.weight), -1)
+    some = _Places.enough(conv, moments.count, read, wanted, how)
+    if some.are_fewer:
+        moments = moments_of(conv, some.read, some.wanted, step=some.step)
     weights, shift = changed.weight.reshape(dense.shape), changed.shift
     solve = _Solver(moments, np.any(weights.reshape(*changed.weight.shape[:2], -1), axis=2), dense)
     weights_before, shift_before, momentum = weights, shift, 1.0
     ahead, shift_ahead = weights, shift
     for _ in range(ROUNDS):
-        cross, mean = _moved(conv, ahead, shift_ahead, moments, read, wanted, how)
+        cross, mean = _moved(conv, ahead, shift_ahead, moments, some, how)
         weights = solve(cross)
         shift = np.where(weights.any(1), mean - weights @ moments.read, changed.shift)
         longer = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
@@ -104,8 +112,7 @@ def _moved(
     weights: NDArray[np.float64],
     shift: NDArray[np.float64],
     moments: Moments,
-    read: Sequence[Tensor],
-    wanted: Sequence[Tensor],
+    some: _Places,
     how: Behind,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The cross moments (filters, columns) and the mean (filters,) of the target as these weights leave it: what is
@@ -114,20 +121,51 @@ def _moved(
     bias = torch.from_numpy(shift).to(conv.weight)
     cross, sums = np.zeros(weights.shape), np.zeros(len(weights))
     low, high = how.limits
-    for number, (x, y) in enumerate(zip(read, wanted, strict=True)):
+    stride = [some.step * each for each in conv.stride]
+    for x, y, stream in zip(some.read, some.wanted, some.stream, strict=True):
         padded = _padded(conv, x)
-        given = F.conv2d(padded, kernel, bias, conv.stride, 0, conv.dilation)
-        added = how.shift if how.stream is None else how.shift + how.stream[number]
+        given = F.conv2d(padded, kernel, bias, stride, 0, conv.dilation)
+        added = how.shift if stream is None else how.shift + stream
         have, aim = given * how.scale + added, y * how.scale + added
         hidden = torch.where(aim <= low, have.clamp(max=low), torch.where(aim >= high, have.clamp(min=high), aim))
         off = (hidden - aim) * inverse_of(how.scale)
         products = conv2d_weight(  # type: ignore[no-untyped-call]
-            padded, kernel.shape, off.contiguous(), conv.stride, 0, conv.dilation
+            padded, kernel.shape, off.contiguous(), stride, 0, conv.dilation
         )
         cross += products.reshape(weights.shape).double().numpy()
         sums += off.double().sum((0, 2, 3)).numpy()
     cross, sums = cross / moments.count, sums / moments.count
     return moments.cross + cross - np.outer(sums, moments.read), moments.wanted + sums
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Some of the images and of the places in each, spread over all."""
+
+    read: Sequence[Tensor]
+    """Batches (n, C_in, H, W)."""
+    wanted: Sequence[Tensor]
+    """Batches (n, filters, H', W') of every `step`-th place in height and width alone."""
+    stream: Sequence[Tensor | None]
+    """The same of what is added."""
+    step: int
+    are_fewer: bool
+
+    @staticmethod
+    def enough(conv: nn.Conv2d, count: int, read: Sequence[Tensor], wanted: Sequence[Tensor], how: Behind) -> _Places:
+        """Of `count` places in all, `ENOUGH` for each column."""
+        stream: Sequence[Tensor | None] = how.stream or [None] * len(read)
+        fewer = count / (ENOUGH * conv.weight[0].numel())
+        if fewer <= 1:
+            return _Places(read, wanted, stream, 1, are_fewer=False)
+        step = math.isqrt(int(fewer))
+        share = step**2 / fewer
+
+        def some(batches: Sequence[Tensor | None], step: int = 1) -> list[Any]:
+            kept = (None if b is None else b[: math.ceil(len(b) * share), :, ::step, ::step] for b in batches)
+            return list(kept)
+
+        return _Places(some(read), some(wanted, step), some(stream, step), step, are_fewer=True)
 
 
 def _padded(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 from onnx import ModelProto
 
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, SlowPathError
 from edgeprune.io import progress
 from edgeprune.io.arrays import Feeds
 from edgeprune.lowering.forms import Form
@@ -70,7 +70,7 @@ class Timer:
             for form, model in models.items():
                 try:
                     runner, feeds = self._open(model, f"a layer {form}", stack)
-                except InputError:
+                except (InputError, SlowPathError):
                     continue
                 runs[str(form)] = runner.prepared(feeds)
             taken = interleave(runs, warmup=2, iterations=60, time_limit_s=SECONDS_ALONE * len(runs)) if runs else {}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, SlowPathError
 from edgeprune.exporters.conversions import with_input_shapes
 from edgeprune.exporters.tflite.delegation import Delegation, delegation_in
 from edgeprune.exporters.tflite.interpreter import feed, fetch, invoke, open_interpreter
@@ -158,12 +158,9 @@ class LiteRtRunner(OpenedRunner):
         found = delegation_in(interpreter)
         left = [record.nodes[place] for place in found.left if found.operators[place] in _CONVOLUTIONS]
         if left:
-            raise InputError(
-                f"LiteRT's XNNPACK delegate does not take {len(left)} of its convolutions ({some(left)}), which would "
-                "run in a plain loop",
-                where=self._where,
-                expected="convolutions that XNNPACK has a kernel for",
-                remedy="choose another --target",
+            raise SlowPathError(
+                f"{self._where}: LiteRT's XNNPACK delegate does not take {len(left)} of its convolutions "
+                f"({some(left)}), which would run in a plain loop: choose another --target"
             )
         return _Loaded(interpreter, record, found)
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 from runtimes.lite_models import fed, model, random
 
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, SlowPathError
 from edgeprune.exporters.conversions import ConvertOptions, with_fixed_sizes
 from edgeprune.exporters.tflite.delegation import Delegation, delegation, delegation_in
 from edgeprune.exporters.tflite.interpreter import open_interpreter
@@ -100,7 +100,7 @@ def test_a_convolution_that_the_delegate_leaves_is_refused_by_name(monkeypatch: 
     built = with_a_gather()
     with (
         LiteRtRunner(built) as runner,
-        pytest.raises(InputError, match=r"does not take 1 of its convolutions \(second\)"),
+        pytest.raises(SlowPathError, match=r"does not take 1 of its convolutions \(second\)"),
     ):
         runner.run(fed(with_fixed_sizes(built)))
 
