@@ -128,7 +128,7 @@ def quantised_candidates(
     """The networks in INT8, for targets that compute in it, in `folder`: of `cpu` in its forms, elsewhere as planned,
     since forms are chosen in FP32. What cannot be converted, or differs too much from FP32, is refused."""
     ready, refused, accuracies, warnings = [], [], [], dict[str, None]()
-    settings = replace(options.profile_options(), precision="int8")
+    settings = replace(options.profile_options(), precision="int8", fp32_where_faster=True)
     for before in full:
         target = target_named(before.target)
         if "int8" not in target.precisions:

@@ -60,20 +60,33 @@ class PrecisionRecord(msgspec.Struct, frozen=True):
     formats: dict[str, str] = {}
     """Convolution or linear layer -> the number format in which the runtime computed it, read back from the runtime;
     empty where it does not tell."""
+    kept_fp32: tuple[str, ...] = ()
+    """Layers that were left in FP32, since they are faster so."""
 
     @property
     def other_layers(self) -> tuple[str, ...]:
-        """The layers that the runtime computed in another format than this precision."""
-        return tuple(name for name, format in self.formats.items() if format != self.precision)
+        """The layers that the runtime computed in another format than this precision, though they were to be in it."""
+        return tuple(
+            name
+            for name, format in self.formats.items()
+            if format != self.precision and not (format == "fp32" and name in self.kept_fp32)
+        )
 
     def remarks(self) -> tuple[str, ...]:
         """Sentences without an end on what did not run as it was asked for."""
-        others = self.other_layers
+        others, found = self.other_layers, []
+        if self.kept_fp32:
+            count = f"{len(self.kept_fp32)} layer{'s' if len(self.kept_fp32) > 1 else ''}"
+            found.append(
+                f"{self.target}, {self.network}: {count} stayed in fp32, where {self.precision} is slower: "
+                f"{some(self.kept_fp32)}"
+            )
         if not others:
-            return ()
+            return tuple(found)
         kinds = " or ".join(sorted({self.formats[name] for name in others}))
         of = f"{len(others)} of {len(self.formats)} layers"
-        return (f"{self.target}, {self.network}: {of} ran in {kinds}, not in {self.precision}: {some(others)}",)
+        found.append(f"{self.target}, {self.network}: {of} ran in {kinds}, not in {self.precision}: {some(others)}")
+        return tuple(found)
 
 
 def require_precise(records: Iterable[PrecisionRecord]) -> None:

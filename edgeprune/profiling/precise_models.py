@@ -30,6 +30,7 @@ from edgeprune.precision.quantization import to_int8
 from edgeprune.precision.weight_bits import weight_bits
 from edgeprune.profiling.batch import memory_checked
 from edgeprune.profiling.half_range import half_remarks
+from edgeprune.profiling.mixed_formats import with_faster_layers
 from edgeprune.profiling.samples import Floats, Samples, rebatched
 from edgeprune.profiling.setup import ProfileOptions, Which
 from edgeprune.runners import registry
@@ -83,6 +84,12 @@ def precise_models(
         for name, target in wanted.items()
         if target.is_given(precision)
     }
+    kept: dict[tuple[str, Which], tuple[str, ...]] = {}
+    if precision == "int8" and options.fp32_where_faster:
+        for name, own in files.items():
+            if wanted[name].tells_layers and wanted[name].int8_format == "onnx":
+                for which, path in networks_for(wanted[name]).items():
+                    own[which], kept[name, which] = with_faster_layers(wanted[name], path, own[which], options, samples)
     records, remarks = [], list(samples.warnings(precision))
     for which, path in networks_for(registry.target_named("cpu")).items():
         if precision == "fp16":
@@ -108,6 +115,7 @@ def precise_models(
                     file=file.name if name in files else "",
                     weight_bits=_weight_bits(target, options),
                     formats=formats,
+                    kept_fp32=kept.get((name, which), ()),
                     **compared._asdict(),
                 )
             )
@@ -148,7 +156,7 @@ def compare(expected: Sequence[Floats], got: Sequence[Floats], labels: NDArray[n
 
 def is_converted(name: str) -> bool:
     """Whether a file of a bundle is one of its networks in another precision."""
-    return re.fullmatch(r"\w+\.(fp16|int8|int8-symmetric)(\.batch-\d+)?\.(onnx|tflite)", name) is not None
+    return re.fullmatch(r"\w+\.(fp16|int8(-[a-z-]+)?)(\.batch-\d+)?\.(onnx|tflite)", name) is not None
 
 
 def converted_for(

@@ -64,6 +64,8 @@ class ProfileOptions:
     """Of INT8's weights."""
     calibration_images: int = 256
     """Images at most that calibrate INT8."""
+    fp32_where_faster: bool = False
+    """Whether layers stay in FP32 that INT8 makes slower, as far as the target tells the times of layers."""
 
     def check(self) -> None:
         """InputError for values that make no sense on any machine."""
