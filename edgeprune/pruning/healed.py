@@ -13,7 +13,7 @@ from edgeprune.pruning.options import DataOptions
 from edgeprune.pruning.pruned import Pruned
 from edgeprune.pruning.shared_features import SharedFeatures
 
-AUTO_MACS = 1.0e13
+AUTO_MACS = 1.6e13
 """Multiply-adds of the dense network's forward passes in an automatic run: some minutes on two cores. A step takes four
 times as many: the dense network once, the pruned one forwards and backwards."""
 AUTO_STEPS = range(100, 3001)
