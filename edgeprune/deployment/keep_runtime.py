@@ -50,8 +50,9 @@ def _as_measured(stage: Path, which: Which, path: Path, best: Place) -> str:
     """The file's name in the bundle, to which it is copied if it is not there: in INT8 it was made for this."""
     if best.precision == "fp32":
         return MODEL if which == "pruned" else DENSE_MODEL
-    shutil.copyfile(path, stage / path.name)
-    return path.name
+    name = f"{_STEMS[which]}.{best.precision}{path.suffix}"  # whatever it was called among those of other targets
+    shutil.copyfile(path, stage / name)
+    return name
 
 
 def _converted(

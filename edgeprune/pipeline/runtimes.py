@@ -33,7 +33,7 @@ from edgeprune.profiling.agreement import References
 from edgeprune.profiling.environment import current_environment
 from edgeprune.profiling.runtimes.apart import run_together
 from edgeprune.profiling.runtimes.joint import Candidate, Job
-from edgeprune.profiling.runtimes.record import RuntimeRow, RuntimesRecord
+from edgeprune.profiling.runtimes.record import RuntimeRow, RuntimesRecord, files_left_by
 from edgeprune.profiling.runtimes.rows import best_of, rows_of
 from edgeprune.profiling.setup import Which
 from edgeprune.profiling.subject import Subject
@@ -73,7 +73,7 @@ def measure_runtimes(
         if batch and options.tune.batch_size == 1:
             options = replace(options, tune=replace(options.tune, batch_size=batch))
         measured = _measured(subject, options, temporary)
-        record = measured.record
+        record, left = measured.record, files_left_by(folder)
         if not any(row.pruned for row in record.rows):
             raise _first_error(record)
         _keep(folder, record)
@@ -84,6 +84,8 @@ def measure_runtimes(
             manifest = open_bundle(folder).manifest
             tolerance = manifest.parity.tolerance if manifest.parity else TOLERANCE
             with updated_bundle(folder) as stage:
+                for name in set(left) & manifest.files.keys():
+                    (stage / name).unlink()
                 record = keep_best(stage, record, files, tolerance)
                 (stage / RUNTIMES).write_bytes(pretty_json(record))
                 write_manifest(stage, manifest)

@@ -26,6 +26,7 @@ from edgeprune.onnx_files.model import CONVOLUTIONS, load_model, save_onnx
 from edgeprune.pipeline.output import Output
 from edgeprune.precision.quantization import quantized_layers
 from edgeprune.profiling.precise_models import is_converted
+from edgeprune.profiling.runtimes.record import files_left_by
 
 
 def tune_file(
@@ -121,8 +122,9 @@ def _stale(before: Mapping[str, str], stage: Path) -> list[str]:
     model = (MODEL, f"{MODEL}.data")
     now = {name: sha256_of(stage / name) for name in model if (stage / name).is_file()}
     is_same = now == {name: before[name] for name in model if name in before}
+    kept = files_left_by(stage)
 
     def is_of_model(name: str) -> bool:
-        return name in (PROFILE, RUNTIMES) or name.startswith(f"{ENGINES}/") or is_converted(name)
+        return name in (PROFILE, RUNTIMES, *kept) or name.startswith(f"{ENGINES}/") or is_converted(name)
 
     return [name for name in before if name.startswith("report.") or (is_of_model(name) and not is_same)]

@@ -122,6 +122,19 @@ def test_the_files_of_the_fastest_are_kept_in_its_runtimes_format(
     assert kept <= set(open_bundle(folder).manifest.files)
 
 
+def test_the_files_of_an_earlier_winner_go(tmp_path: Path, taking: Callable[..., None]) -> None:
+    folder = bundle(tmp_path)
+    taking({"litert fp32 pruned": 1.0})
+    assert run(folder, "--target", "cpu,litert", "--keep", "best") == 0
+    assert {"model.tflite", "dense.tflite"} <= set(open_bundle(folder).manifest.files)
+    taking({"ncnn fp32 pruned": 1.0})
+    assert run(folder, "--target", "cpu,ncnn", "--keep", "best") == 0
+    left = set(open_bundle(folder).manifest.files)
+    assert "ncnn/model.param" in left
+    assert not left & {"model.tflite", "dense.tflite"}
+    assert not (folder / "model.tflite").exists()
+
+
 def test_without_keep_there_is_nothing_but_the_record(tmp_path: Path, taking: Callable[..., None]) -> None:
     taking()
     folder = bundle(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from edgeprune import api
+from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError
 from edgeprune.lowering.gathers import count_gathers
 from edgeprune.plans.layout import Demand as Block
@@ -42,6 +43,18 @@ def test_what_needs_a_gather_stays_dense_and_says_so() -> None:
     dense = [entry for entry in pruned.plan.layers if "need a Gather" in entry.note]
     assert dense
     assert all(entry.is_dense and entry.name not in pruned.result.recovery for entry in dense)
+
+
+def test_a_budget_chooses_among_groups_that_need_no_gather(tmp_path: Path) -> None:
+    network = build("resnet8", num_classes=10).model
+    images = torch.rand(64, *EXAMPLE.shape[1:], generator=torch.Generator().manual_seed(0))
+    seen = Dataset("noise", images, torch.zeros(64, dtype=torch.long), (), (0.5,) * 3, (0.25,) * 3)
+    pruned = api.prune(
+        network, EXAMPLE, method="gkp-cal", budget="macs=0.6", data=seen, heal="none", align=8, gathers="none"
+    )
+    assert pruned.macs.pruned < 0.65 * pruned.macs.dense
+    api.export(pruned, tmp_path / "out", as_planned=True)
+    assert count_gathers(onnx.load(tmp_path / "out" / "model.onnx")) == 0
 
 
 def test_groups_that_share_channels_are_refused() -> None:

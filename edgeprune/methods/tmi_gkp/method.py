@@ -31,6 +31,7 @@ from edgeprune.methods.tmi_gkp.clusterings import SCHEMES, Scheme
 from edgeprune.methods.tmi_gkp.grouped_kernels import Selection35, select_grouped_kernels, selection_for
 from edgeprune.methods.tmi_gkp.records import FILE_NAME, Clustering, check_fits, load_clustering
 from edgeprune.methods.tmi_gkp.votes import check_tickets, tickets_in_window
+from edgeprune.plans.gather_free import needs_gathers
 from edgeprune.plans.plan import LayerPlan, Plan
 
 SUMMARY = "Clusters filters by a scheme that earlier checkpoints vote for and keeps the most distinct grouped kernels."
@@ -84,6 +85,8 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
     _check_settings(settings)
     if request.budget.is_given:
         raise InputError("tmi-gkp looks for no --budget", remedy="choose --groups and --rate, or --method gconv")
+    if not request.allows_gathers:
+        raise needs_gathers("tmi-gkp")  # its groups share channels
     grouped, groupings, reasons = kernels_to_group(given)
     chooser, clusters_sha256, notes = _chooser(given, settings, grouped, groupings)
     entries: list[LayerPlan] = []

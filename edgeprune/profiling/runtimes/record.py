@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeprune.bundles.names import DENSE_MODEL, MODEL, RUNTIMES
 from edgeprune.io.json_files import read_json
 from edgeprune.profiling.result import Environment, FailureKind, Latency, SweepFailure
 from edgeprune.profiling.setup import Which
@@ -109,6 +110,14 @@ class RuntimesRecord(msgspec.Struct, frozen=True):
         """The rows without figures."""
         threads, sizes = self.environment.threads, (self.batch_size,)
         return tuple(SweepFailure(row.label, threads, row.error, row.kind, sizes) for row in self.rows if row.error)
+
+
+def files_left_by(folder: Path) -> tuple[str, ...]:
+    """Files that an earlier `--keep best` left in a bundle's folder, by its record; not the ONNX files that every
+    bundle has. InputError as `load_runtimes`."""
+    path = folder / RUNTIMES
+    kept = load_runtimes(path).kept if path.is_file() else ()
+    return tuple(name for name in kept if name not in (MODEL, DENSE_MODEL))
 
 
 def load_runtimes(path: Path) -> RuntimesRecord:
