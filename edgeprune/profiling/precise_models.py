@@ -85,11 +85,11 @@ def precise_models(
         if target.is_given(precision)
     }
     kept: dict[tuple[str, Which], tuple[str, ...]] = {}
-    if precision == "int8" and options.fp32_where_faster:
-        for name, own in files.items():
-            if wanted[name].tells_layers and wanted[name].int8_format == "onnx":
-                for which, path in networks_for(wanted[name]).items():
-                    own[which], kept[name, which] = with_faster_layers(wanted[name], path, own[which], options, samples)
+    for target in wanted.values():
+        if precision == "int8" and options.fp32_where_faster and target.tells_layers and target.int8_format == "onnx":
+            own = files[target.name]
+            for which, path in networks_for(target).items():
+                own[which], kept[target.name, which] = with_faster_layers(target, path, own[which], options, samples)
     records, remarks = [], list(samples.warnings(precision))
     for which, path in networks_for(registry.target_named("cpu")).items():
         if precision == "fp16":

@@ -78,6 +78,26 @@ def test_errors_behind_the_activation_fall(seed: int, padding_mode: str, limits:
     assert not fitted.weight[~READS].any()
 
 
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_of_many_places_some_are_looked_at(padding_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the convolution had twice the stride, and there were 12 of the 16 images."""
+    monkeypatch.setattr("edgeprune.pruning.past_activation.ENOUGH", 2)
+    conv, read, wanted, how = problem(3, padding_mode=padding_mode)
+    found = moments(conv, [read], [wanted])
+    first = plain(conv, found, READS)
+    fitted = fitted_behind(conv, first, found, [read], [wanted], how)
+
+    monkeypatch.setattr("edgeprune.pruning.past_activation.ENOUGH", 1000)
+    wider = nn.Conv2d(4, 3, 3, stride=4, padding=1, bias=False, padding_mode=padding_mode)
+    wider.load_state_dict(conv.state_dict())
+    few, stream = wanted[:12, :, ::2, ::2], (how.stream or [])[0][:12, :, ::2, ::2]
+    fewer = moments(wider, [read[:12]], [few])
+    assert fewer.count == 12 * 9
+    alone = fitted_behind(wider, first, fewer, [read[:12]], [few], Behind(how.scale, how.shift, [stream], how.limits))
+    np.testing.assert_allclose(fitted.weight, alone.weight, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(fitted.shift, alone.shift, rtol=0, atol=1e-10)
+
+
 def test_as_small_as_a_general_minimiser_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeprune.pruning.past_activation.ROUNDS", 300)
     monkeypatch.setattr("edgeprune.pruning.past_activation.DAMPING", 1e-9)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgeprune.deployment.candidates import RuntimeOptions
     from edgeprune.deployment.lower_bundle import LowerOptions
     from edgeprune.lowering.record import LoweringRecord
+    from edgeprune.profiling.result import SweepFailure
     from edgeprune.profiling.runtimes.record import RuntimesRecord
     from edgeprune.tuning.options import TuneOptions
 
@@ -82,6 +83,12 @@ class RuntimeFlags:
 
         return self.target not in RUNTIMES or bool(self.precision or self.data) or self.keep != "none"
 
+    def failures(self, record: RuntimesRecord) -> tuple[SweepFailure, ...]:
+        """What went wrong; of all runtimes nobody asked for the one that cannot hold this network."""
+        from edgeprune.deployment.candidates import ALL
+
+        return tuple(failure for failure in record.failures if self.target != ALL or failure.kind != "input")
+
     def options(self, tuning: TuneOptions, device_profile: str) -> RuntimeOptions:
         from edgeprune.deployment.candidates import RuntimeOptions
 
@@ -130,7 +137,6 @@ def tune(
         Device type whose channel block and cost table the candidates come from; this machine's by default.
     """
     from edgeprune.cli.runtime_tables import show_runtimes
-    from edgeprune.deployment.candidates import ALL
     from edgeprune.deployment.lower_bundle import LowerOptions
     from edgeprune.profiling.sweeping.sweep import require_none
     from edgeprune.tuning.cache import default_path
@@ -142,10 +148,7 @@ def tune(
         several = _several(model, runtimes.options(tuning, device_profile), file, keeps_best=runtimes.keep == "best")
         show_runtimes(several)
         common.write(several)
-        refused = several.failures
-        if runtimes.target == ALL:  # nobody asked for the one that cannot hold this network
-            refused = tuple(failure for failure in refused if failure.kind != "input")
-        require_none(refused, told=True)
+        require_none(runtimes.failures(several), told=True)
         return
     if runtimes.time_limit is not None:
         raise InputError("--time-limit is for several runtimes", expected="--target all, or names with commas between")
