@@ -25,6 +25,12 @@ RUNS, SECONDS = 20, 4.0
 """Of a network whose layers are timed; of whole networks in turn, at most."""
 
 
+def may_mix(target: Target, options: ProfileOptions) -> bool:
+    """Whether layers of it may stay in FP32: it is given an ONNX file, and tells the times of layers."""
+    is_asked = options.precision == "int8" and options.fp32_where_faster
+    return is_asked and target.tells_layers and target.int8_format == "onnx"
+
+
 def with_faster_layers(
     target: Target, full: Path, eight: Path, options: ProfileOptions, samples: Samples
 ) -> tuple[Path, tuple[str, ...]]:

@@ -30,7 +30,7 @@ from edgeprune.precision.quantization import to_int8
 from edgeprune.precision.weight_bits import weight_bits
 from edgeprune.profiling.batch import memory_checked
 from edgeprune.profiling.half_range import half_remarks
-from edgeprune.profiling.mixed_formats import with_faster_layers
+from edgeprune.profiling.mixed_formats import may_mix, with_faster_layers
 from edgeprune.profiling.samples import Floats, Samples, rebatched
 from edgeprune.profiling.setup import ProfileOptions, Which
 from edgeprune.runners import registry
@@ -86,10 +86,9 @@ def precise_models(
     }
     kept: dict[tuple[str, Which], tuple[str, ...]] = {}
     for target in wanted.values():
-        if precision == "int8" and options.fp32_where_faster and target.tells_layers and target.int8_format == "onnx":
+        for which, path in networks_for(target).items() if may_mix(target, options) else ():
             own = files[target.name]
-            for which, path in networks_for(target).items():
-                own[which], kept[target.name, which] = with_faster_layers(target, path, own[which], options, samples)
+            own[which], kept[target.name, which] = with_faster_layers(target, path, own[which], options, samples)
     records, remarks = [], list(samples.warnings(precision))
     for which, path in networks_for(registry.target_named("cpu")).items():
         if precision == "fp16":
