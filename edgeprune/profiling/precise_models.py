@@ -102,14 +102,13 @@ def precise_models(
             with memory_checked(name), closing(registry.open_runner(name, source, how)) as runner:
                 compared = compare(expected, _outputs(runner, samples), samples.labels)
                 formats = _layer_formats(runner)
-            limit = tolerance(precision)
             records.append(
                 PrecisionRecord(
                     name,
                     which,
                     precision,
-                    tolerance=limit,
-                    passed=compared.max_rel <= limit,
+                    tolerance=tolerance(precision),
+                    passed=compared.max_rel <= tolerance(precision),
                     data=samples.told,
                     file=file.name if name in files else "",
                     weight_bits=_weight_bits(target, options),
