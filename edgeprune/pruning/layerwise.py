@@ -8,7 +8,6 @@ last reader has run.
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -23,6 +22,7 @@ from edgeprune.graph import Graph, Layer
 from edgeprune.io import progress
 from edgeprune.methods.on_images import Moments, Refit, Refitted
 from edgeprune.modules.fx_nodes import into_add, result_of
+from edgeprune.modules.in_place import without_in_place
 from edgeprune.modules.norms import NORMS
 from edgeprune.modules.outputs import tensors_in
 from edgeprune.pruning.moments import Fitted, moments
@@ -37,7 +37,6 @@ TRIAL_MACS = 8e9
 """About the multiply-adds of one trial, which decide on how many images it runs."""
 LEAST_TRIAL_IMAGES, MOST_TRIAL_IMAGES = 16, 256
 Batches = list[Any]
-IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
 UNLIKE, SPREAD = 0.5, 2.0
 """Deviations, and factor, from which on calibration images are unlike those of training."""
 
@@ -150,7 +149,7 @@ class _Pass:
         traced = trace(dense, images[0][:1])
         self._layers = {name: traced.graph.layer(name) for name in names}
         self._module = traced.module
-        _without_in_place(self._module)
+        without_in_place(self._module)
         self._nodes = list(self._module.graph.nodes)
         self._modules = dict(self._module.named_modules())
         after = dict(self.model.named_modules())
@@ -290,17 +289,3 @@ class _Pass:
         if norm is None or len(limits) != 1 or limits[0] is None or len(node.users) != 1:
             return None
         return Behind(*norm, None if ending is None else self._pruned[ending[0]], limits[0])
-
-
-def _without_in_place(module: fx.GraphModule) -> None:
-    """Nothing writes over a tensor that is still kept."""
-    for part in module.modules():
-        if getattr(part, "inplace", False):
-            part.inplace = False  # type: ignore[assignment]
-    for node in module.graph.nodes:
-        if node.target in IN_PLACE:
-            node.target = IN_PLACE[node.target]
-        if node.kwargs.get("inplace"):
-            node.kwargs = {**node.kwargs, "inplace": False}
-        if node.op == "call_method" and str(node.target).endswith("_"):
-            node.target = str(node.target)[:-1]
