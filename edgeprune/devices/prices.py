@@ -7,6 +7,7 @@ takes.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,10 +18,26 @@ from edgeprune.devices.device_profile import DeviceProfile, load_profile
 from edgeprune.devices.figures import MoveKind, rate_from
 from edgeprune.devices.this_machine import default_profile_name
 
+FLOAT_BYTES = 4
 MOVED_BYTES = 8
 """For each element that is moved: 4 in, 4 out."""
 TYPICAL_BYTES = 2 * 2**20
 """That one Gather touches, where the profile tells bandwidths by it."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """That groups are computed on several devices, and what moving data between them takes."""
+
+    devices: int
+    bytes_per_s: float
+    """Of the slowest link."""
+    round_trip_s: float
+
+    @property
+    def seconds_per_element(self) -> float:
+        """For channels that mix: of each element all but the part that the device holds anyway comes over the link."""
+        return FLOAT_BYTES * (1 - 1 / self.devices) / self.bytes_per_s
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,16 @@ class DevicePrices:
         rates = execution.rates["spatial"].by_filters if "spatial" in execution.rates else {}
         per_gather = len(moves) * execution.dispatch_us.value * 1e-6 * full_rate
         return DevicePrices(profile.name, per_element, per_gather, rates)
+
+    def over(self, exchange: Exchange, macs_per_s: float) -> DevicePrices:
+        """Where channels that mix come from other devices, which compute so many multiply-adds a second at full
+        rate."""
+        return dataclasses.replace(
+            self,
+            device=f"{exchange.devices} devices",
+            macs_per_element=self.macs_per_element + exchange.seconds_per_element * macs_per_s,
+            macs_per_gather=self.macs_per_gather + exchange.round_trip_s * macs_per_s,
+        )
 
     def record(self) -> dict[str, Any]:
         """The figures, as a plan's settings hold them."""

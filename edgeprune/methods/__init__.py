@@ -143,10 +143,12 @@ def _check_budget(method: str, module: Method, budget: Budget) -> None:
         )
 
 
-def require_taken(method: str, *, tickets: bool, share_partitions: bool) -> None:
-    """InputError for tickets, or partitions that are not to be shared, where the method does not look at them."""
+def require_taken(method: str, *, tickets: bool, share_partitions: bool, for_devices: bool = False) -> None:
+    """InputError for tickets, partitions that are not to be shared, or devices to prune for, where the method does not
+    look at them."""
     takes = getattr(load_method(method), "TAKES", ())
-    for flag, is_given in (("--tickets", tickets), ("--no-share-partitions", not share_partitions)):
+    given = (("--tickets", tickets), ("--no-share-partitions", not share_partitions), ("--for-devices", for_devices))
+    for flag, is_given in given:
         if is_given and flag not in takes:
             taking = [name for name in METHODS if flag in getattr(load_method(name), "TAKES", ())]
             raise InputError(f"{method} takes no {flag}", remedy=f"leave it out; it is for {' and '.join(taking)}")

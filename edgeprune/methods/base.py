@@ -65,6 +65,8 @@ class PruneRequest:
     """Channels a group, in and out, and the channels of thinner layers shall be multiples of it; 1: any number."""
     prices: DevicePrices | None = None
     """What groups and Gathers cost on the device that channels are aligned for; None where no device decides."""
+    mixing_price: DevicePrices | None = None
+    """What it costs that channels mix where groups are computed on several devices; None for one device."""
     allows_gathers: bool = True
     """Whether Gathers may be left over; what needs one else stays dense."""
 

@@ -45,7 +45,7 @@ class MethodChoice:
     def described(self) -> dict[str, Any]:
         """What must be the same to resume."""
         request = dataclasses.asdict(self.request)
-        del request["prices"]  # no method that works during training writes Gathers
+        del request["prices"], request["mixing_price"]  # no method that works during training writes Gathers
         return {
             "method": self.name,
             "method_settings": dataclasses.asdict(self.settings()),

@@ -21,6 +21,7 @@ from edgeprune.cli.flags.kinds import (
 from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
+    from edgeprune.devices.prices import DevicePrices
     from edgeprune.methods.base import PruneRequest
     from edgeprune.precision.formats import Precision
     from edgeprune.pruning.options import PruneOptions
@@ -143,6 +144,9 @@ class PruneFlags(MethodFlags):
     gathers: Literal["auto", "any", "none"] = "auto"
     """none: leave no Gather in the network; layers whose groups need one stay dense. auto: none where --to names a
     runtime that has no Gather (ncnn), else any."""
+    for_devices: OptionalText = ""
+    """N, or a TOML file of devices that will compute the groups: channels mix between groups only where that is worth
+    the exchange over the devices' links; for gconv."""
     reconstruct: Switch = False
     """Fit what any method left, layer by layer, to what the dense layers give on the calibration images of --data (no
     labels): closed-form weights for its choice."""
@@ -157,16 +161,31 @@ class PruneFlags(MethodFlags):
 
         recommended = not self.method and bool(data) and self.tickets is None
         method = self.method or (WITH_IMAGES if recommended else WITHOUT_IMAGES)
-        require_taken(method, tickets=self.tickets is not None, share_partitions=self.share_partitions)
+        require_taken(
+            method,
+            tickets=self.tickets is not None,
+            share_partitions=self.share_partitions,
+            for_devices=bool(self.for_devices),
+        )
         request = self.request(
             method, seed, self.groups, self.share_partitions, recommended=recommended,
             runtime=_runtime(formats, precision),
         )  # fmt: skip
-        request = dataclasses.replace(request, allows_gathers=self._allows_gathers(formats))
+        request = dataclasses.replace(
+            request, allows_gathers=self._allows_gathers(formats), mixing_price=self._mixing_price()
+        )
         return PruneOptions(
             method, request, self.set, self.tickets, self.device, self.reconstruct,
             is_default=vars(self) | {"device_profile": ""} == vars(PruneFlags()),
         )  # fmt: skip
+
+    def _mixing_price(self) -> DevicePrices | None:
+        from edgeprune.partitioning.devices import load_devices
+        from edgeprune.partitioning.exchange import mixing_price
+
+        if not self.for_devices:
+            return None
+        return mixing_price(load_devices(self.for_devices, default_profile=self.device_profile))
 
     def _allows_gathers(self, formats: Sequence[str]) -> bool:
         return not WITHOUT_GATHER.intersection(formats) if self.gathers == "auto" else self.gathers == "any"

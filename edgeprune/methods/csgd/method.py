@@ -179,7 +179,7 @@ def merging_plan(among: Prunable, clusters: Sequence[Clusters], settings: Mappin
 def _used_settings(hooks: CentripetalHooks, settings: Settings) -> dict[str, Any]:
     """Every setting with the value that was used."""
     request = dataclasses.asdict(hooks.among.request)
-    for unused in ("seed", "groups", "share_partitions", "prices"):
+    for unused in ("seed", "groups", "share_partitions", "prices", "mixing_price"):
         del request[unused]
     used: dict[str, Any] = msgspec.to_builtins(request | dataclasses.asdict(settings))
     without_folder = {"squeeze_to": Path(settings.squeeze_to).name} if settings.squeeze_to else {}

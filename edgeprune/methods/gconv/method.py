@@ -43,7 +43,7 @@ from edgeprune.plans.plan import LayerPlan, Plan
 
 SUMMARY = "Divides filters and input channels so that dense groups hold the most important kernels; searches budgets."
 GROUPS = 8
-TAKES = ("--no-share-partitions",)
+TAKES = ("--no-share-partitions", "--for-devices")
 AMOUNT_SETTINGS = ("max_group_channels",)
 
 
@@ -180,6 +180,8 @@ def _gathers(settings: Settings, request: PruneRequest) -> tuple[float | None, D
         return 0.0, USUAL
     if settings.gather_share != "auto":
         return settings.gather_share, USUAL
+    if request.mixing_price is not None:
+        return None, request.mixing_price
     if request.prices is None or not request.share_partitions or settings.finetune_every:
         return 1.0, USUAL
     return None, request.prices

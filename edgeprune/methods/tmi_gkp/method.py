@@ -188,7 +188,7 @@ def _used_settings(
     settings: Settings, request: PruneRequest, clusters_sha256: str, epochs: list[int]
 ) -> dict[str, Any]:
     """Every setting with the value that was used, JSON-able and without local paths."""
-    unused = ("seed", "prices")
+    unused = ("seed", "prices", "mixing_price")
     values = {f.name: getattr(request, f.name) for f in dataclasses.fields(request) if f.name not in unused}
     return (
         values

@@ -275,6 +275,16 @@ def test_a_share_or_freedom_that_is_asked_for_holds(how: Settings, request_: dic
     assert "prices" not in found.plan.settings
 
 
+def test_devices_decide_whatever_the_alignment() -> None:
+    model, graph = network("bottlenecks")
+    left = {}
+    for name, price in (("one", None), ("near", 1e-9), ("far", 1e9)):
+        mixing = None if price is None else DevicePrices("2 devices", price)
+        inputs = MethodInput(graph, layer_weights(model), PruneRequest(groups=4, mixing_price=mixing))
+        left[name] = gathers("bottlenecks", prune(inputs, Settings()).plan)
+    assert left["far"] == 0 < left["near"] <= left["one"]
+
+
 def test_a_search_that_heals_is_not_priced() -> None:
     """It would be healed under other divisions."""
     model, graph = network("bottlenecks")

@@ -171,7 +171,11 @@ def test_every_setting_is_recorded_and_no_local_path(tmp_path: Path) -> None:
     path = tmp_path / "clustering.json"
     path.write_bytes(run().records["clustering.json"])
     plan = run(Settings(clusters=str(path), beta=2), skip=("b1.*",)).plan
-    names = {f.name for kind in (Settings, PruneRequest) for f in dataclasses.fields(kind)} - {"seed", "prices"}
+    names = {f.name for kind in (Settings, PruneRequest) for f in dataclasses.fields(kind)} - {
+        "seed",
+        "prices",
+        "mixing_price",
+    }
     assert names | {"tickets"} == set(plan.settings)
     assert plan.settings["skip"] == ["b1.*"]
     assert plan.settings["beta"] == 2.0

@@ -1,0 +1,75 @@
+"""Pruning for several devices: channels mix between groups only where that is worth the exchange."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeprune.cli import main
+from edgeprune.cli.flags.method import PruneFlags
+from edgeprune.devices.device_profile import load_profile
+from edgeprune.devices.prices import DevicePrices, Exchange
+from edgeprune.errors import InputError
+from edgeprune.partitioning.devices import load_devices
+from edgeprune.partitioning.exchange import mixing_price
+from edgeprune.plans.plan import load_plan
+
+PI = "raspberry-pi-5"
+
+
+def devices_file(folder: Path, bandwidth: float) -> str:
+    path = folder / f"devices-{bandwidth:g}.toml"
+    path.write_text(
+        f'[[device]]\nname = "a"\nprofile = "{PI}"\n[[device]]\nname = "b"\nprofile = "{PI}"\n'
+        f"[link]\nbandwidth_mbit_per_s = {bandwidth}\nround_trip_ms = 0.5\n"
+    )
+    return str(path)
+
+
+def test_an_element_that_mixes_costs_its_way_over_the_link(tmp_path: Path) -> None:
+    price, profile = mixing_price(load_devices(devices_file(tmp_path, 100))), load_profile(PI)
+    alone = DevicePrices.of(profile)
+    seconds = 4 * (1 - 1 / 2) / (100e6 / 8)
+    assert price.macs_per_element - alone.macs_per_element == pytest.approx(seconds * profile.macs_per_s)
+    assert price.macs_per_gather - alone.macs_per_gather == pytest.approx(0.5e-3 * profile.macs_per_s)
+    assert price.device == "2 devices"
+
+
+def test_of_more_devices_more_comes_from_elsewhere() -> None:
+    assert Exchange(4, 1e6, 0).seconds_per_element == pytest.approx(1.5 * Exchange(2, 1e6, 0).seconds_per_element)
+
+
+@pytest.mark.parametrize("devices", ["1", "nothing.toml"])
+def test_what_are_no_several_devices_is_refused(devices: str) -> None:
+    with pytest.raises(InputError):
+        PruneFlags(method="gconv", groups=4, for_devices=devices).options(0)
+
+
+@pytest.mark.parametrize("method", ["tmi-gkp", "fpgm"])
+def test_methods_that_do_not_look_at_devices_say_so(method: str) -> None:
+    with pytest.raises(InputError, match="takes no --for-devices"):
+        PruneFlags(method=method, for_devices="2").options(0)
+
+
+def test_the_plan_tells_the_price_of_its_devices(tmp_path: Path) -> None:
+    network = (
+        "--arch",
+        "resnet8-w32",
+        "--random-init",
+        "--input-size",
+        "3,16,16",
+        "--method",
+        "gconv",
+        "--groups",
+        "4",
+    )
+    told = {}
+    for bandwidth in (1, 1e9):
+        out = tmp_path / f"{bandwidth:g}"
+        flags = ("--for-devices", devices_file(tmp_path, bandwidth))
+        assert main(["prune", *network, *flags, "-o", str(out), "--quiet"]) == 0
+        plan = load_plan(out / "plan.json")
+        told[bandwidth] = plan.settings["prices"]
+        assert plan.settings["prices"]["device"] == "2 devices"
+    assert told[1]["macs_per_element"] > 1e4 * told[1e9]["macs_per_element"]
