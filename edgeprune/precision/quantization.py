@@ -105,7 +105,7 @@ def require_full_precision(model: ModelProto, wanted: str, where: object) -> Non
         f"is quantised already: {layers} of its layers have 8-bit weights" if layers else "is in FP16 already",
         where=where,
         expected=f"a network in FP32 to convert to {wanted.upper()}",
-        remedy="leave --precision out: the file is measured as it is; or name the file that it was made from",
+        remedy="leave --precision out: the file is taken as it is; or name the file that it was made from",
     )
 
 

@@ -104,6 +104,16 @@ def test_a_quantised_file_is_not_quantised_again(
     assert "name the file that it was quantised from, with --precision int8" in capsys.readouterr().err
 
 
+def test_a_quantised_file_may_differ_as_such_files_do(inputs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install 'edgeprune[openvino]'")
+    small.write_models(tmp_path)
+    save_onnx(to_int8(load_model(tmp_path / "model.onnx"), [{"input": np.load(inputs)}]), tmp_path / "eight.onnx")
+    told = tmp_path / "told.json"
+    how = ("--to", "openvino", "-o", tmp_path / "eight.xml", "--json", told)
+    assert run("convert", tmp_path / "eight.onnx", *how) == 0
+    assert json.loads(told.read_bytes())["tolerance"] == 0.15
+
+
 def test_inputs_that_look_like_pixels_are_told(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
