@@ -14,7 +14,7 @@ import pytest
 from estimate_cases import COSTS, DEVICE, SOURCES, Conv, network, rates, relu
 from onnx import ModelProto, helper, numpy_helper
 
-from edgeprune.calibration import machine, stopwatch
+from edgeprune.calibration import bench, stopwatch
 from edgeprune.calibration.bench import MIB
 from edgeprune.calibration.machine import calibrate
 from edgeprune.calibration.probes import PROBE, conv_probes
@@ -93,7 +93,7 @@ class Simulated:
 def one_probe_of_memory() -> Iterator[None]:
     """The model whose weights are read from memory, 80 MB of random numbers, is made once."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(machine, "weights_probe", functools.cache(machine.weights_probe))
+        monkeypatch.setattr(bench, "weights_probe", functools.cache(bench.weights_probe))
         yield
 
 
@@ -198,7 +198,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real times, but few."""
     monkeypatch.setattr(stopwatch, "WARMUP", 1)
     monkeypatch.setattr(stopwatch, "RUNS", 4)
-    monkeypatch.setattr(machine, "REPEATS", 1)
+    monkeypatch.setattr(bench, "REPEATS", 1)
 
 
 def test_this_machines_own_profile_is_written_and_used(

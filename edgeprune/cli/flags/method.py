@@ -141,8 +141,8 @@ class PruneFlags(MethodFlags):
     """Layers of a residual stream share their filter clusters, which saves Gathers; for tmi-gkp and gconv."""
 
     gathers: Literal["auto", "any", "none"] = "auto"
-    """none: leave no Gather in the network; layers whose groups need one stay dense. auto: none where --to names a
-    runtime that has no Gather (ncnn), else any."""
+    """none: leave no Gather in the network; layers whose groups need one stay dense. auto: none where --to, or
+    --device-profile behind an @, names a runtime that has no Gather (ncnn), else any."""
     reconstruct: Switch = False
     """Fit what any method left, layer by layer, to what the dense layers give on the calibration images of --data (no
     labels): closed-form weights for its choice."""
@@ -169,7 +169,10 @@ class PruneFlags(MethodFlags):
         )  # fmt: skip
 
     def _allows_gathers(self, formats: Sequence[str]) -> bool:
-        return not WITHOUT_GATHER.intersection(formats) if self.gathers == "auto" else self.gathers == "any"
+        if self.gathers != "auto":
+            return self.gathers == "any"
+        _, at, runtime = str(self.device_profile).rpartition("@")
+        return not WITHOUT_GATHER.intersection([*formats, runtime if at else ""])
 
 
 @Parameter(name="*", group=PRUNING)
