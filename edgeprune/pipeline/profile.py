@@ -17,7 +17,7 @@ from edgeprune.deployment.candidates import COMPARED, RuntimeOptions
 from edgeprune.devices.device_profile import DeviceProfile, load_profile, runtime_name
 from edgeprune.errors import InputError
 from edgeprune.io import progress
-from edgeprune.io.files import write_atomically
+from edgeprune.io.files import check_file, write_atomically
 from edgeprune.io.toml_files import toml_text
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.setup import is_gpu
@@ -73,6 +73,7 @@ def calibrate(out: Path, pin: tuple[int, ...] = (), runtimes: str = "cpu") -> De
     """
     if out.suffix != ".toml" or not out.absolute().parent.is_dir() or out.is_dir():
         raise InputError("cannot be written", where=out, expected="a .toml file in a folder that exists")
+    check_file(out)
     targets = [require(name) for name in RuntimeOptions.of(runtimes, RuntimeOptions(())).targets]
     for target in targets:
         if target.runs != "onnx" or is_gpu(target.name):

@@ -22,11 +22,13 @@ from edgeprune.calibration.stopwatch import REORDERS, OrtStopwatch
 from edgeprune.cli import main
 from edgeprune.devices.device_profile import DeviceProfile, channel_block_for, list_profiles, load_profile
 from edgeprune.devices.figures import Bandwidths, ChannelBlock, Figure, KernelKind, KernelRates, MoveKind
+from edgeprune.errors import InputError
 from edgeprune.io.toml_files import toml_text
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.onnx_files.graph import attributes
 from edgeprune.onnx_files.model import check_model
+from edgeprune.pipeline.profile import calibrate as calibrate_here
 from edgeprune.profiling.estimating.estimates import estimate_nodes, total_ms
 from edgeprune.profiling.estimating.node_work import conv_kernel
 from edgeprune.profiling.measurement import Measurement
@@ -270,3 +272,9 @@ def test_what_cannot_be_calibrated_or_estimated_is_refused_before_any_work(
     assert main(["profile", *arguments]) == 1
     assert words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_files_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.io.files.os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match="expected a file in a folder that you may write to"):
+        calibrate_here(tmp_path / "mine.toml")
