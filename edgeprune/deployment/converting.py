@@ -21,6 +21,7 @@ from edgeprune.deployment.parity import TOLERANCE, differences
 from edgeprune.errors import GateError, InputError
 from edgeprune.exporters.conversions import Conversion, ConvertOptions, conversion_named, with_fixed_sizes
 from edgeprune.io import progress
+from edgeprune.io.arrays import Array
 from edgeprune.lowering.record import load_lowering
 from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.onnx_files.model import load_model
@@ -96,13 +97,7 @@ def converted(
     feeds = {spec.name: value for spec, value in zip(specs, values, strict=True)}
     with OrtRunner(fixed, RunOptions()) as runner:
         wanted = runner.run(feeds)
-    for name, output in wanted.items():
-        if not np.isfinite(output).all():
-            raise InputError(
-                f"gives NaN or infinite values as {name!r}, in ONNX Runtime itself",
-                where=where,
-                expected="finite outputs to compare with, on random inputs",
-            )
+    require_finite(wanted, where, "on random inputs")
     with written(files, conversion) as path:
         found, notes = conversion.run(path, feeds), conversion.notes(path)
     references = [output.astype(np.float64) for output in wanted.values()]
@@ -114,6 +109,17 @@ def converted(
             f"of their range (tolerance {tolerance:.0e}, on random inputs)"
         )
     return Converted(files, max_abs, max_rel, tolerance, notes)
+
+
+def require_finite(outputs: Mapping[str, Array], where: object, inputs: str) -> None:
+    """InputError for outputs of ONNX Runtime that are NaN or infinite: nothing can be compared with them."""
+    for name, output in outputs.items():
+        if not np.isfinite(output).all():
+            raise InputError(
+                f"gives NaN or infinite values as {name!r}, in ONNX Runtime itself",
+                where=where,
+                expected=f"finite outputs to compare with, {inputs}",
+            )
 
 
 @contextmanager
