@@ -14,7 +14,7 @@ from edgeprune.calibration.machine import calibrate as measure_machine
 from edgeprune.calibration.runtimes import runtime_costs
 from edgeprune.calibration.stopwatch import OrtStopwatch
 from edgeprune.deployment.candidates import COMPARED, RuntimeOptions
-from edgeprune.devices.device_profile import DeviceProfile, load_profile, runtime_name
+from edgeprune.devices.device_profile import DeviceProfile, load_profile, runtime_name, split_device
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.files import check_file, write_atomically
@@ -46,7 +46,7 @@ def profile(
     not be measured is in the result's `failures`; where that is everything, the first error is raised.
     """
     sweep = Sweep.of(targets, options, thread_counts)
-    devices = [load_profile(name) for name in device_profiles]
+    devices = [_estimated_as(name) for name in device_profiles]
     if data and options.precision == "fp32":
         raise InputError("--data is for other precisions", where="profile", remedy="pass --precision int8, or leave it")
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as temporary:
@@ -62,6 +62,15 @@ def profile(
         result = msgspec.structs.replace(sweep.measure(subject, precise, engines), estimates=estimates)
         keep(subject, result, made)
     return result
+
+
+def _estimated_as(name: str) -> DeviceProfile:
+    """The device's profile for estimates of whole networks, which are ONNX Runtime's whatever stands behind an @."""
+    profile, (device, runtime) = load_profile(name), split_device(name)
+    if runtime is None:
+        return profile
+    progress.note(f"estimates are of ONNX Runtime alone: {profile.name} is estimated as {device}")
+    return load_profile(device)
 
 
 def calibrate(out: Path, pin: tuple[int, ...] = (), runtimes: str = "cpu") -> DeviceProfile:

@@ -13,7 +13,9 @@ from edgeprune.cli.flags.method import PruneFlags
 from edgeprune.devices.device_profile import channel_block_for, device_on, list_profiles, load_profile, runtime_name
 from edgeprune.devices.prices import DevicePrices
 from edgeprune.errors import InputError
+from edgeprune.io import progress
 from edgeprune.io.toml_files import toml_text
+from edgeprune.pipeline.profile import _estimated_as
 from edgeprune.profiling.profiler import machine_facts
 
 
@@ -128,3 +130,12 @@ def test_a_runtime_without_gathers_is_given_none() -> None:
     assert allowed("x86-avx2@ncnn", "any")
     assert allowed("x86-avx2@litert")
     assert allowed("x86-avx2")
+
+
+def test_estimates_are_of_the_device_whatever_runtime_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.shown(True):
+        assert _estimated_as("x86-avx2@litert") == load_profile("x86-avx2")
+    assert "estimates are of ONNX Runtime alone: x86-avx2@litert is estimated as x86-avx2" in capsys.readouterr().err
+    assert _estimated_as("x86-avx2") == load_profile("x86-avx2")
+    with pytest.raises(InputError, match="nothing is known of 'tflite'"):
+        _estimated_as("x86-avx2@tflite")
