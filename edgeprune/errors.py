@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
@@ -48,6 +49,21 @@ class GateError(EdgepruneError):
 
 class SlowPathError(GateError):
     """A runtime would compute the network's layers, but not by its fast kernels."""
+
+
+def unloadable(error: ImportError, *, where: str = "") -> InputError | None:
+    """An error for a package that is there but does not load, such as without a library of its own; None where it is
+    edgeprune's own module that does not."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    inside = next((name for name in reversed(frames) if not name.startswith("importlib")), "")
+    package = (error.name or inside).partition(".")[0]
+    if package in ("", "edgeprune"):
+        return None
+    return InputError(
+        f"the package {package} cannot be loaded: {first_line(error)}",
+        where=where,
+        remedy="install it anew, with the libraries that it loads",
+    )
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, remedy: str = "") -> InputError:

@@ -14,7 +14,7 @@ from functools import partial
 
 from edgeprune.cli.app import app
 from edgeprune.cli.config_file import config_tokens
-from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.errors import EdgepruneError, InputError, unloadable
 from edgeprune.io import progress
 from edgeprune.training.ranks import Ranks
 
@@ -74,6 +74,8 @@ def _run(tokens: list[str], ranks: Ranks) -> int:
         package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         if package in WORKSTATION_PACKAGES:
             return told(f"this needs {package}: pip install 'edgeprune[prune]'", InputError.exit_code)
+        if isinstance(error, ImportError) and (why := unloadable(error)) is not None:
+            return told(str(why), InputError.exit_code)
         traceback.print_exc()
         return told("this is a bug of edgeprune; please report it with the lines above", EXIT_BUG)
     return 0

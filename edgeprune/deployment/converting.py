@@ -18,13 +18,15 @@ from onnx import ModelProto
 
 from edgeprune.bundles.names import DENSE_MODEL, LOWERING, MODEL, PLAIN_MODEL, PLAN
 from edgeprune.deployment.parity import TOLERANCE, differences
-from edgeprune.errors import GateError
+from edgeprune.errors import GateError, InputError
 from edgeprune.exporters.conversions import Conversion, ConvertOptions, conversion_named, with_fixed_sizes
 from edgeprune.io import progress
+from edgeprune.io.arrays import Array
 from edgeprune.lowering.record import load_lowering
 from edgeprune.onnx_files.inputs import input_specs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.precision.formats import PrecisionRecord
+from edgeprune.profiling.agreement import allowed
 from edgeprune.profiling.setup import random_feeds
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
@@ -83,8 +85,8 @@ def converted(
 ) -> Converted:
     """The network's files in this format, run once on random inputs and compared with ONNX Runtime.
 
-    InputError for what the format cannot hold, and for sizes that are open; GateError if the outputs differ by more
-    than `tolerance` of their range.
+    InputError for what the format cannot hold, for sizes that are open, and for outputs that are not finite; GateError
+    if they differ by more than `tolerance` of their range, or what a file that is quantised already may.
     """
     options.check()
     fixed = with_fixed_sizes(model, options.input_size, where=where)
@@ -95,9 +97,11 @@ def converted(
     feeds = {spec.name: value for spec, value in zip(specs, values, strict=True)}
     with OrtRunner(fixed, RunOptions()) as runner:
         wanted = runner.run(feeds)
+    require_finite(wanted, where, "on random inputs")
     with written(files, conversion) as path:
         found, notes = conversion.run(path, feeds), conversion.notes(path)
     references = [output.astype(np.float64) for output in wanted.values()]
+    tolerance = max(tolerance, allowed(fixed))
     max_abs, max_rel = differences([found[name] for name in wanted], references)
     if not max_rel <= tolerance:
         raise GateError(
@@ -105,6 +109,17 @@ def converted(
             f"of their range (tolerance {tolerance:.0e}, on random inputs)"
         )
     return Converted(files, max_abs, max_rel, tolerance, notes)
+
+
+def require_finite(outputs: Mapping[str, Array], where: object, inputs: str) -> None:
+    """InputError for outputs of ONNX Runtime that are NaN or infinite: nothing can be compared with them."""
+    for name, output in outputs.items():
+        if not np.isfinite(output).all():
+            raise InputError(
+                f"gives NaN or infinite values as {name!r}, in ONNX Runtime itself",
+                where=where,
+                expected=f"finite outputs to compare with, {inputs}",
+            )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from edgeprune.deployment.converting import Converted, written
+from edgeprune.deployment.converting import Converted, require_finite, written
 from edgeprune.errors import GateError, InputError
 from edgeprune.exporters.conversions import Conversion, ConvertOptions, Ran, with_fixed_sizes
 from edgeprune.io import progress
@@ -130,7 +130,7 @@ class _Trial:
         source = fixed if conversion.fixes_sizes else with_input_size(model, options.input_size, where=where)
         wanted = {"calibrate": calibration.images, "compare": calibration.compare}
         samples = load_samples(fixed, calibration.data, calibration.seed, **wanted)
-        expected = full_precision_outputs(fixed, samples.compare)
+        expected = full_precision_outputs(fixed, samples.compare, where)
         return _Trial(source, fixed, conversion, options, samples, expected)
 
     def convert(self, fp32_layers: tuple[str, ...] = (), few: int = 0) -> tuple[Mapping[str, bytes], Ran, Notes]:
@@ -184,10 +184,15 @@ def _kept_in_fp32(trial: _Trial, max_drop: float, where: str) -> tuple[str, ...]
     return found.fp32_layers
 
 
-def full_precision_outputs(model: ModelProto, batches: tuple[Feeds, ...]) -> list[dict[str, Array]]:
-    """What ONNX Runtime gives for each of the inputs, by name."""
+def full_precision_outputs(
+    model: ModelProto, batches: tuple[Feeds, ...], where: object = "ONNX model"
+) -> list[dict[str, Array]]:
+    """What ONNX Runtime gives for each of the inputs, by name; InputError where that is not finite."""
     with OrtRunner(model, RunOptions()) as runner:
-        return [runner.run(feeds) for feeds in batches]
+        found = [runner.run(feeds) for feeds in batches]
+    for outputs in found:
+        require_finite(outputs, where, "on --data")
+    return found
 
 
 def compared_with(expected: list[dict[str, Array]], ran: Ran, samples: Samples) -> Compared:

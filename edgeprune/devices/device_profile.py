@@ -139,10 +139,16 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
 
     InputError for an unknown name (with the nearest ones), or a file that is missing, no TOML, or not a profile.
     """
-    text, _, runtime = str(name_or_path).rpartition("@")
-    if isinstance(name_or_path, Path) or not text or "/" in runtime or runtime.endswith(".toml"):
+    if isinstance(name_or_path, Path):
         return _load(name_or_path)
-    return _load(text).on(runtime)
+    device, runtime = split_device(name_or_path)
+    return _load(device) if runtime is None else _load(device).on(runtime)
+
+
+def split_device(name: str) -> tuple[str, str | None]:
+    """A device's name or file, and the runtime behind its @; None where it names none."""
+    device, _, runtime = name.rpartition("@")
+    return (name, None) if not device or "/" in runtime or runtime.endswith(".toml") else (device, runtime)
 
 
 def _load(name_or_path: str | Path) -> DeviceProfile:

@@ -61,7 +61,7 @@ Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 class ConvolutionCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What decides between the forms of a grouped convolution, in FP32, relative to a full-rate multiply-add."""
 
-    rates: dict[Count, Share]
+    rates: Annotated[dict[Count, Share], msgspec.Meta(min_length=1)]
     """Filters a group, from that number on -> share of the full rate, on the channel block."""
     off_block_rate: Share
     """Share of the full rate of a grouped convolution whose channels miss the block."""
@@ -86,11 +86,15 @@ class RuntimeCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     convolution: ConvolutionCosts | None = None
     """None where nobody has measured."""
 
+    def __post_init__(self) -> None:
+        if not float(self.channel_block.value).is_integer():  # infinity is none
+            raise ValueError(f"`channel_block.value` of {self.channel_block.value:g} is no whole number")
+
 
 class KernelRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Share of the peak rate at which one kind of convolution multiplies, by its shape."""
 
-    by_filters: dict[Count, Share]
+    by_filters: Annotated[dict[Count, Share], msgspec.Meta(min_length=1)]
     """Filters a group -> share. Between two entries the share grows linearly; beyond the last it stays."""
     certainty: Certainty
     source: str
@@ -108,7 +112,7 @@ class KernelRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Bandwidths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How fast one core reads and writes, by how much it touches: caches hold what is small."""
 
-    by_mib: dict[Count, Positive]
+    by_mib: Annotated[dict[Count, Positive], msgspec.Meta(min_length=1)]
     """2^20 bytes that one operation touches -> GB/s. Between two entries the rate changes linearly; more than the last
     comes from memory."""
     certainty: Certainty

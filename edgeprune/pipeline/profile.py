@@ -14,10 +14,10 @@ from edgeprune.calibration.machine import calibrate as measure_machine
 from edgeprune.calibration.runtimes import runtime_costs
 from edgeprune.calibration.stopwatch import OrtStopwatch
 from edgeprune.deployment.candidates import COMPARED, RuntimeOptions
-from edgeprune.devices.device_profile import DeviceProfile, load_profile, runtime_name
+from edgeprune.devices.device_profile import DeviceProfile, load_profile, runtime_name, split_device
 from edgeprune.errors import InputError
 from edgeprune.io import progress
-from edgeprune.io.files import write_atomically
+from edgeprune.io.files import check_file, write_atomically
 from edgeprune.io.toml_files import toml_text
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.setup import is_gpu
@@ -46,7 +46,7 @@ def profile(
     not be measured is in the result's `failures`; where that is everything, the first error is raised.
     """
     sweep = Sweep.of(targets, options, thread_counts)
-    devices = [load_profile(name) for name in device_profiles]
+    devices = [_estimated_as(name) for name in device_profiles]
     if data and options.precision == "fp32":
         raise InputError("--data is for other precisions", where="profile", remedy="pass --precision int8, or leave it")
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as temporary:
@@ -64,6 +64,15 @@ def profile(
     return result
 
 
+def _estimated_as(name: str) -> DeviceProfile:
+    """The device's profile for estimates of whole networks, which are ONNX Runtime's whatever stands behind an @."""
+    profile, (device, runtime) = load_profile(name), split_device(name)
+    if runtime is None:
+        return profile
+    progress.note(f"estimates are of ONNX Runtime alone: {profile.name} is estimated as {device}")
+    return load_profile(device)
+
+
 def calibrate(out: Path, pin: tuple[int, ...] = (), runtimes: str = "cpu") -> DeviceProfile:
     """`edgeprune profile --calibrate`: measures this machine, or only the cores to pin to, and writes a device profile.
 
@@ -73,6 +82,7 @@ def calibrate(out: Path, pin: tuple[int, ...] = (), runtimes: str = "cpu") -> De
     """
     if out.suffix != ".toml" or not out.absolute().parent.is_dir() or out.is_dir():
         raise InputError("cannot be written", where=out, expected="a .toml file in a folder that exists")
+    check_file(out)
     targets = [require(name) for name in RuntimeOptions.of(runtimes, RuntimeOptions(())).targets]
     for target in targets:
         if target.runs != "onnx" or is_gpu(target.name):

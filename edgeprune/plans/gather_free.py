@@ -49,10 +49,11 @@ def _whole(entry: LayerPlan) -> LayerPlan:
 
 def needs_gathers(method: str) -> InputError:
     """What to say of a method that can do nothing without Gathers."""
+    others = "" if method == "gconv" else "--method gconv, whose groups share no channels, or "
     return InputError(
         f"every layer that {method} puts into groups needs a Gather, and none shall be left",
-        where="--gathers none",
-        remedy="choose --method gconv, whose groups share no channels, or gkp-cal with a --budget; or leave it out",
+        where="without Gathers (--gathers none, or --to ncnn)",
+        remedy=f"choose {others}gkp-cal with a --budget; or leave Gathers in (--gathers any, and no --to ncnn)",
     )
 
 

@@ -21,7 +21,7 @@ from onnx import ModelProto
 
 from edgeprune.errors import InputError, first_line
 from edgeprune.io.arrays import Feeds
-from edgeprune.onnx_files.graph import opset
+from edgeprune.onnx_files.graph import attributes, opset
 from edgeprune.onnx_files.model import check_model
 from edgeprune.precision.weight_bits import WeightBits, weight_bits
 
@@ -64,14 +64,18 @@ def to_int8(
                 quant_format=quantiser.QuantFormat.QDQ,
                 op_types_to_quantize=_LAYERS if symmetric else None,
                 # Processors have no kernel for a convolution of bytes that gives floats, which outputs are to be.
-                nodes_to_exclude=[*fp32_layers, *([] if symmetric else _last_convolutions(model))],
+                nodes_to_exclude=[
+                    *fp32_layers,
+                    *_transposed_in_groups(model),
+                    *([] if symmetric else _last_convolutions(model)),
+                ],
                 per_channel=True,
                 reduce_range=weight_bits(bits, symmetric=symmetric) == 7,
                 activation_type=quantiser.QuantType.QInt8 if symmetric else quantiser.QuantType.QUInt8,
                 weight_type=quantiser.QuantType.QInt8,
                 extra_options=options if symmetric else None,
             )
-        except (ValueError, RuntimeError, KeyError) as error:
+        except (ValueError, RuntimeError, KeyError, AssertionError) as error:
             raise InputError(
                 f"cannot be quantised: {first_line(error)}",
                 where=model.graph.name or "ONNX model",
@@ -105,7 +109,7 @@ def require_full_precision(model: ModelProto, wanted: str, where: object) -> Non
         f"is quantised already: {layers} of its layers have 8-bit weights" if layers else "is in FP16 already",
         where=where,
         expected=f"a network in FP32 to convert to {wanted.upper()}",
-        remedy="leave --precision out: the file is measured as it is; or name the file that it was made from",
+        remedy="leave --precision out: the file is taken as it is; or name the file that it was made from",
     )
 
 
@@ -154,6 +158,13 @@ def _last_convolutions(model: ModelProto) -> list[str]:
         if node is not None and node.op_type in ("Conv", "ConvTranspose"):
             found.append(node.name)
     return found
+
+
+def _transposed_in_groups(model: ModelProto) -> list[str]:
+    """Names of the transposed convolutions in groups with a bias, of which the quantiser takes one group's filters for
+    all."""
+    found = (node for node in model.graph.node if node.op_type == "ConvTranspose" and len(node.input) > 2)
+    return [node.name for node in found if attributes(node).get("group", 1) != 1]
 
 
 class _Batches:

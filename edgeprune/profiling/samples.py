@@ -117,6 +117,8 @@ def _own_inputs(path: Path, shape: tuple[int, ...]) -> Floats:
     if images.shape[1:] != shape or images.dtype != np.float32:
         what = f"holds {images.dtype} {images.shape}"
         raise InputError(what, where=path, expected=f"float32 {('N', *shape)}".replace("'", ""))
+    if not len(images):
+        raise InputError("holds no inputs", where=path, expected="one or more")
     if not np.isfinite(images).all():
         raise InputError("holds values that are not finite", where=path, expected="inputs as the network takes them")
     return images.astype(np.float32, copy=False)

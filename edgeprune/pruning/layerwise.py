@@ -266,9 +266,16 @@ class _Pass:
     def _can_compute(self, node: fx.Node) -> bool:
         """Whether it waits for no layer that is being changed: of two layers that end in one addition, as at a shortcut
         with a convolution, the one that comes first makes up for the other."""
-        if node in self._dense:
-            return node in self._pruned
-        return all(self._can_compute(source) for source in node.all_input_nodes)
+        needed, seen = [node], {node}
+        while needed:
+            node = needed.pop()
+            if node in self._dense:
+                if node not in self._pruned:
+                    return False
+                continue
+            needed += (new := set(node.all_input_nodes) - seen)
+            seen |= new
+        return True
 
     def _aimed(self, layer: Layer, dense: Batches, ending: tuple[fx.Node, fx.Node] | None) -> Batches:
         """What the layer shall give: the dense outputs, and at the end of a residual branch what the stream lacks as

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgeprune.errors import InputError, unknown_name
+from edgeprune.errors import InputError, unknown_name, unloadable
 from edgeprune.precision.formats import Precision
 from edgeprune.runners.base import TargetState
 from edgeprune.runners.gpu import check_tf32
@@ -75,11 +75,15 @@ def require(name: str, precision: Precision = "fp32") -> Target:
 def open_runner(name: str, source: Source, options: OpenOptions = OpenOptions()) -> ProfiledRunner:
     """A runner of the network on this target.
 
-    InputError as `require`, if the target does not take this source, or if its runtime refuses the network.
+    InputError as `require`, if the target does not take this source, or if its runtime cannot be loaded or refuses the
+    network.
     """
     target = require(name, options.precision)
     require_source(name, source)
-    return target.open(source, options)
+    try:
+        return target.open(source, options)
+    except ImportError as error:
+        raise unloadable(error, where=f"target {name}") or error from error
 
 
 def require_source(name: str, source: Source) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgeprune.datasets.images import Dataset, batches, check_labels
 from edgeprune.datasets.task import Outputs, Task
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, first_line
 from edgeprune.io.progress import track
 from edgeprune.modules.outputs import tensors_in
 from edgeprune.training.settings import device_named
@@ -81,9 +81,26 @@ def evaluate(
     steps = math.ceil(len(data) / batch_size)
     sample, _ = next(batches(data, 2))
     with torch.inference_mode(), _as_function(network, sample, device) as run:
+        if batch_size > 1 and isinstance(network, nn.Module):
+            _check_batch(run, sample)
         parts = track(batches(data, batch_size), f"evaluating on {len(data)} images", total=steps)
         results = ((run(images), targets, len(images)) for images, targets in parts)
         return _accuracy(results, data) if data.task is None else _metric(results, data.task)
+
+
+def _check_batch(run: Callable[[Tensor], object], sample: Tensor) -> None:
+    """InputError for a network that runs on one image at a time alone; what else it raises comes when it is run."""
+    try:
+        run(sample)
+    except Exception as error:  # whatever a user's forward raises
+        try:
+            run(sample[:1])
+        except Exception:
+            return
+        raise InputError(
+            f"the network runs on a batch of 1 alone: on {len(sample)} images, {first_line(error)}",
+            expected="a network for any batch, where there are images to run it on",
+        ) from error
 
 
 def _accuracy(results: Iterable[tuple[object, Tensor, int]], data: Dataset) -> EvalResult:

@@ -33,7 +33,8 @@ class Delegation:
             return ""
         counts = Counter(self.operators[place] for place in self.left)
         named = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-        return f"XNNPACK leaves {named} of {len(self.operators)} operators to plain loops, and runs {self.parts} parts"
+        parts = f"{self.parts} part{'' if self.parts == 1 else 's'}"
+        return f"XNNPACK leaves {named} of {len(self.operators)} operators to plain loops, and runs {parts}"
 
 
 def delegation_in(interpreter: Any) -> Delegation:

@@ -14,7 +14,7 @@ import pytest
 from estimate_cases import COSTS, DEVICE, SOURCES, Conv, network, rates, relu
 from onnx import ModelProto, helper, numpy_helper
 
-from edgeprune.calibration import machine, stopwatch
+from edgeprune.calibration import bench, stopwatch
 from edgeprune.calibration.bench import MIB
 from edgeprune.calibration.machine import calibrate
 from edgeprune.calibration.probes import PROBE, conv_probes
@@ -22,11 +22,13 @@ from edgeprune.calibration.stopwatch import REORDERS, OrtStopwatch
 from edgeprune.cli import main
 from edgeprune.devices.device_profile import DeviceProfile, channel_block_for, list_profiles, load_profile
 from edgeprune.devices.figures import Bandwidths, ChannelBlock, Figure, KernelKind, KernelRates, MoveKind
+from edgeprune.errors import InputError
 from edgeprune.io.toml_files import toml_text
 from edgeprune.lowering.costs import predict
 from edgeprune.lowering.layers import grouped_layers
 from edgeprune.onnx_files.graph import attributes
 from edgeprune.onnx_files.model import check_model
+from edgeprune.pipeline.profile import calibrate as calibrate_here
 from edgeprune.profiling.estimating.estimates import estimate_nodes, total_ms
 from edgeprune.profiling.estimating.node_work import conv_kernel
 from edgeprune.profiling.measurement import Measurement
@@ -93,7 +95,7 @@ class Simulated:
 def one_probe_of_memory() -> Iterator[None]:
     """The model whose weights are read from memory, 80 MB of random numbers, is made once."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(machine, "weights_probe", functools.cache(machine.weights_probe))
+        monkeypatch.setattr(bench, "weights_probe", functools.cache(bench.weights_probe))
         yield
 
 
@@ -198,7 +200,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real times, but few."""
     monkeypatch.setattr(stopwatch, "WARMUP", 1)
     monkeypatch.setattr(stopwatch, "RUNS", 4)
-    monkeypatch.setattr(machine, "REPEATS", 1)
+    monkeypatch.setattr(bench, "REPEATS", 1)
 
 
 def test_this_machines_own_profile_is_written_and_used(
@@ -270,3 +272,9 @@ def test_what_cannot_be_calibrated_or_estimated_is_refused_before_any_work(
     assert main(["profile", *arguments]) == 1
     assert words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_files_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.io.files.os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match="expected a file in a folder that you may write to"):
+        calibrate_here(tmp_path / "mine.toml")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -11,7 +13,9 @@ from edgeprune.cli.flags.method import PruneFlags
 from edgeprune.devices.device_profile import channel_block_for, device_on, list_profiles, load_profile, runtime_name
 from edgeprune.devices.prices import DevicePrices
 from edgeprune.errors import InputError
+from edgeprune.io import progress
 from edgeprune.io.toml_files import toml_text
+from edgeprune.pipeline.profile import _estimated_as
 from edgeprune.profiling.profiler import machine_facts
 
 
@@ -100,3 +104,38 @@ def test_causes_go_by_the_runtimes_table() -> None:
 def test_the_list_of_devices_says_which_runtimes_are_known(tmp_path: Path) -> None:
     assert main(["list", "devices", "--json", str(tmp_path / "devices.json")]) == 0
     assert "litert-int8" in (tmp_path / "devices.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("before", "broken", "words"),
+    [
+        ("channel_block = { value = 8,", "channel_block = { value = 0.3,", "of 0.3 is no whole number"),
+        ("channel_block = { value = 8,", "channel_block = { value = inf,", "of inf is no whole number"),
+        ("rates = { 4 =", "rates = {} # { 4 =", "length >= 1"),
+    ],
+)
+def test_a_broken_runtime_is_refused(before: str, broken: str, words: str, tmp_path: Path) -> None:
+    text = resources.files("edgeprune.device_profiles").joinpath("x86-avx2.toml").read_text()
+    at = text.index("[runtimes.litert]")
+    (tmp_path / "mine.toml").write_text(text[:at] + text[at:].replace(before, broken, 1))
+    with pytest.raises(InputError, match=f"is not a device profile: .*{words}"):
+        load_profile(f"{tmp_path / 'mine.toml'}@litert")
+
+
+def test_a_runtime_without_gathers_is_given_none() -> None:
+    def allowed(device: str, gathers: Literal["auto", "any"] = "auto") -> bool:
+        return PruneFlags(device_profile=device, gathers=gathers).options(0).request.allows_gathers
+
+    assert not allowed("x86-avx2@ncnn")
+    assert allowed("x86-avx2@ncnn", "any")
+    assert allowed("x86-avx2@litert")
+    assert allowed("x86-avx2")
+
+
+def test_estimates_are_of_the_device_whatever_runtime_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.shown(True):
+        assert _estimated_as("x86-avx2@litert") == load_profile("x86-avx2")
+    assert "estimates are of ONNX Runtime alone: x86-avx2@litert is estimated as x86-avx2" in capsys.readouterr().err
+    assert _estimated_as("x86-avx2") == load_profile("x86-avx2")
+    with pytest.raises(InputError, match="nothing is known of 'tflite'"):
+        _estimated_as("x86-avx2@tflite")

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 import small_bundle as small
-from onnx import helper
+from onnx import helper, numpy_helper
 from remembered_exports import remember_exports
 from runtimes.lite_models import model, random
 
@@ -25,7 +25,7 @@ from edgeprune.exporters.conversions import CONVERSIONS, ConvertOptions, Ran, co
 from edgeprune.exporters.tflite.interpreter import run_file
 from edgeprune.exporters.tflite.record import file_record, read_metadata
 from edgeprune.lowering.record import LoweringRecord
-from edgeprune.onnx_files.model import load_model
+from edgeprune.onnx_files.model import load_model, save_onnx
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
 
@@ -100,6 +100,18 @@ def test_no_number_is_no_parity(tmp_path: Path) -> None:
     conversion = converting.replace(CONVERSIONS["tflite"], run_on=run_nan)
     with pytest.raises(GateError, match="by inf"):
         converting.converted(load_model(tmp_path / "model.onnx"), conversion, ConvertOptions())
+
+
+def test_a_network_that_gives_no_numbers_is_at_fault_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small.write_models(tmp_path)
+    model = load_model(tmp_path / "model.onnx")
+    weight = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weight.flat[0] = np.nan
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, model.graph.initializer[0].name))
+    save_onnx(model, tmp_path / "model.onnx")
+    assert run("convert", tmp_path / "model.onnx", "--to", "tflite", "-o", tmp_path / "out.tflite") == 1
+    assert "model.onnx: gives NaN or infinite values as 'output', in ONNX Runtime itself" in capsys.readouterr().err
+    assert not (tmp_path / "out.tflite").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import small_bundle as small
-from onnx import helper
+from onnx import helper, numpy_helper
 from remembered_exports import remember_exports
 from runtimes.lite_models import model, random
 
@@ -102,6 +102,32 @@ def test_a_quantised_file_is_not_quantised_again(
     assert "is quantised already: 4 of its layers have 8-bit weights" in capsys.readouterr().err
     assert run("convert", tmp_path / "eight.onnx", *how) == 1
     assert "name the file that it was quantised from, with --precision int8" in capsys.readouterr().err
+
+
+def test_a_network_that_gives_no_numbers_is_at_fault_itself(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.write_models(tmp_path)
+    broken = load_model(tmp_path / "model.onnx")
+    weight = np.full_like(numpy_helper.to_array(broken.graph.initializer[0]), np.nan)
+    broken.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, broken.graph.initializer[0].name))
+    save_onnx(broken, tmp_path / "model.onnx")
+    for to, suffix in (("tflite", ".tflite"), ("onnx", ".int8.onnx")):
+        out = tmp_path / f"out{suffix}"
+        how = ("--to", to, "--precision", "int8", "--data", inputs, "-o", out)
+        assert run("convert", tmp_path / "model.onnx", *how) == 1
+        assert "gives NaN or infinite values as 'output', in ONNX Runtime itself" in capsys.readouterr().err
+        assert not out.exists()
+
+
+def test_a_quantised_file_may_differ_as_such_files_do(inputs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install 'edgeprune[openvino]'")
+    small.write_models(tmp_path)
+    save_onnx(to_int8(load_model(tmp_path / "model.onnx"), [{"input": np.load(inputs)}]), tmp_path / "eight.onnx")
+    told = tmp_path / "told.json"
+    how = ("--to", "openvino", "-o", tmp_path / "eight.xml", "--json", told)
+    assert run("convert", tmp_path / "eight.onnx", *how) == 0
+    assert json.loads(told.read_bytes())["tolerance"] == 0.15
 
 
 def test_inputs_that_look_like_pixels_are_told(

@@ -12,6 +12,7 @@ from edgeprune import api
 from edgeprune.datasets.images import Dataset
 from edgeprune.errors import InputError
 from edgeprune.lowering.gathers import count_gathers
+from edgeprune.plans.gather_free import needs_gathers
 from edgeprune.plans.layout import Demand as Block
 from edgeprune.plans.layout import LayoutProblem, Padding, choose_layouts, padding_needs_gather
 from edgeprune.zoo import build
@@ -61,6 +62,12 @@ def test_groups_that_share_channels_are_refused() -> None:
     network = build("resnet8", num_classes=10).model
     with pytest.raises(InputError, match="every layer that tmi-gkp puts into groups needs a Gather"):
         api.prune(network, EXAMPLE, method="tmi-gkp", groups=4, gathers="none")
+
+
+def test_what_to_do_instead_is_something_else() -> None:
+    assert "choose --method gconv, whose groups share no channels, or gkp-cal" in str(needs_gathers("tmi-gkp"))
+    assert "choose gkp-cal with a --budget; or leave Gathers in" in str(needs_gathers("gconv"))
+    assert "--to ncnn" in str(needs_gathers("gconv"))
 
 
 def test_a_shortcut_hands_on_its_layout() -> None:

@@ -107,6 +107,18 @@ def test_groups_names_and_outputs_survive(kind: str, groups: int, head: bool) ->
     assert compare([expected], [got]).max_rel <= tolerance("fp16" if kind == "fp16" else "int8") / 2
 
 
+def test_a_transposed_convolution_in_groups_stays_as_it_is() -> None:
+    model, rng = convolution(4, head=False), np.random.default_rng(0)
+    second = next(node for node in model.graph.node if node.name == "second")
+    second.op_type = "ConvTranspose"
+    weight = (rng.standard_normal((CHANNELS, CHANNELS // 4, 3, 3)) / 4).astype(np.float32)
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(weight, "second"))
+    converted = int8(model)
+    assert quantized_layers(converted) == 2
+    feeds = images(8)
+    assert compare([outputs(model, feeds)], [outputs(converted, feeds)]).max_rel < tolerance("int8")
+
+
 def test_weights_in_fp16_take_half_the_room_and_the_ends_stay_float32() -> None:
     converted = to_half(convolution(2))
     assert {tensor.data_type for tensor in converted.graph.initializer} == {TensorProto.FLOAT16}

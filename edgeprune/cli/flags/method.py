@@ -142,8 +142,8 @@ class PruneFlags(MethodFlags):
     """Layers of a residual stream share their filter clusters, which saves Gathers; for tmi-gkp and gconv."""
 
     gathers: Literal["auto", "any", "none"] = "auto"
-    """none: leave no Gather in the network; layers whose groups need one stay dense. auto: none where --to names a
-    runtime that has no Gather (ncnn), else any."""
+    """none: leave no Gather in the network; layers whose groups need one stay dense. auto: none where --to, or
+    --device-profile behind an @, names a runtime that has no Gather (ncnn), else any."""
     for_devices: OptionalText = ""
     """N, or a TOML file of devices that will compute the groups: channels mix between groups only where that is worth
     the exchange over the devices' links; for gconv."""
@@ -188,7 +188,10 @@ class PruneFlags(MethodFlags):
         return mixing_price(load_devices(self.for_devices, default_profile=self.device_profile))
 
     def _allows_gathers(self, formats: Sequence[str]) -> bool:
-        return not WITHOUT_GATHER.intersection(formats) if self.gathers == "auto" else self.gathers == "any"
+        if self.gathers != "auto":
+            return self.gathers == "any"
+        _, at, runtime = str(self.device_profile).rpartition("@")
+        return not WITHOUT_GATHER.intersection([*formats, runtime if at else ""])
 
 
 @Parameter(name="*", group=PRUNING)
