@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import built_results as built
+import msgspec
 import pytest
 import small_bundle as small
 
@@ -87,6 +88,25 @@ def test_a_bundle_without_them_has_no_such_section(tmp_path: Path) -> None:
 def test_a_best_that_no_row_is_of_is_no_reason_to_fail() -> None:
     strange = RuntimesRecord(built.environment(), 1, 0, 1.0, (), best=Place("x", "fp32", "pruned", 1.0))
     assert list(verdicts(strange)) == ["The fastest is the pruned network in x, fp32: 1.00 ms."]
+
+
+@pytest.mark.parametrize(
+    ("network", "dense", "pruned", "told"),
+    [
+        ("pruned", 91.0, 38.12, "Speed alone decided: its top-1 is 38.12 %, 52.88 points below the dense network's"),
+        ("pruned", 91.0, 90.5, ""),
+        ("dense", 91.0, 38.12, ""),
+        ("pruned", None, 38.12, ""),
+    ],
+)
+def test_a_best_that_is_far_less_accurate_is_told_so(
+    network: str, dense: float | None, pruned: float, told: str
+) -> None:
+    rows = (msgspec.structs.replace(RECORD.rows[1], accuracy_dense=dense, accuracy_pruned=pruned),)
+    record = msgspec.structs.replace(RECORD, rows=rows, best=Place("litert", "fp32", network, 3.0))  # type: ignore[arg-type]
+    found = [text for text in verdicts(record) if "Speed alone" in text]
+    assert len(found) == bool(told)
+    assert "".join(found).startswith(told)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"schema_version": 9}'])

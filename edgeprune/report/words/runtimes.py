@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from edgeprune.io import formatting as f
 from edgeprune.profiling.runtimes.record import Place, RuntimeRow, RuntimesRecord
 
+CLEAR_DROP = 1.0
+"""Points of top-1 from which on the fastest network's accuracy is told beside its speed."""
 COLUMNS = ("runtime", "precision", "forms", "dense", "pruned", "speed-up, own dense", "speed-up, fastest dense")
 BEST_DENSE, BEST_PRUNED = "fastest: dense", "fastest: pruned"
 
@@ -31,6 +33,7 @@ def verdicts(record: RuntimesRecord) -> Iterator[str]:
             change = f.speed_change(speedup)
             text += f", {change} as the fastest dense one ({_where(dense)}, {f.milliseconds(dense.p50_ms)})"
         yield f"{text}."
+        yield from _cost_of(record)
     if record.ties:
         named = f.some([f"{place.network} in {_where(place)}" for place in record.ties])
         yield f"Not to be told apart from it in this run: {named}."
@@ -43,6 +46,21 @@ def verdicts(record: RuntimesRecord) -> Iterator[str]:
             )
     if any(not row.may_win and row.pruned for row in record.rows):
         yield "Rows in INT8 are out of the choice: it was calibrated on random inputs. Pass --data."
+
+
+def _cost_of(record: RuntimesRecord) -> Iterator[str]:
+    """A sentence where the fastest network is clearly less accurate than the dense one in full precision."""
+    of_dense = [row.accuracy_dense for row in record.rows if row.precision == "fp32" and row.accuracy_dense is not None]
+    best = record.best
+    row = next((row for row in record.rows if record.is_best(row)), None)
+    if record.metric or not of_dense or best is None or row is None:
+        return
+    own = row.accuracy_pruned if best.network == "pruned" else row.accuracy_dense
+    if own is not None and of_dense[0] - own > CLEAR_DROP:
+        yield (
+            f"Speed alone decided: its top-1 is {f.score(own, '')}, {of_dense[0] - own:.2f} points below the dense "
+            f"network's {f.score(of_dense[0], '')} in fp32. See that this is what you want before it is deployed."
+        )
 
 
 def missing_words(record: RuntimesRecord) -> Iterator[str]:
