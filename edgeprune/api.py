@@ -26,6 +26,7 @@ from edgeprune.lowering.record import LoweringRecord
 from edgeprune.methods import amounts, load_method, require_images, require_taken
 from edgeprune.methods.base import PruneRequest
 from edgeprune.methods.budget import Budget
+from edgeprune.partitioning.assembly import Goal
 from edgeprune.partitioning.manifest import PartitionManifest
 from edgeprune.pipeline.export import write_export
 from edgeprune.pipeline.output import Output
@@ -197,9 +198,18 @@ def tune(
     return tune_bundle(Path(bundle), LowerOptions(device_profile, options))[1]
 
 
-def split(model: str | Path, out: str | Path, *, devices: int | str, overwrite: bool = False) -> PartitionManifest:
-    """Split the groups of an ONNX file or bundle over devices, into the bundle `out`."""
-    return split_bundle(Path(model), SplitOptions(str(devices)), Output(Path(out), overwrite))[1]
+def split(
+    model: str | Path,
+    out: str | Path,
+    *,
+    devices: int | str,
+    goal: Goal = "latency",
+    force: bool = False,
+    overwrite: bool = False,
+) -> PartitionManifest:
+    """Split an ONNX file or bundle over devices, into the bundle `out`; GateError where one device alone is predicted
+    to be as fast, unless `force`."""
+    return split_bundle(Path(model), SplitOptions(str(devices), "", goal, force), Output(Path(out), overwrite))[1]
 
 
 def run(bundle: str | Path, inputs: NDArray[np.generic] | Feeds, *, threads: int = 1) -> dict[str, NDArray[np.generic]]:

@@ -29,6 +29,8 @@ class SplitDevice(msgspec.Struct, frozen=True):
     subgraphs: tuple[str, ...] = ()
     macs: int = 0
     weight_bytes: int = 0
+    peak_memory_bytes: int | None = None
+    busy_ms: float | None = None
 
 
 class SplitStage(msgspec.Struct, frozen=True):
@@ -47,11 +49,23 @@ class SplitTransfer(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     tensor: str = ""
 
 
+class SplitSpan(msgspec.Struct, frozen=True):
+    kind: str
+    device: str
+    start_ms: float
+    end_ms: float
+    tensor: str = ""
+
+
 class SplitPrediction(msgspec.Struct, frozen=True):
     latency_ms: float | None = None
     speedup: float | None = None
     bytes_per_inference: int | None = None
     basis: str = ""
+    single_device_ms: float | None = None
+    best_device: str = ""
+    critical_path: tuple[SplitSpan, ...] = ()
+    timeline: tuple[SplitSpan, ...] = ()
 
 
 class SplitPlan(msgspec.Struct, frozen=True):

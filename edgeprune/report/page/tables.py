@@ -144,11 +144,14 @@ def estimate_table(estimates: Sequence[Estimate]) -> Table:
 
 def split_tables(split: SplitPlan) -> list[Table]:
     """Devices, stages and transfers."""
-    device_names = ("device", "profile", "subgraphs", "MACs", "weights")
+    device_names = ("device", "profile", "subgraphs", "MACs", "weights", "peak memory", "busy (predicted)")
     devices = tuple(
-        (f.clean(d.name), f.clean(d.profile), str(len(d.subgraphs)), f.count(d.macs), f.size(d.weight_bytes))
+        (
+            f.clean(d.name), f.clean(d.profile), str(len(d.subgraphs)), f.count(d.macs), f.size(d.weight_bytes),
+            f.size(d.peak_memory_bytes), f.milliseconds(d.busy_ms),
+        )
         for d in split.devices
-    )
+    )  # fmt: skip
     stages = tuple(
         (
             str(stage.index),
