@@ -245,7 +245,10 @@ class _Writer:
         index = f"{name}_channels"
         numbers = numpy_helper.from_array(np.asarray([place[number] for number in wanted], np.int64), index)
         node = helper.make_node("Gather", [source, index], [name], name=f"Gather_{name}", axis=1)
-        self._add(device, Op(node, own=(numbers,), is_cut=for_device is not None))
+        key, share = "", 1.0
+        if as_value is not None:  # the network's own Gather
+            key, share = as_value[0], len(wanted) / self.network.channels(as_value[0])
+        self._add(device, Op(node, own=(numbers,), key=key, share=share, is_cut=for_device is not None))
         if as_value is None and wanted == ch.numbers(part):
             pieces.append((part, name))
         return name

@@ -131,7 +131,10 @@ def test_impossible_numbers_and_missing_files_are_refused(spec, words):
         ("[[device]]\nname = 'a'\n[[link]]\nbetween = ['a', 'b']", "a link names the unknown device 'b'"),
         ("[[device]]\nname = 'a'\n[[link]]\nbetween = ['a', 'a']", "a link of 'a' with itself"),
         ("[[device]]\nname = 'a'\n[[link]]\nbetween = ['a']", "between"),
-        ("[[device]]\nname = 'a'\n[[link]]\nround_trip_ms = 1.0\n[[link]]\nround_trip_ms = 2.0", "two links name no devices"),
+        (
+            "[[device]]\nname = 'a'\n[[link]]\nround_trip_ms = 1.0\n[[link]]\nround_trip_ms = 2.0",
+            "two links name no devices",
+        ),
         (
             "[[device]]\nname = 'a'\n[[device]]\nname = 'b'\n[[link]]\nbetween = ['a', 'b']\n[[link]]\nbetween = ['b', 'a']",
             "two links of 'b' and 'a'",
