@@ -158,7 +158,8 @@ class _Writer:
                 self._made(name, device, own, node.output[place])
 
     def _write_addends(self, step: Step, own: set[str]) -> None:
-        role, parts, found = step.role, step.choice.parts, []
+        role, parts = step.role, step.choice.parts
+        found: list[str] = []
         everything = ch.whole(role.channels)
         for device, part in enumerate(step.choice.addends):
             if not part:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgeprune.onnx_files.graph import array, attributes, element_bytes, used_values
@@ -113,8 +114,7 @@ class Subgraph:
             copy.output[0] = key
             self.nodes.append(copy)
         else:
-            values = array(network.constants[part.name]).take(np.asarray(numbers(part.channels)), part.axis)
-            self.constants[key] = numpy_helper.from_array(values, key)
+            self.constants[key] = numpy_helper.from_array(_taken(array(network.constants[part.name]), part), key)
         return key
 
 
@@ -174,6 +174,16 @@ def _number(subgraphs: Sequence[Subgraph], sources: Sequence[Mapping[str, int]])
 
     for subgraph in subgraphs:
         stage_of(subgraph)
+
+
+def _taken(values: NDArray[np.generic], part: ConstantPart) -> NDArray[np.generic]:
+    """The channels of a constant along an axis; not copied where they are neighbours."""
+    axis = part.axis or 0
+    if len(part.channels) != 1:
+        return values.take(np.asarray(numbers(part.channels), np.int64), axis)
+    places = [slice(None)] * values.ndim
+    places[axis] = slice(*part.channels[0])
+    return values[tuple(places)]
 
 
 def _sliced_axes(node: NodeProto, axis: int, network: Network) -> Mapping[int, int | None]:

@@ -54,12 +54,12 @@ class Role:
     @property
     def key(self) -> str:
         """The first value that it writes, by which nodes are known (names may be missing or shared)."""
-        return self.node.output[0]
+        return str(self.node.output[0])
 
     @property
     def source(self) -> str:
         """The value whose channels a layer or a Gather reads."""
-        return self.node.input[0]
+        return str(self.node.input[0])
 
     @property
     def is_layer(self) -> bool:

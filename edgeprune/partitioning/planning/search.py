@@ -184,8 +184,8 @@ class _Draft:
         self.moved = self.before.moved
 
     def state(self, step: Step, before: State) -> State:
-        times = (tuple(one) for one in (self.clock, self.sending, self.receiving, self.weights))
-        return State(self.values, *times, self.moved, step, before)
+        clock, sending, receiving = tuple(self.clock), tuple(self.sending), tuple(self.receiving)
+        return State(self.values, clock, sending, receiving, tuple(self.weights), self.moved, step, before)
 
     def run(self, role: Role, parts: Parts) -> tuple[float, ...]:
         """Compute parts of a node; per device the time at which it has its own."""

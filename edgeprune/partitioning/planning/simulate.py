@@ -118,9 +118,8 @@ class _Run:
         self.is_busy: dict[int, bool] = defaultdict(bool)
 
     def timeline(self) -> Timeline:
-        for device in list(self.sends):
-            if device[1] is None:
-                self._send(device, 0.0, None)
+        for made in [one for one in self.sends if one[1] is None]:
+            self._send(made, 0.0, None)
         for device in sorted(self.queues):
             self._start(device, 0.0)
         while self.events:
