@@ -20,6 +20,8 @@ from edgeprune.partitioning.written import Written, write_out
 
 MOST_TIGHTENINGS = 4
 """Searches again with less memory, where a plan really takes more than the search thought."""
+MOST_ONE_BY_ONE = 8
+"""Devices up to which leaving out each is tried by itself."""
 
 
 @dataclass
@@ -81,7 +83,7 @@ class Planner:
         """The fastest division that is found and fits the memory; None if none does."""
         costs = self.costs
         for _ in range(MOST_TIGHTENINGS):
-            found = [divide(self.roles, costs, choices) for choices in self._choices(costs, divided)]
+            found = [self._by_speed(costs, divided), self._by_memory(costs, divided)]
             fitting = [division for division in found if division is not None]
             if not fitting:
                 return None
@@ -92,21 +94,33 @@ class Planner:
             costs = costs.tightened(over)
         return None
 
-    def _choices(self, costs: Costs, divided: frozenset[str]) -> Iterator[Choices]:
-        """By the devices' speeds, on all of them, on the faster half ...; and by their memory where it is limited."""
+    def _by_speed(self, costs: Costs, divided: frozenset[str]) -> Division | None:
+        """Shares by the devices' speeds; without those devices that are rather a burden."""
         speeds = shares(costs.devices) or tuple(1 / seconds if seconds else 1.0 for seconds in costs.alone)
-        order = sorted(range(len(speeds)), key=lambda device: (device != 0, -speeds[device], device))
-        counts = [len(speeds)]
-        while counts[-1] > 3:
-            counts.append(counts[-1] // 2)
-        for count in counts:
-            chosen = set(order[:count])
-            rates = [rate if device in chosen else 0.0 for device, rate in enumerate(speeds)]
-            yield Choices.for_devices(self.roles, costs, rates, divided=divided)
+        workers = frozenset(range(len(speeds)))
+        best = self._divided(costs, speeds, workers, divided)
+        while len(workers) > (2 if divided else 1):
+            fewer = [workers - left_out for left_out in _dispensable(costs, speeds, workers)]
+            tried = [(self._divided(costs, speeds, some, divided), some) for some in fewer]
+            better, some = min(tried, key=lambda one: one[0].seconds if one[0] else math.inf)
+            if better is None or (best is not None and better.seconds >= best.seconds):
+                break
+            best, workers = better, some
+        return best
+
+    def _by_memory(self, costs: Costs, divided: frozenset[str]) -> Division | None:
+        """Shares by the memory of the devices, where that is limited."""
         finite = [limit for limit in costs.limits if math.isfinite(limit)]
-        if finite and len(speeds) > 1:
-            memory = [min(limit, max(finite)) for limit in costs.limits]
-            yield Choices.for_devices(self.roles, costs, memory, divided=divided)
+        if not finite or len(costs.limits) < 2:
+            return None
+        memory = [min(limit, max(finite)) for limit in costs.limits]
+        return self._divided(costs, memory, frozenset(range(len(memory))), divided)
+
+    def _divided(
+        self, costs: Costs, rates: Sequence[float], workers: frozenset[int], divided: frozenset[str]
+    ) -> Division | None:
+        own = [rate if device in workers else 0.0 for device, rate in enumerate(rates)]
+        return divide(self.roles, costs, Choices.for_devices(self.roles, costs, own, divided=divided))
 
     def _too_large(self) -> InputError:
         limited = [device for device in self.costs.devices if device.memory_mb is not None]
@@ -117,3 +131,16 @@ class Planner:
             expected="memory for the weights and activations of each part",
             remedy="raise memory_mb, add devices, or prune the network further",
         )
+
+
+def _dispensable(costs: Costs, speeds: Sequence[float], workers: frozenset[int]) -> Iterator[frozenset[int]]:
+    """Which devices may be left out next: the slowest, or that with the worst link to the host; of many the slower
+    half."""
+    others = sorted(workers - {0}, key=lambda device: (speeds[device], -device))
+    if len(others) > MOST_ONE_BY_ONE:
+        yield frozenset(others[: len(others) // 2])
+        return
+    yield frozenset(others[:1])
+    farthest = max(others, key=lambda device: (*costs.links[0][device], device))
+    if farthest != others[0]:
+        yield frozenset({farthest})
