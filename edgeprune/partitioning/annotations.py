@@ -63,7 +63,7 @@ def _add_spec(found: NodeDeviceConfigurationProto, tensor: str, parts: Parts, wh
     holders = [device for device, part in enumerate(parts) if part]
     is_whole = all(parts[device] == ch.whole(whole) for device in holders)
     bounds = [whole * place // len(holders) for place in range(len(holders) + 1)] if holders else []
-    shards = [((start, stop),) for start, stop in pairwise(bounds)]
+    shards = [ch.run(start, stop) for start, stop in pairwise(bounds)]
     is_even = not whole % max(len(holders), 1) and [parts[device] for device in holders] == shards
     if not (is_whole or is_even):
         return
@@ -74,5 +74,5 @@ def _add_spec(found: NodeDeviceConfigurationProto, tensor: str, parts: Parts, wh
 
 def _told(parts: Parts, names: Sequence[str]) -> str:
     """Such as `a 0:96; b 96:128`."""
-    runs = (",".join(f"{start}:{stop}" for start, stop in part) for part in parts)
+    runs = (",".join(f"{start}:{stop}" for start, stop in ch.runs(part)) for part in parts)
     return "; ".join(f"{name} {run}" for name, run in zip(names, runs, strict=True) if run)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from edgeprune.onnx_files.graph import inner_graphs
 from edgeprune.partitioning.network import Network
+from edgeprune.partitioning.operations import ConstantPart, Move, Op, Program, drop_idle_work
 from edgeprune.partitioning.planning import channels as ch
 from edgeprune.partitioning.planning.channels import Channels
 from edgeprune.partitioning.planning.roles import Role, inputs_of
@@ -22,57 +22,12 @@ from edgeprune.partitioning.planning.search import Division, Fetch, Step, addend
 from edgeprune.partitioning.tensors import Tensors, bare
 
 
-@dataclass(frozen=True)
-class ConstantPart:
-    """A constant that an operation reads, or some of its channels along an axis."""
-
-    name: str
-    axis: int | None = None
-    channels: Channels = ()
-
-
-@dataclass(frozen=True)
-class Op:
-    """One operation on one device."""
-
-    node: NodeProto
-    """Its data have the names that they have on the device."""
-    constants: Mapping[int, ConstantPart] = field(default_factory=dict)
-    """By the input's place."""
-    own: tuple[TensorProto, ...] = ()
-    """Constants that the network does not have."""
-    key: str = ""
-    """The first value that the network's node writes; empty where the operation puts pieces together."""
-    share: float = 1.0
-    """Of that node's work."""
-    macs: int = 0
-    layer: str = ""
-    """The layer that it is a part of; empty where it is no layer, or all of one."""
-    is_cut: bool = False
-    """Whether it only cuts out what is sent."""
-
-
-@dataclass(frozen=True)
-class Move:
-    """A tensor on its way between two devices."""
-
-    tensor: str
-    source: int
-    to: int
-
-
-@dataclass
-class Program:
-    """The operations of each device in order, and what is moved between them."""
-
-    tensors: Tensors
-    ops: tuple[list[Op], ...]
-    moves: list[Move] = field(default_factory=list)
-
-
 def write_program(division: Division, network: Network, names: Sequence[str], macs: Mapping[str, int]) -> Program:
     """The program of a division for devices of these names; `macs`: of a node, by the first value that it writes."""
-    return _Writer(division, network, names, macs).write()
+    program = _Writer(division, network, names, macs).write()
+    while drop_idle_work(program):
+        pass
+    return program
 
 
 class _Writer:
@@ -240,6 +195,8 @@ class _Writer:
         place = {number: position for position, number in reversed(list(enumerate(order)))}
         if as_value is not None:
             name = self._name(device, *as_value)
+        elif for_device is None and wanted == ch.numbers(part) and value not in self.addends:
+            name = self._name(device, value, part)
         else:
             owner = self.names[device if for_device is None else for_device]
             name = self.program.tensors.new(f"{value}@{owner}", self.addends.get(value, value), part)
@@ -259,15 +216,16 @@ class _Writer:
         rest, chosen = part, []
         pieces = self.pieces[device][value]
         while rest:
-            best = max(pieces, key=lambda piece: ch.size(ch.common(piece[0], rest)))
+            best = max(pieces, key=lambda piece: ch.size(piece[0] & rest))
             chosen.append(best)
             rest = ch.without(rest, best[0])
-        chosen.sort()
+        chosen.sort(key=lambda piece: piece[0] & -piece[0])  # by the first channel of each
         order = tuple(number for own, _ in chosen for number in ch.numbers(own))
         held = ch.of_numbers(order)
-        name = self._name(device, value, held) if len(order) == ch.size(held) else ""
-        if not name:  # some channels twice: more than the value has
-            name = self.program.tensors.new(f"{value}@{self.names[device]}", value, ((0, len(order)),))
+        if order == ch.numbers(held):
+            name = self._name(device, value, held)
+        else:  # in another order, or some channels twice
+            name = self.program.tensors.new(f"{value}@{self.names[device]}", value, ch.whole(len(order)))
         node = helper.make_node("Concat", [tensor for _, tensor in chosen], [name], name=f"Concat_{name}", axis=1)
         self._add(device, Op(node))
         if order == ch.numbers(held):

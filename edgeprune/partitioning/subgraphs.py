@@ -18,8 +18,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from edgeprune.onnx_files.graph import array, attributes, element_bytes, used_values
 from edgeprune.onnx_files.model import name_nodes
 from edgeprune.partitioning.network import Network
-from edgeprune.partitioning.planning.channels import numbers
-from edgeprune.partitioning.program import ConstantPart, Op, Program
+from edgeprune.partitioning.operations import ConstantPart, Op, Program
+from edgeprune.partitioning.planning.channels import numbers, runs
 from edgeprune.partitioning.tensors import Tensors, bare
 
 
@@ -102,8 +102,8 @@ class Subgraph:
         if part.axis is None:
             self._hold(part.name, network)
             return part.name
-        runs = ",".join(f"{start}:{stop}" for start, stop in part.channels)
-        key = f"{part.name}[{'' if part.axis == 0 else f'axis {part.axis}, '}{runs}]"
+        taken = ",".join(f"{start}:{stop}" for start, stop in runs(part.channels))
+        key = f"{part.name}[{'' if part.axis == 0 else f'axis {part.axis}, '}{taken}]"
         if key in self.constants or any(key in known.output for known in self.nodes):
             return key
         node = network.dequantised.get(part.name)
@@ -179,10 +179,11 @@ def _number(subgraphs: Sequence[Subgraph], sources: Sequence[Mapping[str, int]])
 def _taken(values: NDArray[np.generic], part: ConstantPart) -> NDArray[np.generic]:
     """The channels of a constant along an axis; not copied where they are neighbours."""
     axis = part.axis or 0
-    if len(part.channels) != 1:
+    first, *more = runs(part.channels)
+    if more:
         return values.take(np.asarray(numbers(part.channels), np.int64), axis)
     places = [slice(None)] * values.ndim
-    places[axis] = slice(*part.channels[0])
+    places[axis] = slice(*first)
     return values[tuple(places)]
 
 

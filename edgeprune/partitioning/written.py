@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeprune.onnx_files.graph import used_values
+from edgeprune.partitioning.operations import Op, Program
 from edgeprune.partitioning.planning.costs import Costs
 from edgeprune.partitioning.planning.roles import Role
 from edgeprune.partitioning.planning.search import Division
 from edgeprune.partitioning.planning.simulate import Message, Piece, Timeline, simulate
-from edgeprune.partitioning.program import Op, Program, write_program
+from edgeprune.partitioning.program import write_program
 from edgeprune.partitioning.subgraphs import Subgraph, subgraphs_of
 
 

@@ -1,84 +1,89 @@
 """Sets of channels: which part of a value a device holds, or needs.
 
-A set is its runs of neighbours in ascending order, (start, stop) each; equal sets are equal tuples. A tensor that
-holds some of a value's channels holds them in ascending order.
+A set is an integer whose bit n says whether channel n is in it, so that sets are joined, cut and compared at once,
+however scattered they are. A tensor that holds some of a value's channels holds them in ascending order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
 
 Range = tuple[int, int]
 """First channel (or group), and the one behind the last."""
-Channels = tuple[Range, ...]
+Channels = int
 Parts = tuple[Channels, ...]
 """One set a device, in the devices' order."""
-NONE: Channels = ()
+NONE: Channels = 0
+
+
+def run(start: int, stop: int) -> Channels:
+    """Neighbours; none if the stop is not behind the start."""
+    return ((1 << (stop - start)) - 1) << start if start < stop else NONE
 
 
 def whole(count: int) -> Channels:
     """All of so many channels."""
-    return ((0, count),) if count else NONE
-
-
-def merged(ranges: Iterable[Range]) -> Channels:
-    """The set of what lies in any of the ranges, which may overlap and be empty."""
-    found: list[Range] = []
-    for start, stop in sorted(ranges):
-        if start >= stop:
-            continue
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(stop, found[-1][1]))
-        else:
-            found.append((start, stop))
-    return tuple(found)
+    return run(0, count)
 
 
 def of_numbers(numbers: Iterable[int]) -> Channels:
     """The set of these channel numbers."""
-    return merged((number, number + 1) for number in numbers)
+    places = np.fromiter(numbers, np.int64)
+    if not len(places):
+        return NONE
+    flags = np.zeros(places.max() + 1, np.bool_)
+    flags[places] = True
+    return int.from_bytes(np.packbits(flags, bitorder="little").tobytes(), "little")
 
 
+@lru_cache(maxsize=4096)
 def numbers(channels: Channels) -> tuple[int, ...]:
     """The channel numbers, ascending."""
-    return tuple(number for start, stop in channels for number in range(start, stop))
+    data = np.frombuffer(channels.to_bytes((channels.bit_length() + 7) // 8, "little"), np.uint8)
+    return tuple(np.flatnonzero(np.unpackbits(data, bitorder="little")).tolist())
+
+
+def runs(channels: Channels) -> Iterator[Range]:
+    """Its runs of neighbours, ascending."""
+    offset = 0
+    while channels:
+        skipped = (channels & -channels).bit_length() - 1
+        channels >>= skipped
+        length = (~channels & (channels + 1)).bit_length() - 1
+        channels >>= length
+        yield offset + skipped, offset + skipped + length
+        offset += skipped + length
 
 
 def size(channels: Channels) -> int:
-    return sum(stop - start for start, stop in channels)
+    return channels.bit_count()
 
 
-def union(one: Channels, other: Channels) -> Channels:
-    if one == other or not other:
-        return one
-    return merged((*one, *other))
-
-
-def common(one: Channels, other: Channels) -> Channels:
-    """What lies in both."""
-    if one == other:
-        return one
-    return merged((max(a, c), min(b, d)) for a, b in one for c, d in other)
+def union(sets: Iterable[Channels]) -> Channels:
+    """What lies in any of them."""
+    found = NONE
+    for one in sets:
+        found |= one
+    return found
 
 
 def without(one: Channels, other: Channels) -> Channels:
     """What lies in the first, and not in the other."""
-    if one == other or not one:
-        return NONE
-    left = list(one)
-    for start, stop in other:
-        left = [part for a, b in left for part in ((a, min(b, start)), (max(a, stop), b)) if part[0] < part[1]]
-    return tuple(left)
+    return one & ~other
 
 
+@lru_cache(maxsize=4096)
 def scaled(channels: Channels, times: int, over: int = 1) -> Channels:
-    """Every bound multiplied and divided: channels from groups, or from the channels of another value."""
-    return tuple((start * times // over, stop * times // over) for start, stop in channels)
+    """The bounds of its runs multiplied and divided: channels from groups, or from the channels of another value."""
+    return union(run(start * times // over, stop * times // over) for start, stop in runs(channels))
 
 
 def shifted(channels: Channels, by: int) -> Channels:
-    return tuple((start + by, stop + by) for start, stop in channels)
+    return channels << by if by >= 0 else channels >> -by
 
 
 def shares_of(units: int, rates: Sequence[float]) -> tuple[Range, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ class Choices:
         fitting = [cuts for cuts in self.cuts if all((bound * units).denominator == 1 for bound in cuts)]
         for cuts in fitting or [_fractions(units, self.rates)]:
             bounds = [0, *(int(bound * channels) for bound in cuts)]
-            yield tuple(((start, stop),) if start < stop else NONE for start, stop in pairwise(bounds))
+            yield tuple(ch.run(start, stop) for start, stop in pairwise(bounds))
 
     def _ways(self, role: Role, values: Mapping[str, Holding]) -> Iterator[Choice]:
         if role.kind == "lone":
@@ -157,28 +158,34 @@ def _fractions(units: int, rates: Sequence[float]) -> tuple[Fraction, ...]:
 
 
 def _covers(parts: Parts, channels: int) -> bool:
-    return ch.merged(run for part in parts for run in part) == ch.whole(channels)
+    return ch.union(parts) == ch.whole(channels)
 
 
 def _part_of(role: Role, held: Mapping[str, Channels]) -> Channels:
     """The channels of the result that follow from these of the inputs."""
     if role.kind == "concat":
-        offset, runs = 0, list[ch.Range]()
+        offset, found = 0, NONE
         for name in role.node.input:
-            runs += ch.shifted(held[name], offset)
+            found |= ch.shifted(held[name], offset)
             offset += role.reads[name]
-        return ch.merged(runs)
+        return found
     if role.kind == "flatten":
         return ch.scaled(held[role.source], role.channels, role.reads[role.source])
     part = ch.whole(role.channels)
     for own in held.values():
-        part = ch.common(part, own)
+        part &= own
     return part
 
 
 def _where_named(role: Role, values: Mapping[str, Holding]) -> Iterator[Parts]:
     """A Gather computed where the channels are that it names."""
-    made = [set(ch.numbers(part)) for part in values[role.source].made]
-    parts = tuple(ch.of_numbers(place for place, number in enumerate(role.order) if number in held) for held in made)
+    parts = tuple(_places(role.order, made) for made in values[role.source].made)
     if _covers(parts, role.channels) and sum(map(ch.size, parts)) == role.channels:
         yield parts
+
+
+@lru_cache(maxsize=1024)
+def _places(order: tuple[int, ...], made: Channels) -> Channels:
+    """Where in a Gather's result the channels are that a device made."""
+    held = set(ch.numbers(made))
+    return ch.of_numbers(place for place, number in enumerate(order) if number in held)

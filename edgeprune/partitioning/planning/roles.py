@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from onnx import NodeProto, TensorProto
@@ -210,13 +211,18 @@ def _need_same(role: Role, part: Channels) -> dict[str, Channels]:
 
 
 def _need_named(role: Role, part: Channels) -> dict[str, Channels]:
-    return {role.source: ch.of_numbers({role.order[number] for number in ch.numbers(part)})}
+    return {role.source: _named(role.order, part)}
+
+
+@lru_cache(maxsize=4096)
+def _named(order: tuple[int, ...], part: Channels) -> Channels:
+    return ch.of_numbers(order[number] for number in ch.numbers(part))
 
 
 def _need_beside(role: Role, part: Channels) -> dict[str, Channels]:
     found: dict[str, Channels] = {}
     for name, own in inputs_of(role, part):
-        found[name] = ch.union(found.get(name, ch.NONE), own)
+        found[name] = found.get(name, ch.NONE) | own
     return found
 
 
@@ -225,7 +231,7 @@ def inputs_of(role: Role, part: Channels) -> Sequence[tuple[str, Channels]]:
     found, offset = [], 0
     for name in role.node.input:
         count = role.reads[name]
-        found.append((name, ch.shifted(ch.common(part, ((offset, offset + count),)), -offset)))
+        found.append((name, ch.shifted(part & ch.run(offset, offset + count), -offset)))
         offset += count
     return found
 

@@ -246,7 +246,7 @@ class _Draft:
             self.fetches.append(Fetch(name, source, device, part))
             rest = ch.without(rest, part)
         now = list(held.held), list(held.held_at)
-        now[0][device], now[1][device] = ch.union(held.held[device], missing), arrived
+        now[0][device], now[1][device] = held.held[device] | missing, arrived
         self.values[name] = Holding(held.made, tuple(now[0]), held.made_at, tuple(now[1]))
         return arrived
 
@@ -254,7 +254,7 @@ class _Draft:
         """Who sends what of the missing channels: who made the most of them, then over the fastest
         link, then who is free first."""
         offers: Iterator[tuple[int, Channels]] = (
-            (source, ch.common(missing, made)) for source, made in enumerate(held.made) if source != device
+            (source, missing & made) for source, made in enumerate(held.made) if source != device
         )
         return min(
             ((source, part) for source, part in offers if part),

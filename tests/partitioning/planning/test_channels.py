@@ -12,16 +12,18 @@ def test_they_are_sets(one, other):
     first, second = ch.of_numbers(one), ch.of_numbers(other)
     assert set(ch.numbers(first)) == one
     assert ch.size(first) == len(one)
-    assert ch.union(first, second) == ch.of_numbers(one | other)
-    assert ch.common(first, second) == ch.of_numbers(one & other)
+    assert ch.union([first, second]) == ch.of_numbers(one | other)
+    assert first & second == ch.of_numbers(one & other)
+    assert ch.union(ch.run(*bounds) for bounds in ch.runs(first)) == first
     assert ch.without(first, second) == ch.of_numbers(one - other)
     assert list(ch.numbers(first)) == sorted(one)
 
 
 def test_neighbours_are_one_run():
-    assert ch.of_numbers([3, 1, 2, 7]) == ((1, 4), (7, 8))
-    assert ch.shifted(((0, 2),), 5) == ((5, 7),)
-    assert ch.scaled(((1, 2),), 12, 3) == ((4, 8),)
+    assert list(ch.runs(ch.of_numbers([3, 1, 2, 7]))) == [(1, 4), (7, 8)]
+    assert ch.shifted(ch.run(0, 2), 5) == ch.run(5, 7)
+    assert ch.scaled(ch.run(1, 2), 12, 3) == ch.run(4, 8)
+    assert ch.run(3, 3) == ch.NONE
 
 
 @given(units=st.integers(1, 300), rates=st.lists(st.floats(1e-3, 1e12), min_size=1, max_size=9))
