@@ -16,6 +16,7 @@ from edgeprune.partitioning.planning.choices import Choice, Choices
 from edgeprune.partitioning.planning.costs import Costs
 from edgeprune.partitioning.planning.roles import Role
 from edgeprune.partitioning.planning.search import Division, Step, divide
+from edgeprune.partitioning.prediction import LEAST_GAIN
 from edgeprune.partitioning.written import Written, write_out
 
 MOST_TIGHTENINGS = 4
@@ -37,13 +38,14 @@ class Planner:
         return Planner(network, tuple(roles), Costs(network, devices))
 
     def best(self) -> Written:
-        """The fastest division that beats the best single device; without one, the fastest that divides every grouped
-        layer, or (in a network that has none) every dense one. InputError if nothing fits the devices' memory."""
+        """The fastest division that beats the best single device by more than estimates err; without one, the fastest
+        that divides every grouped layer, or (in a network that has none) every dense one. InputError if nothing fits
+        the devices' memory."""
         best = self._fitting(frozenset())
         if best is None:
             raise self._too_large()
         alone = min(self.singles.values(), default=math.inf)
-        if len(self.costs.devices) == 1 or (best.is_divided and best.timeline.seconds < alone):
+        if len(self.costs.devices) == 1 or (best.is_divided and best.timeline.seconds * LEAST_GAIN <= alone):
             return best
         return self._fitting(self._divisible()) or best
 

@@ -6,6 +6,9 @@ from typing import Literal
 
 import msgspec
 
+LEAST_GAIN = 1.05
+"""Of a division over the best single device: less is within what estimates are worth."""
+
 
 class PredictedSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Something that is predicted to take time."""
@@ -55,3 +58,8 @@ class Predicted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything, by its start."""
     throughput: Throughput | None = None
     """Where the split is for throughput."""
+
+    @property
+    def pays(self) -> bool:
+        """Whether it is worth its while to divide the network so, rather than to use the best single device."""
+        return self.single_device_ms is None or self.speedup >= LEAST_GAIN

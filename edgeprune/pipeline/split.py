@@ -91,16 +91,15 @@ def split_into(stage: Path, model: ModelProto, options: SplitOptions) -> Partiti
 
 
 def require_gain(manifest: PartitionManifest) -> None:
-    """GateError where the best single device is predicted to be as fast as all of them."""
+    """GateError where the best single device is predicted to be as fast as all of them, or nearly so."""
     predicted, throughput = manifest.predicted, manifest.predicted.throughput
-    if len(manifest.devices) == 1 or predicted.single_device_ms is None:
-        return  # nothing is divided, or no device has the memory for all of it
+    if len(manifest.devices) == 1 or predicted.pays:
+        return
     if throughput is not None and (throughput.mode == "whole_frames" or throughput.whole_frames_per_s is None):
         return
-    if predicted.latency_ms >= predicted.single_device_ms:
-        raise GateError(
-            f"split over {len(manifest.devices)} devices the network is predicted to take "
-            f"{f.milliseconds(predicted.latency_ms)} and to move {f.size(predicted.bytes_per_inference)}, "
-            f"{predicted.best_device} alone {f.milliseconds(predicted.single_device_ms)}: use one device, faster links "
-            "or more groups; --for throughput lets each device compute whole frames; --force splits all the same"
-        )
+    raise GateError(
+        f"split over {len(manifest.devices)} devices the network is predicted to take "
+        f"{f.milliseconds(predicted.latency_ms)} and to move {f.size(predicted.bytes_per_inference)}, "
+        f"{predicted.best_device} alone {f.milliseconds(predicted.single_device_ms)}: use one device, faster links "
+        "or more groups; --for throughput lets each device compute whole frames; --force splits all the same"
+    )

@@ -234,17 +234,21 @@ class _Draft:
         if not missing:
             return held.held_at[device]
         arrived = max(held.held_at[device], held.made_at[device]) if held.held[device] else 0.0
-        rest = missing
+        rest, before = missing, len(self.fetches)
         while rest:
             source, part = self._source(held, device, rest)
             per_byte, way = self.costs.links[source][device]
             amount = self.costs.bytes_of(like or name, part)
-            start = max(held.made_at[source], self.sending[source], self.receiving[device])
+            cut = self.costs.moving_seconds(source, 2 * amount) if part != held.made[source] else 0.0
+            self.clock[source] += cut
+            start = max(held.made_at[source] + cut, self.sending[source], self.receiving[device])
             self.sending[source] = self.receiving[device] = start + amount * per_byte
             arrived = max(arrived, start + amount * per_byte + way)
             self.moved += amount
             self.fetches.append(Fetch(name, source, device, part))
             rest = ch.without(rest, part)
+        if missing != need or len(self.fetches) - before > 1:
+            arrived += self.costs.moving_seconds(device, 2 * self.costs.bytes_of(like or name, need))  # to join it
         now = list(held.held), list(held.held_at)
         now[0][device], now[1][device] = held.held[device] | missing, arrived
         self.values[name] = Holding(held.made, tuple(now[0]), held.made_at, tuple(now[1]))
