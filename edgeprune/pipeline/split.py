@@ -80,6 +80,23 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
     return open_bundle(out.folder), partition
 
 
+def split_over(
+    model: str | Path,
+    out: str | Path,
+    *,
+    devices: int | str,
+    goal: Goal = "latency",
+    force: bool = False,
+    overwrite: bool = False,
+) -> PartitionManifest:
+    """Split an ONNX file or bundle over devices, into the bundle `out`.
+
+    GateError where one device alone is predicted to be as fast, unless `force`.
+    """
+    options = SplitOptions(str(devices), goal=goal, force=force)
+    return split(Path(model), options, Output(Path(out), overwrite))[1]
+
+
 def split_into(stage: Path, model: ModelProto, options: SplitOptions) -> PartitionManifest:
     """Divide the model and write its partition into a bundle that is being made; GateError as `split`."""
     devices = load_devices(options.devices, default_profile=options.device_profile)
