@@ -34,6 +34,8 @@ class Costs:
     def __init__(self, network: Network, devices: Sequence[Device]) -> None:
         self.network, self.devices = network, tuple(devices)
         self.margins = (0.0,) * len(self.devices)
+        self.profiles = tuple(device.known_profile for device in self.devices)
+        self.threads = tuple(device.used_threads for device in self.devices)
         self._bytes: dict[str, float] = {}
         self._weights: dict[str, tuple[float, float]] = {}
 
@@ -42,8 +44,7 @@ class Costs:
         """Per device: first value that a node writes -> its time."""
         known: dict[tuple[int, int], Mapping[str, NodeSeconds]] = {}
         found = []
-        for device in self.devices:
-            profile, threads = device.known_profile, device.used_threads
+        for profile, threads in zip(self.profiles, self.threads, strict=True):
             how = id(profile), threads  # profiles are read once
             if how not in known:
                 nodes = estimate_nodes(self.network.model, profile, self.network.batch, threads)
@@ -63,10 +64,9 @@ class Costs:
 
     def moving_seconds(self, device: int, moved: float) -> float:
         """Of an operation that does little else than read and write so many bytes."""
-        profile, threads = self.devices[device].known_profile, self.devices[device].used_threads
-        costs = profile.execution
-        start = costs.dispatch_us.value * 1e-6 if costs else 0.0
-        return start + moved / profile.bytes_per_s_of(threads, moved)
+        profile = self.profiles[device]
+        start = profile.execution.dispatch_us.value * 1e-6 if profile.execution else 0.0
+        return start + moved / profile.bytes_per_s_of(self.threads[device], moved)
 
     def bytes_of(self, value: str, channels: Channels) -> float:
         """Of these channels of a value; 0 where its shape is not known."""
