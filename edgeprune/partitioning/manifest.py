@@ -210,6 +210,8 @@ def _structure_faults(manifest: PartitionManifest, models: Mapping[str, ModelPro
                 yield f"{device}: the tensor {move.tensor!r} is moved from or to this device, which does not exist."
         if not 0 <= move.stage < len(manifest.stages):
             yield f"{move.to}: the tensor {move.tensor!r} is moved for stage {move.stage}, which does not exist."
+        elif move.to in names and move.to not in manifest.stages[move.stage].subgraphs:
+            yield f"{move.to}: the tensor {move.tensor!r} is moved for stage {move.stage}, in which it runs nothing."
 
 
 def _flow_faults(manifest: PartitionManifest, models: Mapping[str, ModelProto]) -> Iterator[str]:

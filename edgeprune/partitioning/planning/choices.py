@@ -85,12 +85,9 @@ class Choices:
         """All channels on one device."""
         return tuple(ch.whole(channels) if one == device else NONE for one in range(len(self.rates)))
 
-    def splits(self, channels: int, units: int) -> Iterator[Parts]:
+    def splits(self, channels: int, units: int) -> tuple[Parts, ...]:
         """The channels cut where these units allow."""
-        fitting = [cuts for cuts in self.cuts if all((bound * units).denominator == 1 for bound in cuts)]
-        for cuts in fitting or [_fractions(units, self.rates)]:
-            bounds = [0, *(int(bound * channels) for bound in cuts)]
-            yield tuple(ch.run(start, stop) for start, stop in pairwise(bounds))
+        return _splits(self.cuts, self.rates, channels, units)
 
     def _ways(self, role: Role, values: Mapping[str, Holding]) -> Iterator[Choice]:
         if role.kind == "lone":
@@ -151,6 +148,18 @@ class Choices:
 
 def _is_divided(choice: Choice, everything: Channels) -> bool:
     return bool(choice.addends) or (sum(map(bool, choice.parts)) > 1 and everything not in choice.parts)
+
+
+@lru_cache(maxsize=1024)
+def _splits(
+    cuts: tuple[tuple[Fraction, ...], ...], rates: tuple[float, ...], channels: int, units: int
+) -> tuple[Parts, ...]:
+    fitting = [own for own in cuts if all((bound * units).denominator == 1 for bound in own)]
+    found = []
+    for own in fitting or [_fractions(units, rates)]:
+        bounds = [0, *(int(bound * channels) for bound in own)]
+        found.append(tuple(ch.run(start, stop) for start, stop in pairwise(bounds)))
+    return tuple(found)
 
 
 def _fractions(units: int, rates: Sequence[float]) -> tuple[Fraction, ...]:
