@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from onnx import helper
@@ -10,6 +11,7 @@ from onnx import helper
 from edgeprune.partitioning.annotations import annotated
 from edgeprune.partitioning.manifest import (
     DeviceEntry,
+    LayerParts,
     Partition,
     PartitionManifest,
     Stage,
@@ -18,6 +20,8 @@ from edgeprune.partitioning.manifest import (
 )
 from edgeprune.partitioning.network import Network
 from edgeprune.partitioning.plan import Planner
+from edgeprune.partitioning.planning.channels import runs
+from edgeprune.partitioning.planning.search import Step
 from edgeprune.partitioning.planning.simulate import Span
 from edgeprune.partitioning.planning.throughput import predict_throughput
 from edgeprune.partitioning.prediction import Predicted, PredictedSpan, Throughput
@@ -49,9 +53,19 @@ def assembled(written: Written, planner: Planner, goal: Goal) -> Partition:
         predicted=_predicted(written, planner, throughput),
         inputs=tuple(_info(spec.name, network) for spec in network.inputs),
         outputs=tuple(_info(name, network) for name in network.outputs),
+        layers=tuple(_layer(step, names) for step in written.division.steps if step.role.is_layer),
     )
     models = {part.file: part.to_model(tensors, wanted) for part in written.subgraphs}
     return Partition(manifest, models, annotated(network.model, written, names))
+
+
+def _layer(step: Step, names: Sequence[str]) -> LayerParts:
+    role, choice = step.role, step.choice
+    channels, inputs = (
+        {name: tuple(runs(part)) for name, part in zip(names, parts, strict=False) if part}
+        for parts in (choice.parts, choice.addends)
+    )
+    return LayerParts(role.node.name, role.units if role.kind == "grouped" else 1, channels, inputs)
 
 
 def _entry(number: int, written: Written, planner: Planner) -> DeviceEntry:

@@ -55,6 +55,17 @@ class DeviceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long it is predicted to compute."""
 
 
+class LayerParts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who computes what of one layer."""
+
+    name: str
+    groups: int
+    channels: dict[str, tuple[tuple[int, int], ...]]
+    """Device -> the channels of the result that it computes, as (first, behind the last)."""
+    inputs: dict[str, tuple[tuple[int, int], ...]] = {}
+    """Where addends of the result are computed: device -> the channels of the input that it multiplies for its own."""
+
+
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Subgraphs that need no data from each other. A device runs its subgraphs in the order of their stages, and need
     not wait for the other devices of a stage."""
@@ -90,6 +101,8 @@ class PartitionManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     schema_version: int = SCHEMA_VERSION
+    layers: tuple[LayerParts, ...] = ()
+    """In the order of the network."""
 
     @property
     def host(self) -> str:

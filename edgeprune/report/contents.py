@@ -49,6 +49,15 @@ class SplitTransfer(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     tensor: str = ""
 
 
+class SplitLayer(msgspec.Struct, frozen=True):
+    name: str
+    groups: int = 1
+    channels: dict[str, tuple[tuple[int, int], ...]] = {}
+    """Device -> runs of the result's channels."""
+    inputs: dict[str, tuple[tuple[int, int], ...]] = {}
+    """The same of the input's, where addends are computed."""
+
+
 class SplitSpan(msgspec.Struct, frozen=True):
     kind: str
     device: str
@@ -75,6 +84,7 @@ class SplitPlan(msgspec.Struct, frozen=True):
     stages: tuple[SplitStage, ...] = ()
     transfers: tuple[SplitTransfer, ...] = ()
     predicted: SplitPrediction = SplitPrediction()
+    layers: tuple[SplitLayer, ...] = ()
 
 
 @dataclass(frozen=True)

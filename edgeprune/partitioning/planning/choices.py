@@ -104,6 +104,8 @@ class Choices:
             yield from map(Choice, self.splits(role.channels, role.units))
         if role.kind == "gather":
             yield from map(Choice, _where_named(role, values))
+        if role.kind == "grouped":
+            yield from map(Choice, _whole_groups(role, values))
         yield from map(Choice, (*wholes, everywhere))
         if role.summed:
             yield from self._addends(role, values, (*wholes[:2], everywhere))
@@ -191,6 +193,16 @@ def _where_named(role: Role, values: Mapping[str, Holding]) -> Iterator[Parts]:
     parts = tuple(_places(role.order, made) for made in values[role.source].made)
     if _covers(parts, role.channels) and sum(map(ch.size, parts)) == role.channels:
         yield parts
+
+
+def _whole_groups(role: Role, values: Mapping[str, Holding]) -> Iterator[Parts]:
+    """A grouped convolution computed where the channels are that its groups read, however these are scattered."""
+    made, inputs = values[role.source].made, role.reads[role.source]
+    in_group = inputs // role.units
+    if all(bound % in_group == 0 for part in made for run in ch.runs(part) for bound in run):
+        parts = tuple(ch.scaled(part, role.channels, inputs) for part in made)
+        if sum(map(ch.size, parts)) == role.channels:
+            yield parts
 
 
 @lru_cache(maxsize=1024)

@@ -31,9 +31,10 @@ from edgeprune.report.figures.drawing import (
     svg,
 )
 from edgeprune.report.figures.runtimes import runtime_bars
-from edgeprune.report.figures.split import split_picture
+from edgeprune.report.figures.split import share_columns, split_picture
 from edgeprune.report.views.kernels import KernelView, reduced
 from edgeprune.report.views.measurements import Distribution, Roofline, Sweep, Trend, Waterfall
+from edgeprune.report.views.parts import LayerShares
 from edgeprune.report.views.runtimes import RuntimePairs
 from edgeprune.report.words.results import setting
 
@@ -60,6 +61,8 @@ def _figure(picture: Picture) -> Figure:
             return kernel_maps(view)
         case SplitPlan() as split:
             return split_picture(split)
+        case LayerShares() as shares:
+            return share_columns(shares)
         case RecordCurve() as curve:
             return curve_line(curve)
         case Waterfall() as waterfall:

@@ -8,8 +8,10 @@ from matplotlib.patches import Patch
 from edgeprune.io import formatting as f
 from edgeprune.report.contents import SplitPlan
 from edgeprune.report.figures.drawing import DENSE, GATHER, PRUNED, REORDER, WIDTH, legend, margin
+from edgeprune.report.views.parts import LayerShares
 
 MOST_STAGES = 40
+TOLERANCE = 1e-6
 
 
 def split_picture(split: SplitPlan) -> Figure:
@@ -45,6 +47,28 @@ def timeline(split: SplitPlan) -> Figure:
         spine.set_visible(False)
     kinds = [(PRUNED, "computes, the end waits for it"), (DENSE, "computes")]
     kinds += [(GATHER, "sends, the end waits for it"), (REORDER, "sends")]
+    _finish(figure, labels, [Patch(color=colour, label=label) for colour, label in kinds])
+    return figure
+
+
+def share_columns(view: LayerShares) -> Figure:
+    """A row a device, a column a layer: filled as far as the device computes of it."""
+    labels = [f.shortened(f.clean(name), 24) for name in view.devices]
+    figure = Figure(figsize=(WIDTH, 1.15 + 0.5 * len(labels)))
+    axes = figure.subplots()
+    for row in range(len(labels)):
+        shares = [own[row] for own in view.shares]
+        colours = [DENSE if sum(own) > 1 + TOLERANCE else PRUNED for own in view.shares]
+        columns = range(len(shares))
+        axes.bar(columns, [0.8] * len(shares), 0.9, bottom=row - 0.4, color=(0.5, 0.5, 0.5, 0.1))
+        axes.bar(columns, [-0.8 * share for share in shares], 0.9, bottom=row + 0.4, color=colours)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.6)
+    axes.set_xlim(-0.6, len(view.layers) - 0.4)
+    axes.set_xlabel("layers, in the network's order")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    kinds = [(PRUNED, "its part of the layer"), (DENSE, "what others compute, too")]
     _finish(figure, labels, [Patch(color=colour, label=label) for colour, label in kinds])
     return figure
 

@@ -14,6 +14,7 @@ from edgeprune.report.page.measured import advice_section, estimates_section, la
 from edgeprune.report.page.records import record_section
 from edgeprune.report.page.runtimes import runtimes_section
 from edgeprune.report.views.kernels import KernelView, kernel_view
+from edgeprune.report.views.parts import layer_shares
 from edgeprune.report.words.forms import excess_sentence
 from edgeprune.report.words.headline import accuracy_change, plain_rows, ratio
 from edgeprune.report.words.results import setting
@@ -200,6 +201,8 @@ def _split(contents: Contents) -> Section:
         text += " The parts hold the network as planned; the forms above are those of the whole model."
     caption = "Which device is predicted to do what when" if guess.timeline else "Which device works in which stage"
     picture = [Picture("split", caption, split)] if split.stages else []
+    if (shares := layer_shares(split)) is not None:
+        picture.append(Picture("split-layers", "Which device computes what of each layer", shares))
     return Section("split", title, (text, *picture, *(t for t in tables.split_tables(split) if t.rows)))
 
 
