@@ -41,13 +41,15 @@ class Planner:
         """The fastest division that beats the best single device by more than estimates err; without one, the fastest
         that divides every grouped layer, or (in a network that has none) every dense one. InputError if nothing fits
         the devices' memory."""
-        best = self._fitting(frozenset())
+        best = None
+        if len(self.costs.devices) > 1:
+            best = self._fitting(frozenset(), min(self.singles.values(), default=math.inf) / LEAST_GAIN)
+            if best is None and self.singles:
+                best = self._fitting(self._divisible())
+        best = best or self._fitting(frozenset())
         if best is None:
             raise self._too_large()
-        alone = min(self.singles.values(), default=math.inf)
-        if len(self.costs.devices) == 1 or (best.is_divided and best.timeline.seconds * LEAST_GAIN <= alone):
-            return best
-        return self._fitting(self._divisible()) or best
+        return best
 
     @cached_property
     def macs(self) -> Mapping[str, int]:
@@ -81,11 +83,11 @@ class Planner:
         grouped = frozenset(role.key for role in self.roles if role.kind == "grouped")
         return grouped or frozenset(role.key for role in self.roles if role.kind == "dense")
 
-    def _fitting(self, divided: frozenset[str]) -> Written | None:
-        """The fastest division that is found and fits the memory; None if none does."""
+    def _fitting(self, divided: frozenset[str], bound: float = math.inf) -> Written | None:
+        """The fastest division that is found, takes less than `bound` seconds and fits the memory, if there is one."""
         costs = self.costs
         for _ in range(MOST_TIGHTENINGS):
-            found = [self._by_speed(costs, divided), self._by_memory(costs, divided)]
+            found = [self._by_speed(costs, divided, bound), self._by_memory(costs, divided, bound)]
             fitting = [division for division in found if division is not None]
             if not fitting:
                 return None
@@ -96,33 +98,34 @@ class Planner:
             costs = costs.tightened(over)
         return None
 
-    def _by_speed(self, costs: Costs, divided: frozenset[str]) -> Division | None:
+    def _by_speed(self, costs: Costs, divided: frozenset[str], bound: float) -> Division | None:
         """Shares by the devices' speeds; without those devices that are rather a burden."""
         speeds = shares(costs.devices) or tuple(1 / seconds if seconds else 1.0 for seconds in costs.alone)
         workers = frozenset(range(len(speeds)))
-        best = self._divided(costs, speeds, workers, divided)
+        best = self._divided(costs, speeds, workers, divided, bound)
         while len(workers) > (2 if divided else 1):
             fewer = [workers - left_out for left_out in _dispensable(costs, speeds, workers)]
-            tried = [(self._divided(costs, speeds, some, divided), some) for some in fewer]
+            bound = best.seconds if best else bound
+            tried = [(self._divided(costs, speeds, some, divided, bound), some) for some in fewer]
             better, some = min(tried, key=lambda one: one[0].seconds if one[0] else math.inf)
-            if better is None or (best is not None and better.seconds >= best.seconds):
+            if better is None and best is not None:
                 break
-            best, workers = better, some
+            best, workers = better, some if better else fewer[-1]
         return best
 
-    def _by_memory(self, costs: Costs, divided: frozenset[str]) -> Division | None:
+    def _by_memory(self, costs: Costs, divided: frozenset[str], bound: float) -> Division | None:
         """Shares by the memory of the devices, where that is limited."""
         finite = [limit for limit in costs.limits if math.isfinite(limit)]
         if not finite or len(costs.limits) < 2:
             return None
         memory = [min(limit, max(finite)) for limit in costs.limits]
-        return self._divided(costs, memory, frozenset(range(len(memory))), divided)
+        return self._divided(costs, memory, frozenset(range(len(memory))), divided, bound)
 
     def _divided(
-        self, costs: Costs, rates: Sequence[float], workers: frozenset[int], divided: frozenset[str]
+        self, costs: Costs, rates: Sequence[float], workers: frozenset[int], divided: frozenset[str], bound: float
     ) -> Division | None:
         own = [rate if device in workers else 0.0 for device, rate in enumerate(rates)]
-        return divide(self.roles, costs, Choices.for_devices(self.roles, costs, own, divided=divided))
+        return divide(self.roles, costs, Choices.for_devices(self.roles, costs, own, divided=divided), bound)
 
     def _too_large(self) -> InputError:
         limited = [device for device in self.costs.devices if device.memory_mb is not None]

@@ -57,6 +57,11 @@ class Costs:
         """Per device: seconds of the whole network."""
         return tuple(math.fsum(node.fixed + node.scaled for node in nodes.values()) for nodes in self.seconds)
 
+    @cached_property
+    def speeds(self) -> tuple[float, ...]:
+        """Per device: how much of the network it computes while the first device computes all of it."""
+        return tuple(self.alone[0] / seconds if seconds else 1.0 for seconds in self.alone)
+
     def part_seconds(self, device: int, role: Role, share: float) -> float:
         """Of a share of one node, 0 to 1, on a device."""
         node = self.seconds[device][role.key]

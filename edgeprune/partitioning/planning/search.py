@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from edgeprune.partitioning.planning import channels as ch
 from edgeprune.partitioning.planning.channels import Channels, Parts
@@ -82,13 +83,20 @@ class State:
         last = max(max(self.clock), max(self.receiving))
         return last, self.moved, math.fsum(self.clock)
 
+    def least_seconds(self, speeds: Sequence[float], left: float) -> float:
+        """No division ends earlier that goes on from here, with work left that takes the first device so long: if all
+        devices shared it, and nobody waited for anything."""
+        done = math.fsum(clock * speed for clock, speed in zip(self.clock, speeds, strict=True))
+        return max(self.rank[0], (done + left) / math.fsum(speeds))
+
     def fill(self, limits: Sequence[float]) -> float:
         """Of the memory that is limited, the share that weights take where they take the most."""
         return max(own / limit for own, limit in zip(self.weights, limits, strict=True))
 
 
-def divide(roles: Sequence[Role], costs: Costs, choices: Choices) -> Division | None:
-    """The fastest division that is found, None if none fits the memory of the devices."""
+def divide(roles: Sequence[Role], costs: Costs, choices: Choices, bound: float = math.inf) -> Division | None:
+    """The fastest division that is found, None if none takes less than `bound` seconds and fits the devices' memory."""
+    left = _seconds_left(roles, costs)
     last_use = {name: place for place, role in enumerate(roles) for name in role.reads}
     last_use |= dict.fromkeys(costs.network.outputs, len(roles))
     states = [_first(costs, choices, last_use)]
@@ -97,13 +105,19 @@ def divide(roles: Sequence[Role], costs: Costs, choices: Choices) -> Division | 
         for state in states:
             for choice in choices.of(role, state.values):
                 following = _advanced(state, role, choice, costs, place, last_use)
-                if following is not None:
+                if following is not None and following.least_seconds(costs.speeds, left[place + 1]) < bound:
                     found.setdefault(following.key, []).append(following)
         states = _kept(found, costs)
         if not states:
             return None
-    ends = [_delivered(state, costs) for state in states]
-    return min(ends, key=lambda end: end.seconds)
+    ends = [end for end in (_delivered(state, costs) for state in states) if end.seconds < bound]
+    return min(ends, key=lambda end: end.seconds, default=None)
+
+
+def _seconds_left(roles: Sequence[Role], costs: Costs) -> list[float]:
+    """Behind so many nodes: seconds that the rest would take the first device."""
+    nodes = [costs.seconds[0][role.key].scaled for role in roles]
+    return [*accumulate(reversed(nodes), initial=0.0)][::-1]
 
 
 def _first(costs: Costs, choices: Choices, last_use: Mapping[str, int]) -> State:
