@@ -26,14 +26,12 @@ from edgeprune.lowering.record import LoweringRecord
 from edgeprune.methods import amounts, load_method, require_images, require_taken
 from edgeprune.methods.base import PruneRequest
 from edgeprune.methods.budget import Budget
-from edgeprune.partitioning.manifest import PartitionManifest
 from edgeprune.pipeline.export import write_export
 from edgeprune.pipeline.output import Output
 from edgeprune.pipeline.profile import profile as profile_bundle
 from edgeprune.pipeline.report import report
 from edgeprune.pipeline.run import run_arrays
-from edgeprune.pipeline.split import SplitOptions
-from edgeprune.pipeline.split import split as split_bundle
+from edgeprune.pipeline.split import SplitOptions, split_over
 from edgeprune.pipeline.tune import tune as tune_bundle
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.sweeping.sweep import require_complete
@@ -165,10 +163,12 @@ def export(
     out: str | Path,
     *,
     devices: int | str = "",
+    force: bool = False,
     overwrite: bool = False,
     **how: Unpack[ExportKeywords],
 ) -> Bundle:
-    """Fold, export to ONNX, lower and verify a pruned network, and write the bundle `out`; GateError if parity fails.
+    """Fold, export to ONNX, lower and verify a pruned network, and write the bundle `out`; GateError if parity fails,
+    or a split over `devices` does not pay (unless `force`).
 
     Besides: opset (20); device_profile (this machine's), in whose cost table each layer is written in the form that is
     fastest; as_planned, in the groups that the plan has; tune, in the form that is measured to be fastest here, with
@@ -177,7 +177,7 @@ def export(
     _check_keywords("export", how, ExportKeywords)
     deploy, lowering = _how(**how)
     lowering.check()
-    return write_export(pruned, deploy, lowering, SplitOptions(str(devices)), Output(Path(out), overwrite))
+    return write_export(pruned, deploy, lowering, SplitOptions(str(devices), force=force), Output(Path(out), overwrite))
 
 
 def tune(
@@ -197,9 +197,7 @@ def tune(
     return tune_bundle(Path(bundle), LowerOptions(device_profile, options))[1]
 
 
-def split(model: str | Path, out: str | Path, *, devices: int | str, overwrite: bool = False) -> PartitionManifest:
-    """Split the groups of an ONNX file or bundle over devices, into the bundle `out`."""
-    return split_bundle(Path(model), SplitOptions(str(devices)), Output(Path(out), overwrite))[1]
+split = split_over
 
 
 def run(bundle: str | Path, inputs: NDArray[np.generic] | Feeds, *, threads: int = 1) -> dict[str, NDArray[np.generic]]:

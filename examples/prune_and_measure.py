@@ -26,7 +26,7 @@ def main(out: Path, arch: str = "resnet18") -> None:
     bundle = edgeprune.export(pruned, out / "bundle")
     print(f"parity: {bundle.manifest.parity}, Gathers: {bundle.manifest.gathers}")
 
-    edgeprune.split(out / "bundle", out / "split", devices=2)
+    edgeprune.split(out / "bundle", out / "split", devices=2, force=True)
     whole = edgeprune.run(out / "bundle", images.numpy())["output"]
     parts = edgeprune.run(out / "split", images.numpy())["output"]
     print(f"split and unsplit differ by {np.abs(whole - parts).max():.1e}")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from edgeprune.devices.device_profile import DeviceProfile, load_profile
-from edgeprune.devices.figures import Positive
+from edgeprune.devices.figures import Count, Positive
 from edgeprune.devices.this_machine import default_profile_name
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, unknown_name
 from edgeprune.io.toml_files import read_toml
 
 MAX_DEVICES = 256
@@ -23,7 +23,7 @@ _TAKEN = (".json", ".onnx")  # a device's name is that of its folder, beside the
 
 @dataclass(frozen=True)
 class LinkRate:
-    """A device's connection to the host."""
+    """A device's connection to the others, or that of two devices."""
 
     bandwidth_mbit_per_s: float
     round_trip_ms: float
@@ -44,6 +44,21 @@ class Device:
     """Its share of the groups, relative to the other devices' shares; None: by the profiles' rates."""
     link: LinkRate | None = None
     """None: that of the profile."""
+    links: Mapping[str, LinkRate] = field(default_factory=dict)
+    """Other device's name -> what connects the two, where it is not the devices' own links."""
+    memory_mb: float | None = None
+    """10^6 bytes that weights and activations may take; None: as many as they need."""
+    threads: int | None = None
+    """That compute on it, one a core; None: one on each core."""
+
+    @property
+    def memory_bytes(self) -> float | None:
+        return None if self.memory_mb is None else self.memory_mb * 1e6
+
+    @property
+    def used_threads(self) -> int:
+        profile = self.known_profile
+        return profile.cores if self.threads is None or profile.kind == "gpu" else self.threads
 
     @property
     def known_profile(self) -> DeviceProfile:
@@ -55,13 +70,23 @@ class Device:
         return self.link or LinkRate(link.bandwidth_mbit_per_s.value, link.round_trip_ms.value)
 
 
+def link_between(one: Device, other: Device) -> LinkRate:
+    """What connects two devices: their own link, else the slower of what each has."""
+    own = one.links.get(other.name) or other.links.get(one.name)
+    first, second = one.link_rate, other.link_rate
+    return own or LinkRate(
+        min(first.bandwidth_mbit_per_s, second.bandwidth_mbit_per_s), max(first.round_trip_ms, second.round_trip_ms)
+    )
+
+
 def load_devices(spec: str | int | Path, *, default_profile: str = "") -> tuple[Device, ...]:
     """`--devices`: a number N gives N equal devices device0, device1 ...; else a TOML file that lists them.
 
     The file holds one `[[device]]` table a device, the host first, with `name`, `profile` (a name, or the path of a
-    profile relative to the file) and optionally `share`; and optionally one `[link]` table with
-    `bandwidth_mbit_per_s` and `round_trip_ms`, in place of the profiles' figures. `default_profile`: of the devices
-    for which none is given; without it their type counts as not known.
+    profile relative to the file) and optionally `share`, `memory_mb` and `threads`. `[[link]]` tables with
+    `bandwidth_mbit_per_s` and `round_trip_ms` replace the profiles' figures: for two devices where one names them with
+    `between = ["a", "b"]`, else for all others. `default_profile`: of the devices for which none is given; without it
+    their type counts as not known.
     """
     usual = load_profile(default_profile) if default_profile else None
     text = str(spec).strip()
@@ -78,9 +103,11 @@ def load_devices(spec: str | int | Path, *, default_profile: str = "") -> tuple[
             f"--devices {text!r} is neither a number nor a file", expected="a number, or a TOML file of devices"
         )
     file = read_toml(path, _DevicesFile, what="a list of devices")
-    devices = tuple(_device(entry, file.link, path, usual) for entry in file.device)
+    links = (file.link,) if isinstance(file.link, _LinkTable) else file.link
+    usual_link = _usual_link(links, path)
+    devices = tuple(_device(entry, usual_link, path, usual) for entry in file.device)
     check_devices(devices, where=path)
-    return devices
+    return _linked(devices, links, path)
 
 
 def check_devices(devices: Sequence[Device], *, where: object = "") -> None:
@@ -102,6 +129,12 @@ def check_devices(devices: Sequence[Device], *, where: object = "") -> None:
             raise InputError(
                 f"device {device.name!r} has share {device.share}", where=where, expected="a number above 0"
             )
+        if device.threads is not None and not 1 <= device.used_threads <= device.known_profile.cores:
+            raise InputError(
+                f"device {device.name!r} has {device.threads} threads",
+                where=where,
+                expected=f"1 to {device.known_profile.cores}, one a core of {device.known_profile.name}",
+            )
     if len({device.share is None for device in devices}) > 1:
         bare = next(device.name for device in devices if device.share is None)
         raise InputError(
@@ -111,41 +144,73 @@ def check_devices(devices: Sequence[Device], *, where: object = "") -> None:
         )
 
 
-def rates(devices: Sequence[Device]) -> tuple[float, ...]:
-    """What the groups are divided by: the shares, else the profiles' peak rates, else equal parts."""
-    if all(device.share is not None for device in devices):
-        return tuple(device.share or 1.0 for device in devices)
-    if all(device.profile is None for device in devices):
-        return (1.0,) * len(devices)
-    return tuple(device.known_profile.macs_per_s for device in devices)
+def shares(devices: Sequence[Device]) -> tuple[float, ...] | None:
+    """What the user says that the work is divided by; None where nothing is said."""
+    given = tuple(device.share for device in devices if device.share is not None)
+    return given if len(given) == len(devices) else None
 
 
 class _LinkTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bandwidth_mbit_per_s: Positive | None = None
     round_trip_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    between: tuple[str, str] | None = None
 
 
 class _DeviceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     profile: str | None = None
     share: Positive | None = None
+    memory_mb: Positive | None = None
+    threads: Count | None = None
 
 
 class _DevicesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: tuple[_DeviceTable, ...]
-    link: _LinkTable = _LinkTable()
+    link: _LinkTable | tuple[_LinkTable, ...] = _LinkTable()
+
+
+def _usual_link(links: Sequence[_LinkTable], path: Path) -> _LinkTable:
+    """That of the pairs that have none of their own."""
+    usual = [link for link in links if link.between is None]
+    if len(usual) > 1:
+        raise InputError(
+            "two links name no devices", where=path, expected='one for all pairs, others with between = ["a", "b"]'
+        )
+    return usual[0] if usual else _LinkTable()
 
 
 def _device(entry: _DeviceTable, link: _LinkTable, path: Path, profile: DeviceProfile | None) -> Device:
     if entry.profile is not None:
         own = entry.profile.endswith(".toml")
         profile = load_profile(path.parent / entry.profile if own else entry.profile)
-    device = Device(entry.name, profile, entry.share)
-    if link.bandwidth_mbit_per_s is None and link.round_trip_ms is None:
-        return device
-    own_link = device.link_rate
-    rate = LinkRate(
-        own_link.bandwidth_mbit_per_s if link.bandwidth_mbit_per_s is None else link.bandwidth_mbit_per_s,
-        own_link.round_trip_ms if link.round_trip_ms is None else link.round_trip_ms,
+    device = Device(entry.name, profile, entry.share, memory_mb=entry.memory_mb, threads=entry.threads)
+    is_told = link.bandwidth_mbit_per_s is not None or link.round_trip_ms is not None
+    return replace(device, link=_rate(link, device.link_rate)) if is_told else device
+
+
+def _rate(link: _LinkTable, otherwise: LinkRate) -> LinkRate:
+    return LinkRate(
+        otherwise.bandwidth_mbit_per_s if link.bandwidth_mbit_per_s is None else link.bandwidth_mbit_per_s,
+        otherwise.round_trip_ms if link.round_trip_ms is None else link.round_trip_ms,
     )
-    return Device(entry.name, profile, entry.share, rate)
+
+
+def _linked(devices: Sequence[Device], links: Sequence[_LinkTable], path: Path) -> tuple[Device, ...]:
+    """The devices with the links of pairs; InputError for a pair that does not exist or has several."""
+    by_name = {device.name: device for device in devices}
+    found: dict[str, dict[str, LinkRate]] = {name: {} for name in by_name}
+    for link in links:
+        if link.between is None:
+            continue
+        for name in link.between:
+            if name not in by_name:
+                error = unknown_name("device", name, by_name)
+                raise InputError(f"a link names the {error.what}", where=path, expected=error.expected)
+        one, other = link.between
+        if one == other:
+            raise InputError(f"a link of {one!r} with itself", where=path, expected="two devices")
+        if other in found[one]:
+            raise InputError(f"two links of {one!r} and {other!r}", where=path, expected="one for each two devices")
+        rate = _rate(link, link_between(by_name[one], by_name[other]))
+        found[one][other] = found[other][one] = rate
+    return tuple(replace(device, links=found[device.name]) for device in devices)

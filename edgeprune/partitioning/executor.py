@@ -1,6 +1,7 @@
 """Run a split network on this machine: one worker thread a device, as a rehearsal of the real devices.
 
-Tensors pass through memory. Each device's subgraphs run in their own ONNX Runtime sessions, idle threads asleep.
+Tensors pass through memory, from the device that has one to the device that waits for it. Each device's subgraphs run
+in their own ONNX Runtime sessions, idle threads asleep. All devices wait for each other before each stage.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ class RunStats:
     stage_ms: tuple[float, ...]
     """Wall time of each stage."""
     sent_bytes: dict[str, int]
-    """Device -> bytes that it was sent or that it sent back. The host's figure counts all: it takes part in all."""
+    """Device -> bytes that it was sent or that it sent."""
 
     @property
     def transferred_bytes(self) -> int:
         """All bytes that were moved between devices."""
-        return max(self.sent_bytes.values(), default=0)
+        return sum(self.sent_bytes.values()) // 2  # each counts at both ends
 
 
 class LocalExecutor:

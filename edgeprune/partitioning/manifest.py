@@ -15,12 +15,14 @@ from typing import Literal
 import msgspec
 from onnx import ModelProto
 
+from edgeprune.bundles.names import ANNOTATED_MODEL
 from edgeprune.errors import InputError
 from edgeprune.io.json_files import read_json
 from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.onnx_files.inputs import input_specs, output_specs
 from edgeprune.onnx_files.model import load_model
 from edgeprune.partitioning.devices import Device, check_devices
+from edgeprune.partitioning.prediction import Predicted
 
 MANIFEST = "partition.json"
 SCHEMA_VERSION = 1
@@ -37,7 +39,7 @@ class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeviceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One device's part of the network. The first device is the host."""
+    """One device's part of the network. The first device is the host: it gets the inputs and holds the outputs."""
 
     name: str
     profile: str
@@ -47,21 +49,38 @@ class DeviceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     macs: int
     """Multiply-adds an inference of batch 1."""
     weight_bytes: int
+    peak_memory_bytes: int = 0
+    """Its weights, and the most that it holds of activations at a time, for batch 1."""
+    busy_ms: float = 0.0
+    """How long it is predicted to compute."""
+
+
+class LayerParts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who computes what of one layer."""
+
+    name: str
+    groups: int
+    channels: dict[str, tuple[tuple[int, int], ...]]
+    """Device -> the channels of the result that it computes, as (first, behind the last)."""
+    inputs: dict[str, tuple[tuple[int, int], ...]] = {}
+    """Where addends of the result are computed: device -> the channels of the input that it multiplies for its own."""
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Work that needs no data from another device once it has started."""
+    """Subgraphs that need no data from each other. A device runs its subgraphs in the order of their stages, and need
+    not wait for the other devices of a stage."""
 
     index: int
     kind: Literal["host", "parallel"]
+    """`host`: the first device alone works in it."""
     subgraphs: dict[str, str]
-    """Device -> the file that it runs; all at the same time."""
+    """Device -> the file that it runs."""
     layers: tuple[str, ...]
-    """The grouped convolutions that this stage divides."""
+    """The layers that are divided, of which parts begin in this stage."""
 
 
 class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
-    """A tensor moved from one device to another."""
+    """A tensor that one device sends to another as soon as it has it."""
 
     from_: str
     to: str
@@ -69,19 +88,7 @@ class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
     bytes: int
     """For batch 1."""
     stage: int
-    """The stage that reads it: it is moved before that stage starts."""
-
-
-class Predicted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An estimate, never a measurement."""
-
-    latency_ms: float
-    speedup: float
-    """Estimated latency of the same network on the host alone / `latency_ms`."""
-    bytes_per_inference: int
-    """All transfers together, batch 1."""
-    basis: str
-    """What the estimate rests on."""
+    """That of the receiver's subgraph which waits for it."""
 
 
 class PartitionManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +101,8 @@ class PartitionManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     schema_version: int = SCHEMA_VERSION
+    layers: tuple[LayerParts, ...] = ()
+    """In the order of the network."""
 
     @property
     def host(self) -> str:
@@ -109,15 +118,20 @@ class Partition:
 
     manifest: PartitionManifest
     models: Mapping[str, ModelProto]
+    annotated: ModelProto | None = None
+    """The whole network, with what the manifest says in ONNX's own words; None where it was not read."""
 
 
 def write_partition(partition: Partition, folder: str | Path) -> None:
-    """Write `partition.json` and DEVICE/stage_NN.onnx into `folder`, which is made if need be."""
+    """Write `partition.json`, DEVICE/stage_NN.onnx and `annotated.onnx` into `folder`, which is made if need be."""
     folder = Path(folder)
     for name, model in partition.models.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(model.SerializeToString())
+    folder.mkdir(parents=True, exist_ok=True)
+    if partition.annotated is not None:
+        (folder / ANNOTATED_MODEL).write_bytes(partition.annotated.SerializeToString(deterministic=True))
     (folder / MANIFEST).write_bytes(partition.manifest.to_json())
 
 
@@ -209,6 +223,8 @@ def _structure_faults(manifest: PartitionManifest, models: Mapping[str, ModelPro
                 yield f"{device}: the tensor {move.tensor!r} is moved from or to this device, which does not exist."
         if not 0 <= move.stage < len(manifest.stages):
             yield f"{move.to}: the tensor {move.tensor!r} is moved for stage {move.stage}, which does not exist."
+        elif move.to in names and move.to not in manifest.stages[move.stage].subgraphs:
+            yield f"{move.to}: the tensor {move.tensor!r} is moved for stage {move.stage}, in which it runs nothing."
 
 
 def _flow_faults(manifest: PartitionManifest, models: Mapping[str, ModelProto]) -> Iterator[str]:

@@ -59,6 +59,11 @@ class Network:
         known = self._types.get(constant)
         return known.shape if known else tuple(self.constants[constant].dims)
 
+    def element_type(self, constant: str) -> int:
+        """ONNX element type of a constant; its values are not computed for that if they need not be."""
+        known = self._types.get(constant)
+        return known.elem_type if known else self.constants[constant].data_type
+
     @cached_property
     def batch(self) -> int:
         """The batch size that bytes and MACs are given for: 1, or the one that the model was exported with."""
@@ -89,6 +94,16 @@ class Network:
                 remedy="pass --input-size, or export with a fixed input size",
             )
         return self._types[value]
+
+    def knows(self, value: str) -> bool:
+        """Whether the value's shape can be inferred."""
+        return value in self._types
+
+    def channels(self, value: str) -> int:
+        """The size of its second axis; 1 where it has none, or none that is the same in every run."""
+        known = self._types.get(value)
+        fixed = known is not None and len(known.dims) > 1 and isinstance(known.dims[1], int)
+        return known.shape[1] if known is not None and fixed else 1
 
     def rank(self, value: str) -> int:
         """Number of axes; 0 if unknown."""

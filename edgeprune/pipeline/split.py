@@ -13,10 +13,12 @@ from edgeprune.bundles.manifest import SCHEMA_VERSION, Manifest
 from edgeprune.bundles.names import MODEL, PARTITION, PLAIN_MODEL
 from edgeprune.bundles.writing import copy_files, new_bundle, write_manifest
 from edgeprune.devices.device_profile import load_profile
-from edgeprune.errors import InputError
+from edgeprune.errors import GateError, InputError
+from edgeprune.io import formatting as f
 from edgeprune.onnx_files.inputs import with_input_size
 from edgeprune.onnx_files.model import load_model
 from edgeprune.onnx_files.validity import require_runnable
+from edgeprune.partitioning.assembly import Goal
 from edgeprune.partitioning.devices import load_devices
 from edgeprune.partitioning.manifest import PartitionManifest, write_partition
 from edgeprune.partitioning.partition import partition_model
@@ -31,6 +33,10 @@ class SplitOptions:
     """A number of devices, or a TOML file that describes them; empty: no split."""
     device_profile: str = ""
     """Device type of devices that name none; empty: this machine's."""
+    goal: Goal = "latency"
+    """One frame as soon as possible, or as many as possible."""
+    force: bool = False
+    """Split even where one device alone is predicted to be as fast."""
     input_size: tuple[int, ...] = ()
     """Sizes of the last axes of a network's input, where its file leaves them open."""
 
@@ -43,7 +49,10 @@ class SplitOptions:
 
 
 def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, PartitionManifest]:
-    """`edgeprune split`: a bundle with one subgraph a device and stage, beside what the source bundle holds."""
+    """`edgeprune split`: a bundle with the devices' subgraphs, beside what the source bundle holds.
+
+    GateError where one device alone is predicted to be as fast, unless `options.force`.
+    """
     out.check()
     if model.is_dir():
         source = open_bundle(model)
@@ -71,7 +80,43 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
     return open_bundle(out.folder), partition
 
 
+def split_over(
+    model: str | Path,
+    out: str | Path,
+    *,
+    devices: int | str,
+    goal: Goal = "latency",
+    force: bool = False,
+    overwrite: bool = False,
+) -> PartitionManifest:
+    """Split an ONNX file or bundle over devices, into the bundle `out`.
+
+    GateError where one device alone is predicted to be as fast, unless `force`.
+    """
+    options = SplitOptions(str(devices), goal=goal, force=force)
+    return split(Path(model), options, Output(Path(out), overwrite))[1]
+
+
 def split_into(stage: Path, model: ModelProto, options: SplitOptions) -> PartitionManifest:
-    partition = partition_model(model, load_devices(options.devices, default_profile=options.device_profile))
+    """Divide the model and write its partition into a bundle that is being made; GateError as `split`."""
+    devices = load_devices(options.devices, default_profile=options.device_profile)
+    partition = partition_model(model, devices, goal=options.goal)
+    if not options.force:
+        require_gain(partition.manifest)
     write_partition(partition, stage)
     return partition.manifest
+
+
+def require_gain(manifest: PartitionManifest) -> None:
+    """GateError where the best single device is predicted to be as fast as all of them, or nearly so."""
+    predicted, throughput = manifest.predicted, manifest.predicted.throughput
+    if len(manifest.devices) == 1 or predicted.pays:
+        return
+    if throughput is not None and (throughput.mode == "whole_frames" or throughput.whole_frames_per_s is None):
+        return
+    raise GateError(
+        f"split over {len(manifest.devices)} devices the network is predicted to take "
+        f"{f.milliseconds(predicted.latency_ms)} and to move {f.size(predicted.bytes_per_inference)}, "
+        f"{predicted.best_device} alone {f.milliseconds(predicted.single_device_ms)}: use one device, faster links "
+        "or more groups; --for throughput lets each device compute whole frames; --force splits all the same"
+    )

@@ -29,6 +29,8 @@ class SplitDevice(msgspec.Struct, frozen=True):
     subgraphs: tuple[str, ...] = ()
     macs: int = 0
     weight_bytes: int = 0
+    peak_memory_bytes: int | None = None
+    busy_ms: float | None = None
 
 
 class SplitStage(msgspec.Struct, frozen=True):
@@ -47,11 +49,32 @@ class SplitTransfer(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     tensor: str = ""
 
 
+class SplitLayer(msgspec.Struct, frozen=True):
+    name: str
+    groups: int = 1
+    channels: dict[str, tuple[tuple[int, int], ...]] = {}
+    """Device -> runs of the result's channels."""
+    inputs: dict[str, tuple[tuple[int, int], ...]] = {}
+    """The same of the input's, where addends are computed."""
+
+
+class SplitSpan(msgspec.Struct, frozen=True):
+    kind: str
+    device: str
+    start_ms: float
+    end_ms: float
+    tensor: str = ""
+
+
 class SplitPrediction(msgspec.Struct, frozen=True):
     latency_ms: float | None = None
     speedup: float | None = None
     bytes_per_inference: int | None = None
     basis: str = ""
+    single_device_ms: float | None = None
+    best_device: str = ""
+    critical_path: tuple[SplitSpan, ...] = ()
+    timeline: tuple[SplitSpan, ...] = ()
 
 
 class SplitPlan(msgspec.Struct, frozen=True):
@@ -61,6 +84,7 @@ class SplitPlan(msgspec.Struct, frozen=True):
     stages: tuple[SplitStage, ...] = ()
     transfers: tuple[SplitTransfer, ...] = ()
     predicted: SplitPrediction = SplitPrediction()
+    layers: tuple[SplitLayer, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from edgeprune.profiling.result import ProfileResult, Result
 from edgeprune.report.contents import SplitPlan
 from edgeprune.report.views.kernels import KernelView
 from edgeprune.report.views.measurements import Distribution, Roofline, Sweep, Trend, Waterfall
+from edgeprune.report.views.parts import LayerShares
 from edgeprune.report.views.runtimes import RuntimePairs
 
 Subject = (
@@ -19,6 +20,7 @@ Subject = (
     | LoweringRecord
     | KernelView
     | SplitPlan
+    | LayerShares
     | RecordCurve
     | Waterfall
     | Roofline

@@ -105,7 +105,7 @@ def one(name: str, method: str) -> dict[str, Any]:
                 "parity": bundle.manifest.parity.max_rel if bundle.manifest.parity else None,
             }
             if pruned.plan.grouped():
-                edgeprune.split(bundle.folder, Path(folder) / "split", devices=2)
+                edgeprune.split(bundle.folder, Path(folder) / "split", devices=2, force=True)
                 found |= {"reached": "split"}
             options = ProfileOptions(warmup=1, iterations=5, per_layer=False, fresh_process=False)
             (result,) = edgeprune.profile(bundle.folder, options=options).results

@@ -271,12 +271,26 @@ def test_an_onnx_file_without_a_convolution(refused: Run, grouped_onnx: Path, tm
         assert "convolution" in refused(verb[0], tmp_path / "relu.onnx", *verb[1:])
 
 
-def test_a_model_without_groups_cannot_be_split(refused: Run, grouped_onnx: Path, tmp_path: Path) -> None:
+def test_a_split_that_does_not_pay_is_refused_with_the_figures(
+    refused: Run, grouped_onnx: Path, tmp_path: Path
+) -> None:
+    told = refused("split", grouped_onnx, "--devices", "2", code=3)
+    assert "device0 alone" in told
+    assert "--force" in told
+    pruned = refused("export", grouped_onnx, "--force", code=1)
+    assert "--devices" in pruned
+    slow = tmp_path / "slow.toml"
+    slow.write_text('[[device]]\nname = "a"\n[[device]]\nname = "b"\nmemory_mb = 0.0001\n')
+    assert "a alone" in refused("split", grouped_onnx, "--devices", slow, code=3)
+    slow.write_text('[[device]]\nname = "a"\nmemory_mb = 0.0001\n')
+    assert "0.0001 MB" in refused("split", grouped_onnx, "--devices", slow)
+
+
+def test_a_model_without_layers_cannot_be_split(refused: Run, grouped_onnx: Path, tmp_path: Path) -> None:
     model = onnx.load(grouped_onnx)
-    model.graph.node[0].attribute[0].i = 1
-    model.graph.initializer[0].CopyFrom(helper.make_tensor("w", TensorProto.FLOAT, (4, 4, 1, 1), [1.0] * 16))
-    onnx.save(model, tmp_path / "dense.onnx")
-    assert "group" in refused("split", tmp_path / "dense.onnx", "--devices", "2")
+    model.graph.node[0].op_type = "ConvTranspose"
+    onnx.save(model, tmp_path / "other.onnx")
+    assert "'c' is ConvTranspose" in refused("split", tmp_path / "other.onnx", "--devices", "2")
 
 
 @pytest.mark.parametrize("devices", ["0", "-1", "many"])
@@ -294,7 +308,8 @@ def test_a_provider_that_is_not_here(refused: Run, grouped_onnx: Path, target: s
 
 
 def test_inputs_that_do_not_fit(refused: Run, grouped_onnx: Path, tmp_path: Path) -> None:
-    assert main(["split", str(grouped_onnx), "--devices", "2", "-o", str(tmp_path / "split"), "--quiet"]) == 0
+    flags = ["--devices", "2", "--force", "-o", str(tmp_path / "split"), "--quiet"]
+    assert main(["split", str(grouped_onnx), *flags]) == 0
     given = ("run", tmp_path / "split", "--output", tmp_path / "y.npy", "--input")
     assert "cannot be read" in refused(*given, tmp_path / "nowhere.npy")
     np.save(tmp_path / "x.npy", np.zeros((1, 3, 8, 8), np.float32))

@@ -92,7 +92,7 @@ def test_damaged_onnx_files(sound: Callable[..., int], tmp_path: Path) -> None:
             changed[chance.choice(bare)] = chance.randrange(256)
         place.write_bytes(changed)
         verb = ("inspect", "split")[number % 2]
-        flags = ("--devices", "2", "-o", tmp_path / "out", "--overwrite") if verb == "split" else ()
+        flags = ("--devices", "2", "--force", "-o", tmp_path / "out", "--overwrite") if verb == "split" else ()
         ends.add(sound(verb, place, *flags))
     for changed in damaged(data, 60, 1):
         place.write_bytes(changed)
@@ -129,7 +129,7 @@ def test_an_array_that_says_it_is_larger_than_memory(sound: Callable[..., int], 
 def test_damaged_bundles(sound: Callable[..., int], tmp_path: Path) -> None:
     _, model = small.write_models(tmp_path / "models")
     whole, place = tmp_path / "whole", tmp_path / "damaged"
-    assert sound("split", model, "--devices", "2", "-o", whole) == 0
+    assert sound("split", model, "--devices", "2", "--force", "-o", whole) == 0
     np.save(tmp_path / "x.npy", np.zeros((1, 3, small.SIZE, small.SIZE), np.float32))
     shutil.copytree(whole, place)
     given = ("--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
@@ -146,7 +146,7 @@ def test_damaged_bundles(sound: Callable[..., int], tmp_path: Path) -> None:
 def test_names_that_no_file_can_have(name: str, file: str, sound: Callable[..., int], tmp_path: Path) -> None:
     _, model = small.write_models(tmp_path / "models")
     folder = tmp_path / "bundle"
-    assert sound("split", model, "--devices", "2", "-o", folder) == 0
+    assert sound("split", model, "--devices", "2", "--force", "-o", folder) == 0
     whole = tmp_path / "whole"
     shutil.copytree(folder, whole)
     content = json.loads((folder / file).read_text())

@@ -74,6 +74,7 @@ def test_shell_commands_work_in_order(repository: Path, workplace: Path, monkeyp
         "training.md",
         "methods.md",
         "lowering.md",
+        "splitting.md",
         "estimates.md",
         "report.md",
         "targets.md",

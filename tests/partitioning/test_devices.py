@@ -2,7 +2,7 @@ import pytest
 
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError
-from edgeprune.partitioning.devices import Device, LinkRate, check_devices, load_devices, rates
+from edgeprune.partitioning.devices import Device, LinkRate, check_devices, link_between, load_devices, shares
 
 TWO = """
 [[device]]
@@ -28,7 +28,7 @@ def write(tmp_path):
 def test_a_number_gives_equal_devices(spec):
     devices = load_devices(spec)
     assert [device.name for device in devices] == ["device0", "device1", "device2"]
-    assert rates(devices) == (1.0, 1.0, 1.0)
+    assert shares(devices) is None
     assert devices[0].link_rate.bandwidth_mbit_per_s > 0
 
 
@@ -39,7 +39,6 @@ def test_a_number_can_come_with_a_profile():
 def test_a_file_names_devices_and_profiles(write):
     devices = load_devices(write(TWO))
     assert [device.name for device in devices] == ["hub", "cam.local"]
-    assert rates(devices) == (77e9, 29e9)
     assert devices[1].link_rate == LinkRate(941, 0.3)
 
 
@@ -67,7 +66,34 @@ round_trip_ms = { value = 1, certainty = "measured", source = "x" }"""
 
 def test_shares_come_before_rates(write):
     devices = load_devices(write(TWO.replace("[[device]]", "[[device]]\nshare = 2.0", 1) + "share = 6.0"))
-    assert rates(devices) == (2.0, 6.0)
+    assert shares(devices) == (2.0, 6.0)
+
+
+def test_links_of_pairs_lie_beside_the_one_for_all_others(write):
+    links = """
+[[device]]
+name = "far"
+[[link]]
+bandwidth_mbit_per_s = 100.0
+[[link]]
+between = ["hub", "cam.local"]
+bandwidth_mbit_per_s = 2000.0
+round_trip_ms = 0.1
+"""
+    hub, cam, far = load_devices(write(TWO + links), default_profile="rk3588")
+    assert link_between(hub, cam) == link_between(cam, hub) == LinkRate(2000, 0.1)
+    assert link_between(hub, far) == LinkRate(100, hub.link_rate.round_trip_ms)
+
+
+def test_without_a_link_of_their_own_the_slower_end_decides():
+    fast, slow = Device("a", link=LinkRate(1000, 0.1)), Device("b", link=LinkRate(100, 0.5))
+    assert link_between(fast, slow) == LinkRate(100, 0.5)
+
+
+def test_memory_and_threads_are_read(write):
+    hub, cam = load_devices(write(TWO + "memory_mb = 64\nthreads = 2\n"))
+    assert (hub.memory_bytes, cam.memory_bytes) == (None, 64e6)
+    assert (hub.used_threads, cam.used_threads) == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +126,19 @@ def test_impossible_numbers_and_missing_files_are_refused(spec, words):
         ("[[device]]\nname = '../a'", "cannot name a folder"),
         ("[[device]]\nname = 'a'\n[link]\nbandwidth_mbit_per_s = 0.0", "bandwidth_mbit_per_s"),
         ("= 3", "is not TOML"),
+        ("[[device]]\nname = 'a'\nmemory_mb = 0", "memory_mb"),
+        ("[[device]]\nname = 'a'\nprofile = 'raspberry-pi-5'\nthreads = 5", "1 to 4, one a core of raspberry-pi-5"),
+        ("[[device]]\nname = 'a'\n[[link]]\nbetween = ['a', 'b']", "a link names the unknown device 'b'"),
+        ("[[device]]\nname = 'a'\n[[link]]\nbetween = ['a', 'a']", "a link of 'a' with itself"),
+        ("[[device]]\nname = 'a'\n[[link]]\nbetween = ['a']", "between"),
+        (
+            "[[device]]\nname = 'a'\n[[link]]\nround_trip_ms = 1.0\n[[link]]\nround_trip_ms = 2.0",
+            "two links name no devices",
+        ),
+        (
+            "[[device]]\nname = 'a'\n[[device]]\nname = 'b'\n[[link]]\nbetween = ['a', 'b']\n[[link]]\nbetween = ['b', 'a']",
+            "two links of 'b' and 'a'",
+        ),
     ],
 )
 def test_faulty_files_are_refused_with_the_reason(write, text, words):

@@ -4,8 +4,6 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import numpy_helper, parser
 
 from edgeprune.devices.device_profile import load_profile
@@ -14,7 +12,6 @@ from edgeprune.onnx_files.inputs import input_specs, output_specs
 from edgeprune.partitioning.devices import Device, LinkRate, load_devices
 from edgeprune.partitioning.partition import (
     check_partition,
-    group_ranges,
     load_manifest,
     load_partition,
     partition_model,
@@ -56,20 +53,13 @@ def operations(model):
     return [node.op_type for node in model.graph.node]
 
 
-@given(groups=st.integers(1, 300), rates=st.lists(st.floats(1e-3, 1e12), min_size=1, max_size=9))
-def test_group_ranges_cover_every_group_once_and_are_in_proportion(groups, rates):
-    ranges = group_ranges(groups, rates)
-    assert len(ranges) == len(rates)
-    assert [group for start, stop in ranges for group in range(start, stop)] == list(range(groups))
-    for (start, stop), rate in zip(ranges, rates, strict=True):
-        assert abs((stop - start) - groups * rate / sum(rates)) < 1 + 1e-6
-
-
-@given(groups=st.integers(1, 300), devices=st.integers(1, 12))
-def test_equal_devices_get_equal_shares_but_for_one_group(groups, devices):
-    sizes = [stop - start for start, stop in group_ranges(groups, [1.0] * devices)]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] - sizes[-1] <= 1
+def layers_of(partition):
+    """Per device, the operations that are no more than putting pieces together left out."""
+    found = {}
+    for entry in partition.manifest.devices:
+        nodes = [node for file in entry.subgraphs for node in partition.models[file].graph.node]
+        found[entry.name] = [n.op_type for n in nodes if n.op_type not in ("Gather", "Concat", "Identity")]
+    return found
 
 
 def test_the_stages_are_host_parallel_host(partition):
@@ -82,7 +72,7 @@ def test_the_stages_are_host_parallel_host(partition):
     assert manifest.devices[1].subgraphs == ("device1/stage_01.onnx",)
     assert operations(models["device0/stage_00.onnx"]) == ["Conv", "Gather"]
     assert operations(models["device0/stage_01.onnx"]) == ["Gather", "Conv", "Relu"]
-    assert operations(models["device1/stage_01.onnx"]) == ["Conv", "Relu"]
+    assert operations(models["device1/stage_01.onnx"]) == ["Gather", "Conv", "Relu"]
     assert operations(models["device0/stage_02.onnx"]) == ["Concat", "Conv"]
 
 
@@ -96,12 +86,14 @@ def test_a_device_is_sent_only_the_channels_that_it_reads_and_a_dynamic_batch_st
     assert partition.manifest.predicted.bytes_per_inference == sent.bytes + returned.bytes
 
 
-def test_work_and_weights_add_up(model, partition):
+def test_work_weights_and_memory_add_up(model, partition):
     host, other = partition.manifest.devices
     grouped = 8 * 36 * 2 * 9
     assert other.macs == grouped // 2
     assert host.macs == grouped // 2 + 2 * 8 * 8 * 36
-    assert other.weight_bytes == (4 * 2 * 9 + 4) * 4
+    index = 4 * 8
+    assert other.weight_bytes == (4 * 2 * 9 + 4) * 4 + index
+    assert other.peak_memory_bytes == other.weight_bytes + 2 * 4 * 36 * 4  # what a node reads, and what it writes
 
 
 def test_every_subgraph_is_a_valid_model(partition):
@@ -122,115 +114,102 @@ def test_repeated_channels_are_sent_once():
 def test_a_device_that_reads_all_channels_is_sent_the_tensor_itself():
     order = np.array([*range(8), *range(7, -1, -1)])
     model = network("b = Gather<axis=-3>(x, o) y = Conv<group=2>(b, w)", o=order, w=(4, 8, 1, 1))
-    partition = partition_model(model, load_devices(2))
-    assert partition.manifest.transfers[0].tensor == "x"
-    assert [stage.kind for stage in partition.manifest.stages] == ["parallel", "host"]
-
-
-def test_a_gather_that_the_host_needs_too_stays():
-    model = network(
-        "b = Gather<axis=1>(x, o) c = Conv<group=2>(b, w) y = Add(b, c)", o=np.arange(7, -1, -1), w=(8, 4, 1, 1)
-    )
-    partition = partition_model(model, load_devices(2))
-    kept = [name for name, part in partition.models.items() for node in part.graph.node if node.output[0] == "b"]
-    assert kept == ["device0/stage_00.onnx"]
-
-
-def test_branches_at_one_level_share_a_stage_and_what_they_read():
-    model = network(
-        "a = Conv<group=4>(x, w) b = Conv<group=2>(x, u) c = Add(a, b) y = Conv<group=2>(c, u)",
-        w=(8, 2, 1, 1),
-        u=(8, 4, 1, 1),
-    )
-    partition = partition_model(model, load_devices(2))
-    layers = [stage.layers for stage in partition.manifest.stages if stage.kind == "parallel"]
-    assert layers == [("Conv_0", "Conv_1"), ("Conv_3",)]
-    assert sum(move.stage == 1 for move in partition.manifest.transfers) == 1
-    assert operations(partition.models["device1/stage_01.onnx"]) == ["Conv", "Conv"]
+    assert partition_model(model, load_devices(2)).manifest.transfers[0].tensor == "x"
 
 
 @pytest.mark.parametrize(
-    ("body", "tail"),
+    ("body", "other"),
     [
-        ("c = Conv<group=4>(x, w) y = BatchNormalization(c, s, s, s, s)", ["BatchNormalization"]),
-        ("c = Conv<group=4>(x, w) e = Clip(c, lo, hi) y = Mul(e, s3)", ["Clip", "Mul"]),
-        ("c = Conv<group=4>(x, w) e = Sigmoid(c) y = Mul(c, e)", ["Sigmoid", "Mul"]),
-        ("c = Conv<group=4>(x, w) e = MaxPool<kernel_shape=[2,2]>(c) y = PRelu(e, s3)", ["MaxPool", "PRelu"]),
-        ("c = Conv<group=4>(x, w) e = Relu(c) y = Conv<group=2>(e, u)", ["Relu", "Conv"]),
-        # Not channel by channel, read elsewhere, or cut at other channels: the segment ends before.
-        ("c = Conv<group=4>(x, w) y = Softmax<axis=1>(c)", []),
-        ("c = Conv<group=4>(x, w) e = Relu(c) y = Add(c, e)", []),
-        ("c = Conv<group=4>(x, w) y = Add(c, x)", []),
-        ("c = Conv<group=4>(x, w) y = Conv(c, d)", []),
-        ("c = Conv<group=2>(x, u) e = Relu(c) o = Conv<group=8>(e, z) y = Relu(o)", ["Relu", "Conv", "Relu"]),
+        ("c = Conv<group=4>(x, w) y = BatchNormalization(c, s, s, s, s)", ["Conv", "BatchNormalization"]),
+        ("c = Conv<group=4>(x, w) e = Clip(c, lo, hi) y = Mul(e, s3)", ["Conv", "Clip", "Mul"]),
+        ("c = Conv<group=4>(x, w) e = Sigmoid(c) y = Mul(c, e)", ["Conv", "Sigmoid", "Mul"]),
+        ("c = Conv<group=4>(x, w) e = MaxPool<kernel_shape=[2,2]>(c) y = PRelu(e, s3)", ["Conv", "MaxPool", "PRelu"]),
+        ("c = Conv<group=4>(x, w) e = Relu(c) y = Conv<group=2>(e, u)", ["Conv", "Relu", "Conv"]),
+        ("c = Conv<group=4>(x, w) e = Relu(c) y = Add(c, e)", ["Conv", "Relu", "Add"]),
+        (
+            "c = Conv<group=4>(x, w) e = Relu(c) d1 = Conv<group=4>(e, w) y = Add(d1, c)",
+            ["Conv", "Relu", "Conv", "Add"],
+        ),
+        ("c = Conv<group=4>(x, w) e = Conv<group=2>(x, u) y = Sub(c, e)", ["Conv", "Conv", "Sub"]),
+        ("c = Conv<group=4>(x, w) y = Softmax<axis=1>(c)", ["Conv"]),
     ],
 )
-def test_channel_wise_work_goes_with_the_convolution(body, tail):
+def test_what_comes_between_grouped_layers_stays_where_they_are(body, other):
     model = network(
         body,
         w=(8, 2, 1, 1),
         u=(8, 4, 1, 1),
-        d=(8, 8, 1, 1),
-        z=(8, 1, 1, 1),
         s=(8,),
         s3=(8, 1, 1),
         lo=np.float32(0),
         hi=np.float32(1),
     )
     partition = partition_model(model, load_devices(2))
-    part = partition.models[partition.manifest.devices[1].subgraphs[0]]
-    assert operations(part) == ["Conv", *tail]
+    assert layers_of(partition)["device1"] == other
+    assert len(partition.manifest.transfers) == 2  # the input, and the result
 
 
-def test_a_chain_is_cut_where_the_groups_of_the_next_convolution_lie_across_devices():
+def test_a_device_computes_no_groups_of_the_next_layer_that_lie_across_devices():
     model = network("c = Conv<group=8>(x, z) y = Conv<group=2>(c, u)", z=(8, 1, 1, 1), u=(8, 4, 1, 1))
     partition = partition_model(model, load_devices(4))
-    parallel = [stage for stage in partition.manifest.stages if stage.kind == "parallel"]
-    assert [len(stage.subgraphs) for stage in parallel] == [4, 2]
+    parts = [ops.count("Conv") for ops in layers_of(partition).values()]
+    assert sum(parts) >= 4
 
 
 def test_a_convolution_with_fewer_groups_than_devices_leaves_some_idle():
     model = network("y = Conv<group=2>(x, u)", u=(8, 4, 1, 1))
     manifest = partition_model(model, load_devices(5)).manifest
-    assert [bool(entry.subgraphs) for entry in manifest.devices] == [True, True, False, False, False]
+    assert sum(bool(entry.subgraphs) for entry in manifest.devices) == 2
 
 
 def test_faster_devices_get_more_groups():
-    model = network("y = Conv<group=8>(x, z)", z=(16, 1, 1, 1))
+    model = network("y = Conv<group=8>(x, z)", z=(160, 1, 1, 1))
     devices = [Device("a", load_profile("raspberry-pi-4")), Device("b", load_profile("raspberry-pi-5"))]
     macs = [entry.macs for entry in partition_model(model, devices).manifest.devices]
-    assert macs == [2 * 2 * 36, 6 * 2 * 36]  # 58 : 154
+    assert macs[0] < macs[1]
+    told = [Device("a", share=1.0), Device("b", share=3.0)]
+    macs = [entry.macs for entry in partition_model(model, told).manifest.devices]
+    assert macs == [2 * 20 * 36, 6 * 20 * 36]
 
 
 def test_one_device_gets_the_whole_network_in_one_subgraph(model):
     partition = partition_model(model, load_devices(1))
     assert list(partition.models) == ["device0/stage_00.onnx"]
     assert partition.manifest.transfers == ()
-    assert partition.manifest.predicted.speedup == 1.0
+    assert partition.manifest.predicted.speedup == pytest.approx(1.0)
     assert operations(partition.models["device0/stage_00.onnx"]) == operations(model)
 
 
-def test_the_estimate_is_the_documented_sum():
+def test_the_prediction_is_that_of_the_slowest_way():
     model = network("y = Conv<group=2>(x, u)", u=(8, 4, 1, 1))
-    profile = load_profile("raspberry-pi-5")
-    devices = [Device(name, profile, link=LinkRate(100, 2.0)) for name in "ab"]
+    devices = [Device(name, load_profile("raspberry-pi-5"), link=LinkRate(100, 2.0)) for name in "ab"]
     predicted = partition_model(model, devices).manifest.predicted
     size = 2 * 4 * 36 * 4
-    part = max(4 * 4 * 36 / profile.macs_per_s, 4 * 4 * 4 / (profile.memory_gb_per_s.value * 1e9))
     assert predicted.bytes_per_inference == size
-    seconds = 2e-3 + size * 8 / 100e6 + part
-    index_bytes = 4 * 8  # the channels that each device's part gathers are constants, too
-    slack = 2 * index_bytes / (profile.memory_gb_per_s.value * 1e9)
-    assert predicted.latency_ms / 1e3 == pytest.approx(seconds, abs=slack)
-    assert predicted.speedup < 1
+    assert predicted.latency_ms == pytest.approx(2.0 + size * 8 / 100e3, abs=0.05)
+    assert predicted.speedup == pytest.approx(predicted.single_device_ms / predicted.latency_ms, rel=1e-4)
+    assert predicted.best_device == "a"
+    assert [span.kind for span in predicted.critical_path[-4:]] == ["transfer", "compute", "transfer", "compute"]
     assert "not measured" in predicted.basis
 
 
-def test_a_network_that_cannot_be_divided_is_refused():
-    own_weights = "p = ReduceMean<keepdims=0>(x) n = Mul(u, p) y = Conv<group=2>(x, n)"
-    for body, words in (("y = Conv(x, d)", "--groups"), (own_weights, "computes its own while it runs")):
-        with pytest.raises(InputError, match=rf"no grouped convolution.*{words}"):
-            partition_model(network(body, d=(8, 8, 1, 1), u=(8, 4, 1, 1)), load_devices(2))
+def test_a_network_without_groups_is_divided_over_its_channels():
+    model = network("c = Conv(x, d) e = Relu(c) y = Conv(e, d)", d=(8, 8, 1, 1))
+    partition = partition_model(model, load_devices(2))
+    assert all(ops.count("Conv") == 2 for ops in layers_of(partition).values())
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("p = ReduceMean<keepdims=0>(x) n = Mul(u, p) y = Conv<group=2>(x, n)", "computes its own while it runs"),
+        ("y = ConvTranspose<group=2>(x, u)", "'ConvTranspose_0' is ConvTranspose"),
+        ("y = Relu(x)", "holds no layer of a kind that is divided"),
+    ],
+)
+def test_a_network_that_cannot_be_divided_is_refused_with_the_reason(body, words):
+    with pytest.raises(InputError, match=words):
+        partition_model(network(body, d=(8, 8, 1, 1), u=(8, 4, 1, 1)), load_devices(2))
 
 
 def test_nodes_need_no_names_of_their_own(model):
@@ -240,7 +219,7 @@ def test_nodes_need_no_names_of_their_own(model):
     for part in partition.models.values():
         names = [node.name for node in part.graph.node]
         assert len(set(names)) == len(names)
-    assert sum(entry.macs for entry in partition.manifest.devices) == 8 * 36 * 18 + 2 * 8 * 8 * 36
+    assert sum(entry.macs for entry in partition.manifest.devices) >= 8 * 36 * 18 + 2 * 8 * 8 * 36
 
 
 def test_the_input_model_is_not_changed(model):
@@ -257,10 +236,12 @@ def test_what_is_written_is_read_again_and_the_keys_are_those_that_scripts_read(
         name: part.SerializeToString() for name, part in partition.models.items()
     }
     data = json.loads((tmp_path / "out" / "partition.json").read_text())
-    assert set(data) == {"schema_version", "devices", "stages", "transfers", "predicted", "inputs", "outputs"}
-    assert set(data["devices"][0]) == {"name", "profile", "subgraphs", "macs", "weight_bytes"}
+    assert set(data) >= {"schema_version", "devices", "stages", "transfers", "predicted", "inputs", "outputs", "layers"}
+    assert {"name", "profile", "subgraphs", "macs", "weight_bytes", "peak_memory_bytes"} <= set(data["devices"][0])
     assert set(data["transfers"][0]) == {"from", "to", "tensor", "bytes", "stage"}
-    assert {"latency_ms", "speedup", "bytes_per_inference"} <= set(data["predicted"])
+    assert {"latency_ms", "speedup", "bytes_per_inference", "single_device_ms", "best_device", "critical_path"} <= set(
+        data["predicted"]
+    )
     assert data["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 8, 6, 6]}]
 
 

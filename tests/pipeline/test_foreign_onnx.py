@@ -80,7 +80,7 @@ def test_an_open_size_is_given_once_to_every_verb(unsized: Path, tmp_path: Path,
     assert main(["inspect", str(unsized), "--json", str(facts), *size]) == 0
     assert json.loads(facts.read_text())["facts"]["MACs (batch 1)"] == f"{16 * 64 * (27 + 36) + 160:,}"
     assert "--input-size" in refused("split", unsized, "--devices", "2", "-o", tmp_path / "no")
-    assert main(["split", str(unsized), "--devices", "2", "-o", str(tmp_path / "split"), *size]) == 0
+    assert main(["split", str(unsized), "--devices", "2", "--force", "-o", str(tmp_path / "split"), *size]) == 0
     assert "--input-size H,W" in refused("tune", unsized, "-o", tmp_path / "no", "--no-cache")
     assert main(["tune", str(unsized), "-o", str(tmp_path / "tuned"), "--no-cache", *size]) == 0
     assert input_specs(load_model(tmp_path / "tuned" / "model.onnx"))[0].shape == (None, 3, 8, 8)
@@ -107,7 +107,7 @@ def test_several_inputs_are_given_by_name_or_in_one_file(
     np.savez(tmp_path / "all.npz", **feeds)
     with OrtRunner(scaled) as runner:
         wanted = runner.run(feeds)["y"]
-    assert main(["split", str(scaled), "--devices", "2", "-o", str(tmp_path / "split"), "--quiet"]) == 0
+    assert main(["split", str(scaled), "--devices", "2", "--force", "-o", str(tmp_path / "split"), "--quiet"]) == 0
     out, each = tmp_path / "y.npy", [f"--input={name}={tmp_path / name}.npy" for name in feeds]
     for model in (scaled, tmp_path / "split"):
         for given in (each, ["--input", str(tmp_path / "all.npz")]):

@@ -551,7 +551,7 @@ def test_a_model_of_fixed_batch_is_tuned_at_that_batch(tmp_path: Path, quick: No
 
 def test_a_split_bundle_is_not_tuned(tmp_path: Path) -> None:
     folder = bundle(tmp_path)
-    split, _ = split_bundle(folder, SplitOptions("2"), Output(tmp_path / "split"))
+    split, _ = split_bundle(folder, SplitOptions("2", force=True), Output(tmp_path / "split"))
     with pytest.raises(InputError, match="is split already"):
         tune_bundle(split.folder, LowerOptions(tune=TuneOptions()))
 

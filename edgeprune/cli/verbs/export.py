@@ -45,7 +45,9 @@ class ExportFlags:
     to_precision: Literal["fp32", "int8"] = "fp32"
     """Of --to: int8 is calibrated on --data, and told what it costs."""
     devices: OptionalText = ""
-    """Split the groups over N devices, or those in a TOML file."""
+    """Split the network over N devices, or those in a TOML file."""
+    force: Switch = False
+    """Of --devices: split even where one device alone is predicted to be as fast."""
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -77,7 +79,9 @@ class ExportFlags:
     def split(self, device_profile: str) -> SplitOptions:
         from edgeprune.pipeline.split import SplitOptions
 
-        return SplitOptions(self.devices, device_profile)
+        if self.force and not self.devices:
+            raise InputError("--force says to split in any case", remedy="pass --devices, or leave it out")
+        return SplitOptions(self.devices, device_profile, force=self.force)
 
 
 def export(
@@ -102,7 +106,7 @@ def export(
     - `edgeprune export model.pt --arch resnet20 --method gkp-cal --data imagefolder:DIR --heal 10 -o out`
     - `edgeprune export model.pt --arch resnet56 --groups 4 --to tflite,openvino -o out`
     - `edgeprune export model.pt --arch resnet56 --to tflite --to-precision int8 --data imagefolder:DIR -o out`
-    - `edgeprune export pruned/ -o out --devices 2`
+    - `edgeprune export pruned/ -o out --devices 2 --force`
 
     Parameters
     ----------

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Common, OutFlags
-from edgeprune.cli.flags.kinds import EXPORT, OptionalText, parse_open_size
-from edgeprune.cli.tables import facts, table
+from edgeprune.cli.flags.kinds import EXPORT, OptionalText, Switch, parse_open_size
+from edgeprune.cli.tables import facts, milliseconds, table
 
 if TYPE_CHECKING:
     from edgeprune.bundles.bundle import Bundle
@@ -23,15 +24,21 @@ def split(
     devices: Annotated[str, Parameter(group=EXPORT)],
     device_profile: Annotated[OptionalText, Parameter(group=EXPORT)] = "",
     input_size: Annotated[OptionalText, Parameter(group=EXPORT)] = "",
+    goal: Annotated[Literal["latency", "throughput"], Parameter(name="--for", group=EXPORT)] = "latency",
+    force: Annotated[Switch, Parameter(group=EXPORT)] = False,
     out: OutFlags,
     common: Common = Common(),
 ) -> None:
-    """Split the groups of any ONNX CNN with grouped convolutions over several devices.
+    """Split any ONNX CNN over several devices, such that tensors stay where they are made.
+
+    Grouped convolutions need the least exchange. Where one device alone is predicted to be as fast, nothing is written
+    (exit code 3).
 
     **Examples**
 
     - `edgeprune split out/ --devices 2 -o split`
     - `edgeprune split resnext.onnx --devices cluster.toml -o split`
+    - `edgeprune split out/ --devices cluster.toml --for throughput -o split`
 
     Parameters
     ----------
@@ -43,28 +50,47 @@ def split(
         Device type that the prediction is for, where the TOML file names none.
     input_size
         Sizes of the input's last axes, such as H,W or C,H,W, for an ONNX file that leaves more open than the batch.
+    goal
+        latency: one frame as soon as possible. throughput: as many frames as possible; says, too, whether whole frames
+        on each device are predicted to be faster than parts of each on all.
+    force
+        Split even where one device alone is predicted to be as fast.
     """
     from edgeprune.pipeline import split as steps
 
-    bundle, manifest = steps.split(
-        model, steps.SplitOptions(devices, device_profile, parse_open_size(input_size)), out.output()
-    )
+    options = steps.SplitOptions(devices, device_profile, goal, force, parse_open_size(input_size))
+    bundle, manifest = steps.split(model, options, out.output())
     show(manifest, bundle)
     common.write(manifest)
 
 
 def show(manifest: PartitionManifest, bundle: Bundle) -> None:
-    """Devices, stages, and what the split is predicted to bring."""
+    """What each device does, what is moved, and what the split is predicted to bring."""
+    rows = [
+        (d.name, d.profile, len(d.subgraphs), d.macs, d.weight_bytes, d.peak_memory_bytes, milliseconds(d.busy_ms))
+        for d in manifest.devices
+    ]
+    names = ("device", "profile", "subgraphs", "MACs", "weight bytes", "peak memory bytes", "busy ms (predicted)")
+    table("Devices", names, rows)
+    facts(str(bundle.folder), [*_predicted(manifest), ("basis", manifest.predicted.basis)])
+
+
+def _predicted(manifest: PartitionManifest) -> Iterator[tuple[str, str]]:
     from edgeprune.io.formatting import speed_change
 
-    rows = [(d.name, d.profile, len(d.subgraphs), d.macs, d.weight_bytes) for d in manifest.devices]
-    table("Devices", ("device", "profile", "subgraphs", "MACs", "weight bytes"), rows)
-    predicted = manifest.predicted
-    pairs = [
-        ("stages", str(len(manifest.stages))),
-        ("moved per inference", f"{predicted.bytes_per_inference:,} bytes in {len(manifest.transfers)} transfers"),
-        ("predicted latency (estimate)", f"{predicted.latency_ms:.3f} ms"),
-        ("against the host alone (estimate)", speed_change(predicted.speedup)),
-        ("basis", predicted.basis),
-    ]
-    facts(str(bundle.folder), pairs)
+    predicted, throughput = manifest.predicted, manifest.predicted.throughput
+    count = len(manifest.transfers)
+    yield "moved per inference", f"{predicted.bytes_per_inference:,} bytes in {count} transfers"
+    yield "predicted latency (estimate)", f"{predicted.latency_ms:.3f} ms"
+    if predicted.single_device_ms is None:
+        yield "on one device", "it has the memory of none"
+    else:
+        yield f"{predicted.best_device} alone (estimate)", f"{predicted.single_device_ms:.3f} ms"
+        yield "against it (estimate)", speed_change(predicted.speedup)
+    path = predicted.critical_path
+    waits = sum(span.end_ms - span.start_ms for span in path if span.kind == "transfer")
+    yield "critical path", f"{len(path)} steps, {waits:.3f} ms of it transfers"
+    if throughput is not None:
+        how = "whole frames on" if throughput.mode == "whole_frames" else "parts of each frame on"
+        told = f"{throughput.frames_per_s:.2f} frames/s, {how} {', '.join(throughput.devices)}"
+        yield "predicted throughput (estimate)", told

@@ -28,16 +28,17 @@ from edgeprune.report.figures.drawing import (
     bar_axes,
     beside,
     legend,
-    margin,
     svg,
 )
 from edgeprune.report.figures.runtimes import runtime_bars
+from edgeprune.report.figures.split import share_columns, split_picture
 from edgeprune.report.views.kernels import KernelView, reduced
 from edgeprune.report.views.measurements import Distribution, Roofline, Sweep, Trend, Waterfall
+from edgeprune.report.views.parts import LayerShares
 from edgeprune.report.views.runtimes import RuntimePairs
 from edgeprune.report.words.results import setting
 
-MOST_STAGES, MOST_RESULTS, MOST_MARKERS = 40, 16, 60
+MOST_RESULTS, MOST_MARKERS = 16, 60
 
 
 def draw(picture: Picture) -> str:
@@ -59,7 +60,9 @@ def _figure(picture: Picture) -> Figure:
         case KernelView() as view:
             return kernel_maps(view)
         case SplitPlan() as split:
-            return stage_grid(split)
+            return split_picture(split)
+        case LayerShares() as shares:
+            return share_columns(shares)
         case RecordCurve() as curve:
             return curve_line(curve)
         case Waterfall() as waterfall:
@@ -180,42 +183,6 @@ def kernel_maps(view: KernelView) -> Figure:
     figure.text(0.585, 0.056, "norm 0", ha="right", va="center")
     figure.text(0.865, 0.056, f.bare_ms(brightest), ha="left", va="center")
     figure.subplots_adjust(left=0.08, right=0.985, top=0.91, bottom=0.22, wspace=0.07)
-    return figure
-
-
-def stage_grid(split: SplitPlan) -> Figure:
-    """Devices down, stages across; a filled cell is work, its shade the kind of stage; arrows are transfers."""
-    devices = [device.name for device in split.devices]
-    stages = split.stages[:MOST_STAGES]
-    labels = [f.shortened(f.clean(name), 24) for name in devices]
-    figure = Figure(figsize=(WIDTH, 1.15 + 0.5 * len(devices)))
-    axes = figure.subplots()
-    for column, stage in enumerate(stages):
-        for row, name in enumerate(devices):
-            works = name in stage.subgraphs
-            colour = (PRUNED if stage.kind == "parallel" else DENSE) if works else (0.5, 0.5, 0.5, 0.1)
-            axes.barh(row, 0.86, 0.62, left=column - 0.43, color=colour)
-    place = {stage.index: column for column, stage in enumerate(stages)}
-    for move in {(t.from_, t.to, t.stage): t for t in split.transfers}.values():
-        if move.stage in place and move.from_ in devices and move.to in devices:
-            between = place[move.stage] - 0.5
-            arrow = {"arrowstyle": "-|>", "color": GATHER, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
-            start, end = devices.index(move.from_), devices.index(move.to)
-            edge = 0.31 if end > start else -0.31
-            axes.annotate("", (between + 0.03, end - edge), (between - 0.03, start + edge), arrowprops=arrow)
-    axes.set_yticks(range(len(devices)), labels)
-    axes.set_ylim(len(devices) - 0.5, -0.6)
-    axes.set_xlim(-0.6, len(stages) - 0.4)
-    step = 1 if len(stages) <= 20 else 5
-    axes.set_xticks(range(0, len(stages), step), [str(stages[i].index) for i in range(0, len(stages), step)])
-    more = f" (the first {len(stages)} of {len(split.stages)})" if len(split.stages) > len(stages) else ""
-    axes.set_xlabel(f"stage{more}")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    kinds = [Patch(color=DENSE, label="host stage"), Patch(color=PRUNED, label="parallel stage")]
-    legend(figure, axes, [*kinds, Patch(color=GATHER, label="transfer")])
-    height = figure.get_figheight()
-    figure.subplots_adjust(left=margin(labels), right=0.99, top=1 - 0.34 / height, bottom=0.48 / height)
     return figure
 
 

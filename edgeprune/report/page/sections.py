@@ -14,6 +14,7 @@ from edgeprune.report.page.measured import advice_section, estimates_section, la
 from edgeprune.report.page.records import record_section
 from edgeprune.report.page.runtimes import runtimes_section
 from edgeprune.report.views.kernels import KernelView, kernel_view
+from edgeprune.report.views.parts import layer_shares
 from edgeprune.report.words.forms import excess_sentence
 from edgeprune.report.words.headline import accuracy_change, plain_rows, ratio
 from edgeprune.report.words.results import setting
@@ -190,15 +191,18 @@ def _split(contents: Contents) -> Section:
     )
     if guess.latency_ms is not None:
         text += (
-            f" Estimated latency {f.milliseconds(guess.latency_ms)}: {f.speed_change(guess.speedup)} as one device "
-            f"alone. "
+            f" Estimated latency {f.milliseconds(guess.latency_ms)}: {f.speed_change(guess.speedup)} as "
+            f"{f.clean(guess.best_device) or 'one device'} alone. "
             f"Basis: {f.clean(guess.basis) or 'unknown'}."
         )
         if guess.speedup is not None and guess.speedup < 1:
             text += " Over these links, one device alone would be faster."
     if contents.lowering and set(contents.lowering.forms().values()) != {GROUPED}:
         text += " The parts hold the network as planned; the forms above are those of the whole model."
-    picture = [Picture("split", "Which device works in which stage", split)] if split.stages else []
+    caption = "Which device is predicted to do what when" if guess.timeline else "Which device works in which stage"
+    picture = [Picture("split", caption, split)] if split.stages else []
+    if (shares := layer_shares(split)) is not None:
+        picture.append(Picture("split-layers", "Which device computes what of each layer", shares))
     return Section("split", title, (text, *picture, *(t for t in tables.split_tables(split) if t.rows)))
 
 

@@ -142,13 +142,22 @@ def estimate_table(estimates: Sequence[Estimate]) -> Table:
     return Table("Estimated latencies: not measured", columns(*names, numeric=names[1:6]), rows)
 
 
+def _told(parts: Mapping[str, Sequence[tuple[int, int]]]) -> str:
+    """Such as `hub 0:96; cam 96:128`."""
+    runs = ((name, ",".join(f"{start}:{stop}" for start, stop in own)) for name, own in parts.items())
+    return "; ".join(f"{name} {own}" for name, own in runs)
+
+
 def split_tables(split: SplitPlan) -> list[Table]:
     """Devices, stages and transfers."""
-    device_names = ("device", "profile", "subgraphs", "MACs", "weights")
+    device_names = ("device", "profile", "subgraphs", "MACs", "weights", "peak memory", "busy (predicted)")
     devices = tuple(
-        (f.clean(d.name), f.clean(d.profile), str(len(d.subgraphs)), f.count(d.macs), f.size(d.weight_bytes))
+        (
+            f.clean(d.name), f.clean(d.profile), str(len(d.subgraphs)), f.count(d.macs), f.size(d.weight_bytes),
+            f.size(d.peak_memory_bytes), f.milliseconds(d.busy_ms),
+        )
         for d in split.devices
-    )
+    )  # fmt: skip
     stages = tuple(
         (
             str(stage.index),
@@ -162,11 +171,17 @@ def split_tables(split: SplitPlan) -> list[Table]:
     moves = tuple(
         (str(t.stage), f.clean(t.from_), f.clean(t.to), f.clean(t.tensor), f.size(t.bytes)) for t in split.transfers
     )
+    parts = tuple(
+        (f.clean(layer.name), str(layer.groups), f.clean(_told(layer.channels)), f.clean(_told(layer.inputs)) or f.NONE)
+        for layer in split.layers
+    )
+    part_names = ("layer", "groups", "channels of the result", "of the input, where addends are exchanged")
     stage_names = ("stage", "kind", "devices", "divided layers", "received before")
     move_names = ("before stage", "from", "to", "tensor", "bytes")
     return [
         Table("Devices (MACs of one sample)", columns(*device_names, numeric=device_names[2:]), devices),
         Table("Stages", columns(*stage_names, numeric=stage_names[-1:]), stages, folded=len(stages) > 12),
+        Table("Parts of the layers", columns(*part_names, numeric=part_names[1:2]), parts, folded=len(parts) > 6),
         Table("Transfers of one sample", columns(*move_names, numeric=move_names[-1:]), moves, folded=len(moves) > 6),
     ]
 
