@@ -44,6 +44,8 @@ class Device:
     """Its share of the groups, relative to the other devices' shares; None: by the profiles' rates."""
     link: LinkRate | None = None
     """None: that of the profile."""
+    address: str = ""
+    """Where its worker listens, such as tcp/192.168.0.11:7447; empty: not known, or it is the host."""
 
     @property
     def known_profile(self) -> DeviceProfile:
@@ -129,18 +131,21 @@ class _DeviceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     profile: str | None = None
     share: Positive | None = None
+    address: str = ""
 
 
 class _DevicesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: tuple[_DeviceTable, ...]
     link: _LinkTable = _LinkTable()
+    tls: dict[str, str] = {}
+    """Certificates; `cluster/roster.py` reads them."""
 
 
 def _device(entry: _DeviceTable, link: _LinkTable, path: Path, profile: DeviceProfile | None) -> Device:
     if entry.profile is not None:
         own = entry.profile.endswith(".toml")
         profile = load_profile(path.parent / entry.profile if own else entry.profile)
-    device = Device(entry.name, profile, entry.share)
+    device = Device(entry.name, profile, entry.share, address=entry.address)
     if link.bandwidth_mbit_per_s is None and link.round_trip_ms is None:
         return device
     own_link = device.link_rate
@@ -148,4 +153,4 @@ def _device(entry: _DeviceTable, link: _LinkTable, path: Path, profile: DevicePr
         own_link.bandwidth_mbit_per_s if link.bandwidth_mbit_per_s is None else link.bandwidth_mbit_per_s,
         own_link.round_trip_ms if link.round_trip_ms is None else link.round_trip_ms,
     )
-    return Device(entry.name, profile, entry.share, rate)
+    return Device(entry.name, profile, entry.share, rate, entry.address)

@@ -1,0 +1,200 @@
+"""A node of the cluster: sends numbered frames to peers, hears their heartbeats, and tells its owner what happens.
+
+Threads: zenoh's calls back and only enqueues; one decodes and checks; one keeps time; one a peer sends. The owner gets
+everything as events in one queue, so that nothing of it needs a lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from edgeprune.cluster.transport.frames import FrameError, decode, encode
+from edgeprune.cluster.transport.links import BEAT_S
+from edgeprune.cluster.transport.messages import Beat, Message
+from edgeprune.cluster.transport.network import Network, import_zenoh, open_session
+from edgeprune.cluster.transport.peers import ROOT, Came, Event, Malformed, Peer, Sender, key_to, sender_in
+from edgeprune.io.arrays import Array
+
+logger = logging.getLogger("edgeprune.cluster")
+TICK_S = 0.1
+MOST_WAITING = 4096
+MOST_WAITING_BYTES = 2**30
+"""Frames that wait to be decoded; more are dropped, which their senders notice by the missing acknowledgement."""
+MOST_STRANGERS = 64
+"""Peers that spoke to this node first."""
+STRANGER_S = 10.0
+"""Silence after which they are forgotten."""
+
+
+class Node:
+    """Use as a context manager, or call `close`."""
+
+    def __init__(
+        self,
+        address: str,
+        network: Network,
+        *,
+        peers: Iterable[str] = (),
+        unheard: Callable[[], tuple[str, ...]] = tuple,
+        admits: Callable[[str], bool] = lambda address: True,
+    ) -> None:
+        """`address`: NAME/ID, under which frames come. `peers`: addresses to keep in touch with. `admits`: which other
+        senders are listened to. `unheard`: what to tell of other devices with every heartbeat.
+        InputError as `open_session`."""
+        self.address = address
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        """What happens, as `Event`s, and whatever its owner puts there itself."""
+        self.dropped = 0
+        """Frames that came faster than they were read."""
+        self._unheard, self._admits = unheard, admits
+        self._instance = secrets.randbits(60) | 1
+        self._lock = threading.Lock()
+        self._inbox: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
+        self._waiting_bytes = 0
+        self._stop = threading.Event()
+        self._peers: dict[str, Peer] = {}
+        zenoh = import_zenoh()
+        self._block = {"congestion_control": zenoh.CongestionControl.BLOCK, "express": True}
+        self._drop = {
+            "congestion_control": zenoh.CongestionControl.DROP,
+            "priority": zenoh.Priority.INTERACTIVE_HIGH,
+            "express": True,
+        }
+        self._session: Any = open_session(network)
+        self._subscriber = self._session.declare_subscriber(f"{ROOT}/{address}/**", self._enqueue)
+        self._threads = [
+            threading.Thread(target=run, name=f"edgeprune-{run.__name__.strip('_')}", daemon=True)
+            for run in (self._receive, self._keep_time)
+        ]
+        for peer in peers:
+            self.watch(peer)
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop sending and listening; a second call does nothing."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._inbox.put(None)
+        with self._lock:
+            for peer in self._peers.values():
+                peer.sender.close()
+        self._session.close()
+        for thread in self._threads:
+            thread.join(timeout=2)
+
+    def watch(self, address: str) -> None:
+        """Keep in touch with a peer from now on."""
+        with self._lock:
+            self._peer(address, is_watched=True).is_watched = True
+
+    def send(self, to: str, message: Message, payload: Array | bytes = b"") -> None:
+        """Queue a frame for a peer; an array must be contiguous and is not to be changed afterwards."""
+        size = len(payload) if isinstance(payload, bytes) else payload.nbytes
+        with self._lock:
+            peer = self._peer(to, is_watched=False)
+            epoch, number = peer.outgoing.next(size, time.monotonic())
+            peer.sender.send(epoch, number, message, payload)
+
+    def is_alive(self, address: str) -> bool:
+        """Whether a peer was heard lately."""
+        with self._lock:
+            return address in self._peers and self._peers[address].is_alive
+
+    def beat_of(self, address: str) -> Beat:
+        """The last heartbeat of a peer."""
+        with self._lock:
+            return self._peers[address].beat if address in self._peers else Beat()
+
+    def _peer(self, address: str, *, is_watched: bool) -> Peer:
+        if address not in self._peers:
+            publisher: Any = self._session.declare_publisher(key_to(address, self.address), **self._block)
+            sender = Sender(publisher.put, lambda epoch: peer.outgoing.epoch == epoch, address)
+            self._peers[address] = peer = Peer(address, is_watched, sender)
+        return self._peers[address]
+
+    def _enqueue(self, sample: Any) -> None:
+        payload = sample.payload
+        size = len(payload)
+        if self._inbox.qsize() >= MOST_WAITING or self._waiting_bytes + size > MOST_WAITING_BYTES:
+            self.dropped += 1
+            return
+        self._waiting_bytes += size
+        self._inbox.put((str(sample.key_expr), payload.to_bytes()))
+
+    def _receive(self) -> None:
+        while (item := self._inbox.get()) is not None:
+            key, data = item
+            self._waiting_bytes -= len(data)
+            sender = sender_in(key, self.address)
+            if not sender or not self._is_welcome(sender):
+                logger.warning("a frame of %d bytes on %.200r was refused: its sender is not admitted", len(data), key)
+                continue
+            for event in self._events_of(sender, data):
+                self.events.put(event)
+
+    def _is_welcome(self, sender: str) -> bool:
+        with self._lock:
+            if sender in self._peers:
+                return True
+            strangers = sum(not peer.is_watched for peer in self._peers.values())
+        return strangers < MOST_STRANGERS and self._admits(sender)
+
+    def _events_of(self, sender: str, data: bytes) -> list[Event]:
+        try:
+            frame = decode(data)
+        except FrameError as error:
+            return [Malformed(sender, str(error))]
+        with self._lock:
+            peer = self._peer(sender, is_watched=False)
+            if isinstance(frame.message, Beat):
+                return peer.note_beat(frame.epoch, frame.message, time.monotonic())
+            order = peer.incoming.accept(frame.epoch, frame.number)
+        if order == "old":
+            return [Malformed(sender, f"frame {frame.number} came a second time")]
+        return [Came(sender, frame, after_gap=order == "gap")]
+
+    def _keep_time(self) -> None:
+        last, ticks = time.monotonic(), 0
+        while not self._stop.wait(TICK_S):
+            now = time.monotonic()
+            asleep, last = now - last - TICK_S, now
+            with self._lock:
+                peers = list(self._peers.values())
+                for peer in peers:
+                    if asleep > TICK_S:  # this process did not run: that is not the peers' silence
+                        peer.heard_at += asleep
+                    for event in peer.check(now):
+                        self.events.put(event)
+                for peer in peers:
+                    if not peer.is_watched and now - peer.heard_at > STRANGER_S:
+                        peer.sender.close()
+                        del self._peers[peer.address]
+            unheard = self._unheard()
+            for peer in peers:
+                if ticks % round(BEAT_S / TICK_S) == 0 or not peer.is_alive:
+                    self._send_beat(peer, unheard)
+            ticks += 1
+
+    def _send_beat(self, peer: Peer, unheard: tuple[str, ...]) -> None:
+        with self._lock:
+            incoming = peer.incoming
+            beat = Beat(incoming.epoch, incoming.number, unheard)
+        try:
+            self._session.put(key_to(peer.address, self.address), encode(self._instance, 0, beat), **self._drop)
+        except Exception as error:  # a session that is being closed
+            if not self._stop.is_set():
+                logger.warning("no heartbeat could be sent to %s: %s", peer.address, error)
