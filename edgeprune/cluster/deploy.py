@@ -6,7 +6,7 @@ import queue
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import msgspec
 
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.names import MANIFEST, PARTITION
-from edgeprune.cluster.serving import digest_of
+from edgeprune.cluster.serving import digest_of, read_partition
 from edgeprune.cluster.store import chunks_of
 from edgeprune.cluster.transport.messages import Chunk, Lacks, Message, Offer, Open, Opened, Refusal, Stored
 from edgeprune.cluster.transport.network import Network, check_endpoint
@@ -48,7 +48,7 @@ class DeployOptions:
     host: str = ""
     """The name under which workers are spoken to; default: the partition's host."""
     start_timeout_s: float = 10.0
-    access: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    access: Mapping[str, Any] = field(default_factory=dict)
 
 
 def deploy(folder: Path, addresses: Mapping[str, str], options: DeployOptions = DeployOptions()) -> list[Deployed]:
@@ -73,8 +73,6 @@ def _devices(bundle: Bundle, host: str, addresses: Mapping[str, str]) -> tuple[s
     if not bundle.has(PARTITION):
         host = host or next(iter(addresses), "host")
         return host, [name for name in addresses if name != host]
-    from edgeprune.cluster.serving import read_partition
-
     entries = read_partition(bundle).devices
     return entries[0].name, [entry.name for entry in entries[1:]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.names import MANIFEST, MODEL, PARTITION
 from edgeprune.cluster.flow import SPLIT, Flow, split_flow, whole_flow, whole_plan
-from edgeprune.errors import unknown_name
+from edgeprune.errors import InputError, unknown_name
 from edgeprune.io.files import sha256_of
 from edgeprune.io.json_files import read_json
 from edgeprune.onnx_files.graph import TensorSpec
@@ -58,6 +58,13 @@ def read_partition(bundle: Bundle) -> PartitionManifest:
     expected, remedy = "a file that `edgeprune split` wrote", "split the network again with this version of edgeprune"
     manifest = read_json(path, PartitionManifest, SCHEMA_VERSION, what="partition", expected=expected, remedy=remedy)
     check_devices([Device(entry.name) for entry in manifest.devices], where=path)
+    own = {entry.name: set(entry.subgraphs) for entry in manifest.devices}
+    staged = [(device, name) for stage in manifest.stages for device, name in stage.subgraphs.items()]
+    strange = [name for device, name in staged if name not in own.get(device, ())]
+    strange += [move.tensor for move in manifest.transfers if not {move.from_, move.to} <= own.keys()]
+    if strange:
+        what = f"{strange[0][:200]!r} belongs to no device that there is"
+        raise InputError(what, where=path, remedy="split the network again")
     return manifest
 
 

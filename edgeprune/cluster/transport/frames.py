@@ -2,9 +2,9 @@
 
     magic "EDGP" | version, 1 byte | zero, 1 | length of the JSON, 2 | length of the payload, 8 | epoch, 8 | number, 8
 
-All integers are big-endian; the payload is a tensor's elements, little-endian, or a file's bytes. The JSON is padded with
-spaces so that the payload is aligned for arithmetic. Nothing is believed: every size is compared with the bytes that
-really came before anything is allocated, and nothing is ever unpickled.
+All integers are big-endian; the payload is a tensor's elements, little-endian, or a file's bytes. The JSON is padded
+with spaces so that the payload is aligned for arithmetic. Nothing is believed: every size is compared with the bytes
+that really came before anything is allocated, and nothing is ever unpickled.
 """
 
 from __future__ import annotations
