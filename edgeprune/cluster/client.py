@@ -21,7 +21,7 @@ from typing import Any
 from edgeprune.bundles.bundle import Bundle, open_bundle
 from edgeprune.bundles.names import MODEL, PARTITION
 from edgeprune.cluster.conductor import Conductor, Team
-from edgeprune.cluster.requests import ClusterStats, LateError, Outputs, Pending
+from edgeprune.cluster.requests import SLOTS, ClusterStats, LateError, Outputs, Pending
 from edgeprune.cluster.serving import opener, read_partition, serve_as_host
 from edgeprune.cluster.transport.network import Network, check_endpoint
 from edgeprune.cluster.transport.node import Node
@@ -120,6 +120,18 @@ class Cluster:
     def stats(self) -> ClusterStats:
         """What all requests cost so far."""
         return self._conductor.stats()
+
+    def settled_stats(self, wait_s: float = 0.5) -> ClusterStats:
+        """`stats`, once the workers have told what they computed of the answered requests, or `wait_s` have passed."""
+        until = time.monotonic() + wait_s
+        while not self._conductor.is_settled and time.monotonic() < until:
+            time.sleep(POLL_S)
+        return self.stats
+
+    @property
+    def capacity(self) -> int:
+        """Requests at a time that keep all devices busy, when each runs whole models."""
+        return SLOTS * max(1, self._conductor.ways)
 
     @property
     def faults(self) -> list[str]:

@@ -83,6 +83,17 @@ class Conductor:
         with self._lock:
             return self._tally.stats(self._engine.late)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the workers have told what the answered requests cost them."""
+        with self._lock:
+            return self._tally.told >= self._tally.to_be_told
+
+    @property
+    def ways(self) -> int:
+        """How many devices can run whole models now."""
+        return len(self._ways().whole)
+
     def count_dropped(self) -> None:
         """Count a request that found the queue full."""
         with self._lock:
@@ -147,6 +158,7 @@ class Conductor:
             self._contacts.opened(came.peer)
         elif isinstance(message, Done):
             with self._lock:
+                self._tally.told += 1
                 self._tally.moved_bytes += message.sent_bytes
                 self._tally.compute_ms[device_of(came.peer)] += message.compute_us / 1e3
         elif isinstance(message, Refusal):
@@ -214,6 +226,7 @@ class Conductor:
             self._tally.answered += 1
             self._tally.latencies_ms.append((now - pending.submitted) * 1e3)
             self._tally.moved_bytes += progress.sent_bytes
+            self._tally.to_be_told += len(self._team.needed) if job.plan == SPLIT else not progress.flow.steps
             if progress.flow.steps:
                 self._tally.compute_ms[job.served.host] += progress.compute_us / 1e3
         del self._pending[pending.number]

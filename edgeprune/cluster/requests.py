@@ -108,6 +108,10 @@ class Tally:
     latencies_ms: list[float] = field(default_factory=list)
     moved_bytes: int = 0
     compute_ms: Counter[str] = field(default_factory=Counter)
+    told: int = 0
+    """Messages of workers on what a request cost them."""
+    to_be_told: int = 0
+    """Those that answered requests will have."""
 
     def stats(self, late_frames: int) -> ClusterStats:
         return ClusterStats(
