@@ -145,5 +145,5 @@ class Engine:
     def _tensor(job: Job, sending: Sending, name: str, array: Array) -> Tensor:
         left = max(1, round((job.expires - time.monotonic()) * 1e3))
         return Tensor(
-            job.served.digest, job.attempt, job.plan, sending.stage, name, str(array.dtype), array.shape, left
+            job.served.digest, job.attempt, job.plan, sending.stage, name, array.dtype.name, array.shape, left
         )

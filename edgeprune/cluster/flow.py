@@ -128,7 +128,7 @@ def refusal(flow: Flow, sender: str, stage: int, name: str, array: Array) -> str
     if arrival.stage != stage:
         return f"{name!r} is for stage {arrival.stage}; stage {stage} is unknown here"
     spec = arrival.spec
-    if spec is not None and (spec.dtype != str(array.dtype) or not _fits(array.shape, spec)):
+    if spec is not None and (spec.dtype != array.dtype.name or not _fits(array.shape, spec)):
         return f"{name!r} is {array.dtype} {array.shape}, expected {spec.dtype} {spec.shape}"
     return ""
 

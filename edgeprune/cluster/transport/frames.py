@@ -81,10 +81,12 @@ def decode(data: bytes) -> Frame:
 
 
 def array_of(frame: Frame) -> Array:
-    """The tensor of a decoded frame: a view of the frame's bytes, read-only."""
+    """The tensor of a decoded frame: a view of the frame's bytes, read-only. FrameError if it is none."""
     message = frame.message
     if not isinstance(message, Tensor):
         raise FrameError("carries no tensor")
+    if message.dtype == "bool" and frame.payload and np.frombuffer(frame.payload, np.uint8).max() > 1:
+        raise FrameError("carries a tensor of bool with other bytes than 0 and 1")
     return np.frombuffer(frame.payload, np.dtype(message.dtype)).reshape(message.shape)
 
 
@@ -103,5 +105,3 @@ def _check_payload(frame: Frame) -> None:
     expected = math.prod(message.shape) * DTYPES[message.dtype]
     if expected != size:
         raise FrameError(f"{message.dtype} {message.shape} takes {expected:,} bytes, it carries {size:,}")
-    if message.dtype == "bool" and size and np.frombuffer(frame.payload, np.uint8).max() > 1:
-        raise FrameError("carries a tensor of bool with other bytes than 0 and 1")

@@ -19,7 +19,7 @@ from edgeprune.errors import InputError, first_line
 if TYPE_CHECKING:
     import zenoh
 
-LEASE_MS = 2000
+LEASE_MS = 1500
 RETRY_MS = 200
 _ENDPOINT = re.compile(r"(tcp|tls)/(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 _LOOPBACK_NAMES = {"localhost"}

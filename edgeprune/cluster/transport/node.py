@@ -1,7 +1,7 @@
 """A node of the cluster: sends numbered frames to peers, hears their heartbeats, and tells its owner what happens.
 
-Threads: zenoh's calls back and only enqueues; one decodes and checks; one keeps time; one a peer sends. The owner gets
-everything as events in one queue, so that nothing of it needs a lock.
+Threads: zenoh's calls back, checks what came and enqueues it; one keeps time; one a peer sends what is large. The owner
+gets everything as events in one queue, so that nothing of it needs a lock, and may take its time.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from edgeprune.cluster.transport.frames import FrameError, decode, encode
 from edgeprune.cluster.transport.links import BEAT_S
 from edgeprune.cluster.transport.messages import Beat, Message
 from edgeprune.cluster.transport.network import Network, import_zenoh, open_session
-from edgeprune.cluster.transport.peers import ROOT, Came, Event, Malformed, Peer, Sender, key_to, sender_in
+from edgeprune.cluster.transport.peers import ROOT, Came, Event, Intruder, Malformed, Peer, Sender, key_to, sender_in
 from edgeprune.io.arrays import Array
 
 logger = logging.getLogger("edgeprune.cluster")
 TICK_S = 0.1
 MOST_WAITING = 4096
-MOST_WAITING_BYTES = 2**30
-"""Frames that wait to be decoded; more are dropped, which their senders notice by the missing acknowledgement."""
+"""Events that wait for the owner; frames beyond are dropped, which their senders notice by the missing
+acknowledgement."""
 MOST_STRANGERS = 64
 """Peers that spoke to this node first."""
 STRANGER_S = 10.0
@@ -55,8 +55,6 @@ class Node:
         self._unheard, self._admits = unheard, admits
         self._instance = secrets.randbits(60) | 1
         self._lock = threading.Lock()
-        self._inbox: queue.SimpleQueue[tuple[str, bytes] | None] = queue.SimpleQueue()
-        self._waiting_bytes = 0
         self._stop = threading.Event()
         self._peers: dict[str, Peer] = {}
         zenoh = import_zenoh()
@@ -67,15 +65,12 @@ class Node:
             "express": True,
         }
         self._session: Any = open_session(network)
-        self._subscriber = self._session.declare_subscriber(f"{ROOT}/{address}/**", self._enqueue)
-        self._threads = [
-            threading.Thread(target=run, name=f"edgeprune-{run.__name__.strip('_')}", daemon=True)
-            for run in (self._receive, self._keep_time)
-        ]
+        self._subscriber = self._session.declare_subscriber(f"{ROOT}/{address}/**", self._take)
+        self._links = self._session.info.declare_link_events_listener(self._look_at_link, history=True)
+        self._timer = threading.Thread(target=self._keep_time, name="edgeprune-time", daemon=True)
         for peer in peers:
             self.watch(peer)
-        for thread in self._threads:
-            thread.start()
+        self._timer.start()
 
     def __enter__(self) -> Node:
         return self
@@ -88,13 +83,11 @@ class Node:
         if self._stop.is_set():
             return
         self._stop.set()
-        self._inbox.put(None)
         with self._lock:
             for peer in self._peers.values():
                 peer.sender.close()
         self._session.close()
-        for thread in self._threads:
-            thread.join(timeout=2)
+        self._timer.join(timeout=2)
 
     def watch(self, address: str) -> None:
         """Keep in touch with a peer from now on."""
@@ -107,7 +100,9 @@ class Node:
         with self._lock:
             peer = self._peer(to, is_watched=False)
             epoch, number = peer.outgoing.next(size, time.monotonic())
-            peer.sender.send(epoch, number, message, payload)
+            put = peer.sender.send((epoch, number, message, payload), size)
+        if put is not None:
+            put()
 
     def is_alive(self, address: str) -> bool:
         """Whether a peer was heard lately."""
@@ -126,25 +121,24 @@ class Node:
             self._peers[address] = peer = Peer(address, is_watched, sender)
         return self._peers[address]
 
-    def _enqueue(self, sample: Any) -> None:
+    def _take(self, sample: Any) -> None:
+        """Decode and hand over what came. This is the network's own thread: nothing in here takes long or waits."""
         payload = sample.payload
-        size = len(payload)
-        if self._inbox.qsize() >= MOST_WAITING or self._waiting_bytes + size > MOST_WAITING_BYTES:
+        if self.events.qsize() >= MOST_WAITING:
             self.dropped += 1
             return
-        self._waiting_bytes += size
-        self._inbox.put((str(sample.key_expr), payload.to_bytes()))
+        key, data = str(sample.key_expr), payload.to_bytes()
+        sender = sender_in(key, self.address)
+        if not sender or not self._is_welcome(sender):
+            logger.warning("a frame of %d bytes on %.200r was refused: its sender is not admitted", len(data), key)
+            return
+        for event in self._events_of(sender, data):
+            self.events.put(event)
 
-    def _receive(self) -> None:
-        while (item := self._inbox.get()) is not None:
-            key, data = item
-            self._waiting_bytes -= len(data)
-            sender = sender_in(key, self.address)
-            if not sender or not self._is_welcome(sender):
-                logger.warning("a frame of %d bytes on %.200r was refused: its sender is not admitted", len(data), key)
-                continue
-            for event in self._events_of(sender, data):
-                self.events.put(event)
+    def _look_at_link(self, event: Any) -> None:
+        name = event.link.auth_identifier
+        if name is not None and str(event.kind).endswith("PUT") and not self._admits(f"{name}/"):
+            self.events.put(Intruder(str(name), f"connected from {event.link.dst} and is not admitted"))
 
     def _is_welcome(self, sender: str) -> bool:
         with self._lock:

@@ -21,6 +21,7 @@ logger = logging.getLogger("edgeprune.cluster")
 ROOT = "edgeprune"
 WORKER_ID = "worker"
 """The second part of a worker's address; a client's is a number of its own, so that several can run."""
+DIRECT_BYTES = 2**17
 _ADDRESS = re.compile(r"[A-Za-z0-9._-]{1,64}/[a-z0-9]{1,32}")
 
 
@@ -74,7 +75,20 @@ class Lost:
     reason: str
 
 
-Event = Came | Malformed | Heard | Lost
+@dataclass(frozen=True)
+class Intruder:
+    """Someone with a certificate that is valid, but of no device that is admitted, has connected, and gets nothing."""
+
+    peer: str
+    """The certificate's name."""
+    reason: str
+
+
+Event = Came | Malformed | Heard | Lost | Intruder
+
+
+_Outbound = tuple[int, int, Message, Array | bytes]
+"""Epoch, number, message, payload."""
 
 
 @dataclass
@@ -114,28 +128,43 @@ class Peer:
 
 
 class Sender:
-    """Puts a peer's frames on the network, one after another, in a thread that starts with the first of them."""
+    """Puts a peer's frames on the network, one after another: small ones at once, in the thread of who sends them, if
+    nothing is before them, which saves them a change of threads; others in a thread of its own."""
 
     def __init__(self, put: Callable[[bytes], Any], is_current: Callable[[int], bool], name: str) -> None:
         """`is_current` tells whether an epoch is still the peer's: what was queued before a loss is not sent."""
         self._put, self._is_current, self._name = put, is_current, name
-        self._queue: queue.SimpleQueue[tuple[int, int, Message, Array | bytes] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Outbound | None] = queue.SimpleQueue()
+        self._queued = 0
+        self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def send(self, epoch: int, number: int, message: Message, payload: Array | bytes) -> None:
+    def send(self, item: _Outbound, size: int) -> Callable[[], None] | None:
+        """Take the next frame, with the node's lock held. What is returned is to be called without that lock, and puts
+        the frame on the network; None if the sender's thread does it."""
+        if size <= DIRECT_BYTES and not self._queued and self._turn.acquire(blocking=False):
+            return lambda: self._put_and_release(item)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"edgeprune-to-{self._name}", daemon=True)
             self._thread.start()
-        self._queue.put((epoch, number, message, payload))
+        self._queued += 1
+        self._queue.put(item)
+        return None
 
     def close(self) -> None:
         self._queue.put(None)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            if not self._is_current(item[0]):
-                continue
-            try:
+            self._turn.acquire()
+            self._queued -= 1  # those that come now find the turn taken
+            self._put_and_release(item)
+
+    def _put_and_release(self, item: _Outbound) -> None:
+        try:
+            if self._is_current(item[0]):
                 self._put(encode(*item))
-            except Exception as error:  # whatever zenoh raises: the frame is missing then, and is noticed
-                logger.warning("nothing could be sent to %s: %s", self._name, error)
+        except Exception as error:  # whatever zenoh raises: the frame is missing then, and is noticed
+            logger.warning("nothing could be sent to %s: %s", self._name, error)
+        finally:
+            self._turn.release()
