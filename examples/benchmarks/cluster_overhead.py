@@ -2,9 +2,9 @@
 
     python examples/benchmarks/cluster_overhead.py [--exchanges 300] [--json FILE]
 
-All with the same settings (TCP on loopback, no shared memory, blocking), in turn, in rounds, so that what else the machine
-does meets all. The engine's frames are numbered, acknowledged and checked. zenoh alone answers as a program has to that
-computes between: its call back enqueues, and a thread answers; beside it stands what answering in the call back takes.
+All with the same settings (TCP on loopback, no shared memory, blocking), in turn, in rounds, so that what else the
+machine does meets all. The engine's frames are numbered, acknowledged and checked. zenoh alone answers as a program has
+to that computes between: its call back enqueues, and a thread answers; beside it stands answering in the call back.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ def serve(engine: str, bare: str) -> None:
     zenoh = import_zenoh()
     session: Any = open_session(Network((bare,)))
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    answer = session.declare_publisher("bare/back", congestion_control=zenoh.CongestionControl.BLOCK, express=True)
+    block = {"congestion_control": zenoh.CongestionControl.BLOCK, "express": True}
+    answer, inside = (session.declare_publisher(f"back/{way}", **block) for way in ("there", "inside"))
     session.declare_subscriber("bare/there", lambda sample: inbox.put(sample.payload.to_bytes()))
-    session.declare_subscriber("bare/inside", lambda sample: answer.put(sample.payload.to_bytes()))
+    session.declare_subscriber("bare/inside", lambda sample: inside.put(sample.payload.to_bytes()))
     node = Node("there/worker", Network((engine,)))
 
     def echo() -> None:
@@ -70,13 +71,13 @@ def serve(engine: str, bare: str) -> None:
     session.close()
 
 
-def bare_exchange(address: str, key: str) -> tuple[Callable[[Array], Array], Callable[[], None]]:
+def bare_exchange(address: str, way: str) -> tuple[Callable[[Array], Array], Callable[[], None]]:
     """An exchange by zenoh alone: an array's bytes there and back, as an array."""
     zenoh = import_zenoh()
     session: Any = open_session(Network((), (address,)))
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    session.declare_subscriber("bare/back", lambda sample: inbox.put(sample.payload.to_bytes()))
-    there = session.declare_publisher(key, congestion_control=zenoh.CongestionControl.BLOCK, express=True)
+    session.declare_subscriber(f"back/{way}", lambda sample: inbox.put(sample.payload.to_bytes()))
+    there = session.declare_publisher(f"bare/{way}", congestion_control=zenoh.CongestionControl.BLOCK, express=True)
 
     def exchange(array: Array) -> Array:
         there.put(array.tobytes())
@@ -138,9 +139,11 @@ def run(exchanges: int) -> dict[str, dict[str, float]]:
         stack.callback(server.kill)
         ways = {
             "engine": engine_exchange(engine),
-            "bare": bare_exchange(bare, "bare/there"),
-            "inside": bare_exchange(bare, "bare/inside"),
+            "bare": bare_exchange(bare, "there"),
+            "inside": bare_exchange(bare, "inside"),
         }
+        for _, close in ways.values():
+            stack.callback(close)
         found = {}
         for name, size in SIZES.items():
             array = np.random.default_rng(0).standard_normal(size // 4).astype(np.float32)
@@ -152,8 +155,6 @@ def run(exchanges: int) -> dict[str, dict[str, float]]:
             p50 = {way: statistics.median(values) for way, values in times.items()}
             found[name] = {f"{way}_ms": value for way, value in p50.items()}
             found[name]["ratio"] = p50["engine"] / p50["bare"]
-        for _, close in ways.values():
-            close()
     return found
 
 
