@@ -64,7 +64,7 @@ class Engine:
     def start(self, job: Job, feeds: Feeds) -> None:
         """Begin an attempt with the network's inputs, on the device that has them."""
         self._replace(job)
-        self._hold(job, {name: np.ascontiguousarray(array) for name, array in feeds.items()})
+        self._hold(job, {name: np.asarray(array, order="C") for name, array in feeds.items()})
 
     def accept(self, served: Served, sender: str, host: str, message: Tensor, array: Array) -> None:
         """Take a tensor; RefusedError if nothing here waits for it."""
@@ -101,7 +101,7 @@ class Engine:
             self.fail(job, f"{step.file}: {type(error).__name__}: {error}")
             return True
         job.progress.compute_us += round((time.perf_counter() - start) * 1e6)
-        self._hold(job, {name: np.ascontiguousarray(array) for name, array in outputs.items()})
+        self._hold(job, {name: np.asarray(array, order="C") for name, array in outputs.items()})
         return True
 
     @property
