@@ -189,6 +189,12 @@ class Worker:
         if served is not None and (not whole or any(plan.startswith("whole") for plan in served.flows)):
             return
         folder = self._folders.get(digest) or self._store.folder_of(digest)
+        if not folder.is_dir():
+            known = ", ".join(known[:12] for known in self._folders) or "none of its own"
+            raise InputError(
+                f"{self.options.name} has no bundle {digest[:12]}, but {known}",
+                remedy="deploy it (`edgeprune deploy`), or start the worker with it (--bundle)",
+            )
         fresh = serve(folder, self.options.name, self.options.open_model, whole=whole)
         if fresh.digest != digest:
             fresh.close()
