@@ -189,7 +189,7 @@ class Cluster:
 
     def _wait_until_ready(self) -> None:
         until = time.monotonic() + self.options.start_timeout_s
-        while (faults := self.faults) and time.monotonic() < until:
+        while (faults := self.faults) and time.monotonic() < until and not self._conductor.is_refused:
             time.sleep(POLL_S)
         if faults and self.options.require_all:
             raise InputError(

@@ -79,6 +79,11 @@ class Conductor:
         """A sentence for each worker that is not ready; empty when all is well."""
         return self._contacts.faults(self._team.needed)
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether a worker said that it will not serve the bundle."""
+        return self._contacts.is_refused
+
     def stats(self) -> ClusterStats:
         with self._lock:
             return self._tally.stats(self._engine.late)
@@ -136,7 +141,7 @@ class Conductor:
             self._without(event.peer, f"{device_of(event.peer)} {event.reason}")
         elif isinstance(event, Malformed):
             logger.warning("%s sent what %s", event.peer, event.reason)
-            self._contacts.closed(event.peer, f"sent what {event.reason}")
+            self._contacts.refused(event.peer, f"sent what {event.reason}")
         elif isinstance(event, Came):
             if event.after_gap:
                 self._without(event.peer, f"frames from {device_of(event.peer)} are missing")
@@ -167,7 +172,7 @@ class Conductor:
     def _refused(self, peer: str, message: Refusal) -> None:
         if message.attempt is None:
             logger.warning("%s refuses: %s", peer, message.reason)
-            self._contacts.closed(peer, message.reason)
+            self._contacts.refused(peer, message.reason)
             return
         job = self._engine.jobs.get((message.attempt.client, message.attempt.request))
         if job is not None and job.attempt == message.attempt:

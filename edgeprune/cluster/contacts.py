@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from edgeprune.cluster.transport.messages import Open
@@ -24,6 +24,8 @@ class Contact:
     asked_at: float = -1e9
     reason: str = "was never heard"
     """Why it is not ready."""
+    refuses: bool = False
+    """Whether it said that it will not serve the bundle."""
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Contacts:
     by_device: dict[str, Contact] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, node: Node, digest: str, devices: Mapping[str, str], *, whole: bool) -> Contacts:
+    def of(cls, node: Node, digest: str, devices: Iterable[str], *, whole: bool) -> Contacts:
         contacts = {device: Contact(worker_address(device)) for device in devices}
         return cls(node, digest, whole, contacts)
 
@@ -62,7 +64,8 @@ class Contacts:
 
     def heard(self, peer: str) -> None:
         if contact := self.of_peer(peer):
-            contact.asked_at, contact.reason = -1e9, "does not say that it serves the bundle"
+            contact.asked_at, contact.refuses = -1e9, False
+            contact.reason = "does not say that it serves the bundle"
             self.ask(time.monotonic())
 
     def opened(self, peer: str) -> None:
@@ -72,6 +75,16 @@ class Contacts:
     def closed(self, peer: str, reason: str) -> None:
         if contact := self.of_peer(peer):
             contact.is_open, contact.reason = False, reason
+
+    def refused(self, peer: str, reason: str) -> None:
+        self.closed(peer, reason)
+        if contact := self.of_peer(peer):
+            contact.refuses = True
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether waiting is of no use: a worker said no."""
+        return any(contact.refuses for contact in self.by_device.values())
 
     def faults(self, devices: frozenset[str]) -> list[str]:
         """A sentence for each of these devices that is not ready, or does not hear another one."""

@@ -43,12 +43,16 @@ class Job(msgspec.Struct, frozen=True):
 class LocalWorkers:
     """A worker process for each of these devices. Use as a context manager."""
 
-    def __init__(self, folder: str | Path, devices: Sequence[str], *, threads: int = 1, target: str = "cpu") -> None:
-        """Start them with a bundle; they need a second or so to be ready. InputError if zenoh is not installed."""
+    def __init__(
+        self, folder: str | Path | None, devices: Sequence[str], *, threads: int = 1, target: str = "cpu"
+    ) -> None:
+        """Start them with a bundle, or for None with nothing, to be deployed to; they need a second or so to be ready.
+        InputError if zenoh is not installed."""
         import_zenoh()
-        self.addresses = dict(zip(devices, _free_addresses(len(devices)), strict=True))
+        self.addresses = dict(zip(devices, free_addresses(len(devices)), strict=True))
         """Device -> where its worker listens."""
-        self._folder, self._threads, self._target = Path(folder).absolute(), threads, target
+        self._folder = str(Path(folder).absolute()) if folder is not None else ""
+        self._threads, self._target = threads, target
         self._scratch = tempfile.TemporaryDirectory(prefix="edgeprune-")
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         for device in devices:
@@ -69,7 +73,7 @@ class LocalWorkers:
             self.addresses[device],
             tuple(self.addresses[name] for name in before),
             tuple(name for name in names if name != device),
-            str(self._folder),
+            self._folder,
             str(Path(self._scratch.name) / device),
             self._threads,
             self._target,
@@ -111,7 +115,7 @@ class LocalWorkers:
         self._scratch.cleanup()
 
 
-def _free_addresses(count: int) -> list[str]:
+def free_addresses(count: int) -> list[str]:
     """Addresses on loopback that nobody listens on now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -134,7 +138,7 @@ def main() -> int:
                 Network((job.listen,), job.connect),
                 opener(job.target, job.threads),
                 Path(job.store),
-                Path(job.bundle),
+                Path(job.bundle) if job.bundle else None,
                 job.peers,
             )
         )

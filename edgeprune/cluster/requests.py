@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -107,7 +107,7 @@ class Tally:
     repeated: int = 0
     latencies_ms: list[float] = field(default_factory=list)
     moved_bytes: int = 0
-    compute_ms: Counter[str] = field(default_factory=Counter)
+    compute_ms: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     told: int = 0
     """Messages of workers on what a request cost them."""
     to_be_told: int = 0

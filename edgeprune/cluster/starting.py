@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import signal
 import sys
@@ -21,6 +20,7 @@ from edgeprune.cluster.roster import Roster, load_roster, warning_of
 from edgeprune.cluster.serving import opener
 from edgeprune.cluster.transport.network import check_endpoint, import_zenoh
 from edgeprune.cluster.worker import Worker, WorkerOptions
+from edgeprune.devices.this_machine import is_importable
 from edgeprune.errors import InputError
 from edgeprune.io.user_cache import cache_folder
 from edgeprune.partitioning.manifest import load_partition
@@ -77,6 +77,7 @@ def worker_options(start: WorkerStart) -> WorkerOptions:
 def log_to_stderr() -> None:
     """What a worker does and refuses, a line each with the time; zenoh's own warnings beside it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    import_zenoh().init_log_from_env_or("error,zenoh_link_tls=warn")  # on standard output: who has no good certificate
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Execution:
         """The executor, where none was named."""
         if self.executor is not None:
             return self.executor
-        return "process" if split and importlib.util.find_spec("zenoh") is not None else "local"
+        return "process" if split and is_importable("zenoh") else "local"
 
 
 @contextlib.contextmanager

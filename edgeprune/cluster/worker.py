@@ -20,7 +20,7 @@ from edgeprune.cluster.transport.frames import Frame, array_of
 from edgeprune.cluster.transport.messages import Chunk, Done, Lacks, Offer, Open, Opened, Refusal, Stored, Tensor
 from edgeprune.cluster.transport.network import Network
 from edgeprune.cluster.transport.node import Node
-from edgeprune.cluster.transport.peers import Came, Event, Heard, Lost, Malformed, device_of, worker_address
+from edgeprune.cluster.transport.peers import Came, Event, Heard, Intruder, Lost, Malformed, device_of, worker_address
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.io.arrays import Array
 
@@ -115,6 +115,8 @@ class Worker:
             self._refuse(event, event.reason)
         elif isinstance(event, Heard):
             logger.info("%s is there", event.peer)
+        elif isinstance(event, Intruder):
+            logger.warning("%s %s", event.peer, event.reason)
         elif isinstance(event, Lost):
             logger.warning("%s %s", event.peer, event.reason)
             self._without(event.peer, f"{self.options.name} lost {device_of(event.peer)}, which {event.reason}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,3 +156,50 @@ def lasting(chain_bundle: Path) -> Iterator[LocalWorkers]:
     """Two workers that all tests of a module use."""
     with LocalWorkers(chain_bundle, ["one", "two"]) as workers:
         yield workers
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority (ca.pem) and NAME.pem, NAME-key.pem of all devices of the chain and of mallory, who is of no
+    file; and evil.pem, which another authority signed. Made with openssl."""
+    folder, other = tmp_path_factory.mktemp("certificates"), tmp_path_factory.mktemp("other")
+    for place in (folder, other):
+        make_authority(place)
+    for name in ("host", "one", "two", "mallory"):
+        make_certificate(folder, name)
+    make_certificate(other, "host")
+    shutil.copy(other / "host.pem", folder / "evil.pem")
+    shutil.copy(other / "host-key.pem", folder / "evil-key.pem")
+    return folder
+
+
+def make_authority(folder: Path) -> None:
+    """ca.pem and ca-key.pem; the test is skipped where there is no openssl."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here to make certificates with")
+    folder.mkdir(parents=True, exist_ok=True)
+    _openssl(
+        folder, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+        "-keyout", "ca-key.pem", "-out", "ca.pem", "-subj", "/CN=shelf",
+        "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign",
+    )  # fmt: skip
+
+
+def make_certificate(folder: Path, name: str) -> None:
+    """NAME.pem and NAME-key.pem, signed by the authority in the folder."""
+    (folder / f"{name}.ext").write_text(
+        "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\n"
+    )
+    _openssl(
+        folder, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-keyout", f"{name}-key.pem", "-out", f"{name}.csr", "-subj", f"/CN={name}",
+    )  # fmt: skip
+    _openssl(
+        folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial",
+        "-days", "2", "-out", f"{name}.pem", "-extfile", f"{name}.ext",
+    )  # fmt: skip
+
+
+def _openssl(folder: Path, *arguments: str) -> None:
+    result = subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

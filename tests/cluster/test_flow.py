@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,13 +50,13 @@ def run(folder: Path, feeds: dict[str, Array]) -> tuple[dict[str, Array], list[t
     return progress[host].results, moves
 
 
-def test_a_chain_sends_each_tensor_from_where_it_is_made(chain_bundle: Path, of_chain: object) -> None:
+def test_a_chain_sends_each_tensor_from_where_it_is_made(chain_bundle: Path, of_chain: Any) -> None:
     results, moves = run(chain_bundle, of_chain.feeds(1))
     of_chain.check(1, results)
     assert sorted(moves) == [("host", "one", "r"), ("one", "host", "a"), ("one", "two", "a"), ("two", "host", "c")]
 
 
-def test_a_star_computes_what_the_whole_network_does(star_bundle: Path, of_star: object) -> None:
+def test_a_star_computes_what_the_whole_network_does(star_bundle: Path, of_star: Any) -> None:
     results, _ = run(star_bundle, of_star.feeds(1))
     of_star.check(1, results)
 

@@ -65,9 +65,10 @@ def run(
     input_size
         Sizes of the input's last axes, such as H,W, where the model leaves them open: it is then optimised for them.
     """
+    from edgeprune.cluster.starting import Execution
     from edgeprune.pipeline import run as steps
 
-    chosen = steps.Execution(
+    chosen = Execution(
         execution.executor, execution.devices, execution.repeat, execution.timeout, execution.for_, execution.threads
     )
     result = steps.run(model, input, output, chosen, input_size=parse_open_size(input_size))

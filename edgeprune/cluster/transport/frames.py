@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -53,7 +54,8 @@ def encode(epoch: int, number: int, message: Message, payload: Array | bytes = b
     if len(text) + padding > MOST_JSON or size > MOST_PAYLOAD:
         raise FrameError(f"a frame with {size:,} bytes; a frame takes {MOST_PAYLOAD:,}")
     header = HEADER.pack(MAGIC, VERSION, len(text) + padding, size, epoch, number)
-    return b"".join((header, text, b" " * padding, payload))
+    parts: Any = (header, text, b" " * padding, payload)  # an array is joined as its bytes
+    return b"".join(parts)
 
 
 def decode(data: bytes) -> Frame:

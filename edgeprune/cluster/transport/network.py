@@ -11,13 +11,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgeprune.cluster.transport.frames import MOST_FRAME
 from edgeprune.errors import InputError, first_line
-
-if TYPE_CHECKING:
-    import zenoh
 
 LEASE_MS = 1500
 RETRY_MS = 200
@@ -78,7 +75,7 @@ def settings(network: Network) -> dict[str, Any]:
     }
 
 
-def open_session(network: Network) -> zenoh.Session:
+def open_session(network: Network) -> Any:
     """A session on this network; InputError if zenoh is not installed, or an address cannot be listened on."""
     zenoh = import_zenoh()
     for endpoint in (*network.listen, *network.connect):
