@@ -126,11 +126,10 @@ class Worker:
             self._answer(event)
 
     def _without(self, peer: str, reason: str) -> None:
-        """Give up the requests that need a peer; a client's own are of no use to anyone."""
+        """Give up the requests that need a peer: those of a client, or those that exchange tensors with a worker."""
+        is_worker = peer == worker_address(device_of(peer))
         for job in list(self._engine.jobs.values()):
-            if job.host == peer:
-                self._engine.forget(job)
-            elif job.needs(device_of(peer)):
+            if job.needs(device_of(peer)) if is_worker else job.host == peer:
                 self._engine.fail(job, reason)
 
     def _answer(self, came: Came) -> None:
