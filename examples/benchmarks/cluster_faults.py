@@ -3,9 +3,9 @@
     python examples/benchmarks/cluster_faults.py [--runs 200] [--frames 10000] [--json FILE]
 
 Every result is compared with the whole model's on the same input, which no two requests share. Printed are wrong
-results, requests that failed, how long the service was gone, and what damaged frames did to a worker and its memory. Exit
-code 3 if a result was wrong or late, a worker died of a frame, the service was gone for more than 2 s, or memory grew by
-more than 50 MB.
+results, requests that failed, how long the service was gone, and what damaged frames did to a worker and its memory.
+Exit code 3 if a result was wrong or late, a worker died of a frame, the service was gone for more than 2 s, or memory
+grew by more than 50 MB.
 """
 
 from __future__ import annotations
