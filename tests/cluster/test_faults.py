@@ -96,7 +96,7 @@ def test_without_another_way_a_request_fails_in_its_time_and_says_why(chain_bund
         with pytest.raises(LateError, match=r"not answered within 0\.3 s"):
             cluster.run(of_chain.feeds(1), timeout_s=0.3)
         assert time.monotonic() - start < 0.3 + SLACK_S
-        with pytest.raises(ClusterError, match="one was not heard"):
+        with pytest.raises(ClusterError, match="one (was not heard|is gone)"):
             cluster.run(of_chain.feeds(1), timeout_s=10.0)
         assert time.monotonic() - start < 0.3 + RESUMES_S + SLACK_S
         os.kill(workers.processes["one"].pid, signal.SIGCONT)

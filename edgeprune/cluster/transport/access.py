@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.cluster.transport.peers import ROOT
+from edgeprune.cluster.transport.peers import ALIVE, ROOT
 from edgeprune.errors import InputError
+
+_LIFE = ["liveliness_token", "declare_liveliness_subscriber"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,11 @@ def rights(device: str, others: Iterable[str]) -> dict[str, Any]:
             _rule(f"to-{name}", ["put"], ["egress"], [told]),
             _rule(f"asked-by-{name}", ["declare_subscriber"], ["ingress"], [f"{ROOT}/{name}/**"]),
             _rule(f"asks-{name}", ["declare_subscriber"], ["egress"], [f"{ROOT}/{device}/**"]),
+            _rule(f"life-of-{name}", _LIFE, ["ingress"], [f"{ALIVE}/{name}/*", f"{ALIVE}/{device}/*"]),
+            _rule(f"life-for-{name}", _LIFE, ["egress"], [f"{ALIVE}/{name}/*", f"{ALIVE}/{device}/*"]),
         ]
-        policies.append({"rules": [f"{way}-{name}" for way in ("from", "to", "asked-by", "asks")], "subjects": [name]})
+        ways = ("from", "to", "asked-by", "asks", "life-of", "life-for")
+        policies.append({"rules": [f"{way}-{name}" for way in ways], "subjects": [name]})
     return {
         "access_control": {
             "enabled": True,

@@ -18,6 +18,8 @@ from edgeprune.errors import InputError, first_line
 
 LEASE_MS = 1500
 RETRY_MS = 200
+OPEN_MS = 2000
+"""How long a handshake may take: a frozen process accepts connections and says nothing, and closing waits for it."""
 _ENDPOINT = re.compile(r"(tcp|tls)/(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 _LOOPBACK_NAMES = {"localhost"}
 
@@ -67,6 +69,8 @@ def settings(network: Network) -> dict[str, Any]:
         "scouting/delay": 1,
         "open/return_conditions": {"connect_scouted": False, "declares": False},
         "transport/shared_memory/enabled": False,
+        "transport/unicast/open_timeout": OPEN_MS,
+        "transport/unicast/accept_timeout": OPEN_MS,
         "transport/link/tx/lease": LEASE_MS,
         "transport/link/tx/queue/congestion_control/block/wait_before_close": LEASE_MS * 1000,
         "transport/link/rx/max_message_size": MOST_FRAME,

@@ -12,13 +12,25 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from edgeprune.cluster.transport.frames import FrameError, decode, encode
 from edgeprune.cluster.transport.links import BEAT_S
 from edgeprune.cluster.transport.messages import Beat, Message
 from edgeprune.cluster.transport.network import Network, import_zenoh, open_session
-from edgeprune.cluster.transport.peers import ROOT, Came, Event, Intruder, Malformed, Peer, Sender, key_to, sender_in
+from edgeprune.cluster.transport.peers import (
+    ALIVE,
+    ROOT,
+    Came,
+    Event,
+    Intruder,
+    Malformed,
+    Peer,
+    Sender,
+    key_to,
+    sender_in,
+)
 from edgeprune.io.arrays import Array
 
 logger = logging.getLogger("edgeprune.cluster")
@@ -67,6 +79,7 @@ class Node:
         self._session: Any = open_session(network)
         self._subscriber = self._session.declare_subscriber(f"{ROOT}/{address}/**", self._take)
         self._links = self._session.info.declare_link_events_listener(self._look_at_link, history=True)
+        self._token = self._session.liveliness().declare_token(f"{ALIVE}/{address}")
         self._timer = threading.Thread(target=self._keep_time, name="edgeprune-time", daemon=True)
         for peer in peers:
             self.watch(peer)
@@ -86,13 +99,17 @@ class Node:
         with self._lock:
             for peer in self._peers.values():
                 peer.sender.close()
-        self._session.close()
+        try:
+            self._session.close()
+        except Exception as error:  # zenoh's own: a peer that hangs
+            logger.warning("the network was left without a farewell: %s", error)
         self._timer.join(timeout=2)
 
     def watch(self, address: str) -> None:
         """Keep in touch with a peer from now on."""
         with self._lock:
             self._peer(address, is_watched=True).is_watched = True
+        self._session.liveliness().declare_subscriber(f"{ALIVE}/{address}", self._see_life)
 
     def send(self, to: str, message: Message, payload: Array | bytes = b"") -> None:
         """Queue a frame for a peer; an array must be contiguous and is not to be changed afterwards."""
@@ -116,8 +133,9 @@ class Node:
 
     def _peer(self, address: str, *, is_watched: bool) -> Peer:
         if address not in self._peers:
-            publisher: Any = self._session.declare_publisher(key_to(address, self.address), **self._block)
-            sender = Sender(publisher.put, lambda epoch: peer.outgoing.epoch == epoch, address)
+            key = key_to(address, self.address)
+            put = partial(self._session.put, key, **self._block)  # nothing is declared while the lock is held
+            sender = Sender(put, lambda epoch: peer.outgoing.epoch == epoch, address)
             self._peers[address] = peer = Peer(address, is_watched, sender)
         return self._peers[address]
 
@@ -139,6 +157,15 @@ class Node:
         name = event.link.auth_identifier
         if name is not None and str(event.kind).endswith("PUT") and not self._admits(f"{name}/"):
             self.events.put(Intruder(str(name), f"connected from {event.link.dst} and is not admitted"))
+
+    def _see_life(self, sample: Any) -> None:
+        """A connection that is gone tells within milliseconds that a process died; of one that hangs, or is cut off,
+        only its silence tells."""
+        if str(sample.kind).endswith("DELETE"):
+            with self._lock:
+                peer = self._peers.get(str(sample.key_expr).removeprefix(f"{ALIVE}/"))
+                for event in peer.lose("is gone") if peer is not None else ():
+                    self.events.put(event)
 
     def _is_welcome(self, sender: str) -> bool:
         with self._lock:

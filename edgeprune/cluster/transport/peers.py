@@ -19,6 +19,8 @@ from edgeprune.io.arrays import Array
 
 logger = logging.getLogger("edgeprune.cluster")
 ROOT = "edgeprune"
+ALIVE = "edgeprune-alive"
+"""Under which each node shows that its process runs and is connected."""
 WORKER_ID = "worker"
 """The second part of a worker's address; a client's is a number of its own, so that several can run."""
 DIRECT_BYTES = 2**17
