@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import Counter
@@ -73,7 +72,7 @@ class Conductor:
 
     def submit(self, pending: Pending) -> None:
         """Have a request answered: its future gets the outputs, or a `ClusterError`."""
-        self._node.events.put(Submitted(pending))
+        self._node.put(Submitted(pending))
 
     def faults(self) -> list[str]:
         """A sentence for each worker that is not ready; empty when all is well."""
@@ -123,11 +122,9 @@ class Conductor:
     def _handle_events(self, *, wait: bool) -> None:
         timeout = POLL_S if wait else 0.0
         while True:
-            try:
-                event = self._node.events.get(timeout=timeout) if timeout else self._node.events.get_nowait()
-            except queue.Empty:
+            event, timeout = self._node.get(timeout), 0.0
+            if event is None:
                 return
-            timeout = 0.0
             self._handle(event)
 
     def _handle(self, event: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import secrets
 import time
 from collections.abc import Mapping
@@ -127,11 +126,8 @@ class _Talk:
         self._node.send(peer, question, payload)
         until = time.monotonic() + ANSWER_S
         while (left := until - time.monotonic()) > 0:
-            try:
-                event = self._node.events.get(timeout=left)
-            except queue.Empty:
-                break
-            if event.peer != peer or isinstance(event, Heard):
+            event = self._node.get(left)
+            if event is None or event.peer != peer or isinstance(event, Heard):
                 continue
             if isinstance(event, Lost | Malformed):
                 raise InputError(f"the deployment stopped: {event.reason}", where=peer, remedy="try again")

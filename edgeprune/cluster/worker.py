@@ -6,7 +6,6 @@ Whatever comes is checked, and what is refused gets an answer and a line in the 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -97,11 +96,9 @@ class Worker:
         """Take what has happened; with `wait`, sleep until something has."""
         timeout = POLL_S if wait else 0.0
         while True:
-            try:
-                event = self._node.events.get(timeout=timeout) if timeout else self._node.events.get_nowait()
-            except queue.Empty:
+            event, timeout = self._node.get(timeout), 0.0
+            if event is None:
                 return
-            timeout = 0.0
             try:
                 self._handle(event)
             except EdgepruneError as error:

@@ -42,18 +42,18 @@ CHANNELS, SIZE, LAYERS, DEVICES = 32, 16, 4, 3
 DEADLINE_S, MOST_GONE_S, MOST_GROWTH = 5.0, 2.0, 50 * 2**20
 
 
-def write_network(path: Path) -> None:
+def write_network(path: Path, channels: int = CHANNELS, size: int = SIZE, layers: int = LAYERS) -> None:
     """Grouped convolutions in a row."""
     rng = np.random.default_rng(0)
     nodes, held, value = [], [], "x"
-    for layer in range(LAYERS):
-        weight = rng.standard_normal((CHANNELS, CHANNELS // 8, 3, 3)).astype(np.float32) / 6
+    for layer in range(layers):
+        weight = rng.standard_normal((channels, channels // 8, 3, 3)).astype(np.float32) / 6
         held.append(numpy_helper.from_array(weight, f"w{layer}"))
         nodes.append(helper.make_node("Conv", [value, f"w{layer}"], [f"c{layer}"], group=8, pads=[1, 1, 1, 1]))
         nodes.append(helper.make_node("Softplus", [f"c{layer}"], [f"r{layer}"]))
         value = f"r{layer}"
     nodes.append(helper.make_node("Identity", [value], ["y"]))
-    shape = [1, CHANNELS, SIZE, SIZE]
+    shape = [1, channels, size, size]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
     graph = helper.make_graph(nodes, "rows", ends[:1], ends[1:], held)
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])

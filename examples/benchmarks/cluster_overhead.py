@@ -58,7 +58,7 @@ def serve(engine: str, bare: str) -> None:
 
     def echo_tensors() -> None:
         while True:
-            event = node.events.get()
+            event = node.get(1.0)
             if isinstance(event, Came) and isinstance(event.frame.message, Tensor):
                 array = array_of(event.frame)
                 node.send(event.peer, tensor(array, event.frame.message.attempt.request), array)
@@ -102,7 +102,7 @@ def engine_exchange(address: str) -> tuple[Callable[[Array], Array], Callable[[]
     def exchange(array: Array) -> Array:
         node.send("there/worker", tensor(array, next(numbers)), array)
         while True:
-            event = node.events.get(timeout=20)
+            event = node.get(20.0)
             if isinstance(event, Came):
                 return array_of(event.frame)
 

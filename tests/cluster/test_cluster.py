@@ -47,7 +47,7 @@ def answer(node: Node, message: Message, payload: Any = b"") -> Message:
     node.send("one/worker", message, payload)
     until = time.monotonic() + 20
     while time.monotonic() < until:
-        event = node.events.get(timeout=20)
+        event = node.get(20.0)
         if isinstance(event, Came):
             return event.frame.message
     raise AssertionError("no answer")

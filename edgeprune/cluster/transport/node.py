@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from edgeprune.cluster.transport.frames import FrameError, decode, encode
+from edgeprune.cluster.transport.frames import MOST_PAYLOAD, FrameError, decode, encode
 from edgeprune.cluster.transport.links import BEAT_S
 from edgeprune.cluster.transport.messages import Beat, Message
 from edgeprune.cluster.transport.network import Network, import_zenoh, open_session
@@ -35,7 +35,7 @@ from edgeprune.io.arrays import Array
 
 logger = logging.getLogger("edgeprune.cluster")
 TICK_S = 0.1
-MOST_WAITING = 4096
+MOST_WAITING, MOST_WAITING_BYTES = 4096, 2 * MOST_PAYLOAD
 """Events that wait for the owner; frames beyond are dropped, which their senders notice by the missing
 acknowledgement."""
 MOST_STRANGERS = 64
@@ -60,8 +60,8 @@ class Node:
         senders are listened to. `unheard`: what to tell of other devices with every heartbeat.
         InputError as `open_session`."""
         self.address = address
-        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        """What happens, as `Event`s, and whatever its owner puts there itself."""
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._waiting_bytes = 0
         self.dropped = 0
         """Frames that came faster than they were read."""
         self._unheard, self._admits = unheard, admits
@@ -111,6 +111,21 @@ class Node:
             self._peer(address, is_watched=True).is_watched = True
         self._session.liveliness().declare_subscriber(f"{ALIVE}/{address}", self._see_life)
 
+    def put(self, event: object) -> None:
+        """Have `get` give the owner something of its own, in turn with what happens."""
+        self._events.put(event)
+
+    def get(self, timeout: float = 0.0) -> Any:
+        """The next `Event` or object that was `put`; None if there is none within `timeout` seconds."""
+        try:
+            event = self._events.get(timeout=timeout) if timeout > 0 else self._events.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(event, Came):
+            with self._lock:
+                self._waiting_bytes -= len(event.frame.payload)
+        return event
+
     def send(self, to: str, message: Message, payload: Array | bytes = b"") -> None:
         """Queue a frame for a peer; an array must be contiguous and is not to be changed afterwards."""
         size = len(payload) if isinstance(payload, bytes) else payload.nbytes
@@ -142,7 +157,7 @@ class Node:
     def _take(self, sample: Any) -> None:
         """Decode and hand over what came. This is the network's own thread: nothing in here takes long or waits."""
         payload = sample.payload
-        if self.events.qsize() >= MOST_WAITING:
+        if self._events.qsize() >= MOST_WAITING or self._waiting_bytes >= MOST_WAITING_BYTES:
             self.dropped += 1
             return
         key, data = str(sample.key_expr), payload.to_bytes()
@@ -151,12 +166,12 @@ class Node:
             logger.warning("a frame of %d bytes on %.200r was refused: its sender is not admitted", len(data), key)
             return
         for event in self._events_of(sender, data):
-            self.events.put(event)
+            self._events.put(event)
 
     def _look_at_link(self, event: Any) -> None:
         name = event.link.auth_identifier
         if name is not None and str(event.kind).endswith("PUT") and not self._admits(f"{name}/"):
-            self.events.put(Intruder(str(name), f"connected from {event.link.dst} and is not admitted"))
+            self._events.put(Intruder(str(name), f"connected from {event.link.dst} and is not admitted"))
 
     def _see_life(self, sample: Any) -> None:
         """A connection that is gone tells within milliseconds that a process died; of one that hangs, or is cut off,
@@ -165,7 +180,7 @@ class Node:
             with self._lock:
                 peer = self._peers.get(str(sample.key_expr).removeprefix(f"{ALIVE}/"))
                 for event in peer.lose("is gone") if peer is not None else ():
-                    self.events.put(event)
+                    self._events.put(event)
 
     def _is_welcome(self, sender: str) -> bool:
         with self._lock:
@@ -184,6 +199,8 @@ class Node:
             if isinstance(frame.message, Beat):
                 return peer.note_beat(frame.epoch, frame.message, time.monotonic())
             order = peer.incoming.accept(frame.epoch, frame.number)
+            if order != "old":
+                self._waiting_bytes += len(frame.payload)
         if order == "old":
             return [Malformed(sender, f"frame {frame.number} came a second time")]
         return [Came(sender, frame, after_gap=order == "gap")]
@@ -199,14 +216,15 @@ class Node:
                     if asleep > TICK_S:  # this process did not run: that is not the peers' silence
                         peer.heard_at += asleep
                     for event in peer.check(now):
-                        self.events.put(event)
+                        self._events.put(event)
                 for peer in peers:
                     if not peer.is_watched and now - peer.heard_at > STRANGER_S:
                         peer.sender.close()
                         del self._peers[peer.address]
             unheard = self._unheard()
-            for peer in peers:
-                if ticks % round(BEAT_S / TICK_S) == 0 or not peer.is_alive:
+            is_due = ticks % round(BEAT_S / TICK_S) == 0
+            for peer in peers:  # to those that are to be there more often, so that they meet soon
+                if (peer.is_alive and is_due) or (peer.is_watched and not peer.is_alive):
                     self._send_beat(peer, unheard)
             ticks += 1
 
