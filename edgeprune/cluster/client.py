@@ -92,7 +92,9 @@ class Cluster:
         self._room = threading.BoundedSemaphore(options.queue)
         self._served = served
         address = f"{host}/{secrets.token_hex(8)}"
-        self._node = Node(address, Network((), connect, options.access), peers=map(worker_address, workers))
+        peers = frozenset(map(worker_address, workers))
+        network = Network((), connect, options.access)
+        self._node = Node(address, network, peers=peers, admits=lambda peer: peer in peers)
         self._conductor = Conductor(self._node, Team(served, workers, needed, whole, options.host_works))
         try:
             self._wait_until_ready()

@@ -171,6 +171,7 @@ class Conductor:
             logger.warning("%s refuses: %s", peer, message.reason)
             self._contacts.refused(peer, message.reason)
             return
+        self._contacts.closed(peer, message.reason)  # it may have dropped the bundle for others: it is asked again
         job = self._engine.jobs.get((message.attempt.client, message.attempt.request))
         if job is not None and job.attempt == message.attempt:
             self._engine.fail(job, message.reason)

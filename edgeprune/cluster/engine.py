@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeprune.cluster.flow import Progress, Sending, refusal
 from edgeprune.cluster.serving import Served
-from edgeprune.cluster.transport.messages import Attempt, Tensor
+from edgeprune.cluster.transport.messages import MOST_TTL_MS, Attempt, Tensor
 from edgeprune.cluster.transport.peers import worker_address
 from edgeprune.errors import EdgepruneError
 from edgeprune.io.arrays import Array, Feeds
@@ -80,7 +80,7 @@ class Engine:
             expires = time.monotonic() + message.ttl_ms / 1e3
             job = Job(message.attempt, served, message.plan, host, Progress(flow), expires)
             self._replace(job)
-        elif job.attempt.number > message.attempt.number or job.plan != message.plan:
+        elif (job.attempt, job.plan, job.served.digest) != (message.attempt, message.plan, served.digest):
             self.late += 1
             return
         self._hold(job, {message.name: array})
@@ -143,7 +143,7 @@ class Engine:
 
     @staticmethod
     def _tensor(job: Job, sending: Sending, name: str, array: Array) -> Tensor:
-        left = max(1, round((job.expires - time.monotonic()) * 1e3))
+        left = min(max(1, round((job.expires - time.monotonic()) * 1e3)), MOST_TTL_MS)
         return Tensor(
             job.served.digest, job.attempt, job.plan, sending.stage, name, array.dtype.name, array.shape, left
         )

@@ -23,7 +23,7 @@ MOST_TTL_MS = 3_600_000
 
 Digest = Annotated[str, Meta(min_length=64, max_length=64)]
 """A SHA-256; who makes a file's name of it looks at its letters."""
-Name = Annotated[str, Meta(min_length=1, max_length=512)]
+Name = Annotated[str, Meta(min_length=1, max_length=4096)]
 Reason = Annotated[str, Meta(max_length=2000)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Size = Annotated[int, Meta(ge=0, le=2**40)]
