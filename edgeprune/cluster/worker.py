@@ -188,9 +188,9 @@ class Worker:
             return
         folder = self._folders.get(digest) or self._store.folder_of(digest)
         if not folder.is_dir():
-            known = ", ".join(known[:12] for known in self._folders) or "none of its own"
+            own = ", ".join(known[:12] for known in self._folders)
             raise InputError(
-                f"{self.options.name} has no bundle {digest[:12]}, but {known}",
+                f"{self.options.name} has no bundle {digest[:12]}{f', but {own}' if own else ''}",
                 remedy="deploy it (`edgeprune deploy`), or start the worker with it (--bundle)",
             )
         fresh = serve(folder, self.options.name, self.options.open_model, whole=whole)
