@@ -40,7 +40,7 @@ def test_a_new_epoch_begins_with_number_one() -> None:
 
 
 def peer() -> Peer:
-    return Peer("pi/worker", True, Sender(lambda data: None, lambda epoch: True, "pi"), heard_at=0.0)
+    return Peer("pi/worker", True, Sender(lambda: None, lambda epoch: True, "pi"), heard_at=0.0)
 
 
 def test_a_peer_is_heard_lost_and_heard_again() -> None:

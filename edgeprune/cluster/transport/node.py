@@ -148,9 +148,8 @@ class Node:
 
     def _peer(self, address: str, *, is_watched: bool) -> Peer:
         if address not in self._peers:
-            key = key_to(address, self.address)
-            put = partial(self._session.put, key, **self._block)  # nothing is declared while the lock is held
-            sender = Sender(put, lambda epoch: peer.outgoing.epoch == epoch, address)
+            publisher = partial(self._session.declare_publisher, key_to(address, self.address), **self._block)
+            sender = Sender(publisher, lambda epoch: peer.outgoing.epoch == epoch, address)
             self._peers[address] = peer = Peer(address, is_watched, sender)
         return self._peers[address]
 
@@ -162,10 +161,11 @@ class Node:
             return
         key, data = str(sample.key_expr), payload.to_bytes()
         sender = sender_in(key, self.address)
-        if not sender or not self._is_welcome(sender):
+        events = self._events_of(sender, data) if sender else None
+        if events is None:
             logger.warning("a frame of %d bytes on %.200r was refused: its sender is not admitted", len(data), key)
             return
-        for event in self._events_of(sender, data):
+        for event in events:
             self._events.put(event)
 
     def _look_at_link(self, event: Any) -> None:
@@ -182,28 +182,30 @@ class Node:
                 for event in peer.lose("is gone") if peer is not None else ():
                     self._events.put(event)
 
-    def _is_welcome(self, sender: str) -> bool:
-        with self._lock:
-            if sender in self._peers:
-                return True
-            strangers = sum(not peer.is_watched for peer in self._peers.values())
-        return strangers < MOST_STRANGERS and self._admits(sender)
-
-    def _events_of(self, sender: str, data: bytes) -> list[Event]:
+    def _events_of(self, sender: str, data: bytes) -> list[Event] | None:
+        """What a frame means to the owner; None if its sender is not listened to."""
         try:
             frame = decode(data)
         except FrameError as error:
-            return [Malformed(sender, str(error))]
+            with self._lock:
+                return [Malformed(sender, str(error))] if self._is_welcome(sender) else None
         with self._lock:
+            if not self._is_welcome(sender):
+                return None
             peer = self._peer(sender, is_watched=False)
             if isinstance(frame.message, Beat):
                 return peer.note_beat(frame.epoch, frame.message, time.monotonic())
             order = peer.incoming.accept(frame.epoch, frame.number)
-            if order != "old":
-                self._waiting_bytes += len(frame.payload)
-        if order == "old":
-            return [Malformed(sender, f"frame {frame.number} came a second time")]
+            if order == "old":
+                return [Malformed(sender, f"frame {frame.number} came a second time")]
+            self._waiting_bytes += len(frame.payload)
         return [Came(sender, frame, after_gap=order == "gap")]
+
+    def _is_welcome(self, sender: str) -> bool:
+        if sender in self._peers:
+            return True
+        strangers = sum(not peer.is_watched for peer in self._peers.values())
+        return strangers < MOST_STRANGERS and self._admits(sender)
 
     def _keep_time(self) -> None:
         last, ticks = time.monotonic(), 0

@@ -133,9 +133,11 @@ class Sender:
     """Puts a peer's frames on the network, one after another: small ones at once, in the thread of who sends them, if
     nothing is before them, which saves them a change of threads; others in a thread of its own."""
 
-    def __init__(self, put: Callable[[bytes], Any], is_current: Callable[[int], bool], name: str) -> None:
-        """`is_current` tells whether an epoch is still the peer's: what was queued before a loss is not sent."""
-        self._put, self._is_current, self._name = put, is_current, name
+    def __init__(self, publisher: Callable[[], Any], is_current: Callable[[int], bool], name: str) -> None:
+        """`publisher` is called once, with no lock held, for what puts bytes on the network; `is_current` tells whether
+        an epoch is still the peer's: what was queued before a loss is not sent."""
+        self._publisher, self._is_current, self._name = publisher, is_current, name
+        self._put: Callable[[bytes], Any] | None = None
         self._queue: queue.SimpleQueue[_Outbound | None] = queue.SimpleQueue()
         self._queued = 0
         self._turn = threading.Lock()
@@ -164,6 +166,8 @@ class Sender:
 
     def _put_and_release(self, item: _Outbound) -> None:
         try:
+            if self._put is None:
+                self._put = self._publisher().put
             if self._is_current(item[0]):
                 self._put(encode(*item))
         except Exception as error:  # whatever zenoh raises: the frame is missing then, and is noticed
