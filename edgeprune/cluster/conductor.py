@@ -31,6 +31,8 @@ from edgeprune.cluster.transport.peers import Came, Heard, Lost, Malformed, devi
 
 logger = logging.getLogger("edgeprune.cluster")
 POLL_S = 0.02
+MOST_AT_ONCE = 64
+"""Events between two steps of computing."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Conductor:
 
     def _handle_events(self, *, wait: bool) -> None:
         timeout = POLL_S if wait else 0.0
-        while True:
+        for _ in range(MOST_AT_ONCE):
             event, timeout = self._node.get(timeout), 0.0
             if event is None:
                 return

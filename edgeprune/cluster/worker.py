@@ -28,6 +28,7 @@ MOST_BUNDLES = 4
 """Bundles that a worker holds loaded at a time."""
 LONGEST_REASON = 1000
 POLL_S = 0.1
+MOST_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,10 @@ class Worker:
         self._served = {}
 
     def _handle_events(self, *, wait: bool) -> None:
-        """Take what has happened; with `wait`, sleep until something has."""
+        """Take what has happened; with `wait`, sleep until something has. Not more than some at a time, so that whoever
+        sends without end keeps nobody else from being served."""
         timeout = POLL_S if wait else 0.0
-        while True:
+        for _ in range(MOST_AT_ONCE):
             event, timeout = self._node.get(timeout), 0.0
             if event is None:
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ from typing import Any
 import pytest
 
 from edgeprune.cluster.client import Cluster, ClusterOptions
-from edgeprune.cluster.local import LocalWorkers
+from edgeprune.cluster.local import LocalWorkers, free_addresses
 from edgeprune.cluster.requests import ClusterError, LateError
+from edgeprune.cluster.serving import opener
+from edgeprune.cluster.transport.network import Network
+from edgeprune.cluster.worker import Worker, WorkerOptions
+from edgeprune.errors import InputError
 
 RESUMES_S = 2.0
 """What is promised: so long after a worker died, requests are answered again."""
@@ -116,6 +121,30 @@ def test_whole_models_of_a_killed_worker_go_to_the_others(chain_bundle: Path, of
             if number == 20:
                 workers.processes["two"].kill()
         assert (cluster.stats.answered, cluster.stats.failed) == (60, 0)
+
+
+def test_workers_that_do_not_reach_each_other_are_told_apart_from_lost_ones(
+    chain_bundle: Path, of_chain: Any, tmp_path: Path
+) -> None:
+    """Both reach the client: the split network cannot run, and the whole one does."""
+    ends = dict(zip(("one", "two"), free_addresses(2), strict=True))
+    workers = [
+        Worker(WorkerOptions(name, Network((end,)), opener("cpu", 1), tmp_path / name, chain_bundle))
+        for name, end in ends.items()
+    ]
+    threads = [threading.Thread(target=worker.run) for worker in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        with pytest.raises(InputError, match=r"one does not hear two; two does not hear one"):
+            Cluster(chain_bundle, ends, options=ClusterOptions(start_timeout_s=2.5))
+        with Cluster(chain_bundle, ends, options=ClusterOptions(start_timeout_s=0.2, require_all=False)) as cluster:
+            of_chain.check(1, cluster.run(of_chain.feeds(1), timeout_s=20.0))
+            assert cluster.stats.repeated == 0
+    finally:
+        for worker, thread in zip(workers, threads, strict=True):
+            worker.stop()
+            thread.join()
 
 
 def test_workers_end_with_their_parent_and_say_why_they_did_not_start(tmp_path: Path, chain_bundle: Path) -> None:
