@@ -29,6 +29,8 @@ HEAVY = (
 DEVICE_SIDE = (
     "bundles.bundle",
     "calibration.machine",
+    "cluster.local",
+    "cluster.starting",
     "deployment.lower_bundle",
     "exporters.ncnn.network",
     "exporters.tflite.writer",

@@ -7,6 +7,7 @@ from cyclopts import App
 from edgeprune.cli.verbs import (
     convert,
     demo,
+    deploy,
     eval,
     export,
     inspect,
@@ -18,6 +19,7 @@ from edgeprune.cli.verbs import (
     split,
     train,
     tune,
+    worker,
 )
 
 app = App(
@@ -36,6 +38,8 @@ app.command(export.export)
 app.command(convert.convert)
 app.command(split.split)
 app.command(run.run)
+app.command(worker.worker)
+app.command(deploy.deploy)
 app.command(tune.tune)
 app.command(profile.profile)
 app.command(report.report)

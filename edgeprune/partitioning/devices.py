@@ -50,6 +50,8 @@ class Device:
     """10^6 bytes that weights and activations may take; None: as many as they need."""
     threads: int | None = None
     """That compute on it, one a core; None: one on each core."""
+    address: str = ""
+    """Where its worker listens, such as tcp/192.168.0.11:7447; empty: not known, or it is the host."""
 
     @property
     def memory_bytes(self) -> float | None:
@@ -162,11 +164,14 @@ class _DeviceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: Positive | None = None
     memory_mb: Positive | None = None
     threads: Count | None = None
+    address: str = ""
 
 
 class _DevicesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: tuple[_DeviceTable, ...]
     link: _LinkTable | tuple[_LinkTable, ...] = _LinkTable()
+    tls: dict[str, str] = {}
+    """Certificates; `cluster/roster.py` reads them."""
 
 
 def _usual_link(links: Sequence[_LinkTable], path: Path) -> _LinkTable:
@@ -183,7 +188,9 @@ def _device(entry: _DeviceTable, link: _LinkTable, path: Path, profile: DevicePr
     if entry.profile is not None:
         own = entry.profile.endswith(".toml")
         profile = load_profile(path.parent / entry.profile if own else entry.profile)
-    device = Device(entry.name, profile, entry.share, memory_mb=entry.memory_mb, threads=entry.threads)
+    device = Device(
+        entry.name, profile, entry.share, memory_mb=entry.memory_mb, threads=entry.threads, address=entry.address
+    )
     is_told = link.bandwidth_mbit_per_s is not None or link.round_trip_ms is not None
     return replace(device, link=_rate(link, device.link_rate)) if is_told else device
 

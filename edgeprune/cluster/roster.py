@@ -1,0 +1,100 @@
+"""Who is in the cluster: what a devices file says of addresses and certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgeprune.cluster.transport.access import Certificates, rights, secured
+from edgeprune.cluster.transport.network import Network, check_endpoint, is_loopback
+from edgeprune.cluster.transport.peers import device_of
+from edgeprune.errors import InputError, unknown_name
+from edgeprune.io.toml_files import read_toml
+from edgeprune.partitioning.devices import Device, check_devices
+
+
+class _Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    ca: str
+    certificate: str
+    key: str
+
+
+class _Device(msgspec.Struct, frozen=True):
+    """The fields that matter here; `load_devices` checks the others."""
+
+    name: str
+    address: str = ""
+
+
+class _File(msgspec.Struct, frozen=True):
+    device: tuple[_Device, ...]
+    tls: _Tls | None = None
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The devices of a cluster, the host first."""
+
+    names: tuple[str, ...]
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    """Device -> where its worker listens."""
+    folder: Path = Path()
+    """That of the file, to which its paths are relative."""
+    tls: _Tls | None = None
+
+    def access_of(self, device: str) -> dict[str, Any]:
+        """The certificates and rights of one device as zenoh's settings; empty where the file has no `[tls]`.
+        InputError if a certificate is not there."""
+        if self.tls is None:
+            return {}
+        paths = (self.tls.ca, self.tls.certificate, self.tls.key)
+        ca, certificate, key = (self.folder / path.replace("{name}", device) for path in paths)
+        return {**secured(Certificates(ca, certificate, key)), **rights(device, self.names)}
+
+    def network_of_worker(self, device: str, listen: str) -> Network:
+        """Where a worker listens, and the workers that it connects to: of two, the later one in the file does."""
+        if device not in self.names:
+            raise unknown_name("device", device, self.names, remedy="name the worker as the devices file does")
+        before = self.names[: self.names.index(device)]
+        connect = tuple(self.addresses[name] for name in before if name in self.addresses)
+        return Network((listen,), connect, self.access_of(device))
+
+    def peers_of(self, device: str) -> tuple[str, ...]:
+        """The devices with workers that a worker keeps in touch with."""
+        return tuple(name for name in self.names if name in self.addresses and name != device)
+
+    def admits(self, address: str) -> bool:
+        """Whether a sender's address is that of a device of the file."""
+        return device_of(address) in self.names
+
+
+def load_roster(path: Path) -> Roster:
+    """The cluster that a devices file describes; InputError if it is none, or an address is no address, or one that the
+    certificates do not protect."""
+    file = read_toml(path, _File, what="a list of devices")
+    check_devices([Device(entry.name) for entry in file.device], where=path)
+    addresses = {entry.name: check_endpoint(entry.address, where=path) for entry in file.device if entry.address}
+    if len(set(addresses.values())) < len(addresses):
+        raise InputError("two devices have the same address", where=path, expected="an address for each device")
+    kinds = {address.partition("/")[0] for address in addresses.values()}
+    if file.tls is not None and kinds - {"tls"}:
+        raise InputError("has [tls], but addresses without it", where=path, expected="addresses such as tls/NAME:7447")
+    if file.tls is None and "tls" in kinds:
+        raise InputError(
+            "has addresses with TLS, but no certificates",
+            where=path,
+            expected="a table [tls] with ca, certificate, key",
+        )
+    return Roster(tuple(entry.name for entry in file.device), addresses, path.parent, file.tls)
+
+
+def warning_of(network: Network) -> str:
+    """What someone who starts a worker should know about where it listens; empty if there is nothing."""
+    bare = [end for end in network.listen if not is_loopback(end) and not network.access]
+    if not bare:
+        return ""
+    return f"{', '.join(bare)} is open to everyone who can reach it: give the devices file a [tls] table"
