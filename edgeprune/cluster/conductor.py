@@ -159,7 +159,7 @@ class Conductor:
             except RefusedError as error:
                 self._engine.fail(job, f"{device_of(came.peer)} sent a tensor that has no place: {error}")
         elif isinstance(message, Opened):
-            self._contacts.opened(came.peer)
+            self._contacts.opened(came.peer, message.unheard)
         elif isinstance(message, Done):
             with self._lock:
                 self._tally.told += 1

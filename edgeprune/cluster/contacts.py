@@ -21,6 +21,9 @@ class Contact:
     """Its address among the nodes."""
     is_open: bool = False
     """Whether it said that it serves the bundle, since it was heard for the last time."""
+    opened_at: float = 0.0
+    unheard: tuple[str, ...] = ()
+    """The devices that it did not hear then: its heartbeats from before speak of what it served before."""
     asked_at: float = -1e9
     reason: str = "was never heard"
     """Why it is not ready."""
@@ -52,7 +55,9 @@ class Contacts:
 
     def unheard_by(self, device: str) -> tuple[str, ...]:
         """The devices that a worker says it does not hear."""
-        return self.node.beat_of(worker_address(device)).unheard
+        contact = self.by_device[device]
+        beat, heard_at = self.node.beat_of(contact.address)
+        return beat.unheard if heard_at > contact.opened_at else contact.unheard
 
     def ask(self, now: float) -> None:
         """Ask the workers that are there to serve the bundle, until they say that they do."""
@@ -68,8 +73,9 @@ class Contacts:
             contact.reason = "does not say that it serves the bundle"
             self.ask(time.monotonic())
 
-    def opened(self, peer: str) -> None:
+    def opened(self, peer: str, unheard: tuple[str, ...]) -> None:
         if contact := self.of_peer(peer):
+            contact.unheard, contact.opened_at = unheard, time.monotonic()
             contact.is_open, contact.reason = True, ""
 
     def closed(self, peer: str, reason: str) -> None:

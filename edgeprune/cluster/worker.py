@@ -137,7 +137,7 @@ class Worker:
             self._take_tensor(came, message)
         elif isinstance(message, Open):
             self._load(message.bundle, whole=message.whole)
-            self._node.send(came.peer, Opened(message.bundle))
+            self._node.send(came.peer, Opened(message.bundle, self._unheard()))
         elif isinstance(message, Offer):
             lacking = self._store.begin(message.bundle, bytes(frame.payload), whole=message.whole)
             self._node.send(came.peer, Lacks(message.bundle, lacking))

@@ -93,7 +93,11 @@ class Open(_Message, frozen=True):
 
 
 class Opened(_Message, frozen=True):
+    """A worker serves a bundle."""
+
     bundle: Digest
+    unheard: tuple[Name, ...] = ()
+    """As in `Beat`; for until the next one comes."""
 
 
 class Offer(_Message, frozen=True):

@@ -141,10 +141,11 @@ class Node:
         with self._lock:
             return address in self._peers and self._peers[address].is_alive
 
-    def beat_of(self, address: str) -> Beat:
-        """The last heartbeat of a peer."""
+    def beat_of(self, address: str) -> tuple[Beat, float]:
+        """The last heartbeat of a peer, and when it came (time.monotonic)."""
         with self._lock:
-            return self._peers[address].beat if address in self._peers else Beat()
+            peer = self._peers.get(address)
+            return (peer.beat, peer.heard_at) if peer is not None else (Beat(), 0.0)
 
     def _peer(self, address: str, *, is_watched: bool) -> Peer:
         if address not in self._peers:
