@@ -48,7 +48,7 @@ class Choices:
     """What may be chosen on devices that work at these rates."""
 
     rates: tuple[float, ...]
-    """0: it gets nothing but the host's own."""
+    """0: it gets no parts of layers."""
     cuts: tuple[tuple[Fraction, ...], ...]
     """Where channels are cut: per device, the share of them in front of its end."""
     divided: frozenset[str] = frozenset()

@@ -19,8 +19,8 @@ from edgeprune.partitioning.planning.choices import Choice, Choices, Holding
 from edgeprune.partitioning.planning.costs import Costs
 from edgeprune.partitioning.planning.roles import Role
 
-WIDTH = 48
-"""States that are kept."""
+WIDTH, LEAST_WIDTH = 96, 16
+"""States that are kept: so many over the number of devices, and no fewer."""
 ALIKE = 2
 """Of them, in which the devices hold the same."""
 
@@ -140,10 +140,11 @@ def _kept(found: Mapping[tuple[object, ...], list[State]], costs: Costs) -> list
         if costs.is_limited:
             best.append(min(alike, key=lambda state: (state.fill(costs.limits), state.rank)))
     best.sort(key=lambda state: state.rank)
+    width = max(WIDTH // len(costs.devices), LEAST_WIDTH)
     if not costs.is_limited:
-        return best[:WIDTH]
-    thrifty = sorted(best[WIDTH:], key=lambda state: (state.fill(costs.limits), state.rank))
-    return best[:WIDTH] + thrifty[:WIDTH]
+        return best[:width]
+    thrifty = sorted(best[width:], key=lambda state: (state.fill(costs.limits), state.rank))
+    return best[:width] + thrifty[:width]
 
 
 def _advanced(
