@@ -190,7 +190,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_network(Path(folder) / "rows.onnx")
         bundle = Path(folder) / "split"
-        split(Path(folder) / "rows.onnx", SplitOptions(str(DEVICES)), Output(bundle))
+        split(Path(folder) / "rows.onnx", SplitOptions(str(DEVICES), force=True), Output(bundle))
         rows = [faulty(bundle, options.runs, kind) for kind in ("killed", "frozen")]
         rows.append(nonsense(bundle, options.frames))
     for row in rows:

@@ -26,7 +26,7 @@ def test_the_engine_is_timed_beside_zenoh_alone() -> None:
 def test_damaged_frames_are_counted(tmp_path: Path) -> None:
     faults = load("cluster_faults")
     faults.write_network(tmp_path / "rows.onnx")
-    split(tmp_path / "rows.onnx", SplitOptions("3"), Output(tmp_path / "split"))
+    split(tmp_path / "rows.onnx", SplitOptions("3", force=True), Output(tmp_path / "split"))
     row = faults.nonsense(tmp_path / "split", 100)
     assert (row["wrong"], row["failed"], row["died"]) == (0, 0, False)
     assert row["refused"] > 50

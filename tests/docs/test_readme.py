@@ -169,7 +169,9 @@ def test_a_newcomer_can_place_a_change(repository: Path) -> None:
     rows = re.findall(r"^\| (?:a|an) (.*?) \| (.*) \|$", text, re.MULTILINE)
     wanted = (
         "flag, method, form, runtime, format that networks are converted to, precision that a format is "
-        "written in, ONNX operation for LiteRT, ONNX operation for ncnn, cause, plot, device, checkpoint format, ONNX operation in the importer, ONNX operation in the counter, way that a request can go, gate"
+        "written in, ONNX operation for LiteRT, ONNX operation for ncnn, cause, plot, "
+        "device, checkpoint format, ONNX operation in the importer, ONNX operation in the counter, way to divide a node "
+        "over devices, way that a request can go, gate"
     )
     assert ", ".join(name for name, _ in rows) == wanted
     assert all(re.search(r"`[a-z_/]+/[^`]*`", place) for _, place in rows)
