@@ -116,8 +116,8 @@ class Conductor:
         while not self._closing.is_set():
             try:
                 self._handle_events(wait=not self._engine.has_work)
+                self._sweep(time.monotonic())  # first: others work while the host computes
                 self._engine.step()
-                self._sweep(time.monotonic())
             except Exception:  # a bug: requests end at their deadlines, later ones may be served
                 logger.exception("the client's thread failed")
 

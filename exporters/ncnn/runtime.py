@@ -103,6 +103,12 @@ def _set(option: Any, name: str, value: str) -> None:
     known = [field for field in dir(option) if isinstance(getattr(option, field), int)]  # a bool is an int as well
     if name not in known:
         raise unknown_name("setting of ncnn", name, known)
+    if name in _HALVES and value != "0":
+        raise InputError(
+            f"ncnn's {name} stores numbers in 16 bits, and this runs networks in float32",
+            expected=f"{name}=0",
+            remedy="16 bits give outputs here that are garbage: run such a network in an application of your own",
+        )
     if not value.isdecimal():
         raise InputError(f"ncnn's {name} is {value!r}", expected="a whole number; 1 for on, 0 for off")
     setattr(option, name, type(getattr(option, name))(int(value)))

@@ -168,7 +168,7 @@ def test_whole_models_behind_one_queue(chain_bundle: Path, lasting: LocalWorkers
         stats = cluster.settled_stats(10.0)
         assert (stats.answered, stats.failed, stats.dropped) == (60, 0, 0)
         assert {"one", "two"} <= set(stats.compute_ms)
-        assert cluster.capacity == 6
+        assert cluster.capacity == 12
 
 
 def test_what_comes_while_the_queue_is_full_is_dropped_and_counted(

@@ -20,9 +20,8 @@ def broken_ncnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken" / "ncnn").mkdir(parents=True)
     (tmp_path / "broken" / "ncnn" / "__init__.py").write_text('raise ImportError("libgomp.so.1: cannot open")\n')
     monkeypatch.syspath_prepend(str(tmp_path / "broken"))
-    for name in [
-        name for name in sys.modules if name.partition(".")[0] == "ncnn" or "edgeprune.exporters.ncnn" in name
-    ]:
+    held = ("ncnn", "edgeprune.exporters.ncnn", "edgeprune.runners.ncnn.runner")
+    for name in [name for name in sys.modules if any(f"{name}.".startswith(f"{one}.") for one in held)]:
         monkeypatch.delitem(sys.modules, name)
 
 

@@ -94,7 +94,11 @@ def test_settings_are_those_of_ncnn(model: ModelProto) -> None:
             return difference(in_onnxruntime(model, feeds(1)), runner.run(feeds(1)))
 
     assert off(("use_winograd_convolution", "0"), ("lightmode", "0")) <= 1e-6
-    assert off(("use_bf16_storage", "1")) > 1e-4  # it was off
+    with NcnnRunner(model, RunOptions(provider_options=(("use_winograd_convolution", "0"),))) as runner:
+        assert runner._session is not None
+        assert not runner._session._net.opt.use_winograd_convolution  # it was on
+    with pytest.raises(InputError, match="stores numbers in 16 bits"):
+        off(("use_bf16_storage", "1"))
     with pytest.raises(InputError, match="unknown setting of ncnn 'winograd'"):
         off(("winograd", "0"))
     with pytest.raises(InputError, match="ncnn's lightmode is 'yes'"):
