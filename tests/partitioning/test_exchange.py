@@ -40,6 +40,16 @@ def test_of_more_devices_more_comes_from_elsewhere() -> None:
     assert Exchange(4, 1e6, 0).seconds_per_element == pytest.approx(1.5 * Exchange(2, 1e6, 0).seconds_per_element)
 
 
+def test_the_link_of_a_pair_and_the_threads_of_a_device_count(tmp_path: Path) -> None:
+    path = Path(devices_file(tmp_path, 1000))
+    slow = 'between = ["a", "b"]\nbandwidth_mbit_per_s = 10\nround_trip_ms = 0.5\n'
+    text = path.read_text().replace("[link]\n", "[[link]]\n").replace('name = "b"\n', 'name = "b"\nthreads = 1\n')
+    path.write_text(f"{text}[[link]]\n{slow}")
+    price, profile = mixing_price(load_devices(str(path))), load_profile(PI)
+    moved = 4 * (1 - 1 / 2) / (10e6 / 8) * profile.macs_per_s_of(1)
+    assert price.macs_per_element - DevicePrices.of(profile).macs_per_element == pytest.approx(moved)
+
+
 @pytest.mark.parametrize("devices", ["1", "nothing.toml"])
 def test_what_are_no_several_devices_is_refused(devices: str) -> None:
     with pytest.raises(InputError):
