@@ -6,8 +6,8 @@
 SPLIT is a bundle that was split over two devices (`edgeprune split ... --devices 2`). The host works on the first core,
 the worker on the second, one thread each; the whole network runs in the host's process, on its core, between them in
 turn. With --link each lives in a network namespace of its own, joined by a veth pair whose two ends `tc tbf` holds to
-that rate (needs root and iproute2; only namespaces that this script makes are touched, and they go with it). With
---throughput both devices run whole networks behind one queue, and frames a second count.
+that rate (needs root and iproute2). With --throughput both devices run whole networks behind one queue, and frames a
+second count.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from network_namespaces import ENDS, Pair, namespaces
 
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.bundles.names import MODEL
@@ -40,47 +41,16 @@ from edgeprune.profiling.setup import random_feeds
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
-NAMESPACES = ("edgeprune-a", "edgeprune-b")
-ENDS = ("10.213.77.1", "10.213.77.2")
 PORT = 7447
 CORES = sorted(os.sched_getaffinity(0))
 
 
-def command(*words: str) -> None:
-    subprocess.run(words, check=True)
-
-
 @contextlib.contextmanager
-def namespaces(rate: str) -> Iterator[None]:
-    """Two network namespaces with a link of this rate between them."""
-    for name in NAMESPACES:
-        command("ip", "netns", "add", name)
-    try:
-        command(
-            "ip", "link", "add", "ep0", "netns", NAMESPACES[0], "type", "veth",
-            "peer", "name", "ep0", "netns", NAMESPACES[1],
-        )  # fmt: skip
-        for name, address in zip(NAMESPACES, ENDS, strict=True):
-            inside = ("ip", "netns", "exec", name)
-            command(*inside, "ip", "address", "add", f"{address}/24", "dev", "ep0")
-            for device in ("lo", "ep0"):
-                command(*inside, "ip", "link", "set", device, "up")
-            command(
-                *inside, "tc", "qdisc", "add", "dev", "ep0", "root", "tbf", "rate", rate,
-                "burst", "256kb", "latency", "100ms",
-            )  # fmt: skip
-        yield
-    finally:
-        for name in NAMESPACES:
-            subprocess.run(("ip", "netns", "delete", name), check=False)
-
-
-@contextlib.contextmanager
-def worker_beyond_the_link(folder: Path, name: str) -> Iterator[dict[str, str]]:
+def worker_beyond_the_link(pair: Pair, folder: Path, name: str) -> Iterator[dict[str, str]]:
     """A worker in the second namespace, on the second core."""
     listen = f"tcp/{ENDS[1]}:{PORT}"
     words = [sys.executable, "-m", "edgeprune", "worker", "--name", name, "--listen", listen, "--bundle", str(folder)]
-    inside = ["ip", "netns", "exec", NAMESPACES[1], "taskset", "-c", str(CORES[1])]
+    inside = [*pair.inside(1), "taskset", "-c", str(CORES[1])]
     with tempfile.TemporaryFile() as log, subprocess.Popen([*inside, *words], stdout=log, stderr=log) as process:
         try:
             yield {name: listen}
@@ -179,11 +149,9 @@ def main() -> None:
     if len(devices) != 2 or len(CORES) < 2:
         parser.error(f"{asked.split} is split over {len(devices)} devices, {len(CORES)} cores are here: 2 of each")
     if asked.link and not asked.inside:
-        with namespaces(asked.link), worker_beyond_the_link(asked.split, devices[1]) as addresses:
-            words = [*sys.argv, "--inside", addresses[devices[1]]]
-            sys.exit(
-                subprocess.run(["ip", "netns", "exec", NAMESPACES[0], sys.executable, *words], check=False).returncode
-            )
+        with namespaces(asked.link) as pair, worker_beyond_the_link(pair, asked.split, devices[1]) as addresses:
+            words = [sys.executable, *sys.argv, "--inside", addresses[devices[1]]]
+            sys.exit(subprocess.run([*pair.inside(0), *words], check=False).returncode)
     if asked.inside:
         found = measured(asked.split, {devices[1]: asked.inside}, asked)
     else:
