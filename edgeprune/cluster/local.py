@@ -99,18 +99,23 @@ class LocalWorkers:
         last = {device: self.log(device).read_text(errors="replace").strip().splitlines()[-1:] for device in ended}
         return "; ".join(f"{device} ended: {''.join(lines)}" for device, lines in last.items())
 
-    def close(self) -> None:
-        """End all workers; a second call does nothing."""
-        for process in self.processes.values():
+    def stop(self, *devices: str) -> None:
+        """End the workers of these devices; their logs stay."""
+        ending = [self.processes[device] for device in devices]
+        for process in ending:
             if process.stdin is not None:
                 with contextlib.suppress(BrokenPipeError):
                     process.stdin.close()
-        for process in self.processes.values():
+        for process in ending:
             try:
                 process.wait(timeout=3)
             except subprocess.TimeoutExpired:  # frozen, or in the midst of a long computation
                 process.kill()
                 process.wait()
+
+    def close(self) -> None:
+        """End all workers; a second call does nothing."""
+        self.stop(*self.processes)
         self.processes = {}
         self._scratch.cleanup()
 

@@ -113,11 +113,11 @@ class Worker:
         if isinstance(event, Malformed):
             self._refuse(event, event.reason)
         elif isinstance(event, Heard):
-            logger.info("%s is there", event.peer)
+            self._node.log.log(logging.INFO, event.peer, "%s is there", event.peer)
         elif isinstance(event, Intruder):
-            logger.warning("%s %s", event.peer, event.reason)
+            self._node.log.warning(event.peer, "%s %s", event.peer, event.reason)
         elif isinstance(event, Lost):
-            logger.warning("%s %s", event.peer, event.reason)
+            self._node.log.warning(event.peer, "%s %s", event.peer, event.reason)
             self._without(event.peer, f"{self.options.name} lost {device_of(event.peer)}, which {event.reason}")
         else:
             if event.after_gap:
@@ -145,7 +145,7 @@ class Worker:
             size = self._take_chunk(message, frame)
             self._node.send(came.peer, Stored(message.bundle, message.file, size))
         elif isinstance(message, Refusal):
-            logger.warning("%s refuses: %s", came.peer, message.reason)
+            self._node.log.warning(came.peer, "%s refuses: %s", came.peer, message.reason)
             self._pass_on(message)
         else:
             self._refuse(came, f"a worker is not told {type(message).__name__.lower()}")
@@ -214,7 +214,7 @@ class Worker:
     def _refuse(self, event: Event, reason: str, *, to: str = "") -> None:
         """Say no: in the log, and to whom it concerns (by default the sender)."""
         reason = reason[:LONGEST_REASON]
-        logger.warning("refused %s: %s", event.peer, reason)
+        self._node.log.warning(event.peer, "refused %s: %s", event.peer, reason)
         attempt = bundle = None
         if isinstance(event, Came):
             attempt = getattr(event.frame.message, "attempt", None)

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from edgeprune.cluster.transport.frames import MOST_PAYLOAD, FrameError, decode, encode
+from edgeprune.cluster.transport.limited_log import LimitedLog
 from edgeprune.cluster.transport.links import BEAT_S
 from edgeprune.cluster.transport.messages import Beat, Message
 from edgeprune.cluster.transport.network import Network, import_zenoh, open_session
@@ -64,6 +65,8 @@ class Node:
         self._waiting_bytes = 0
         self.dropped = 0
         """Frames that came faster than they were read."""
+        self.log = LimitedLog()
+        """For what concerns a peer."""
         self._unheard, self._admits = unheard, admits
         self._instance = secrets.randbits(60) | 1
         self._lock = threading.Lock()
@@ -104,6 +107,7 @@ class Node:
         except Exception as error:  # zenoh's own: a peer that hangs
             logger.warning("the network was left without a farewell: %s", error)
         self._timer.join(timeout=2)
+        self.log.sum_up(now=True)
 
     def watch(self, address: str) -> None:
         """Keep in touch with a peer from now on."""
@@ -164,7 +168,8 @@ class Node:
         sender = sender_in(key, self.address)
         events = self._events_of(sender, data) if sender else None
         if events is None:
-            logger.warning("a frame of %d bytes on %.200r was refused: its sender is not admitted", len(data), key)
+            text = "a frame of %d bytes on %.200r was refused: its sender is not admitted"
+            self.log.warning("senders that are not admitted", text, len(data), key)
             return
         for event in events:
             self._events.put(event)
@@ -224,6 +229,7 @@ class Node:
                     if not peer.is_watched and now - peer.heard_at > STRANGER_S:
                         peer.sender.close()
                         del self._peers[peer.address]
+            self.log.sum_up()
             unheard = self._unheard()
             is_due = ticks % round(BEAT_S / TICK_S) == 0
             for peer in peers:  # to those that are to be there more often, so that they meet soon
