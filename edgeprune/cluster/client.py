@@ -59,6 +59,8 @@ class ClusterOptions:
     """Whether it is an error at the start that a worker is not there."""
     access: Mapping[str, Any] = field(default_factory=dict)
     """Settings of certificates and rights; see `access.py`."""
+    discover: bool = False
+    """Whether workers without an address are looked for by multicast."""
 
 
 class Cluster:
@@ -75,14 +77,16 @@ class Cluster:
     ) -> None:
         """Connect to the workers of a bundle and wait until they are ready.
 
-        `addresses`: device -> where its worker listens, such as tcp/192.168.0.11:7447; the host needs none. `whole`:
+        `addresses`: device -> where its worker listens, such as tcp/192.168.0.11:7447; the host needs none, and with
+        `ClusterOptions.discover` an empty one means that the worker is to be found. `whole`:
         every device runs the whole model, each on other inputs, instead of its part. InputError if the bundle or an
         address is at fault, or a worker is not there in time, with what each of them said.
         """
         self.options = options
         bundle = open_bundle(Path(folder))
         host, workers, needed = _devices(bundle, addresses, options.host, whole=whole)
-        connect = tuple(check_endpoint(addresses[name], where=name) for name in workers)
+        known = [name for name in workers if addresses[name] or not options.discover]
+        connect = tuple(check_endpoint(addresses[name], where=name) for name in known)
         split = bundle.has(PARTITION) and not whole
         open_model = opener(options.target, options.threads)
         holds_whole = options.host_works or whole
@@ -93,7 +97,7 @@ class Cluster:
         self._served = served
         address = f"{host}/{secrets.token_hex(8)}"
         peers = frozenset(map(worker_address, workers))
-        network = Network((), connect, options.access)
+        network = Network((), connect, options.access, options.discover)
         self._node = Node(address, network, peers=peers, admits=lambda peer: peer in peers)
         self._conductor = Conductor(self._node, Team(served, workers, needed, whole, options.host_works))
         try:
@@ -243,7 +247,8 @@ def _devices(
             f"the bundle is split over {len(entries)} devices, and {', '.join(missing)} has no address",
             where=bundle.folder,
             expected=f"addresses of {', '.join(needed)}",
-            remedy="give each an `address` in the devices file, or split the network for the devices that there are",
+            remedy="give each an `address` in the devices file, have it found (--discover), or split the network for "
+            "the devices that there are",
         )
     return host, needed, frozenset(needed)
 

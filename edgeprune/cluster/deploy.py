@@ -48,10 +48,13 @@ class DeployOptions:
     """The name under which workers are spoken to; default: the partition's host."""
     start_timeout_s: float = 10.0
     access: Mapping[str, Any] = field(default_factory=dict)
+    discover: bool = False
+    """Whether workers without an address are looked for by multicast."""
 
 
 def deploy(folder: Path, addresses: Mapping[str, str], options: DeployOptions = DeployOptions()) -> list[Deployed]:
-    """Copy a bundle's parts to the workers at `addresses` (device -> address), and have them load it.
+    """Copy a bundle's parts to the workers at `addresses` (device -> address; with `discover` an empty one is to be
+    found), and have them load it.
 
     InputError if the bundle is damaged, or a worker is not there, refuses, or stops answering; what it got by then it
     keeps, so that the next try sends the rest.
@@ -59,10 +62,12 @@ def deploy(folder: Path, addresses: Mapping[str, str], options: DeployOptions = 
     bundle = open_bundle(folder)
     bundle.require_sound()
     host, names = _devices(bundle, options.host, addresses)
-    workers = {name: check_endpoint(address) for name, address in addresses.items() if name in names}
+    workers = {name: address for name, address in addresses.items() if name in names}
     if not workers:
         raise InputError("no device to deploy to", where=folder, expected=f"an address of {', '.join(names) or 'one'}")
-    network = Network((), tuple(workers.values()), options.access)
+    known = [name for name, address in workers.items() if address or not options.discover]
+    connect = tuple(check_endpoint(workers[name], where=name) for name in known)
+    network = Network((), connect, options.access, options.discover)
     with Node(f"{host}/{secrets.token_hex(8)}", network, peers=map(worker_address, workers)) as node:
         talk = _Talk(node, options.start_timeout_s)
         return [_deploy_to(talk, bundle, name, whole=options.whole) for name in workers]

@@ -55,17 +55,23 @@ class Roster:
         ca, certificate, key = (self.folder / path.replace("{name}", device) for path in paths)
         return {**secured(Certificates(ca, certificate, key)), **rights(device, self.names)}
 
-    def network_of_worker(self, device: str, listen: str) -> Network:
+    def network_of_worker(self, device: str, listen: str, *, discover: bool = False) -> Network:
         """Where a worker listens, and the workers that it connects to: of two, the later one in the file does."""
         if device not in self.names:
             raise unknown_name("device", device, self.names, remedy="name the worker as the devices file does")
         before = self.names[: self.names.index(device)]
         connect = tuple(self.addresses[name] for name in before if name in self.addresses)
-        return Network((listen,), connect, self.access_of(device))
+        return Network((listen,), connect, self.access_of(device), discover)
 
-    def peers_of(self, device: str) -> tuple[str, ...]:
+    def workers(self, *, discover: bool = False) -> dict[str, str]:
+        """Device -> where its worker listens; with `discover` also an empty text for each that has no address and is to
+        be found. Of the first device, the host, no worker is expected."""
+        found = dict.fromkeys(self.names[1:], "") if discover else {}
+        return {**found, **self.addresses}
+
+    def peers_of(self, device: str, *, discover: bool = False) -> tuple[str, ...]:
         """The devices with workers that a worker keeps in touch with."""
-        return tuple(name for name in self.names if name in self.addresses and name != device)
+        return tuple(name for name in self.workers(discover=discover) if name != device)
 
     def admits(self, address: str) -> bool:
         """Whether a sender's address is that of a device of the file."""
@@ -97,4 +103,5 @@ def warning_of(network: Network) -> str:
     bare = [end for end in network.listen if not is_loopback(end) and not network.access]
     if not bare:
         return ""
-    return f"{', '.join(bare)} is open to everyone who can reach it: give the devices file a [tls] table"
+    found = ", and found by everyone in its network" if network.discover else ""
+    return f"{', '.join(bare)} is open to everyone who can reach it{found}: give the devices file a [tls] table"

@@ -41,6 +41,7 @@ class WorkerStart:
     target: str = "cpu"
     store: Path | None = None
     """Folder for what is deployed; None: in the user's cache."""
+    discover: bool = False
 
 
 def run_worker(start: WorkerStart) -> None:
@@ -59,7 +60,7 @@ def worker_options(start: WorkerStart) -> WorkerOptions:
     if start.bundle is not None:
         open_bundle(start.bundle)
     roster = load_roster(start.devices) if start.devices is not None else Roster((start.name,))
-    network = roster.network_of_worker(start.name, start.listen)
+    network = roster.network_of_worker(start.name, start.listen, discover=start.discover)
     if warning := warning_of(network):
         logging.getLogger("edgeprune.cluster").warning("%s", warning)
     store = start.store or cache_folder() / "cluster" / start.name
@@ -69,7 +70,7 @@ def worker_options(start: WorkerStart) -> WorkerOptions:
         opener(start.target, start.threads),
         store,
         start.bundle,
-        roster.peers_of(start.name),
+        roster.peers_of(start.name, discover=start.discover),
         roster.admits if start.devices is not None else lambda address: True,
     )
 
@@ -91,6 +92,8 @@ class Execution:
     timeout_s: float = 10.0
     goal: Goal = "latency"
     threads: int = 1
+    discover: bool = False
+    """Whether workers without an address are looked for."""
 
     def check(self) -> None:
         """InputError if it makes no sense."""
@@ -99,10 +102,12 @@ class Execution:
         if not 0 < self.timeout_s <= 3600:
             raise InputError(f"--timeout {self.timeout_s:g} is out of range", expected="seconds above 0, at most 3600")
         if self.executor == "cluster" and self.devices is None:
-            remedy = "pass --devices FILE with an `address` for each device"
+            remedy = "pass --devices FILE with an `address` for each device, or with names alone and --discover"
             raise InputError("--executor cluster needs the devices' addresses", remedy=remedy)
         if self.executor != "cluster" and self.devices is not None:
             raise InputError("--devices is for --executor cluster", remedy="pass --executor cluster, too")
+        if self.discover and self.executor != "cluster":
+            raise InputError("--discover is for --executor cluster", remedy="pass --executor cluster, too")
         if self.goal == "throughput" and self.executor not in ("process", "cluster"):
             raise InputError("--for throughput needs several devices", remedy="pass --executor cluster or process")
 
@@ -126,7 +131,8 @@ def opened_cluster(bundle: Bundle, execution: Execution) -> Iterator[Cluster]:
         host = names[0] if names else roster.names[0]
         _check_names(bundle, names, roster)
         options = _options(execution, host, access=roster.access_of(host))
-        with Cluster(bundle.folder, roster.addresses, whole=whole, options=options) as cluster:
+        addresses = roster.workers(discover=execution.discover)
+        with Cluster(bundle.folder, addresses, whole=whole, options=options) as cluster:
             yield cluster
         return
     if not split:
@@ -154,6 +160,7 @@ def _options(
         start_timeout_s=start_s,
         host=host,
         access=access or {},
+        discover=execution.discover,
     )
 
 
@@ -167,11 +174,12 @@ def _check_names(bundle: Bundle, names: list[str], roster: Roster) -> None:
         )
 
 
-def deploy_bundle(folder: Path, devices: Path, *, whole: bool) -> list[Deployed]:
+def deploy_bundle(folder: Path, devices: Path, *, whole: bool, discover: bool = False) -> list[Deployed]:
     """`edgeprune deploy`. InputError as `deploy`."""
     import_zenoh()
     bundle, roster = open_bundle(folder), load_roster(devices)
     names = [entry.name for entry in load_partition(folder).manifest.devices] if bundle.has(PARTITION) else []
     _check_names(bundle, names, roster)
     host = names[0] if names else roster.names[0]
-    return deploy(folder, roster.addresses, DeployOptions(whole or not names, host, access=roster.access_of(host)))
+    options = DeployOptions(whole or not names, host, access=roster.access_of(host), discover=discover)
+    return deploy(folder, roster.workers(discover=discover), options)

@@ -25,6 +25,8 @@ TOLERANCE = 1e-5
 """Of the range of the outputs."""
 LOST_S = 3.0
 """By when a peer beyond a link that was cut is lost: 1.5 s of silence, and as much for a busy machine."""
+FOUND_S = 12.0
+"""By when a worker that was found is found again: 8 s between two questions, and more for a busy machine."""
 BURST_BYTES = 32 * 1024
 """That pass the link at once; the rest has to wait."""
 END = f"tcp/{namespaces.ENDS[1]}:7447"
@@ -85,14 +87,15 @@ class Client:
 
 
 @contextlib.contextmanager
-def clients(pair: Any, bundle: Path, **options: Any) -> Iterator[Client]:
-    """A worker on the far side of the link, and a client on this one."""
+def clients(pair: Any, bundle: Path, *, discover: bool = False, **options: Any) -> Iterator[Client]:
+    """A worker on the far side of the link, and a client on this one, which with `discover` has to find it."""
     python = (sys.executable, "-m", "edgeprune")
     worker = (*python, "worker", "--name", "device1", "--listen", END, "--bundle", str(bundle), "--quiet")
-    script = (sys.executable, str(SUPPORT / "steady_client.py"), str(bundle), json.dumps({"device1": END}))
+    addresses, asked = {"device1": "" if discover else END}, {"start_timeout_s": 60.0, "discover": discover, **options}
+    script = (sys.executable, str(SUPPORT / "steady_client.py"), str(bundle), json.dumps(addresses), json.dumps(asked))
     with (
-        started(*pair.inside(1), *worker),
-        started(*pair.inside(0), *script, json.dumps({"start_timeout_s": 60.0, **options})) as process,
+        started(*pair.inside(1), *worker, *["--discover"] * discover),
+        started(*pair.inside(0), *script) as process,
     ):
         yield Client(process)
 
@@ -149,3 +152,21 @@ def test_without_another_way_requests_over_a_cut_link_fail_in_their_time(bundle:
     assert max(row["seconds"] for row in rows) < timeout_s + 0.5
     assert max(row["off_by"] for row in rows) <= TOLERANCE
     assert not any(row["failed"] for row in after)
+
+
+def test_a_worker_is_found_over_the_link_and_again_after_it_was_cut(bundle: Path) -> None:
+    """By multicast, without an address. Who is lost is asked for every 8 s at the latest."""
+    with linked("1gbit") as pair, clients(pair, bundle, discover=True, timeout_s=20.0) as client:
+        before = [client.next() for _ in range(10)]
+        assert not any(row["failed"] or row["tried_again"] or row["faults"] for row in before)
+        pair.set_link("down")
+        cut = client.until("faults", True)
+        pair.set_link("up")
+        start = time.monotonic()
+        mended = client.until("faults", False)
+        assert time.monotonic() - start < FOUND_S
+        after = [client.next() for _ in range(10)]
+    rows = before + cut + mended + after
+    assert not any(row["failed"] for row in rows)
+    assert max(row["off_by"] for row in rows) <= TOLERANCE
+    assert after[-1]["ms_of_worker"] > after[0]["ms_of_worker"]

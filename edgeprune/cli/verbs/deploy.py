@@ -21,6 +21,7 @@ def deploy(
     *,
     devices: Annotated[Path, Parameter(group=COMMON)],
     whole: Annotated[Switch, Parameter(group=COMMON)] = False,
+    discover: Annotated[Switch, Parameter(group=COMMON)] = False,
     common: Common = Common(),
 ) -> None:
     """Copy a bundle's parts to the workers that run on the devices: to each what it needs and lacks.
@@ -38,10 +39,12 @@ def deploy(
         TOML file of all devices, with the `address` of each worker.
     whole
         The whole model, too, so that every device can run it (`run --for throughput`).
+    discover
+        Look for the workers that have no `address`, and were started with --discover; as `run --discover`.
     """
     from edgeprune.cluster.starting import deploy_bundle
 
-    result = deploy_bundle(bundle, devices, whole=whole)
+    result = deploy_bundle(bundle, devices, whole=whole, discover=discover)
     show(result)
     common.write(result)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Common
-from edgeprune.cli.flags.kinds import COMMON, Integer, OptionalPath, OptionalText, flags, parse_open_size
+from edgeprune.cli.flags.kinds import COMMON, Integer, OptionalPath, OptionalText, Switch, flags, parse_open_size
 from edgeprune.cli.tables import facts
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ class ExecutionFlags:
     """`throughput`: the whole model on every device, each on other inferences, instead of a part on each."""
     threads: Integer = 1
     """Threads of each session."""
+    discover: Switch = False
+    """Look for the workers that have no `address` in --devices, and were started with --discover, too: asks in all
+    networks of this machine, by UDP multicast to 224.0.0.224, port 7448, and connects to whoever answers."""
 
 
 def run(
@@ -69,7 +72,13 @@ def run(
     from edgeprune.pipeline import run as steps
 
     chosen = Execution(
-        execution.executor, execution.devices, execution.repeat, execution.timeout, execution.for_, execution.threads
+        execution.executor,
+        execution.devices,
+        execution.repeat,
+        execution.timeout,
+        execution.for_,
+        execution.threads,
+        execution.discover,
     )
     result = steps.run(model, input, output, chosen, input_size=parse_open_size(input_size))
     show(result)

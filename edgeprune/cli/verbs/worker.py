@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Common
-from edgeprune.cli.flags.kinds import COMMON, Integer, OptionalPath
+from edgeprune.cli.flags.kinds import COMMON, Integer, OptionalPath, Switch
 
 
 def worker(
@@ -18,6 +18,7 @@ def worker(
     devices: Annotated[OptionalPath, Parameter(group=COMMON)] = None,
     threads: Annotated[Integer, Parameter(group=COMMON)] = 1,
     target: Annotated[str, Parameter(group=COMMON)] = "cpu",
+    discover: Annotated[Switch, Parameter(group=COMMON)] = False,
     common: Common = Common(),
 ) -> None:
     """Serve this device's part of a split bundle, or whole models, until stopped (Ctrl-C).
@@ -41,10 +42,15 @@ def worker(
         Threads of each session.
     target
         What its part runs on (`edgeprune list targets`).
+    discover
+        Let itself be found, and look for the others, so that the devices file needs no addresses. Opens UDP port 7448
+        for the multicast group 224.0.0.224 in the network of --listen: whoever asks there is told where this worker
+        listens, and it connects to whoever answers. Without [tls] in the devices file, nothing but a name tells who
+        that is.
     """
     from edgeprune.cluster import starting
 
     if not common.quiet:
         starting.log_to_stderr()
-    starting.run_worker(starting.WorkerStart(name, listen, bundle, devices, threads, target))
+    starting.run_worker(starting.WorkerStart(name, listen, bundle, devices, threads, target, discover=discover))
     common.write({"name": name, "listen": listen})

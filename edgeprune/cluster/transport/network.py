@@ -1,7 +1,8 @@
 """The zenoh session of a node: everything that zenoh would decide by itself is decided here.
 
-No discovery, no shared memory (it leaks segments when a process is killed), no listening but where it was told to. A
-connection that is lost is built up again several times a second; one that stalls is closed after `LEASE_MS`.
+No discovery unless it is asked for, no shared memory (it leaks segments when a process is killed), no listening but
+where it was told to. A connection to an address that is lost is built up again several times a second; one that stalls
+is closed after `LEASE_MS`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import psutil
 
 from edgeprune.cluster.transport.frames import MOST_FRAME
 from edgeprune.errors import InputError, first_line
@@ -20,6 +24,9 @@ LEASE_MS = 1500
 RETRY_MS = 200
 OPEN_MS = 2000
 """How long a handshake may take: a frozen process accepts connections and says nothing, and closing waits for it."""
+SCOUT_GROUP = "224.0.0.224:7448"
+"""Where nodes that look for each other ask, by UDP: the group of zenoh, at a port of edgeprune's own, so that other
+applications of zenoh in the same network are not met. Routers do not pass it on."""
 _ENDPOINT = re.compile(r"(tcp|tls)/(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 _LOOPBACK_NAMES = {"localhost"}
 
@@ -32,6 +39,8 @@ class Network:
     connect: tuple[str, ...] = ()
     access: Mapping[str, Any] = field(default_factory=dict)
     """zenoh settings that say who is admitted; empty: whoever can reach the address."""
+    discover: bool = False
+    """Whether it looks for other nodes by multicast, and one that listens answers to those that look for it."""
 
 
 def check_endpoint(endpoint: str, *, where: object = "") -> str:
@@ -64,8 +73,7 @@ def settings(network: Network) -> dict[str, Any]:
         "connect/timeout_ms": -1,  # for ever, in the background: a worker may start later, or come back
         "connect/exit_on_failure": False,
         "connect/retry": {"period_init_ms": RETRY_MS, "period_max_ms": RETRY_MS, "period_increase_factor": 1},
-        "scouting/multicast/enabled": False,
-        "scouting/gossip/enabled": False,
+        **_scouting(network),
         "scouting/delay": 1,
         "open/return_conditions": {"connect_scouted": False, "declares": False},
         "transport/shared_memory/enabled": False,
@@ -74,9 +82,58 @@ def settings(network: Network) -> dict[str, Any]:
         "transport/link/tx/lease": LEASE_MS,
         "transport/link/tx/queue/congestion_control/block/wait_before_close": LEASE_MS * 1000,
         "transport/link/rx/max_message_size": MOST_FRAME,
-        "transport/link/protocols": sorted({end.partition("/")[0] for end in (*network.listen, *network.connect)}),
+        "transport/link/protocols": sorted(_protocols(network)),
         **network.access,
     }
+
+
+def _protocols(network: Network) -> set[str]:
+    named = {end.partition("/")[0] for end in (*network.listen, *network.connect)}
+    return named or {"tcp"}  # of those that are found; with certificates `access` says tls
+
+
+def _scouting(network: Network) -> dict[str, Any]:
+    if not network.discover:
+        return {"scouting/multicast/enabled": False, "scouting/gossip/enabled": False}
+    return {
+        "scouting/multicast/enabled": True,
+        "scouting/multicast/address": SCOUT_GROUP,
+        "scouting/multicast/interface": ",".join(scouted_on(network.listen)),
+        "scouting/multicast/listen": bool(network.listen),
+        "scouting/multicast/autoconnect": ["peer"],
+        "scouting/gossip/enabled": True,  # who has found one node is told of the others
+        "scouting/gossip/autoconnect": ["peer"],
+    }
+
+
+def scouted_on(listen: tuple[str, ...]) -> list[str]:
+    """This machine's IPv4 addresses on whose networks a node looks and is found: those that it listens on, where they
+    say so much, and else all."""
+    found: set[str] = set()
+    for endpoint in listen:
+        match = _ENDPOINT.fullmatch(endpoint)
+        host = match[2].strip("[]") if match else ""
+        if is_loopback(endpoint):
+            found.add("127.0.0.1")
+        elif _is_own_ipv4(host):
+            found.add(host)
+        else:
+            return _own_addresses()
+    return sorted(found) or _own_addresses()
+
+
+def _is_own_ipv4(host: str) -> bool:
+    try:
+        return not ipaddress.IPv4Address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _own_addresses() -> list[str]:
+    """zenoh's own choice, "auto", leaves loopback out, and a link's addresses in its first seconds."""
+    return sorted(
+        entry.address for own in psutil.net_if_addrs().values() for entry in own if entry.family == socket.AF_INET
+    )
 
 
 def open_session(network: Network) -> Any:
