@@ -26,6 +26,7 @@ from edgeprune.cluster.serving import opener, read_partition, serve_as_host
 from edgeprune.cluster.transport.network import Network, check_endpoint
 from edgeprune.cluster.transport.node import Node
 from edgeprune.cluster.transport.peers import worker_address
+from edgeprune.cluster.transport.probe import probed
 from edgeprune.errors import InputError
 from edgeprune.io.arrays import Feeds
 from edgeprune.onnx_files.graph import TensorSpec
@@ -86,7 +87,7 @@ class Cluster:
         bundle = open_bundle(Path(folder))
         host, workers, needed = _devices(bundle, addresses, options.host, whole=whole)
         known = [name for name in workers if addresses[name] or not options.discover]
-        connect = tuple(check_endpoint(addresses[name], where=name) for name in known)
+        self._endpoints = {name: check_endpoint(addresses[name], where=name) for name in known}
         split = bundle.has(PARTITION) and not whole
         open_model = opener(options.target, options.threads)
         holds_whole = options.host_works or whole
@@ -97,7 +98,7 @@ class Cluster:
         self._served = served
         address = f"{host}/{secrets.token_hex(8)}"
         peers = frozenset(map(worker_address, workers))
-        network = Network((), connect, options.access, options.discover)
+        network = Network((), tuple(self._endpoints.values()), options.access, options.discover)
         self._node = Node(address, network, peers=peers, admits=lambda peer: peer in peers)
         self._conductor = Conductor(self._node, Team(served, workers, needed, whole, options.host_works))
         try:
@@ -198,13 +199,21 @@ class Cluster:
         until = time.monotonic() + self.options.start_timeout_s
         while (faults := self.faults) and time.monotonic() < until and not self._conductor.is_refused:
             time.sleep(POLL_S)
-        if faults and self.options.require_all:
-            raise InputError(
-                f"not all devices are ready: {'; '.join(faults)}",
-                expected=f"a worker for each within {self.options.start_timeout_s:g} s",
-                remedy="start `edgeprune worker --name NAME --listen ADDRESS` on each, with this bundle or after "
-                "`edgeprune deploy`",
-            )
+        if not faults or not self.options.require_all:
+            return
+        if self._conductor.is_refused:  # its reason says what to do
+            raise InputError(f"not all devices are ready: {'; '.join(faults)}")
+        faults += [
+            f"{name}'s address {endpoint}: {probed(endpoint)}"
+            for name, endpoint in self._endpoints.items()
+            if not self._node.is_alive(worker_address(name))
+        ]
+        raise InputError(
+            f"not all devices are ready: {'; '.join(faults)}",
+            expected=f"a worker for each within {self.options.start_timeout_s:g} s",
+            remedy="start `edgeprune worker --name NAME --listen ADDRESS` on each, with this bundle or after "
+            "`edgeprune deploy`" + " and with --discover" * self.options.discover,
+        )
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ class Conductor:
     def _refused(self, peer: str, message: Refusal) -> None:
         if message.attempt is None:
             logger.warning("%s refuses: %s", peer, message.reason)
-            self._contacts.refused(peer, message.reason)
+            self._contacts.refused(peer, f"refuses: {message.reason}")
             return
         self._contacts.closed(peer, message.reason)  # it may have dropped the bundle for others: it is asked again
         job = self._engine.jobs.get((message.attempt.client, message.attempt.request))

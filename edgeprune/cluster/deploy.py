@@ -18,7 +18,8 @@ from edgeprune.cluster.store import chunks_of
 from edgeprune.cluster.transport.messages import Chunk, Lacks, Message, Offer, Open, Opened, Refusal, Stored
 from edgeprune.cluster.transport.network import Network, check_endpoint
 from edgeprune.cluster.transport.node import Node
-from edgeprune.cluster.transport.peers import Came, Heard, Lost, Malformed, worker_address
+from edgeprune.cluster.transport.peers import Came, Heard, Lost, Malformed, device_of, worker_address
+from edgeprune.cluster.transport.probe import probed
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.io import progress
 
@@ -66,10 +67,10 @@ def deploy(folder: Path, addresses: Mapping[str, str], options: DeployOptions = 
     if not workers:
         raise InputError("no device to deploy to", where=folder, expected=f"an address of {', '.join(names) or 'one'}")
     known = [name for name, address in workers.items() if address or not options.discover]
-    connect = tuple(check_endpoint(workers[name], where=name) for name in known)
-    network = Network((), connect, options.access, options.discover)
+    endpoints = {name: check_endpoint(workers[name], where=name) for name in known}
+    network = Network((), tuple(endpoints.values()), options.access, options.discover)
     with Node(f"{host}/{secrets.token_hex(8)}", network, peers=map(worker_address, workers)) as node:
-        talk = _Talk(node, options.start_timeout_s)
+        talk = _Talk(node, options.start_timeout_s, endpoints)
         return [_deploy_to(talk, bundle, name, whole=options.whole) for name in workers]
 
 
@@ -111,20 +112,24 @@ def _send_file(talk: _Talk, bundle: Bundle, peer: str, file: str, offset: int) -
 class _Talk:
     """Questions to workers, one at a time, with an answer each."""
 
-    def __init__(self, node: Node, start_timeout_s: float) -> None:
-        self._node, self._start_timeout_s = node, start_timeout_s
+    def __init__(self, node: Node, start_timeout_s: float, endpoints: Mapping[str, str]) -> None:
+        self._node, self._start_timeout_s, self._endpoints = node, start_timeout_s, endpoints
 
     def wait_for(self, peer: str) -> None:
+        """Until a worker was heard; InputError if it is not in time, or speaks otherwise."""
         until = time.monotonic() + self._start_timeout_s
         while not self._node.is_alive(peer):
+            event = self._node.get(0.02)
+            if isinstance(event, Malformed) and event.peer == peer:
+                raise InputError(f"sent what {event.reason}", where=peer)
             if time.monotonic() > until:
+                endpoint = self._endpoints.get(device_of(peer), "")
                 raise InputError(
-                    "was never heard",
+                    f"was never heard ({endpoint}: {probed(endpoint)})" if endpoint else "was not found",
                     where=peer,
                     expected=f"a worker within {self._start_timeout_s:g} s",
-                    remedy="start `edgeprune worker` there, and compare the addresses",
+                    remedy="start `edgeprune worker` there" + ("" if endpoint else " with --discover"),
                 )
-            time.sleep(0.02)
 
     def ask(self, peer: str, question: Message, kind: type[M], payload: bytes = b"") -> M:
         """Send a message and wait for the answer of this kind; InputError if there is none, or a refusal."""

@@ -7,32 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from edgeprune.cluster.transport.access import Certificates, rights, secured
 from edgeprune.cluster.transport.network import Network, check_endpoint, is_loopback
 from edgeprune.cluster.transport.peers import device_of
 from edgeprune.errors import InputError, unknown_name
-from edgeprune.io.toml_files import read_toml
-from edgeprune.partitioning.devices import Device, check_devices
-
-
-class _Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    ca: str
-    certificate: str
-    key: str
-
-
-class _Device(msgspec.Struct, frozen=True):
-    """The fields that matter here; `load_devices` checks the others."""
-
-    name: str
-    address: str = ""
-
-
-class _File(msgspec.Struct, frozen=True):
-    device: tuple[_Device, ...]
-    tls: _Tls | None = None
+from edgeprune.partitioning.devices import TlsTable, read_devices_file
 
 
 @dataclass(frozen=True)
@@ -44,7 +23,7 @@ class Roster:
     """Device -> where its worker listens."""
     folder: Path = Path()
     """That of the file, to which its paths are relative."""
-    tls: _Tls | None = None
+    tls: TlsTable | None = None
 
     def access_of(self, device: str) -> dict[str, Any]:
         """The certificates and rights of one device as zenoh's settings; empty where the file has no `[tls]`.
@@ -73,6 +52,13 @@ class Roster:
         """The devices with workers that a worker keeps in touch with."""
         return tuple(name for name in self.workers(discover=discover) if name != device)
 
+    def elsewhere(self, device: str, listen: str) -> str:
+        """What to say where a worker does not listen at the port that the others are told; empty if it does."""
+        told = self.addresses.get(device, listen)
+        if told.rpartition(":")[2] == listen.rpartition(":")[2]:
+            return ""
+        return f"{device} listens on {listen}, and the devices file sends the others to {told}"
+
     def admits(self, address: str) -> bool:
         """Whether a sender's address is that of a device of the file."""
         return device_of(address) in self.names
@@ -81,8 +67,7 @@ class Roster:
 def load_roster(path: Path) -> Roster:
     """The cluster that a devices file describes; InputError if it is none, or an address is no address, or one that the
     certificates do not protect."""
-    file = read_toml(path, _File, what="a list of devices")
-    check_devices([Device(entry.name) for entry in file.device], where=path)
+    file = read_devices_file(path)
     addresses = {entry.name: check_endpoint(entry.address, where=path) for entry in file.device if entry.address}
     if len(set(addresses.values())) < len(addresses):
         raise InputError("two devices have the same address", where=path, expected="an address for each device")

@@ -82,6 +82,8 @@ def serve(folder: Path, device: str, open_model: OpenModel, *, whole: bool) -> S
         files.update(_paths(bundle, manifest, device))
         flows[SPLIT] = split_flow(manifest, device, lambda name: _specs(files[name]))
     if whole:
+        if bundle.has(MODEL) and not (folder / MODEL).is_file():
+            raise InputError(f"{device} has its part, and not the whole model", remedy="`edgeprune deploy --whole`")
         files[MODEL] = bundle.path(MODEL)
         # Who asks for the whole model is the host, whatever its name: it is found in the client's address.
         flows[whole_plan(device)] = whole_flow(device, host, device, *_specs(files[MODEL]))

@@ -61,8 +61,9 @@ def worker_options(start: WorkerStart) -> WorkerOptions:
         open_bundle(start.bundle)
     roster = load_roster(start.devices) if start.devices is not None else Roster((start.name,))
     network = roster.network_of_worker(start.name, start.listen, discover=start.discover)
-    if warning := warning_of(network):
-        logging.getLogger("edgeprune.cluster").warning("%s", warning)
+    for warning in (warning_of(network), roster.elsewhere(start.name, start.listen)):
+        if warning:
+            logging.getLogger("edgeprune.cluster").warning("%s", warning)
     store = start.store or cache_folder() / "cluster" / start.name
     return WorkerOptions(
         start.name,

@@ -9,6 +9,7 @@ from typing import Literal
 from onnx import helper
 
 from edgeprune.partitioning.annotations import annotated
+from edgeprune.partitioning.devices import links_in_words
 from edgeprune.partitioning.manifest import (
     DeviceEntry,
     LayerParts,
@@ -122,7 +123,7 @@ def _predicted(written: Written, planner: Planner, throughput: Throughput | None
 def _basis(planner: Planner) -> str:
     devices = planner.costs.devices
     told = dict.fromkeys(certainty_of(device.known_profile, device.used_threads) for device in devices)
-    return f"{'; '.join(told)}; links as told; FP32, batch {planner.network.batch}; not measured"
+    return f"{'; '.join(told)}; {links_in_words(devices)}; FP32, batch {planner.network.batch}; not measured"
 
 
 def _info(name: str, network: Network) -> TensorInfo:

@@ -81,6 +81,18 @@ def link_between(one: Device, other: Device) -> LinkRate:
     )
 
 
+def links_in_words(devices: Sequence[Device]) -> str:
+    """Where the figures of the links come from."""
+    told = {
+        other.name in one.links or None not in (one.link, other.link)
+        for number, one in enumerate(devices)
+        for other in devices[:number]
+    }
+    return {frozenset({True}): "links as told", frozenset({False}): "links of the profiles"}.get(
+        frozenset(told), "links as told, those that are not from the profiles"
+    )
+
+
 def load_devices(spec: str | int | Path, *, default_profile: str = "") -> tuple[Device, ...]:
     """`--devices`: a number N gives N equal devices device0, device1 ...; else a TOML file that lists them.
 
@@ -104,12 +116,20 @@ def load_devices(spec: str | int | Path, *, default_profile: str = "") -> tuple[
         raise InputError(
             f"--devices {text!r} is neither a number nor a file", expected="a number, or a TOML file of devices"
         )
-    file = read_toml(path, _DevicesFile, what="a list of devices")
-    links = (file.link,) if isinstance(file.link, _LinkTable) else file.link
-    usual_link = _usual_link(links, path)
+    file = read_devices_file(path)
+    usual_link = next((link for link in file.links if link.between is None), LinkTable())
     devices = tuple(_device(entry, usual_link, path, usual) for entry in file.device)
     check_devices(devices, where=path)
-    return _linked(devices, links, path)
+    return _linked(devices, file.links)
+
+
+def read_devices_file(path: Path) -> DevicesFile:
+    """What a devices file says, without the profiles; InputError if it is none, or its names or links contradict each
+    other."""
+    file = read_toml(path, DevicesFile, what="a list of devices")
+    check_devices([Device(entry.name) for entry in file.device], where=path)
+    _check_links(file, path)
+    return file
 
 
 def check_devices(devices: Sequence[Device], *, where: object = "") -> None:
@@ -152,13 +172,13 @@ def shares(devices: Sequence[Device]) -> tuple[float, ...] | None:
     return given if len(given) == len(devices) else None
 
 
-class _LinkTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LinkTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bandwidth_mbit_per_s: Positive | None = None
     round_trip_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
     between: tuple[str, str] | None = None
 
 
-class _DeviceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DeviceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     profile: str | None = None
     share: Positive | None = None
@@ -167,27 +187,55 @@ class _DeviceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: str = ""
 
 
-class _DevicesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    device: tuple[_DeviceTable, ...]
-    link: _LinkTable | tuple[_LinkTable, ...] = _LinkTable()
-    tls: dict[str, str] = {}
-    """Certificates; `cluster/roster.py` reads them."""
+class TlsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Files in PEM; `{name}` in them is the device's."""
+
+    ca: str
+    certificate: str
+    key: str
 
 
-def _usual_link(links: Sequence[_LinkTable], path: Path) -> _LinkTable:
-    """That of the pairs that have none of their own."""
-    usual = [link for link in links if link.between is None]
-    if len(usual) > 1:
-        raise InputError(
-            "two links name no devices", where=path, expected='one for all pairs, others with between = ["a", "b"]'
-        )
-    return usual[0] if usual else _LinkTable()
+class DevicesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    device: tuple[DeviceTable, ...]
+    link: LinkTable | tuple[LinkTable, ...] = ()
+    tls: TlsTable | None = None
+
+    @property
+    def links(self) -> tuple[LinkTable, ...]:
+        return (self.link,) if isinstance(self.link, LinkTable) else self.link
 
 
-def _device(entry: _DeviceTable, link: _LinkTable, path: Path, profile: DeviceProfile | None) -> Device:
+def _check_links(file: DevicesFile, path: Path) -> None:
+    """InputError for a link that says nothing, is one of several for the same devices, or of devices that are none."""
+    names, seen = [entry.name for entry in file.device], set[frozenset[str]]()
+    for link in file.links:
+        pair = frozenset(link.between or ())
+        what = f"of {' and '.join(map(repr, link.between))}" if link.between else "of all devices"
+        for name in link.between or ():
+            if name not in names:
+                error = unknown_name("device", name, names)
+                raise InputError(f"a link names the {error.what}", where=path, expected=error.expected)
+        if len(pair) == 1:
+            raise InputError(f"a link of {min(pair)!r} with itself", where=path, expected="two devices")
+        if link.bandwidth_mbit_per_s is None and link.round_trip_ms is None:
+            expected = "bandwidth_mbit_per_s, round_trip_ms or both"
+            raise InputError(f"the link {what} says nothing", where=path, expected=expected)
+        if pair in seen:
+            expected = 'one for each two devices, with between = ["a", "b"], and one without for all others'
+            raise InputError(f"two links {what}", where=path, expected=expected)
+        seen.add(pair)
+
+
+def _device(entry: DeviceTable, link: LinkTable, path: Path, profile: DeviceProfile | None) -> Device:
     if entry.profile is not None:
         own = entry.profile.endswith(".toml")
-        profile = load_profile(path.parent / entry.profile if own else entry.profile)
+        try:
+            profile = load_profile(path.parent / entry.profile if own else entry.profile)
+        except InputError as error:
+            what = f"{error.where}: {error.what}" if error.where else error.what
+            raise InputError(
+                f"device {entry.name!r}: {what}", where=path, expected=error.expected, remedy=error.remedy
+            ) from error
     device = Device(
         entry.name, profile, entry.share, memory_mb=entry.memory_mb, threads=entry.threads, address=entry.address
     )
@@ -195,29 +243,20 @@ def _device(entry: _DeviceTable, link: _LinkTable, path: Path, profile: DevicePr
     return replace(device, link=_rate(link, device.link_rate)) if is_told else device
 
 
-def _rate(link: _LinkTable, otherwise: LinkRate) -> LinkRate:
+def _rate(link: LinkTable, otherwise: LinkRate) -> LinkRate:
     return LinkRate(
         otherwise.bandwidth_mbit_per_s if link.bandwidth_mbit_per_s is None else link.bandwidth_mbit_per_s,
         otherwise.round_trip_ms if link.round_trip_ms is None else link.round_trip_ms,
     )
 
 
-def _linked(devices: Sequence[Device], links: Sequence[_LinkTable], path: Path) -> tuple[Device, ...]:
-    """The devices with the links of pairs; InputError for a pair that does not exist or has several."""
+def _linked(devices: Sequence[Device], links: Sequence[LinkTable]) -> tuple[Device, ...]:
+    """The devices with the links of pairs."""
     by_name = {device.name: device for device in devices}
     found: dict[str, dict[str, LinkRate]] = {name: {} for name in by_name}
     for link in links:
-        if link.between is None:
-            continue
-        for name in link.between:
-            if name not in by_name:
-                error = unknown_name("device", name, by_name)
-                raise InputError(f"a link names the {error.what}", where=path, expected=error.expected)
-        one, other = link.between
-        if one == other:
-            raise InputError(f"a link of {one!r} with itself", where=path, expected="two devices")
-        if other in found[one]:
-            raise InputError(f"two links of {one!r} and {other!r}", where=path, expected="one for each two devices")
-        rate = _rate(link, link_between(by_name[one], by_name[other]))
-        found[one][other] = found[other][one] = rate
+        if link.between is not None:
+            one, other = link.between
+            rate = _rate(link, link_between(by_name[one], by_name[other]))
+            found[one][other] = found[other][one] = rate
     return tuple(replace(device, links=found[device.name]) for device in devices)

@@ -22,6 +22,7 @@ from edgeprune.partitioning.assembly import Goal
 from edgeprune.partitioning.devices import load_devices
 from edgeprune.partitioning.manifest import PartitionManifest, write_partition
 from edgeprune.partitioning.partition import partition_model
+from edgeprune.partitioning.planning.roles import is_grouped
 from edgeprune.pipeline.output import Output
 
 
@@ -102,21 +103,22 @@ def split_into(stage: Path, model: ModelProto, options: SplitOptions) -> Partiti
     devices = load_devices(options.devices, default_profile=options.device_profile)
     partition = partition_model(model, devices, goal=options.goal)
     if not options.force:
-        require_gain(partition.manifest)
+        require_gain(partition.manifest, is_in_groups=any(map(is_grouped, model.graph.node)))
     write_partition(partition, stage)
     return partition.manifest
 
 
-def require_gain(manifest: PartitionManifest) -> None:
+def require_gain(manifest: PartitionManifest, *, is_in_groups: bool = True) -> None:
     """GateError where the best single device is predicted to be as fast as all of them, or nearly so."""
     predicted, throughput = manifest.predicted, manifest.predicted.throughput
     if len(manifest.devices) == 1 or predicted.pays:
         return
     if throughput is not None and (throughput.mode == "whole_frames" or throughput.whole_frames_per_s is None):
         return
+    groups = "more groups" if is_in_groups else "groups, of which it has none (`edgeprune export --groups` makes them)"
     raise GateError(
         f"split over {len(manifest.devices)} devices the network is predicted to take "
         f"{f.milliseconds(predicted.latency_ms)} and to move {f.size(predicted.bytes_per_inference)}, "
         f"{predicted.best_device} alone {f.milliseconds(predicted.single_device_ms)}: use one device, faster links "
-        "or more groups; --for throughput lets each device compute whole frames; --force splits all the same"
+        f"or {groups}; --for throughput lets each device compute whole frames; --force splits all the same"
     )

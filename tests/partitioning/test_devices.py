@@ -2,7 +2,15 @@ import pytest
 
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.errors import InputError
-from edgeprune.partitioning.devices import Device, LinkRate, check_devices, link_between, load_devices, shares
+from edgeprune.partitioning.devices import (
+    Device,
+    LinkRate,
+    check_devices,
+    link_between,
+    links_in_words,
+    load_devices,
+    shares,
+)
 
 TWO = """
 [[device]]
@@ -85,6 +93,18 @@ round_trip_ms = 0.1
     assert link_between(hub, far) == LinkRate(100, hub.link_rate.round_trip_ms)
 
 
+def test_where_links_come_from_is_said(write):
+    third = '[[device]]\nname = "far"\n'
+    between = '[[link]]\nbetween = ["hub", "cam.local"]\nround_trip_ms = 0.1\n'
+    for_all = "[[link]]\nround_trip_ms = 0.2\n"
+    assert links_in_words(load_devices(write(TWO))) == "links of the profiles"
+    assert links_in_words(load_devices(write(TWO + between))) == "links as told"
+    assert links_in_words(load_devices(write(TWO + third + for_all))) == "links as told"
+    words = links_in_words(load_devices(write(TWO + third + between)))
+    assert words == "links as told, those that are not from the profiles"
+    assert load_devices(3)[0].link is None
+
+
 def test_without_a_link_of_their_own_the_slower_end_decides():
     fast, slow = Device("a", link=LinkRate(1000, 0.1)), Device("b", link=LinkRate(100, 0.5))
     assert link_between(fast, slow) == LinkRate(100, 0.5)
@@ -119,6 +139,13 @@ def test_impossible_numbers_and_missing_files_are_refused(spec, words):
         ("device = []", "0 devices"),
         ("[[device]]\nprofile = 'rk3588'", "name"),
         ("[[device]]\nname = 'a'\nprofile = 'rk3589'", "did you mean rk3588"),
+        ("[[device]]\nname = 'a'\nprofile = 'rk3589'", "devices.toml: device 'a': unknown device profile 'rk3589'"),
+        ("[[device]]\nname = 'a'\nprofile = 'none.toml'", "devices.toml: device 'a': "),
+        ("[[device]]\nname = 'a'\n[link]", "the link of all devices says nothing"),
+        (
+            "[[device]]\nname = 'a'\n[[device]]\nname = 'b'\n[[link]]\nbetween = ['a', 'b']",
+            "the link of 'a' and 'b' says nothing; expected bandwidth_mbit_per_s, round_trip_ms or both",
+        ),
         ("[[device]]\nname = 'a'\n[[device]]\nname = 'A'", "two devices"),
         ("[[device]]\nname = 'a'\nspeed = 3", "speed"),
         ("[[device]]\nname = 'a'\nshare = -1.0", "share"),
@@ -133,10 +160,10 @@ def test_impossible_numbers_and_missing_files_are_refused(spec, words):
         ("[[device]]\nname = 'a'\n[[link]]\nbetween = ['a']", "between"),
         (
             "[[device]]\nname = 'a'\n[[link]]\nround_trip_ms = 1.0\n[[link]]\nround_trip_ms = 2.0",
-            "two links name no devices",
+            "two links of all devices",
         ),
         (
-            "[[device]]\nname = 'a'\n[[device]]\nname = 'b'\n[[link]]\nbetween = ['a', 'b']\n[[link]]\nbetween = ['b', 'a']",
+            "[[device]]\nname = 'a'\n[[device]]\nname = 'b'\n[[link]]\nbetween = ['a', 'b']\nround_trip_ms = 1.0\n[[link]]\nbetween = ['b', 'a']\nround_trip_ms = 1.0",
             "two links of 'b' and 'a'",
         ),
     ],

@@ -66,7 +66,9 @@ def decode(data: bytes) -> Frame:
     if magic != MAGIC:
         raise FrameError("does not begin as a frame does")
     if version != VERSION:
-        raise FrameError(f"has format {version}, this edgeprune speaks {VERSION}")
+        raise FrameError(
+            f"has format {version}, this edgeprune speaks {VERSION}: install the same edgeprune on all devices"
+        )
     if payload_size > MOST_PAYLOAD:
         raise FrameError(f"says that it carries {payload_size:,} bytes; at most {MOST_PAYLOAD:,} are taken")
     if HEADER.size + text_size + payload_size != len(data):

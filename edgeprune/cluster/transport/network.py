@@ -28,6 +28,8 @@ SCOUT_GROUP = "224.0.0.224:7448"
 """Where nodes that look for each other ask, by UDP: the group of zenoh, at a port of edgeprune's own, so that other
 applications of zenoh in the same network are not met. Routers do not pass it on."""
 _ENDPOINT = re.compile(r"(tcp|tls)/(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
+_SOURCE = re.compile(r" at /\S+:\d+\.?")
+"""Where in its own source zenoh noticed an error."""
 _LOOPBACK_NAMES = {"localhost"}
 
 
@@ -148,11 +150,9 @@ def open_session(network: Network) -> Any:
         return zenoh.open(config)
     except zenoh.ZError as error:
         where = ", ".join(network.listen) or "the network"
-        raise InputError(
-            f"cannot be opened: {first_line(error)}",
-            where=where,
-            expected="a free address of this machine, and certificates that can be read",
-        ) from error
+        expected = "a free address of this machine" + ", and certificates that can be read" * bool(network.access)
+        reason = _SOURCE.sub("", first_line(error))
+        raise InputError(f"cannot be opened: {reason}", where=where, expected=expected) from error
 
 
 def import_zenoh() -> Any:

@@ -14,13 +14,14 @@ from typing import Any
 
 import example_modules
 import pytest
-from places import BENCHMARKS, SUPPORT
+from places import BENCHMARKS
 
 from edgeprune.partitioning.manifest import load_manifest
 from edgeprune.pipeline.output import Output
 from edgeprune.pipeline.split import SplitOptions, split
 
 namespaces = example_modules.load(BENCHMARKS, "network_namespaces")
+CLIENT = Path(__file__).with_name("steady_client.py")
 TOLERANCE = 1e-5
 """Of the range of the outputs."""
 LOST_S = 3.0
@@ -92,7 +93,7 @@ def clients(pair: Any, bundle: Path, *, discover: bool = False, **options: Any) 
     python = (sys.executable, "-m", "edgeprune")
     worker = (*python, "worker", "--name", "device1", "--listen", END, "--bundle", str(bundle), "--quiet")
     addresses, asked = {"device1": "" if discover else END}, {"start_timeout_s": 60.0, "discover": discover, **options}
-    script = (sys.executable, str(SUPPORT / "steady_client.py"), str(bundle), json.dumps(addresses), json.dumps(asked))
+    script = (sys.executable, str(CLIENT), str(bundle), json.dumps(addresses), json.dumps(asked))
     with (
         started(*pair.inside(1), *worker, *["--discover"] * discover),
         started(*pair.inside(0), *script) as process,
