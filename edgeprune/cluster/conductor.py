@@ -1,15 +1,15 @@
-"""The client's thread: gives every request a way through the devices, and another one when a device is lost."""
+"""The client's side: gives every request a way through the devices, and another one when a device is lost."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.cluster.contacts import Contacts
+from edgeprune.cluster.crew import Crew
 from edgeprune.cluster.engine import Engine, Job, RefusedError
 from edgeprune.cluster.flow import SPLIT, Progress, whole_plan
 from edgeprune.cluster.requests import (
@@ -31,8 +31,6 @@ from edgeprune.cluster.transport.peers import Came, Heard, Lost, Malformed, devi
 
 logger = logging.getLogger("edgeprune.cluster")
 POLL_S = 0.02
-MOST_AT_ONCE = 64
-"""Events between two steps of computing."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,7 @@ class Team:
 
 
 class Conductor:
-    """Owns the node, the host's engine and all requests; everything but `submit`, `stats` and `faults` happens in its
-    thread."""
+    """Owns the node, the host's engine and all requests."""
 
     def __init__(self, node: Node, team: Team) -> None:
         self._node, self._team = node, team
@@ -67,10 +64,9 @@ class Conductor:
         self._contacts = Contacts.of(node, team.served.digest, team.workers, whole=team.whole)
         self._engine = Engine(node.send, self._finished, self._failed)
         self._pending: dict[int, Pending] = {}
-        self._tally, self._lock = Tally(), threading.Lock()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="edgeprune-client", daemon=True)
-        self._thread.start()
+        self._tally = Tally()
+        self._crew = Crew("edgeprune-client", self._engine, node.get, self._handle, self._tend, poll_s=POLL_S)
+        self._crew.start()
 
     def submit(self, pending: Pending) -> None:
         """Have a request answered: its future gets the outputs, or a `ClusterError`."""
@@ -78,7 +74,8 @@ class Conductor:
 
     def faults(self) -> list[str]:
         """A sentence for each worker that is not ready; empty when all is well."""
-        return self._contacts.faults(self._team.needed)
+        with self._crew.lock:
+            return self._contacts.faults(self._team.needed)
 
     @property
     def is_refused(self) -> bool:
@@ -86,48 +83,31 @@ class Conductor:
         return self._contacts.is_refused
 
     def stats(self) -> ClusterStats:
-        with self._lock:
+        with self._crew.lock:
             return self._tally.stats(self._engine.late)
 
     @property
     def is_settled(self) -> bool:
         """Whether the workers have told what the answered requests cost them."""
-        with self._lock:
+        with self._crew.lock:
             return self._tally.told >= self._tally.to_be_told
 
     @property
     def ways(self) -> int:
         """How many devices can run whole models now."""
-        return len(self._ways().whole)
+        with self._crew.lock:
+            return len(self._ways().whole)
 
     def count_dropped(self) -> None:
         """Count a request that found the queue full."""
-        with self._lock:
+        with self._crew.lock:
             self._tally.dropped += 1
 
     def close(self) -> None:
         """End the thread; requests that are not answered fail."""
-        self._closing.set()
-        self._thread.join()
+        self._crew.close()
         for pending in list(self._pending.values()):
             self._give_up(pending, ClusterError("the cluster was closed"))
-
-    def _run(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._handle_events(wait=not self._engine.has_work)
-                self._sweep(time.monotonic())  # first: others work while the host computes
-                self._engine.step()
-            except Exception:  # a bug: requests end at their deadlines, later ones may be served
-                logger.exception("the client's thread failed")
-
-    def _handle_events(self, *, wait: bool) -> None:
-        timeout = POLL_S if wait else 0.0
-        for _ in range(MOST_AT_ONCE):
-            event, timeout = self._node.get(timeout), 0.0
-            if event is None:
-                return
-            self._handle(event)
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Submitted):
@@ -161,10 +141,9 @@ class Conductor:
         elif isinstance(message, Opened):
             self._contacts.opened(came.peer, message.unheard)
         elif isinstance(message, Done):
-            with self._lock:
-                self._tally.told += 1
-                self._tally.moved_bytes += message.sent_bytes
-                self._tally.compute_ms[device_of(came.peer)] += message.compute_us / 1e3
+            self._tally.told += 1
+            self._tally.moved_bytes += message.sent_bytes
+            self._tally.compute_ms[device_of(came.peer)] += message.compute_us / 1e3
         elif isinstance(message, Refusal):
             self._refused(came.peer, message)
 
@@ -185,7 +164,8 @@ class Conductor:
             if job.needs(device) or (job.plan == SPLIT and device in self._team.needed):
                 self._engine.fail(job, reason)
 
-    def _sweep(self, now: float) -> None:
+    def _tend(self) -> None:
+        now = time.monotonic()
         self._contacts.ask(now)
         for pending in list(self._pending.values()):
             if pending.deadline <= now:
@@ -215,8 +195,7 @@ class Conductor:
         pending.attempt += 1
         pending.plan = plan
         if pending.attempt > 1:
-            with self._lock:
-                self._tally.repeated += 1
+            self._tally.repeated += 1
         served = self._team.served
         attempt = Attempt(self._client, pending.number, pending.attempt)
         job = Job(attempt, served, plan, self._node.address, Progress(served.flows[plan]), pending.deadline)
@@ -227,13 +206,12 @@ class Conductor:
         if pending is None or pending.attempt != job.attempt.number:
             return
         progress, now = job.progress, time.monotonic()
-        with self._lock:
-            self._tally.answered += 1
-            self._tally.latencies_ms.append((now - pending.submitted) * 1e3)
-            self._tally.moved_bytes += progress.sent_bytes
-            self._tally.to_be_told += len(self._team.needed) if job.plan == SPLIT else not progress.flow.steps
-            if progress.flow.steps:
-                self._tally.compute_ms[job.served.host] += progress.compute_us / 1e3
+        self._tally.answered += 1
+        self._tally.latencies_ms.append((now - pending.submitted) * 1e3)
+        self._tally.moved_bytes += progress.sent_bytes
+        self._tally.to_be_told += len(self._team.needed) if job.plan == SPLIT else not progress.flow.steps
+        if progress.flow.steps:
+            self._tally.compute_ms[job.served.host] += progress.compute_us / 1e3
         del self._pending[pending.number]
         pending.future.set_result({name: progress.results[name] for name in progress.flow.outputs})
 
@@ -249,8 +227,7 @@ class Conductor:
 
     def _late(self, pending: Pending) -> None:
         if not pending.plan and not pending.failed:
-            with self._lock:
-                self._tally.dropped += 1
+            self._tally.dropped += 1
             what = "no device was free in time"
         else:
             what = "; ".join(dict.fromkeys([*pending.failed.values(), *self.faults()])) or "it took too long"
@@ -261,7 +238,6 @@ class Conductor:
         self._give_up(pending, LateError(f"not answered within {allowed:g} s: {what}"))
 
     def _give_up(self, pending: Pending, error: ClusterError) -> None:
-        with self._lock:
-            self._tally.failed += 1
+        self._tally.failed += 1
         del self._pending[pending.number]
         pending.future.set_exception(error)
