@@ -24,8 +24,9 @@ from edgeprune.cluster.requests import (
     choose_least_loaded,
 )
 from edgeprune.cluster.serving import Served
-from edgeprune.cluster.transport.frames import array_of
-from edgeprune.cluster.transport.messages import Attempt, Done, Opened, Refusal, Tensor
+from edgeprune.cluster.tracing import Trace, Traces
+from edgeprune.cluster.transport.frames import FrameError, array_of, marks_of
+from edgeprune.cluster.transport.messages import Attempt, Done, Mark, Opened, Refusal, Tensor
 from edgeprune.cluster.transport.node import Node
 from edgeprune.cluster.transport.peers import Came, Heard, Lost, Malformed, device_of
 
@@ -53,6 +54,8 @@ class Team:
     """Whether every device runs whole models."""
     host_works: bool
     """Whether the host does, too; in a split network, whether it takes over when a device is lost."""
+    traced: bool = False
+    """Whether it is noted when which device does what in a split network."""
 
 
 class Conductor:
@@ -65,6 +68,7 @@ class Conductor:
         self._engine = Engine(node.send, self._finished, self._failed)
         self._pending: dict[int, Pending] = {}
         self._tally = Tally()
+        self._traces = Traces(team.needed | {team.served.host})
         self._crew = Crew("edgeprune-client", self._engine, node.get, self._handle, self._tend, poll_s=POLL_S)
         self._crew.start()
 
@@ -85,6 +89,11 @@ class Conductor:
     def stats(self) -> ClusterStats:
         with self._crew.lock:
             return self._tally.stats(self._engine.late)
+
+    def traces(self) -> list[Trace]:
+        """Of the latest requests that were answered by the split network, in order."""
+        with self._crew.lock:
+            return list(self._traces.complete.values())
 
     @property
     def is_settled(self) -> bool:
@@ -144,8 +153,16 @@ class Conductor:
             self._tally.told += 1
             self._tally.moved_bytes += message.sent_bytes
             self._tally.compute_ms[device_of(came.peer)] += message.compute_us / 1e3
+            self._note(came, message)
         elif isinstance(message, Refusal):
             self._refused(came.peer, message)
+
+    def _note(self, came: Came, done: Done) -> None:
+        try:
+            if self._team.traced and (marks := marks_of(came.frame)):
+                self._traces.note(done.attempt, device_of(came.peer), marks)
+        except FrameError as error:
+            logger.warning("%s sent what %s", came.peer, error)
 
     def _refused(self, peer: str, message: Refusal) -> None:
         if message.attempt is None:
@@ -198,7 +215,9 @@ class Conductor:
             self._tally.repeated += 1
         served = self._team.served
         attempt = Attempt(self._client, pending.number, pending.attempt)
-        job = Job(attempt, served, plan, self._node.address, Progress(served.flows[plan]), pending.deadline)
+        progress = Progress(served.flows[plan])
+        marks: list[Mark] | None = [] if self._team.traced and plan == SPLIT else None
+        job = Job(attempt, served, plan, self._node.address, progress, pending.deadline, marks)
         self._engine.start(job, pending.feeds)
 
     def _finished(self, job: Job) -> None:
@@ -207,7 +226,10 @@ class Conductor:
             return
         progress, now = job.progress, time.monotonic()
         self._tally.answered += 1
-        self._tally.latencies_ms.append((now - pending.submitted) * 1e3)
+        latency_ms = (now - pending.submitted) * 1e3
+        self._tally.latencies_ms.append(latency_ms)
+        if job.marks is not None:
+            self._traces.note(job.attempt, job.served.host, job.marks, latency_ms)
         self._tally.moved_bytes += progress.sent_bytes
         self._tally.to_be_told += len(self._team.needed) if job.plan == SPLIT else not progress.flow.steps
         if progress.flow.steps:

@@ -10,12 +10,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from edgeprune.cluster.flow import Progress, Sending, Step, refusal
 from edgeprune.cluster.serving import Served
-from edgeprune.cluster.transport.messages import MOST_TTL_MS, Attempt, Tensor
+from edgeprune.cluster.transport.messages import MOST_TTL_MS, Attempt, Mark, Tensor
 from edgeprune.cluster.transport.peers import worker_address
 from edgeprune.errors import EdgepruneError
 from edgeprune.io.arrays import Array, Feeds
@@ -36,10 +37,23 @@ class Job:
     """The client's address."""
     progress: Progress
     expires: float
+    marks: list[Mark] | None = None
+    """What was done when; None if nobody asks."""
+
+    def mark(self, kind: Literal["sent", "came"], stage: int, tensor: str, peer: str) -> None:
+        """Note what happens now."""
+        if self.marks is not None:
+            now = clock_us()
+            self.marks.append(Mark(kind, stage, now, now, tensor, peer))
 
     def needs(self, device: str) -> bool:
         """Whether it exchanges tensors with a device."""
         return device in self.progress.flow.peers
+
+
+def clock_us() -> int:
+    """This device's own clock."""
+    return time.monotonic_ns() // 1000
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,8 @@ class Computed:
     outputs: Feeds
     error: str
     """Empty if it went well."""
-    compute_us: int
+    start_us: int
+    end_us: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ class Work:
 
     def run(self) -> Computed:
         """Run it; may take long, and raises nothing."""
-        start, outputs, error = time.perf_counter(), dict[str, Array](), ""
+        start, outputs, error = clock_us(), dict[str, Array](), ""
         try:
             made = self.job.served.runners[self.step.file].run(self.feeds)
             outputs = {name: np.asarray(array, order="C") for name, array in made.items()}
@@ -72,7 +87,7 @@ class Work:
         except Exception as broken:  # a runtime's own: one request must not end the device's service
             logger.exception("%s failed", self.step.file)
             error = f"{self.step.file}: {type(broken).__name__}: {broken}"
-        return Computed(self, outputs, error, round((time.perf_counter() - start) * 1e6))
+        return Computed(self, outputs, error, start, clock_us())
 
 
 class RefusedError(Exception):
@@ -112,11 +127,13 @@ class Engine:
             if len(self.jobs) >= MOST_JOBS:
                 raise RefusedError(f"{served.device} has {MOST_JOBS} requests at work already")
             expires = time.monotonic() + message.ttl_ms / 1e3
-            job = Job(message.attempt, served, message.plan, host, Progress(flow), expires)
+            marks: list[Mark] | None = [] if message.traced else None
+            job = Job(message.attempt, served, message.plan, host, Progress(flow), expires, marks)
             self._replace(job)
         elif (job.attempt, job.plan, job.served.digest) != (message.attempt, message.plan, served.digest):
             self.late += 1
             return
+        job.mark("came", message.stage, message.name, sender)
         self._hold(job, {message.name: array})
 
     def next_work(self) -> Work | None:
@@ -137,7 +154,10 @@ class Engine:
         if computed.error:
             self.fail(job, computed.error)
             return
-        job.progress.compute_us += computed.compute_us
+        job.progress.compute_us += computed.end_us - computed.start_us
+        if job.marks is not None:
+            step = computed.work.step
+            job.marks.append(Mark("computed", step.stage, computed.start_us, computed.end_us))
         self._hold(job, computed.outputs)
 
     def fail(self, job: Job, reason: str) -> None:
@@ -161,6 +181,7 @@ class Engine:
 
     def _hold(self, job: Job, arrays: Feeds) -> None:
         for sending, name, array in job.progress.hold(arrays.items()):
+            job.mark("sent", sending.stage, name, sending.to)
             self._send(self._address(job, sending), self._tensor(job, sending, name, array), array)
             job.progress.sent_bytes += array.nbytes
         if job.progress.is_finished:
@@ -175,7 +196,15 @@ class Engine:
     def _tensor(job: Job, sending: Sending, name: str, array: Array) -> Tensor:
         left = min(max(1, round((job.expires - time.monotonic()) * 1e3)), MOST_TTL_MS)
         return Tensor(
-            job.served.digest, job.attempt, job.plan, sending.stage, name, array.dtype.name, array.shape, left
+            job.served.digest,
+            job.attempt,
+            job.plan,
+            sending.stage,
+            name,
+            array.dtype.name,
+            array.shape,
+            left,
+            job.marks is not None,
         )
 
 

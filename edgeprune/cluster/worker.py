@@ -16,7 +16,7 @@ from edgeprune.cluster.crew import Crew
 from edgeprune.cluster.engine import Engine, Job, RefusedError
 from edgeprune.cluster.serving import OpenModel, Served, digest_of, serve
 from edgeprune.cluster.store import Store
-from edgeprune.cluster.transport.frames import Frame, array_of
+from edgeprune.cluster.transport.frames import Frame, array_of, encode_marks
 from edgeprune.cluster.transport.messages import Chunk, Done, Lacks, Offer, Open, Opened, Refusal, Stored, Tensor
 from edgeprune.cluster.transport.network import Network
 from edgeprune.cluster.transport.node import Node
@@ -228,7 +228,8 @@ class Worker:
 
     def _finished(self, job: Job) -> None:
         progress = job.progress
-        self._node.send(job.host, Done(job.attempt, progress.compute_us, progress.sent_bytes))
+        told = b"" if job.marks is None else encode_marks(job.marks)
+        self._node.send(job.host, Done(job.attempt, progress.compute_us, progress.sent_bytes), told)
 
     def _failed(self, job: Job, reason: str) -> None:
         logger.warning("gave up request %d of %s: %s", job.attempt.request, job.host, reason)
