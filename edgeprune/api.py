@@ -217,9 +217,11 @@ def profile(
     return result
 
 
-def write_report(bundle: str | Path, *, formats: Sequence[str] = ("html", "md", "json")) -> list[Path]:
-    """Write the report files into a bundle; returns their paths."""
-    return report(Path(bundle), tuple(formats))
+def write_report(
+    bundle: str | Path, *, formats: Sequence[str] = ("html", "md", "json"), run: Path | None = None
+) -> list[Path]:
+    """Write the report files into a bundle; returns their paths. `run`: what `run --json` wrote."""
+    return report(Path(bundle), tuple(formats), run)
 
 
 def _request(

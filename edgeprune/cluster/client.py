@@ -23,6 +23,7 @@ from edgeprune.bundles.names import MODEL, PARTITION
 from edgeprune.cluster.conductor import Conductor, Team
 from edgeprune.cluster.requests import SLOTS, ClusterStats, LateError, Outputs, Pending
 from edgeprune.cluster.serving import opener, read_partition, serve_as_host
+from edgeprune.cluster.tracing import Trace
 from edgeprune.cluster.transport.network import Network, check_endpoint
 from edgeprune.cluster.transport.node import Node
 from edgeprune.cluster.transport.peers import worker_address
@@ -58,6 +59,8 @@ class ClusterOptions:
     """Whether the host runs whole models: beside the others with `whole`, and else when a device is lost."""
     require_all: bool = True
     """Whether it is an error at the start that a worker is not there."""
+    trace: bool = False
+    """Whether the devices note what they do when (`Cluster.traces`)."""
     access: Mapping[str, Any] = field(default_factory=dict)
     """Settings of certificates and rights; see `access.py`."""
     discover: bool = False
@@ -100,7 +103,7 @@ class Cluster:
         peers = frozenset(map(worker_address, workers))
         network = Network((), tuple(self._endpoints.values()), options.access, options.discover)
         self._node = Node(address, network, peers=peers, admits=lambda peer: peer in peers)
-        self._conductor = Conductor(self._node, Team(served, workers, needed, whole, options.host_works))
+        self._conductor = Conductor(self._node, Team(served, workers, needed, whole, options.host_works, options.trace))
         try:
             self._wait_until_ready()
         except BaseException:
@@ -120,6 +123,11 @@ class Cluster:
         self._served.close()
 
     @property
+    def host(self) -> str:
+        """This device."""
+        return self._served.host
+
+    @property
     def input_names(self) -> tuple[str, ...]:
         return tuple(spec.name for spec in self._specs)
 
@@ -134,6 +142,11 @@ class Cluster:
         while not self._conductor.is_settled and time.monotonic() < until:
             time.sleep(POLL_S)
         return self.stats
+
+    @property
+    def traces(self) -> list[Trace]:
+        """Which device did what when, in the latest requests that the split network answered, in order."""
+        return self._conductor.traces()
 
     @property
     def capacity(self) -> int:

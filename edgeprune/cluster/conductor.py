@@ -1,15 +1,15 @@
-"""The client's thread: gives every request a way through the devices, and another one when a device is lost."""
+"""The client's side: gives every request a way through the devices, and another one when a device is lost."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.cluster.contacts import Contacts
+from edgeprune.cluster.crew import Crew
 from edgeprune.cluster.engine import Engine, Job, RefusedError
 from edgeprune.cluster.flow import SPLIT, Progress, whole_plan
 from edgeprune.cluster.requests import (
@@ -24,15 +24,14 @@ from edgeprune.cluster.requests import (
     choose_least_loaded,
 )
 from edgeprune.cluster.serving import Served
-from edgeprune.cluster.transport.frames import array_of
-from edgeprune.cluster.transport.messages import Attempt, Done, Opened, Refusal, Tensor
+from edgeprune.cluster.tracing import Trace, Traces
+from edgeprune.cluster.transport.frames import FrameError, array_of, marks_of
+from edgeprune.cluster.transport.messages import Attempt, Done, Mark, Opened, Refusal, Tensor
 from edgeprune.cluster.transport.node import Node
 from edgeprune.cluster.transport.peers import Came, Heard, Lost, Malformed, device_of
 
 logger = logging.getLogger("edgeprune.cluster")
 POLL_S = 0.02
-MOST_AT_ONCE = 64
-"""Events between two steps of computing."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,12 @@ class Team:
     """Whether every device runs whole models."""
     host_works: bool
     """Whether the host does, too; in a split network, whether it takes over when a device is lost."""
+    traced: bool = False
+    """Whether it is noted when which device does what in a split network."""
 
 
 class Conductor:
-    """Owns the node, the host's engine and all requests; everything but `submit`, `stats` and `faults` happens in its
-    thread."""
+    """Owns the node, the host's engine and all requests."""
 
     def __init__(self, node: Node, team: Team) -> None:
         self._node, self._team = node, team
@@ -67,10 +67,10 @@ class Conductor:
         self._contacts = Contacts.of(node, team.served.digest, team.workers, whole=team.whole)
         self._engine = Engine(node.send, self._finished, self._failed)
         self._pending: dict[int, Pending] = {}
-        self._tally, self._lock = Tally(), threading.Lock()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="edgeprune-client", daemon=True)
-        self._thread.start()
+        self._tally = Tally()
+        self._traces = Traces(team.needed | {team.served.host})
+        self._crew = Crew("edgeprune-client", self._engine, node.get, self._handle, self._tend, poll_s=POLL_S)
+        self._crew.start()
 
     def submit(self, pending: Pending) -> None:
         """Have a request answered: its future gets the outputs, or a `ClusterError`."""
@@ -78,7 +78,8 @@ class Conductor:
 
     def faults(self) -> list[str]:
         """A sentence for each worker that is not ready; empty when all is well."""
-        return self._contacts.faults(self._team.needed)
+        with self._crew.lock:
+            return self._contacts.faults(self._team.needed)
 
     @property
     def is_refused(self) -> bool:
@@ -86,48 +87,36 @@ class Conductor:
         return self._contacts.is_refused
 
     def stats(self) -> ClusterStats:
-        with self._lock:
+        with self._crew.lock:
             return self._tally.stats(self._engine.late)
+
+    def traces(self) -> list[Trace]:
+        """Of the latest requests that were answered by the split network, in order."""
+        with self._crew.lock:
+            return list(self._traces.complete.values())
 
     @property
     def is_settled(self) -> bool:
         """Whether the workers have told what the answered requests cost them."""
-        with self._lock:
+        with self._crew.lock:
             return self._tally.told >= self._tally.to_be_told
 
     @property
     def ways(self) -> int:
         """How many devices can run whole models now."""
-        return len(self._ways().whole)
+        with self._crew.lock:
+            return len(self._ways().whole)
 
     def count_dropped(self) -> None:
         """Count a request that found the queue full."""
-        with self._lock:
+        with self._crew.lock:
             self._tally.dropped += 1
 
     def close(self) -> None:
         """End the thread; requests that are not answered fail."""
-        self._closing.set()
-        self._thread.join()
+        self._crew.close()
         for pending in list(self._pending.values()):
             self._give_up(pending, ClusterError("the cluster was closed"))
-
-    def _run(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._handle_events(wait=not self._engine.has_work)
-                self._sweep(time.monotonic())  # first: others work while the host computes
-                self._engine.step()
-            except Exception:  # a bug: requests end at their deadlines, later ones may be served
-                logger.exception("the client's thread failed")
-
-    def _handle_events(self, *, wait: bool) -> None:
-        timeout = POLL_S if wait else 0.0
-        for _ in range(MOST_AT_ONCE):
-            event, timeout = self._node.get(timeout), 0.0
-            if event is None:
-                return
-            self._handle(event)
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Submitted):
@@ -161,12 +150,19 @@ class Conductor:
         elif isinstance(message, Opened):
             self._contacts.opened(came.peer, message.unheard)
         elif isinstance(message, Done):
-            with self._lock:
-                self._tally.told += 1
-                self._tally.moved_bytes += message.sent_bytes
-                self._tally.compute_ms[device_of(came.peer)] += message.compute_us / 1e3
+            self._tally.told += 1
+            self._tally.moved_bytes += message.sent_bytes
+            self._tally.compute_ms[device_of(came.peer)] += message.compute_us / 1e3
+            self._note(came, message)
         elif isinstance(message, Refusal):
             self._refused(came.peer, message)
+
+    def _note(self, came: Came, done: Done) -> None:
+        try:
+            if self._team.traced and (marks := marks_of(came.frame)):
+                self._traces.note(done.attempt, device_of(came.peer), marks)
+        except FrameError as error:
+            logger.warning("%s sent what %s", came.peer, error)
 
     def _refused(self, peer: str, message: Refusal) -> None:
         if message.attempt is None:
@@ -185,7 +181,8 @@ class Conductor:
             if job.needs(device) or (job.plan == SPLIT and device in self._team.needed):
                 self._engine.fail(job, reason)
 
-    def _sweep(self, now: float) -> None:
+    def _tend(self) -> None:
+        now = time.monotonic()
         self._contacts.ask(now)
         for pending in list(self._pending.values()):
             if pending.deadline <= now:
@@ -215,11 +212,12 @@ class Conductor:
         pending.attempt += 1
         pending.plan = plan
         if pending.attempt > 1:
-            with self._lock:
-                self._tally.repeated += 1
+            self._tally.repeated += 1
         served = self._team.served
         attempt = Attempt(self._client, pending.number, pending.attempt)
-        job = Job(attempt, served, plan, self._node.address, Progress(served.flows[plan]), pending.deadline)
+        progress = Progress(served.flows[plan])
+        marks: list[Mark] | None = [] if self._team.traced and plan == SPLIT else None
+        job = Job(attempt, served, plan, self._node.address, progress, pending.deadline, marks)
         self._engine.start(job, pending.feeds)
 
     def _finished(self, job: Job) -> None:
@@ -227,13 +225,15 @@ class Conductor:
         if pending is None or pending.attempt != job.attempt.number:
             return
         progress, now = job.progress, time.monotonic()
-        with self._lock:
-            self._tally.answered += 1
-            self._tally.latencies_ms.append((now - pending.submitted) * 1e3)
-            self._tally.moved_bytes += progress.sent_bytes
-            self._tally.to_be_told += len(self._team.needed) if job.plan == SPLIT else not progress.flow.steps
-            if progress.flow.steps:
-                self._tally.compute_ms[job.served.host] += progress.compute_us / 1e3
+        self._tally.answered += 1
+        latency_ms = (now - pending.submitted) * 1e3
+        self._tally.latencies_ms.append(latency_ms)
+        if job.marks is not None:
+            self._traces.note(job.attempt, job.served.host, job.marks, latency_ms)
+        self._tally.moved_bytes += progress.sent_bytes
+        self._tally.to_be_told += len(self._team.needed) if job.plan == SPLIT else not progress.flow.steps
+        if progress.flow.steps:
+            self._tally.compute_ms[job.served.host] += progress.compute_us / 1e3
         del self._pending[pending.number]
         pending.future.set_result({name: progress.results[name] for name in progress.flow.outputs})
 
@@ -249,8 +249,7 @@ class Conductor:
 
     def _late(self, pending: Pending) -> None:
         if not pending.plan and not pending.failed:
-            with self._lock:
-                self._tally.dropped += 1
+            self._tally.dropped += 1
             what = "no device was free in time"
         else:
             what = "; ".join(dict.fromkeys([*pending.failed.values(), *self.faults()])) or "it took too long"
@@ -261,7 +260,6 @@ class Conductor:
         self._give_up(pending, LateError(f"not answered within {allowed:g} s: {what}"))
 
     def _give_up(self, pending: Pending, error: ClusterError) -> None:
-        with self._lock:
-            self._tally.failed += 1
+        self._tally.failed += 1
         del self._pending[pending.number]
         pending.future.set_exception(error)

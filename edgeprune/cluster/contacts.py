@@ -33,7 +33,7 @@ class Contact:
 
 @dataclass
 class Contacts:
-    """All workers of a client. Used from the client's own thread, but for `is_ready` and `reasons`."""
+    """All workers of a client."""
 
     node: Node
     digest: str

@@ -160,6 +160,7 @@ def _options(
         timeout_s=execution.timeout_s,
         start_timeout_s=start_s,
         host=host,
+        trace=execution.goal == "latency",
         access=access or {},
         discover=execution.discover,
     )

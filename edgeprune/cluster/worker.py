@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgeprune.cluster.crew import Crew
 from edgeprune.cluster.engine import Engine, Job, RefusedError
 from edgeprune.cluster.serving import OpenModel, Served, digest_of, serve
 from edgeprune.cluster.store import Store
-from edgeprune.cluster.transport.frames import Frame, array_of
+from edgeprune.cluster.transport.frames import Frame, array_of, encode_marks
 from edgeprune.cluster.transport.messages import Chunk, Done, Lacks, Offer, Open, Opened, Refusal, Stored, Tensor
 from edgeprune.cluster.transport.network import Network
 from edgeprune.cluster.transport.node import Node
@@ -28,7 +29,6 @@ MOST_BUNDLES = 4
 """Bundles that a worker holds loaded at a time."""
 LONGEST_REASON = 1000
 POLL_S = 0.1
-MOST_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Worker:
             self._load(digest_of(options.bundle), whole=False)
         self._stopping = threading.Event()
         self._engine = Engine(self._send_tensor, self._finished, self._failed)
+        self._crew = Crew("edgeprune-worker", self._engine, self._next_event, self._handle, self._tend, poll_s=POLL_S)
         self._node = Node(
             worker_address(options.name),
             options.network,
@@ -76,10 +77,8 @@ class Worker:
         listening = ", ".join(self.options.network.listen)
         logger.info("%s listens on %s", self.options.name, listening)
         try:
-            while not self._stopping.is_set():
-                self._handle_events(wait=not self._engine.has_work)
-                self._engine.step()
-                self._engine.expire(time.monotonic())
+            self._crew.start()
+            self._stopping.wait()
         finally:
             self.close()
 
@@ -88,28 +87,29 @@ class Worker:
 
     def close(self) -> None:
         self._stopping.set()
+        self._crew.close()
         self._node.close()
         for served in self._served.values():
             served.close()
         self._served = {}
 
-    def _handle_events(self, *, wait: bool) -> None:
-        """Take what has happened; with `wait`, sleep until something has. Not more than some at a time, so that whoever
-        sends without end keeps nobody else from being served."""
-        timeout = POLL_S if wait else 0.0
-        for _ in range(MOST_AT_ONCE):
-            event, timeout = self._node.get(timeout), 0.0
-            if event is None:
-                return
-            try:
-                self._handle(event)
-            except EdgepruneError as error:
-                self._refuse(event, str(error))
-            except Exception as error:  # a bug, or a disk that is full: the next request may be served
-                logger.exception("%s failed", type(event).__name__)
-                self._refuse(event, f"{type(error).__name__}: {error}")
+    def _next_event(self, timeout: float) -> Event | None:
+        event: Event | None = self._node.get(timeout)
+        return event
+
+    def _tend(self) -> None:
+        self._engine.expire(time.monotonic())
 
     def _handle(self, event: Event) -> None:
+        try:
+            self._act_on(event)
+        except EdgepruneError as error:
+            self._refuse(event, str(error))
+        except Exception as error:  # a bug, or a disk that is full: the next request may be served
+            logger.exception("%s failed", type(event).__name__)
+            self._refuse(event, f"{type(error).__name__}: {error}")
+
+    def _act_on(self, event: Event) -> None:
         if isinstance(event, Malformed):
             self._refuse(event, event.reason)
         elif isinstance(event, Heard):
@@ -228,7 +228,8 @@ class Worker:
 
     def _finished(self, job: Job) -> None:
         progress = job.progress
-        self._node.send(job.host, Done(job.attempt, progress.compute_us, progress.sent_bytes))
+        told = b"" if job.marks is None else encode_marks(job.marks)
+        self._node.send(job.host, Done(job.attempt, progress.compute_us, progress.sent_bytes), told)
 
     def _failed(self, job: Job, reason: str) -> None:
         logger.warning("gave up request %d of %s: %s", job.attempt.request, job.host, reason)

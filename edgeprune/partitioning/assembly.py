@@ -25,7 +25,7 @@ from edgeprune.partitioning.planning.channels import runs
 from edgeprune.partitioning.planning.search import Step
 from edgeprune.partitioning.planning.simulate import Span
 from edgeprune.partitioning.planning.throughput import predict_throughput
-from edgeprune.partitioning.prediction import Predicted, PredictedSpan, Throughput
+from edgeprune.partitioning.prediction import Predicted, Throughput, TimelineSpan
 from edgeprune.partitioning.written import Written
 from edgeprune.profiling.estimating.estimates import certainty_of
 
@@ -103,9 +103,9 @@ def _predicted(written: Written, planner: Planner, throughput: Throughput | None
     alone = planner.singles or dict(enumerate(costs.alone))
     best = min(alone, key=lambda device: (alone[device], device))
 
-    def shown(span: Span) -> PredictedSpan:
+    def shown(span: Span) -> TimelineSpan:
         start, end = round(span.start * 1e3, _DIGITS), round(span.end * 1e3, _DIGITS)
-        return PredictedSpan(span.kind, names[span.device], names[span.to], span.stage, start, end, span.tensor)
+        return TimelineSpan(span.kind, names[span.device], names[span.to], span.stage, start, end, span.tensor)
 
     return Predicted(
         latency_ms=round(timeline.seconds * 1e3, _DIGITS),

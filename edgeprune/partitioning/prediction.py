@@ -10,8 +10,8 @@ LEAST_GAIN = 1.05
 """Of a division over the best single device: less is within what estimates are worth."""
 
 
-class PredictedSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Something that is predicted to take time."""
+class TimelineSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something that takes time, predicted or measured."""
 
     kind: Literal["compute", "transfer"]
     device: str
@@ -52,9 +52,9 @@ class Predicted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The same network on the best device alone, inputs and outputs moved; None where it fits the memory of none."""
     best_device: str = ""
     """That one."""
-    critical_path: tuple[PredictedSpan, ...] = ()
+    critical_path: tuple[TimelineSpan, ...] = ()
     """Each is what the next one waits for; the last ends the inference."""
-    timeline: tuple[PredictedSpan, ...] = ()
+    timeline: tuple[TimelineSpan, ...] = ()
     """Everything, by its start."""
     throughput: Throughput | None = None
     """Where the split is for throughput."""

@@ -18,15 +18,18 @@ from edgeprune.report.comparison.gate import Gate, nothing_shared, passed, regre
 from edgeprune.report.comparison.runs import read_runs
 
 
-def report(folder: Path, formats: Sequence[str]) -> list[Path]:
-    """`edgeprune report`: the report files, written into the bundle; returns their paths."""
+def report(folder: Path, formats: Sequence[str], run: Path | None = None) -> list[Path]:
+    """`edgeprune report`: the report files, written into the bundle; returns their paths.
+
+    `run`: what `run --json` wrote, for the timeline of a split network.
+    """
     if folder.is_file():
         remedy = "a profile.json is compared with other runs: edgeprune report OLD NEW"
         raise InputError("is a file", where=folder, expected="a bundle", remedy=remedy)
     bundle = open_bundle(folder)
     check_update(folder)
     with updated_bundle(folder) as stage:
-        names = [path.name for path in write_report(folder, formats, into=stage)]
+        names = [path.name for path in write_report(folder, formats, into=stage, run=run)]
         write_manifest(stage, bundle.manifest)
     return [folder / name for name in names]
 

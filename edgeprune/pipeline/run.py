@@ -16,6 +16,7 @@ from edgeprune.bundles.names import MODEL, PARTITION
 from edgeprune.cluster.client import Answer, Cluster
 from edgeprune.cluster.requests import ClusterError
 from edgeprune.cluster.starting import Execution, opened_cluster
+from edgeprune.cluster.tracing import MeasuredTimeline, measured_timeline, median_trace
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.arrays import Array, Feeds, load_array, load_arrays, save_arrays
@@ -62,6 +63,8 @@ class RunResult(msgspec.Struct, frozen=True):
     """Of these, how many never found a device free."""
     repeated: int = 0
     """How often an inference was tried again in another way."""
+    timeline: MeasuredTimeline | None = None
+    """Which device did what when in the inference of median latency; None where the network was not split."""
 
 
 def run(
@@ -158,6 +161,7 @@ def _run_cluster(bundle: Bundle, inputs: Feeds, execution: Execution) -> tuple[d
         outputs = _repeat(cluster, feeds, execution)
         seconds = time.perf_counter() - started
         stats = cluster.settled_stats()
+        trace, host = median_trace(cluster.traces), cluster.host
     return outputs, RunResult(
         _shapes(outputs),
         stats.latencies_ms[0],
@@ -169,6 +173,7 @@ def _run_cluster(bundle: Bundle, inputs: Feeds, execution: Execution) -> tuple[d
         stats.failed,
         stats.dropped,
         stats.repeated,
+        None if trace is None else measured_timeline(trace, host),
     )
 
 

@@ -28,15 +28,15 @@ def check_formats(formats: Sequence[str]) -> None:
         raise InputError("no report format given", expected=f"one of {', '.join(FORMATS)}")
 
 
-def write_report(bundle_folder: Path, formats: Sequence[str], *, into: Path) -> list[Path]:
+def write_report(bundle_folder: Path, formats: Sequence[str], *, into: Path, run: Path | None = None) -> list[Path]:
     """Write report.FORMAT for every format ("html", "md", "json", "csv") into the folder `into`; returns the paths.
 
     Made from what the bundle holds; what it does not hold (a profile, a split, the dense model) is left out, and the
-    report says how to get it. InputError if the folder is no bundle, a file in it is damaged, a format is unknown, or
-    the packages that HTML needs are missing.
+    report says how to get it. `run`: what `edgeprune run --json` wrote, shown beside the prediction. InputError if the
+    folder is no bundle, a file in it is damaged, a format is unknown, or the packages that HTML needs are missing.
     """
     check_formats(formats)
-    contents = read_contents(bundle_folder)
+    contents = read_contents(bundle_folder, run)
     rendered = {name: FORMATS[name](contents) for name in dict.fromkeys(formats)}
     paths = []
     for name, text in rendered.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,21 @@ class SplitSpan(msgspec.Struct, frozen=True):
     start_ms: float
     end_ms: float
     tensor: str = ""
+    to: str = ""
+
+
+class MeasuredRun(msgspec.Struct, frozen=True):
+    """`timeline` of `run --json`."""
+
+    latency_ms: float
+    spans: tuple[SplitSpan, ...] = ()
+    clocks_within_ms: float | None = None
+
+
+class RunFile(msgspec.Struct, frozen=True):
+    """`run --json`, as far as the report shows it."""
+
+    timeline: MeasuredRun | None
 
 
 class SplitPrediction(msgspec.Struct, frozen=True):
@@ -101,6 +117,8 @@ class Contents:
     """The forms of the grouped layers."""
     runtimes: RuntimesRecord | None = None
     """Several runtimes beside each other."""
+    run: MeasuredRun | None = None
+    """A real run of the split network."""
 
     @property
     def manifest(self) -> Manifest:
@@ -111,10 +129,11 @@ class Contents:
         return load_model(self.bundle.path(DENSE_MODEL)) if self.bundle.has(DENSE_MODEL) else None
 
 
-def read_contents(folder: Path) -> Contents:
-    """InputError if the folder is no bundle, or one of the files that it lists is missing or damaged."""
+def read_contents(folder: Path, run: Path | None = None) -> Contents:
+    """`run`: what `run --json` wrote. InputError if the folder is no bundle, or one of the files that it lists is
+    missing or damaged, or `run` tells of no run of this split network."""
     bundle = open_bundle(folder)
-    return Contents(
+    contents = Contents(
         bundle,
         load_plan(bundle.path(PLAN)) if bundle.has(PLAN) else None,
         load_profile_result(bundle.path(PROFILE)) if bundle.has(PROFILE) else None,
@@ -123,6 +142,24 @@ def read_contents(folder: Path) -> Contents:
         load_lowering(bundle.path(LOWERING)) if bundle.has(LOWERING) else None,
         load_runtimes(bundle.path(RUNTIMES)) if bundle.has(RUNTIMES) else None,
     )
+    return contents if run is None else dataclasses.replace(contents, run=_load_run(run, contents.split))
+
+
+def _load_run(path: Path, split: SplitPlan | None) -> MeasuredRun:
+    expected, remedy = "what `edgeprune run BUNDLE --repeat N --json FILE` wrote", "run the split bundle again"
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=RunFile).timeline
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=path, expected=expected) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"tells of no run: {first_line(error)}", where=path, expected=expected) from error
+    if found is None:
+        what = "tells of a run in which no device had a part of its own"
+        raise InputError(what, where=path, expected=expected, remedy="run it with --executor process or cluster")
+    devices = {device.name for device in split.devices} if split else set()
+    if strange := sorted({span.device for span in found.spans} - devices):
+        raise InputError(f"tells of a run on {strange[0][:100]!r}, which has no part", where=path, remedy=remedy)
+    return found
 
 
 def _load_split(path: Path) -> SplitPlan:

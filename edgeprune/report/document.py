@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.plans.method_record import RecordCurve
 from edgeprune.profiling.result import ProfileResult, Result
-from edgeprune.report.contents import SplitPlan
 from edgeprune.report.views.kernels import KernelView
 from edgeprune.report.views.measurements import Distribution, Roofline, Sweep, Trend, Waterfall
-from edgeprune.report.views.parts import LayerShares
+from edgeprune.report.views.parts import LayerShares, Runs
 from edgeprune.report.views.runtimes import RuntimePairs
 
 Subject = (
@@ -19,7 +18,7 @@ Subject = (
     | Result
     | LoweringRecord
     | KernelView
-    | SplitPlan
+    | Runs
     | LayerShares
     | RecordCurve
     | Waterfall

@@ -73,8 +73,8 @@ def give(engine: Engine, name: str, value: float, *, request: int = 1, number: i
 
 
 def run(engine: Engine) -> None:
-    while engine.step():
-        pass
+    while work := engine.next_work():
+        engine.take(work.run())
 
 
 def test_a_step_runs_when_all_that_it_reads_is_there(log: Log) -> None:

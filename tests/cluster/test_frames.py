@@ -20,8 +20,10 @@ from edgeprune.cluster.transport.frames import (
     array_of,
     decode,
     encode,
+    encode_marks,
+    marks_of,
 )
-from edgeprune.cluster.transport.messages import DTYPES, Attempt, Beat, Chunk, Message, Refusal, Tensor
+from edgeprune.cluster.transport.messages import DTYPES, Attempt, Beat, Chunk, Done, Mark, Message, Refusal, Tensor
 
 DIGEST = "0" * 64
 QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -56,6 +58,15 @@ def test_a_tensor_comes_out_as_it_went_in(given_tensor: tuple[Tensor, np.ndarray
 )
 def test_other_messages_come_out_as_they_went_in(message: Message) -> None:
     assert decode(encode(1, 2, message)).message == message
+
+
+def test_when_what_was_done_comes_out_as_it_went_in() -> None:
+    marks = (Mark("computed", 3, 10**12, 10**12 + 5), Mark("sent", 4, 7, 7, "x", "pi"))
+    done = Done(Attempt("ab", 1, 1), 5, 100)
+    assert marks_of(decode(encode(1, 2, done, encode_marks(marks)))) == marks
+    assert marks_of(decode(encode(1, 2, done))) == ()
+    with pytest.raises(FrameError, match="does not tell when"):
+        marks_of(decode(encode(1, 2, done, b'[["slept",3,1,2]]')))
 
 
 def test_bytes_of_a_file_come_out_as_they_went_in() -> None:

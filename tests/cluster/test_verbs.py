@@ -16,6 +16,7 @@ import pytest
 
 from edgeprune.cli import main
 from edgeprune.cluster.local import free_addresses
+from edgeprune.partitioning.manifest import load_manifest
 
 
 @pytest.fixture
@@ -44,6 +45,12 @@ def test_a_split_bundle_runs_in_processes_unless_told_otherwise(
     assert (result["executor"], result["latency"]["n"], result["failures"]) == ("process", 20, 0)
     assert result["transferred_bytes"] == 4 * 1152
     assert set(result["devices"]) == {"host", "one", "two"}
+    timeline = result["timeline"]
+    assert {(s["device"], s["to"], s["tensor"]) for s in timeline["spans"] if s["kind"] == "transfer"} == {
+        (move.from_, move.to, move.tensor) for move in load_manifest(chain_bundle).transfers
+    }
+    assert sum(span["kind"] == "compute" for span in timeline["spans"]) == 4
+    assert max(span["end_ms"] for span in timeline["spans"]) <= timeline["latency_ms"] + timeline["clocks_within_ms"]
     spread = result["latency"]
     assert 0 < spread["p50_ms"] <= spread["p90_ms"] <= spread["p99_ms"]
     shown = capsys.readouterr().out
@@ -51,7 +58,9 @@ def test_a_split_bundle_runs_in_processes_unless_told_otherwise(
     assert "20 / 0 / 0" in shown
     assert main([*command, "--executor", "process", "--for", "throughput"]) == 0
     of_chain.check(1, {"y": np.load(tmp_path / "y.npy")})
-    assert json.loads((tmp_path / "r.json").read_bytes())["transferred_bytes"] <= 2 * 1152
+    result = json.loads((tmp_path / "r.json").read_bytes())
+    assert result["transferred_bytes"] <= 2 * 1152
+    assert result["timeline"] is None
 
 
 def test_in_threads_of_this_process(

@@ -176,6 +176,47 @@ RECORD = MethodRecord(
 )
 
 
+def test_a_real_run_stands_beside_the_prediction(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    spans = [
+        {"kind": "transfer", "device": "pi0", "to": "pi1", "stage": 1, "start_ms": 0.5, "end_ms": 0.75, "tensor": "b"},
+        {"kind": "compute", "device": "pi0", "to": "pi0", "stage": 0, "start_ms": 0.0, "end_ms": 0.5, "tensor": ""},
+        {"kind": "compute", "device": "pi1", "to": "pi1", "stage": 1, "start_ms": 0.75, "end_ms": 2.0, "tensor": ""},
+    ]
+    run = tmp_path / "run.json"
+    run.write_text(json.dumps({"timeline": {"latency_ms": 2.25, "spans": spans, "clocks_within_ms": 0.1}}))
+    formats = ["html", "md", "json"]
+    html, markdown, data = (path.read_text() for path in write_report(bundle, formats, into=tmp_path, run=run))
+    assert "Which device did what when" in html
+    assert "Measured: 2.25 ms, the median of a run, +50.0 % against the estimate" in markdown
+    assert "clocks agree within 0.100 ms" in markdown
+    assert "| pi0 | 0.500 ms |" in markdown
+    assert "| pi1 | 1.25 ms |" in markdown
+    assert "9.22 kB |" in markdown
+    assert "milliseconds, measured" in html
+    assert json.loads(data)["run"]["latency_ms"] == 2.25
+    assert not Outline(html).unbalanced
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "cannot be read"),
+        ("[]", "tells of no run"),
+        ('{"timeline": null}', "no device had a part"),
+        ('{"timeline": {"latency_ms": 1, "spans": [{"kind": "compute", "device": "x", "start_ms": 0, "end_ms": 1}]}}',
+         "on 'x', which has no part"),
+    ],
+)  # fmt: skip
+def test_what_is_no_run_of_this_network_is_refused(bundle: Path, tmp_path: Path, text: str | None, told: str) -> None:
+    run = tmp_path / "run.json"
+    if text is not None:
+        run.write_text(text)
+    with pytest.raises(InputError, match=told):
+        write_report(bundle, ["md"], into=tmp_path, run=run)
+
+
 def test_what_a_method_recorded_is_shown_in_every_format(bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("jinja2")
     pytest.importorskip("matplotlib")

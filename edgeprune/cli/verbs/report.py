@@ -100,6 +100,7 @@ def report(
     *more: Path,
     format: Annotated[OptionalText, Parameter(group=COMMON)] = "",
     out: Annotated[OptionalPath, Parameter(alias="-o", group=COMMON)] = None,
+    run_json: Annotated[OptionalPath, Parameter(group=COMMON)] = None,
     comparing: CompareFlags = CompareFlags(),
     common: Common = Common(),
 ) -> None:
@@ -111,6 +112,7 @@ def report(
     **Examples**
 
     - `edgeprune report out/ --format html`
+    - `edgeprune report split/ --run-json run.json`
     - `edgeprune report monday/ tuesday/ wednesday/ -o week.html`
     - `edgeprune report new/ --baseline old/ --fail-on-regression 5%`
 
@@ -124,17 +126,22 @@ def report(
         html, md, json, csv, separated by commas; by default html,md,json, and of a comparison what -o ends with.
     out
         File for a comparison, comparison.html by default; with a gate, by default none is written.
+    run_json
+        What `edgeprune run BUNDLE --repeat N --json FILE` wrote of a split bundle: the report draws when which device
+        did what, beside the prediction.
     """
     from edgeprune.pipeline import report as steps
 
     formats = tuple(name.strip() for name in format.split(",")) if format else ()
     if not more and comparing.baseline is None:
         comparing.require_unused(out)
-        paths = steps.report(bundle, formats or ("html", "md", "json"))
+        paths = steps.report(bundle, formats or ("html", "md", "json"), run_json)
         for path in paths:
             print(path)
         common.write({"files": [str(path) for path in paths]})
         return
+    if run_json is not None:
+        raise InputError("--run-json is for the report of one split bundle", remedy="leave it out, or the other runs")
     gate, page = comparing.gate(), comparing.page(out)
     result = steps.compare(comparing.runs(bundle, more), page, formats or comparing.formats(page), gate)
     show(result)

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from edgeprune.cluster.transport.messages import DTYPES, Message, Tensor
+from edgeprune.cluster.transport.messages import DTYPES, Done, Mark, Message, Tensor
 from edgeprune.errors import first_line
 from edgeprune.io.arrays import Array
 
-MAGIC, VERSION = b"EDGP", 1
+MAGIC, VERSION = b"EDGP", 2
 HEADER = struct.Struct("!4sBxHQQQ")
 ALIGNMENT = 64
 MOST_PAYLOAD = 256 * 2**20
@@ -94,7 +95,24 @@ def array_of(frame: Frame) -> Array:
     return np.frombuffer(frame.payload, np.dtype(message.dtype)).reshape(message.shape)
 
 
+def encode_marks(marks: Sequence[Mark]) -> bytes:
+    """The payload of a `Done`."""
+    return _ENCODER.encode(marks)
+
+
+def marks_of(frame: Frame) -> tuple[Mark, ...]:
+    """What a decoded `Done` tells of when things were done; nothing if it was not asked to. FrameError if it is no
+    such frame."""
+    if not isinstance(frame.message, Done):
+        raise FrameError("tells nothing of what was done")
+    try:
+        return _MARKS.decode(frame.payload) if frame.payload else ()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FrameError(f"does not tell when what was done: {first_line(error)}") from error
+
+
 _ENCODER = msgspec.json.Encoder()
+_MARKS = msgspec.json.Decoder(tuple[Mark, ...])
 _DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -66,11 +66,28 @@ class Tensor(_Message, frozen=True):
     shape: Annotated[tuple[Size, ...], Meta(max_length=MOST_AXES)]
     ttl_ms: Annotated[int, Meta(ge=1, le=MOST_TTL_MS)]
     """How long the receiver keeps the request."""
+    traced: bool = False
+    """Whether the client asks when what was done for the request."""
+
+
+class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """What a device did for a request, and when by its own clock."""
+
+    kind: Literal["computed", "sent", "came"]
+    stage: Count
+    start_us: Count
+    end_us: Count
+    """The same for what is sent or came: the moment."""
+    tensor: Annotated[str, Meta(max_length=4096)] = ""
+    peer: Annotated[str, Meta(max_length=4096)] = ""
+    """The device that it was sent to, or came from."""
 
 
 class Done(_Message, frozen=True):
-    """A device's part of a request is computed: what it cost."""
+    """A device's part of a request is computed: what it cost, and in the payload when what was done, if that was
+    asked for."""
 
+    has_payload: ClassVar[bool] = True
     attempt: Attempt
     compute_us: Count
     sent_bytes: Count

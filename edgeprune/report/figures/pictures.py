@@ -13,7 +13,6 @@ from edgeprune.io import formatting as f
 from edgeprune.lowering.record import LayerChoice, LoweringRecord
 from edgeprune.plans.method_record import RecordCurve
 from edgeprune.profiling.result import LayerResult, ProfileResult, Result
-from edgeprune.report.contents import SplitPlan
 from edgeprune.report.document import Picture
 from edgeprune.report.figures import plots
 from edgeprune.report.figures.drawing import (
@@ -34,7 +33,7 @@ from edgeprune.report.figures.runtimes import runtime_bars
 from edgeprune.report.figures.split import share_columns, split_picture
 from edgeprune.report.views.kernels import KernelView, reduced
 from edgeprune.report.views.measurements import Distribution, Roofline, Sweep, Trend, Waterfall
-from edgeprune.report.views.parts import LayerShares
+from edgeprune.report.views.parts import LayerShares, Runs
 from edgeprune.report.views.runtimes import RuntimePairs
 from edgeprune.report.words.results import setting
 
@@ -59,8 +58,8 @@ def _figure(picture: Picture) -> Figure:
             return form_bars(record)
         case KernelView() as view:
             return kernel_maps(view)
-        case SplitPlan() as split:
-            return split_picture(split)
+        case Runs() as runs:
+            return split_picture(runs)
         case LayerShares() as shares:
             return share_columns(shares)
         case RecordCurve() as curve:

@@ -1,33 +1,60 @@
-"""Pictures of a split: which device is predicted to be at work when, or at least in which stage."""
+"""Pictures of a split: which device is at work when, predicted and measured, or at least in which stage."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from edgeprune.io import formatting as f
-from edgeprune.report.contents import SplitPlan
+from edgeprune.report.contents import SplitPlan, SplitSpan
 from edgeprune.report.figures.drawing import DENSE, GATHER, PRUNED, REORDER, WIDTH, legend, margin
-from edgeprune.report.views.parts import LayerShares
+from edgeprune.report.views.parts import LayerShares, Runs
 
 MOST_STAGES = 40
 TOLERANCE = 1e-6
 
 
-def split_picture(split: SplitPlan) -> Figure:
-    """The predicted run where the partition tells it, else the stages."""
-    return timeline(split) if split.predicted.timeline else stage_grid(split)
+def split_picture(runs: Runs) -> Figure:
+    """The predicted and the real run where they are told, else the stages."""
+    return timelines(runs) if runs.split.predicted.timeline or runs.measured else stage_grid(runs.split)
 
 
-def timeline(split: SplitPlan) -> Figure:
-    """Devices down, time across: what each computes, and below it what it sends; in
-    strong colours what the end waits for."""
-    devices = [device.name for device in split.devices]
+def timelines(runs: Runs) -> Figure:
+    """Devices down, time across: what each computes, and below it what it sends; in strong colours what the predicted
+    end waits for. A real run below the predicted one, over the same time."""
+    guess, measured = runs.split.predicted, runs.measured
+    critical = {(span.kind, span.device, span.start_ms, span.tensor) for span in guess.critical_path}
+    drawn = [("predicted", guess.timeline, critical)] if guess.timeline else []
+    drawn += [("measured", measured.spans, set())] if measured else []
+    devices = [device.name for device in runs.split.devices]
     labels = [f.shortened(f.clean(name), 24) for name in devices]
-    figure = Figure(figsize=(WIDTH, 1.15 + 0.62 * len(devices)))
-    axes = figure.subplots()
-    critical = {(span.kind, span.device, span.start_ms, span.tensor) for span in split.predicted.critical_path}
-    for span in split.predicted.timeline:
+    panel_inches = 0.7 + 0.62 * len(devices)
+    figure = Figure(figsize=(WIDTH, 0.45 + panel_inches * len(drawn)))
+    panels = figure.subplots(len(drawn), squeeze=False, gridspec_kw={"hspace": 0.6 / (panel_inches - 0.5)})[:, 0]
+    end = max((span.end_ms for _, spans, _ in drawn for span in spans), default=1.0)
+    for axes, (how, spans, strong) in zip(panels, drawn, strict=True):
+        _draw_spans(axes, spans, devices, strong)
+        axes.set_yticks(range(len(devices)), labels)
+        axes.set_ylim(len(devices) - 0.5, -0.6)
+        axes.set_xlim(0, end)
+        axes.set_xlabel(f"milliseconds, {how}")
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    kinds = [(PRUNED, "computes, the end waits for it")] if critical else []
+    kinds += [(DENSE, "computes")]
+    kinds += [(GATHER, "sends, the end waits for it")] if critical else []
+    kinds += [(REORDER, "sends")]
+    _finish(figure, labels, [Patch(color=colour, label=label) for colour, label in kinds])
+    return figure
+
+
+def _draw_spans(
+    axes: Axes, spans: Sequence[SplitSpan], devices: list[str], critical: Collection[tuple[str, str, float, str]]
+) -> None:
+    for span in spans:
         if span.device not in devices:
             continue
         row, computes = devices.index(span.device), span.kind == "compute"
@@ -39,16 +66,6 @@ def timeline(split: SplitPlan) -> Figure:
             left=span.start_ms,
             color=(PRUNED if computes else GATHER) if is_critical else (DENSE if computes else REORDER),
         )
-    axes.set_yticks(range(len(devices)), labels)
-    axes.set_ylim(len(devices) - 0.5, -0.6)
-    axes.set_xlim(0, None)
-    axes.set_xlabel("milliseconds, predicted")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    kinds = [(PRUNED, "computes, the end waits for it"), (DENSE, "computes")]
-    kinds += [(GATHER, "sends, the end waits for it"), (REORDER, "sends")]
-    _finish(figure, labels, [Patch(color=colour, label=label) for colour, label in kinds])
-    return figure
 
 
 def share_columns(view: LayerShares) -> Figure:

@@ -58,6 +58,7 @@ def to_json(contents: Contents) -> str:
             "lowering": contents.lowering,
             "profile": contents.profile,
             "runtimes": contents.runtimes,
+            "run": contents.run,
             "partition": contents.split,
             "method": contents.record,
         }

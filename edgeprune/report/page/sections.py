@@ -14,7 +14,7 @@ from edgeprune.report.page.measured import advice_section, estimates_section, la
 from edgeprune.report.page.records import record_section
 from edgeprune.report.page.runtimes import runtimes_section
 from edgeprune.report.views.kernels import KernelView, kernel_view
-from edgeprune.report.views.parts import layer_shares
+from edgeprune.report.views.parts import Runs, layer_shares
 from edgeprune.report.words.forms import excess_sentence
 from edgeprune.report.words.headline import accuracy_change, plain_rows, ratio
 from edgeprune.report.words.results import setting
@@ -199,11 +199,27 @@ def _split(contents: Contents) -> Section:
             text += " Over these links, one device alone would be faster."
     if contents.lowering and set(contents.lowering.forms().values()) != {GROUPED}:
         text += " The parts hold the network as planned; the forms above are those of the whole model."
+    text += _measured_run(contents)
     caption = "Which device is predicted to do what when" if guess.timeline else "Which device works in which stage"
-    picture = [Picture("split", caption, split)] if split.stages else []
+    if contents.run:
+        caption = "Which device did what when" + (", below what was predicted" if guess.timeline else "")
+    picture = [Picture("split", caption, Runs(split, contents.run))] if split.stages else []
     if (shares := layer_shares(split)) is not None:
         picture.append(Picture("split-layers", "Which device computes what of each layer", shares))
-    return Section("split", title, (text, *picture, *(t for t in tables.split_tables(split) if t.rows)))
+    return Section("split", title, (text, *picture, *(t for t in tables.split_tables(split, contents.run) if t.rows)))
+
+
+def _measured_run(contents: Contents) -> str:
+    """What a real run adds."""
+    run, guess = contents.run, contents.split.predicted if contents.split else None
+    if run is None or guess is None:
+        return ""
+    text = f" Measured: {f.milliseconds(run.latency_ms)}, the median of a run"
+    if guess.latency_ms:
+        text += f", {f.signed_percent(run.latency_ms / guess.latency_ms - 1)} against the estimate"
+    if run.clocks_within_ms is None:
+        return f"{text}; one device's clock could be set by its first message only."
+    return f"{text}; the devices' clocks agree within {f.milliseconds(run.clocks_within_ms)}."
 
 
 def _making(contents: Contents) -> Section:

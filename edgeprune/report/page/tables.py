@@ -9,7 +9,7 @@ from edgeprune.io import formatting as f
 from edgeprune.lowering.record import LoweringRecord
 from edgeprune.profiling.estimating.estimates import Estimate
 from edgeprune.profiling.result import ProfileResult, Result
-from edgeprune.report.contents import SplitPlan
+from edgeprune.report.contents import MeasuredRun, SplitPlan
 from edgeprune.report.document import Table, columns
 from edgeprune.report.words.forms import executed_macs
 from edgeprune.report.words.headline import plain_rows, ratio
@@ -148,8 +148,22 @@ def _told(parts: Mapping[str, Sequence[tuple[int, int]]]) -> str:
     return "; ".join(f"{name} {own}" for name, own in runs)
 
 
-def split_tables(split: SplitPlan) -> list[Table]:
-    """Devices, stages and transfers."""
+def _run_table(split: SplitPlan, run: MeasuredRun) -> Table:
+    """What each device's time went to in a real run."""
+    names = ("device", "computed", "predicted", "waited or exchanged", "bytes sent")
+    sizes = {(move.from_, move.tensor, move.to): move.bytes for move in split.transfers}
+    rows = []
+    for device in split.devices:
+        own = [span for span in run.spans if span.device == device.name]
+        computed = sum(span.end_ms - span.start_ms for span in own if span.kind == "compute")
+        sent = sum(sizes.get((device.name, span.tensor, span.to), 0) for span in own if span.kind == "transfer")
+        times = map(f.milliseconds, (computed, device.busy_ms, run.latency_ms - computed))
+        rows.append((f.clean(device.name), *times, f.size(sent)))
+    return Table("Devices in the measured run", columns(*names, numeric=names[1:]), tuple(rows))
+
+
+def split_tables(split: SplitPlan, run: MeasuredRun | None = None) -> list[Table]:
+    """Devices, stages and transfers; and of a real run, where there is one."""
     device_names = ("device", "profile", "subgraphs", "MACs", "weights", "peak memory", "busy (predicted)")
     devices = tuple(
         (
@@ -180,6 +194,7 @@ def split_tables(split: SplitPlan) -> list[Table]:
     move_names = ("before stage", "from", "to", "tensor", "bytes")
     return [
         Table("Devices (MACs of one sample)", columns(*device_names, numeric=device_names[2:]), devices),
+        *([_run_table(split, run)] if run else []),
         Table("Stages", columns(*stage_names, numeric=stage_names[-1:]), stages, folded=len(stages) > 12),
         Table("Parts of the layers", columns(*part_names, numeric=part_names[1:2]), parts, folded=len(parts) > 6),
         Table("Transfers of one sample", columns(*move_names, numeric=move_names[-1:]), moves, folded=len(moves) > 6),

@@ -1,10 +1,10 @@
-"""Which share of each layer each device of a split computes."""
+"""What each device of a split does: its share of each layer, and when it is at work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeprune.report.contents import SplitPlan
+from edgeprune.report.contents import MeasuredRun, SplitPlan
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,14 @@ class LayerShares:
     devices: tuple[str, ...]
     layers: tuple[str, ...]
     shares: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A split network's run as predicted, and a real one where there is one."""
+
+    split: SplitPlan
+    measured: MeasuredRun | None
 
 
 def layer_shares(split: SplitPlan) -> LayerShares | None:
