@@ -16,26 +16,26 @@ from edgeprune.errors import InputError, first_line
 T = TypeVar("T")
 
 
-def decode_toml(data: bytes, expected: type[T], *, where: object, what: str) -> T:
-    """A `what` out of TOML; InputError that names the file, and the field that is wrong."""
+def decode_toml(data: bytes, expected: type[T], *, where: object, what: str, fields: str = "") -> T:
+    """A `what` out of TOML; InputError that names the file, the field that is wrong, and the `fields` there are."""
     try:
         return msgspec.convert(tomllib.loads(data.decode("utf-8")), expected, str_keys=True)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"is not TOML: {first_line(error)}", where=where, expected=what) from error
     except msgspec.ValidationError as error:
         raise InputError(
-            f"is not {what}: {first_line(error)}", where=where, expected=f"the fields of {what}"
+            f"is not {what}: {first_line(error)}", where=where, expected=fields or f"the fields of {what}"
         ) from error
 
 
-def read_toml(path: Path, expected: type[T], *, what: str) -> T:
+def read_toml(path: Path, expected: type[T], *, what: str, fields: str = "") -> T:
     """A `what` from a TOML file; InputError as `decode_toml`, or if the file cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise InputError(reason, where=path, expected=f"{what} as a TOML file", remedy="check the path") from error
-    return decode_toml(data, expected, where=path, what=what)
+    return decode_toml(data, expected, where=path, what=what, fields=fields)
 
 
 def toml_text(value: msgspec.Struct) -> str:

@@ -126,7 +126,7 @@ def load_devices(spec: str | int | Path, *, default_profile: str = "") -> tuple[
 def read_devices_file(path: Path) -> DevicesFile:
     """What a devices file says, without the profiles; InputError if it is none, or its names or links contradict each
     other."""
-    file = read_toml(path, DevicesFile, what="a list of devices")
+    file = read_toml(path, DevicesFile, what="a list of devices", fields=_FIELDS)
     check_devices([Device(entry.name) for entry in file.device], where=path)
     _check_links(file, path)
     return file
@@ -185,6 +185,12 @@ class DeviceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_mb: Positive | None = None
     threads: Count | None = None
     address: str = ""
+
+
+_FIELDS = (
+    f"a [[device]] table for each, with name and maybe {', '.join(DeviceTable.__struct_fields__[1:])}; "
+    f"maybe [link] or [[link]] with {', '.join(LinkTable.__struct_fields__)}; maybe [tls]"
+)
 
 
 class TlsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

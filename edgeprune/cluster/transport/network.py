@@ -132,7 +132,7 @@ def _is_own_ipv4(host: str) -> bool:
 
 
 def _own_addresses() -> list[str]:
-    """zenoh's own choice, "auto", leaves loopback out, and a link's addresses in its first seconds."""
+    """zenoh's own choice, "auto", leaves loopback out, where nothing but that is up."""
     return sorted(
         entry.address for own in psutil.net_if_addrs().values() for entry in own if entry.family == socket.AF_INET
     )
