@@ -121,7 +121,7 @@ TENSOR = (
     [
         (b"", "no frame"),
         (b"x" * 100, "does not begin as a frame does"),
-        (HEADER.pack(MAGIC, 9, 0, 0, 0, 0), "has format 9, this edgeprune speaks 1"),
+        (HEADER.pack(MAGIC, 9, 0, 0, 0, 0), f"has format 9, this edgeprune speaks {VERSION}"),
         (HEADER.pack(MAGIC, VERSION, 0, MOST_PAYLOAD + 1, 0, 0), "at most"),
         (HEADER.pack(MAGIC, VERSION, 0, 2**40, 0, 0), "at most"),
         (valid()[:-1], "its header says"),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from edgeprune.cli import main
-from edgeprune.cluster.local import free_addresses
+from edgeprune.cluster.transport.network import free_addresses
 from edgeprune.partitioning.manifest import load_manifest
 
 
