@@ -150,9 +150,9 @@ class Cluster:
 
     @property
     def capacity(self) -> int:
-        """Requests at a time that keep all devices busy, when each runs whole models: as many again wait here, so that
-        a device need not wait until its answer was read and the next input submitted."""
-        return 2 * SLOTS * max(1, self._conductor.ways)
+        """Requests at a time that keep all devices busy: what they work on, and as many again that wait here, so that
+        none need wait until its answer was read and the next input submitted."""
+        return 2 * SLOTS * max(1, self._conductor.working)
 
     @property
     def faults(self) -> list[str]:

@@ -102,10 +102,11 @@ class Conductor:
             return self._tally.told >= self._tally.to_be_told
 
     @property
-    def ways(self) -> int:
-        """How many devices can run whole models now."""
+    def working(self) -> int:
+        """How many devices can work at a time now: on whole models, or each on its part of one of several requests."""
         with self._crew.lock:
-            return len(self._ways().whole)
+            ways = self._ways()
+            return 1 + len(self._team.needed) if ways.split else len(ways.whole)
 
     def count_dropped(self) -> None:
         """Count a request that found the queue full."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import IO
 import msgspec
 
 from edgeprune.cluster.serving import opener
-from edgeprune.cluster.transport.network import Network, import_zenoh
+from edgeprune.cluster.transport.network import Network, free_addresses, import_zenoh
 from edgeprune.cluster.worker import Worker, WorkerOptions
 from edgeprune.errors import EdgepruneError
 
@@ -118,15 +117,6 @@ class LocalWorkers:
         self.stop(*self.processes)
         self.processes = {}
         self._scratch.cleanup()
-
-
-def free_addresses(count: int) -> list[str]:
-    """Addresses on loopback that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [f"tcp/127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
 def main() -> int:

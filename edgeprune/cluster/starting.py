@@ -24,6 +24,7 @@ from edgeprune.devices.this_machine import is_importable
 from edgeprune.errors import InputError
 from edgeprune.io.user_cache import cache_folder
 from edgeprune.partitioning.manifest import load_partition
+from edgeprune.partitioning.prediction import Predicted
 
 Executor = Literal["local", "process", "cluster"]
 Goal = Literal["latency", "throughput"]
@@ -125,8 +126,9 @@ def opened_cluster(bundle: Bundle, execution: Execution) -> Iterator[Cluster]:
     import_zenoh()
     bundle.require_sound()
     split = bundle.has(PARTITION)
-    names = [entry.name for entry in load_partition(bundle.folder).manifest.devices] if split else []
-    whole = execution.goal == "throughput"
+    manifest = load_partition(bundle.folder).manifest if split else None
+    names = [entry.name for entry in manifest.devices] if manifest else []
+    whole = execution.goal == "throughput" and not (manifest and is_pipeline(manifest.predicted))
     if execution.executor == "cluster" and execution.devices is not None:
         roster = load_roster(execution.devices)
         host = names[0] if names else roster.names[0]
@@ -150,6 +152,12 @@ def opened_cluster(bundle: Bundle, execution: Execution) -> Iterator[Cluster]:
             if not (reasons := workers.reasons()):
                 raise
             raise InputError(f"a local worker ended: {reasons}", where=bundle.folder) from error
+
+
+def is_pipeline(predicted: Predicted) -> bool:
+    """Whether it was split for throughput, and parts of each frame on all devices are faster than whole frames, or all
+    that fits."""
+    return predicted.throughput is not None and predicted.throughput.mode == "pipeline"
 
 
 def _options(

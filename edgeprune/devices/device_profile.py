@@ -20,6 +20,7 @@ from edgeprune.devices.figures import (
     ChannelBlock,
     ConvolutionCosts,
     Count,
+    ExchangeCosts,
     ExecutionCosts,
     Figure,
     KernelRates,
@@ -32,6 +33,8 @@ from edgeprune.devices.this_machine import default_profile_name
 from edgeprune.errors import InputError, unknown_name
 from edgeprune.io.toml_files import decode_toml, read_toml
 
+EXCHANGES_AS = "x86-avx512"
+"""The profile whose figures stand in for those of exchanges where a profile has none."""
 Marked = Figure | ChannelBlock | ConvolutionCosts | KernelRates | Bandwidths
 """What says how sure it is, and where it comes from."""
 
@@ -61,6 +64,8 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """None where nobody has measured: the forms of layers are then not chosen by prediction."""
     execution: ExecutionCosts | None = None
     """None: estimates are a bound, everything at its peak."""
+    exchange: ExchangeCosts | None = None
+    """None: taken as on `EXCHANGES_AS`."""
     runtimes: dict[str, RuntimeCosts] = {}
     """A target, followed by -int8 for that precision -> what is known of it. All else is ONNX Runtime's, in FP32."""
 
@@ -83,6 +88,12 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The same for a target in a precision; the device as it is where nothing is known of that."""
         runtime = runtime_name(target, precision)
         return self.on(runtime) if runtime in self.runtimes else self
+
+    @property
+    def exchange_seconds(self) -> tuple[float, float]:
+        """Seconds a byte, and seconds a message, that exchanges with other devices take besides the link."""
+        known = self.exchange or load_profile(EXCHANGES_AS).exchange
+        return known.seconds if known else (0.0, 0.0)
 
     @property
     def macs_per_s(self) -> float:

@@ -55,6 +55,21 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     round_trip_ms: Figure
 
 
+class ExchangeCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What it takes besides the link to move a tensor to another device's engine: to number, copy and check it, and to
+    wake up who waits for it."""
+
+    message_ms: Figure
+    """However small it is."""
+    gb_per_s: Figure
+    """10^9 bytes a second, beyond that."""
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Seconds a byte, and seconds a message."""
+        return 1e-9 / self.gb_per_s.value, self.message_ms.value * 1e-3
+
+
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 

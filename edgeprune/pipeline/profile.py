@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -13,12 +14,16 @@ from edgeprune.calibration.bench import NOISY_WORDS
 from edgeprune.calibration.machine import calibrate as measure_machine
 from edgeprune.calibration.runtimes import runtime_costs
 from edgeprune.calibration.stopwatch import OrtStopwatch
+from edgeprune.cluster.transport.echo import exchange_costs
 from edgeprune.deployment.candidates import COMPARED, RuntimeOptions
 from edgeprune.devices.device_profile import DeviceProfile, load_profile, runtime_name, split_device
+from edgeprune.devices.figures import ExchangeCosts
+from edgeprune.devices.this_machine import is_importable
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.files import check_file, write_atomically
 from edgeprune.io.toml_files import toml_text
+from edgeprune.profiling.environment import current_environment
 from edgeprune.profiling.profiler import ProfileOptions, ProfileResult
 from edgeprune.profiling.setup import is_gpu
 from edgeprune.profiling.subject import Subject
@@ -73,6 +78,13 @@ def _estimated_as(name: str) -> DeviceProfile:
     return load_profile(device)
 
 
+def _exchange() -> ExchangeCosts | None:
+    """What an engine's exchange takes here; None where none is installed."""
+    if not is_importable("zenoh"):
+        return None
+    return exchange_costs(f"eclipse-zenoh {metadata.version('eclipse-zenoh')}, {current_environment(1).date[:10]}")
+
+
 def calibrate(out: Path, pin: tuple[int, ...] = (), runtimes: str = "cpu") -> DeviceProfile:
     """`edgeprune profile --calibrate`: measures this machine, or only the cores to pin to, and writes a device profile.
 
@@ -94,7 +106,7 @@ def calibrate(out: Path, pin: tuple[int, ...] = (), runtimes: str = "cpu") -> De
         for precision in COMPARED
         if precision in target.precisions and (target.name, precision) != ("cpu", "fp32")
     }
-    found = msgspec.structs.replace(found, runtimes=others)
+    found = msgspec.structs.replace(found, runtimes=others, exchange=_exchange())
     figures = found.figures().values()
     if noisy := sum(NOISY_WORDS in figure.source for figure in figures):
         progress.note(f"{noisy} of {len(figures)} figures are noisy: close other programs and calibrate again")

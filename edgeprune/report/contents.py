@@ -82,6 +82,14 @@ class RunFile(msgspec.Struct, frozen=True):
     timeline: MeasuredRun | None
 
 
+class SplitThroughput(msgspec.Struct, frozen=True):
+    mode: str
+    frames_per_s: float
+    devices: tuple[str, ...] = ()
+    whole_frames_per_s: float | None = None
+    pipeline_frames_per_s: float | None = None
+
+
 class SplitPrediction(msgspec.Struct, frozen=True):
     latency_ms: float | None = None
     speedup: float | None = None
@@ -91,6 +99,7 @@ class SplitPrediction(msgspec.Struct, frozen=True):
     best_device: str = ""
     critical_path: tuple[SplitSpan, ...] = ()
     timeline: tuple[SplitSpan, ...] = ()
+    throughput: SplitThroughput | None = None
 
 
 class SplitPlan(msgspec.Struct, frozen=True):

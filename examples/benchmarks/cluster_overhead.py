@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import queue
-import socket
 import statistics
 import subprocess
 import sys
@@ -25,23 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.cluster.transport.frames import array_of
-from edgeprune.cluster.transport.messages import Attempt, Tensor
-from edgeprune.cluster.transport.network import Network, import_zenoh, open_session
-from edgeprune.cluster.transport.node import Node
-from edgeprune.cluster.transport.peers import Came
+from edgeprune.cluster.transport.echo import Echo
+from edgeprune.cluster.transport.network import Network, free_addresses, import_zenoh, open_session
 from edgeprune.io.arrays import Array
 
 SIZES = {"64 KB": 2**16, "1 MB": 2**20}
 ROUNDS = 10
-BUNDLE = "0" * 64
 
 
-def tensor(array: Array, number: int) -> Tensor:
-    return Tensor(BUNDLE, Attempt("ab", number, 1), "split", 0, "x", array.dtype.name, array.shape, 10_000)
-
-
-def serve(engine: str, bare: str) -> None:
+def serve(bare: str) -> None:
     """The other process: sends back what comes, until its input ends."""
     zenoh = import_zenoh()
     session: Any = open_session(Network((bare,)))
@@ -50,24 +41,14 @@ def serve(engine: str, bare: str) -> None:
     answer, inside = (session.declare_publisher(f"back/{way}", **block) for way in ("there", "inside"))
     session.declare_subscriber("bare/there", lambda sample: inbox.put(sample.payload.to_bytes()))
     session.declare_subscriber("bare/inside", lambda sample: inside.put(sample.payload.to_bytes()))
-    node = Node("there/worker", Network((engine,)))
 
     def echo() -> None:
         while True:
             answer.put(inbox.get())
 
-    def echo_tensors() -> None:
-        while True:
-            event = node.get(1.0)
-            if isinstance(event, Came) and isinstance(event.frame.message, Tensor):
-                array = array_of(event.frame)
-                node.send(event.peer, tensor(array, event.frame.message.attempt.request), array)
-
-    for run in (echo, echo_tensors):
-        threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=echo, daemon=True).start()
     print("ready", flush=True)
     sys.stdin.read()
-    node.close()
     session.close()
 
 
@@ -94,24 +75,6 @@ def bare_exchange(address: str, way: str) -> tuple[Callable[[Array], Array], Cal
     return exchange, session.close
 
 
-def engine_exchange(address: str) -> tuple[Callable[[Array], Array], Callable[[], None]]:
-    """An exchange of a tensor by the engine's nodes."""
-    node = Node("here/ab", Network((), (address,)), peers=["there/worker"])
-    numbers = iter(range(1, 10**9))
-
-    def exchange(array: Array) -> Array:
-        node.send("there/worker", tensor(array, next(numbers)), array)
-        while True:
-            event = node.get(20.0)
-            if isinstance(event, Came):
-                return array_of(event.frame)
-
-    until = time.monotonic() + 20
-    while not node.is_alive("there/worker") and time.monotonic() < until:
-        time.sleep(0.01)
-    return exchange, node.close
-
-
 def measure(exchange: Callable[[Array], Array], array: Array, count: int) -> list[float]:
     """Milliseconds of each exchange."""
     times = []
@@ -125,11 +88,8 @@ def measure(exchange: Callable[[Array], Array], array: Array, count: int) -> lis
 
 def run(exchanges: int) -> dict[str, dict[str, float]]:
     """Size -> p50 of both in ms, and their ratio."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        engine, bare = (f"tcp/127.0.0.1:{s.getsockname()[1]}" for s in (one, other))
-    command = [sys.executable, __file__, "--serve", engine, bare]
+    [bare] = free_addresses(1)
+    command = [sys.executable, __file__, "--serve", bare]
     with (
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server,
         contextlib.ExitStack() as stack,
@@ -137,19 +97,16 @@ def run(exchanges: int) -> dict[str, dict[str, float]]:
         assert server.stdout is not None
         server.stdout.readline()
         stack.callback(server.kill)
-        ways = {
-            "engine": engine_exchange(engine),
-            "bare": bare_exchange(bare, "there"),
-            "inside": bare_exchange(bare, "inside"),
-        }
-        for _, close in ways.values():
+        ways: dict[str, Callable[[Array], Array]] = {"engine": stack.enter_context(Echo()).exchange}
+        for way, key in (("bare", "there"), ("inside", "inside")):
+            ways[way], close = bare_exchange(bare, key)
             stack.callback(close)
         found = {}
         for name, size in SIZES.items():
             array = np.random.default_rng(0).standard_normal(size // 4).astype(np.float32)
             times: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(ROUNDS):
-                for way, (exchange, _) in ways.items():
+                for way, exchange in ways.items():
                     measure(exchange, array, 3)
                     times[way] += measure(exchange, array, max(1, exchanges // ROUNDS))
             p50 = {way: statistics.median(values) for way, values in times.items()}
@@ -162,10 +119,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exchanges", type=int, default=300)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--serve", nargs=2)
+    parser.add_argument("--serve")
     given = parser.parse_args()
     if given.serve:
-        serve(*given.serve)
+        serve(given.serve)
         return
     found = run(given.exchanges)
     for name, row in found.items():

@@ -17,9 +17,11 @@ DEVICES = """
 [[device]]
 name = "hub"
 profile = "raspberry-pi-5"
+threads = 1
 [[device]]
 name = "cam"
 profile = "raspberry-pi-5"
+threads = 1
 [[link]]
 bandwidth_mbit_per_s = 10000.0
 round_trip_ms = 0.02
@@ -34,7 +36,7 @@ def model(tmp_path: Path) -> Path:
         body += f" c{layer} = Conv<group=4, pads=[1,1,1,1]>({'a' if layer == 1 else f'r{layer - 1}'}, w{layer})"
         body += f" r{layer} = Relu(c{layer})"
         weights[f"w{layer}"] = (64, 16, 3, 3)
-    text = '<ir_version: 9, opset_import: ["" : 20]> g (float[batch,3,32,32] x) => (float[batch,c,h,w] y) '
+    text = '<ir_version: 9, opset_import: ["" : 20]> g (float[batch,3,64,64] x) => (float[batch,c,h,w] y) '
     network = parser.parse_model(f"{text}{{ {body} y = GlobalAveragePool(r4) }}")
     random = np.random.default_rng(0)
     for name, shape in weights.items():
@@ -71,7 +73,7 @@ def test_a_split_that_pays_is_written_told_and_run(model: Path, capsys: pytest.C
     bundle = open_bundle(model.parent / "parts")
     assert bundle.faults() == []
     assert {"annotated.onnx", "partition.json", "hub/stage_00.onnx"} <= set(bundle.manifest.files)
-    np.save(model.parent / "x.npy", np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32))
+    np.save(model.parent / "x.npy", np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32))
     for source in (model, bundle.folder):
         out = ["--output", str(model.parent / f"{source.stem}.npy"), "--quiet"]
         assert main(["run", str(source), "--input", str(model.parent / "x.npy"), *out]) == 0

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from edgeprune.cluster.client import Cluster, ClusterOptions
-from edgeprune.cluster.local import LocalWorkers, free_addresses
+from edgeprune.cluster.local import LocalWorkers
 from edgeprune.cluster.requests import ClusterError, LateError
 from edgeprune.cluster.serving import opener
-from edgeprune.cluster.transport.network import Network
+from edgeprune.cluster.transport.network import Network, free_addresses
 from edgeprune.cluster.worker import Worker, WorkerOptions
 from edgeprune.errors import InputError
 

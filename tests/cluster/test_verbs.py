@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from edgeprune.bundles.manifest import SCHEMA_VERSION, Manifest
+from edgeprune.bundles.names import PARTITION
+from edgeprune.bundles.writing import write_manifest
 from edgeprune.cli import main
-from edgeprune.cluster.local import free_addresses
+from edgeprune.cluster.transport.network import free_addresses
 from edgeprune.partitioning.manifest import load_manifest
+from edgeprune.partitioning.prediction import Throughput
 
 
 @pytest.fixture
@@ -61,6 +67,25 @@ def test_a_split_bundle_runs_in_processes_unless_told_otherwise(
     result = json.loads((tmp_path / "r.json").read_bytes())
     assert result["transferred_bytes"] <= 2 * 1152
     assert result["timeline"] is None
+
+
+def test_what_was_split_for_a_pipeline_runs_as_one(
+    chain_bundle: Path, of_chain: Any, given: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "pipeline"
+    shutil.copytree(chain_bundle, folder)
+    manifest = load_manifest(folder)
+    throughput = Throughput("pipeline", 10.0, ("host", "one", "two"))
+    predicted = msgspec.structs.replace(manifest.predicted, throughput=throughput)
+    (folder / PARTITION).write_bytes(msgspec.structs.replace(manifest, predicted=predicted).to_json())
+    write_manifest(folder, Manifest(SCHEMA_VERSION, "0.1.0"))
+    options = ["--executor", "process", "--for", "throughput", "--repeat", "30", "--json", str(tmp_path / "r.json")]
+    assert main(["run", str(folder), *given, *options]) == 0
+    of_chain.check(1, {"y": np.load(tmp_path / "y.npy")})
+    result = json.loads((tmp_path / "r.json").read_bytes())
+    assert (result["latency"]["n"], result["failures"]) == (30, 0)
+    assert result["transferred_bytes"] == 4 * 1152
+    assert set(result["devices"]) == {"host", "one", "two"}
 
 
 def test_in_threads_of_this_process(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -9,6 +10,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from edgeprune.devices.device_profile import load_profile
+from edgeprune.devices.figures import ExchangeCosts, Figure
 from edgeprune.errors import GateError, InputError
 from edgeprune.partitioning.devices import Device, LinkRate
 from edgeprune.partitioning.executor import LocalExecutor
@@ -16,7 +18,17 @@ from edgeprune.partitioning.partition import check_partition, partition_model, w
 from edgeprune.pipeline.split import require_gain
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
-PROFILE = load_profile("raspberry-pi-5")
+PI_5 = load_profile("raspberry-pi-5")
+
+
+def with_exchange(message_ms: float, gb_per_s: float):
+    """The device with engines that take so long."""
+    costs = ExchangeCosts(Figure(message_ms, "measured", "a test"), Figure(gb_per_s, "measured", "a test"))
+    return msgspec.structs.replace(PI_5, exchange=costs)
+
+
+PROFILE = with_exchange(1e-6, 1e6)
+"""Engines that take nothing: these networks are small."""
 CHANNELS, LAYERS = 64, 6
 
 
@@ -94,6 +106,20 @@ def test_a_tensor_is_exchanged_where_it_is_small():
     between = [move.bytes for move in manifest.transfers if move.tensor.startswith(("a", "b", "c"))]
     assert between
     assert all(size == 16 * 16 * 16 * 4 for size in between)  # half of what each lacks
+
+
+def test_what_engines_take_is_in_the_prediction():
+    model, ends = network(), []
+    for profile in (PROFILE, with_exchange(0.5, 1e6), with_exchange(1e-6, 0.01)):
+        given = [Device(name, profile, link=LinkRate(1e5, 0.0)) for name in ("d0", "d1")]
+        predicted = partition_model(model, given).manifest.predicted
+        image = next(span for span in predicted.timeline if span.kind == "transfer")
+        begun = min(span.start_ms for span in predicted.timeline if (span.kind, span.device) == ("compute", "d1"))
+        ends.append((image.end_ms - image.start_ms, begun))
+    (free, at_once), (waits, later), (copies, _) = ends
+    assert later == pytest.approx(at_once + 0.5, abs=1e-3)
+    assert waits == pytest.approx(free, abs=1e-3)
+    assert copies == pytest.approx(3 * 32 * 32 * 4 / 0.01e9 * 1e3, rel=0.05)
 
 
 def test_a_slower_device_gets_less():

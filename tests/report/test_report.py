@@ -199,6 +199,17 @@ def test_a_real_run_stands_beside_the_prediction(bundle: Path, tmp_path: Path) -
     assert not Outline(html).unbalanced
 
 
+def test_what_is_predicted_of_many_frames_is_told(tmp_path: Path) -> None:
+    partition = json.loads(PARTITION)
+    partition["predicted"]["throughput"] = {
+        "mode": "pipeline", "frames_per_s": 12.5, "devices": ["pi0", "pi1"], "pipeline_frames_per_s": 12.5,
+    }  # fmt: skip
+    folder = small.write_bundle(tmp_path / "bundle", partition=json.dumps(partition).encode())
+    (path,) = write_report(folder, ["md"], into=tmp_path)
+    told = "whole frames on each device not at all; parts of each frame on all devices 12.50."
+    assert f"Estimated throughput in frames a second: {told}" in path.read_text()
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -48,6 +48,8 @@ class ExportFlags:
     """Split the network over N devices, or those in a TOML file."""
     force: Switch = False
     """Of --devices: split even where one device alone is predicted to be as fast."""
+    goal: Annotated[Literal["latency", "throughput"], Parameter(name="--for")] = "latency"
+    """Of --devices: what the split is to be good at, as for `edgeprune split`."""
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -81,7 +83,9 @@ class ExportFlags:
 
         if self.force and not self.devices:
             raise InputError("--force says to split in any case", remedy="pass --devices, or leave it out")
-        return SplitOptions(self.devices, device_profile, force=self.force)
+        if self.goal != "latency" and not self.devices:
+            raise InputError("--for says what to split for", remedy="pass --devices, or leave it out")
+        return SplitOptions(self.devices, device_profile, self.goal, self.force)
 
 
 def export(

@@ -30,7 +30,8 @@ class ExecutionFlags:
     timeout: float = 10.0
     """Seconds after which an inference counts as failed; not for `local`."""
     for_: Annotated[Literal["latency", "throughput"], Parameter(name="--for")] = "latency"
-    """`throughput`: the whole model on every device, each on other inferences, instead of a part on each."""
+    """`throughput`: several inferences at a time, on every device the whole model, each on other inferences; or the
+    parts of a bundle that was split for throughput, where that is predicted to be faster or all that fits."""
     threads: Integer = 1
     """Threads of each session."""
     discover: Switch = False

@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -35,8 +34,7 @@ class FrameError(ValueError):
     """What came is no frame, or not one of ours; the text says why."""
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """One message with its place in the sender's sequence."""
 
     epoch: int

@@ -7,6 +7,7 @@ is closed after `LEASE_MS`.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import re
@@ -51,6 +52,15 @@ def check_endpoint(endpoint: str, *, where: object = "") -> str:
     if found is None or not 1 <= int(found[3]) <= 65535:
         raise InputError(f"{endpoint!r} is no address", where=where, expected="such as tcp/192.168.0.11:7447")
     return endpoint
+
+
+def free_addresses(count: int) -> list[str]:
+    """Addresses on loopback that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [f"tcp/127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
 def is_loopback(endpoint: str) -> bool:

@@ -136,9 +136,10 @@ class Node:
         with self._lock:
             peer = self._peer(to, is_watched=False)
             epoch, number = peer.outgoing.next(size, time.monotonic())
-            put = peer.sender.send((epoch, number, message, payload), size)
-        if put is not None:
-            put()
+            item = epoch, number, message, payload
+            is_direct = peer.sender.send(item, size)
+        if is_direct:
+            peer.sender.put_and_release(item)
 
     def is_alive(self, address: str) -> bool:
         """Whether a peer was heard lately."""
@@ -152,11 +153,13 @@ class Node:
             return (peer.beat, peer.heard_at) if peer is not None else (Beat(), 0.0)
 
     def _peer(self, address: str, *, is_watched: bool) -> Peer:
-        if address not in self._peers:
-            publisher = partial(self._session.declare_publisher, key_to(address, self.address), **self._block)
-            sender = Sender(publisher, lambda epoch: peer.outgoing.epoch == epoch, address)
-            self._peers[address] = peer = Peer(address, is_watched, sender)
-        return self._peers[address]
+        known = self._peers.get(address)
+        if known is not None:
+            return known
+        publisher = partial(self._session.declare_publisher, key_to(address, self.address), **self._block)
+        sender = Sender(publisher, lambda epoch: peer.outgoing.epoch == epoch, address)
+        self._peers[address] = peer = Peer(address, is_watched, sender)
+        return peer
 
     def _take(self, sample: Any) -> None:
         """Decode and hand over what came. This is the network's own thread: nothing in here takes long or waits."""

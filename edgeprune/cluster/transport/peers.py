@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeprune.cluster.transport.frames import Frame, encode
 from edgeprune.cluster.transport.links import LOST_AFTER_S, Incoming, Outgoing
@@ -46,8 +46,7 @@ def sender_in(key: str, receiver: str) -> str:
     return sender if _ADDRESS.fullmatch(sender) else ""
 
 
-@dataclass(frozen=True)
-class Came:
+class Came(NamedTuple):
     """A frame that came in order."""
 
     peer: str
@@ -143,17 +142,17 @@ class Sender:
         self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def send(self, item: _Outbound, size: int) -> Callable[[], None] | None:
-        """Take the next frame, with the node's lock held. What is returned is to be called without that lock, and puts
-        the frame on the network; None if the sender's thread does it."""
+    def send(self, item: _Outbound, size: int) -> bool:
+        """Take the next frame, with the node's lock held; whether its sender is to put it on the network, by
+        `put_and_release` without that lock. Else the sender's thread does it."""
         if size <= DIRECT_BYTES and not self._queued and self._turn.acquire(blocking=False):
-            return lambda: self._put_and_release(item)
+            return True
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"edgeprune-to-{self._name}", daemon=True)
             self._thread.start()
         self._queued += 1
         self._queue.put(item)
-        return None
+        return False
 
     def close(self) -> None:
         self._queue.put(None)
@@ -162,9 +161,10 @@ class Sender:
         while (item := self._queue.get()) is not None:
             self._turn.acquire()
             self._queued -= 1  # those that come now find the turn taken
-            self._put_and_release(item)
+            self.put_and_release(item)
 
-    def _put_and_release(self, item: _Outbound) -> None:
+    def put_and_release(self, item: _Outbound) -> None:
+        """Put a frame on the network, and give the turn to the next one."""
         try:
             if self._put is None:
                 self._put = self._publisher().put

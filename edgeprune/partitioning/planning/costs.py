@@ -96,9 +96,12 @@ class Costs:
         return divided * share * input_share + rest
 
     def link(self, sender: int, receiver: int) -> tuple[float, float]:
-        """Seconds a byte from one device to another, and seconds that any message is on its way besides."""
+        """Seconds a byte from one device to another, and seconds that any message is on its way besides: over the link,
+        and through the engines on both sides, each of which has half of what its device's profile tells."""
         rate = link_between(self.devices[sender], self.devices[receiver])
-        return rate.seconds(1), rate.round_trip_ms / 2e3
+        sides = [self.profiles[device].exchange_seconds for device in (sender, receiver)]
+        a_byte, a_message = (math.fsum(part) / 2 for part in zip(*sides, strict=True))
+        return rate.seconds(1) + a_byte, rate.round_trip_ms / 2e3 + a_message
 
     @cached_property
     def links(self) -> tuple[tuple[tuple[float, float], ...], ...]:

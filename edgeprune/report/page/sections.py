@@ -6,7 +6,7 @@ from edgeprune.bundles.manifest import Accuracy
 from edgeprune.io import formatting as f
 from edgeprune.lowering.forms import GROUPED
 from edgeprune.profiling.result import Result
-from edgeprune.report.contents import Contents
+from edgeprune.report.contents import Contents, SplitThroughput
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Tile
 from edgeprune.report.page import layer_tables, making_tables, tables
 from edgeprune.report.page.forms import forms_section
@@ -199,7 +199,7 @@ def _split(contents: Contents) -> Section:
             text += " Over these links, one device alone would be faster."
     if contents.lowering and set(contents.lowering.forms().values()) != {GROUPED}:
         text += " The parts hold the network as planned; the forms above are those of the whole model."
-    text += _measured_run(contents)
+    text += _throughput(guess.throughput) + _measured_run(contents)
     caption = "Which device is predicted to do what when" if guess.timeline else "Which device works in which stage"
     if contents.run:
         caption = "Which device did what when" + (", below what was predicted" if guess.timeline else "")
@@ -207,6 +207,18 @@ def _split(contents: Contents) -> Section:
     if (shares := layer_shares(split)) is not None:
         picture.append(Picture("split-layers", "Which device computes what of each layer", shares))
     return Section("split", title, (text, *picture, *(t for t in tables.split_tables(split, contents.run) if t.rows)))
+
+
+def _throughput(guess: SplitThroughput | None) -> str:
+    """How many frames a second are predicted, and in which way."""
+    if guess is None:
+        return ""
+    ways = (
+        ("whole frames on each device", guess.whole_frames_per_s),
+        ("parts of each frame on all devices", guess.pipeline_frames_per_s),
+    )
+    told = "; ".join(f"{way} {rate:.2f}" if rate else f"{way} not at all" for way, rate in ways)
+    return f" Estimated throughput in frames a second: {told}."
 
 
 def _measured_run(contents: Contents) -> str:
