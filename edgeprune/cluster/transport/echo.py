@@ -6,12 +6,14 @@ when that ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import IO
 
@@ -29,18 +31,24 @@ from edgeprune.io.arrays import Array
 HERE, THERE = "here/ab", "there/worker"
 SMALL, LARGE = 2**12, 2**20
 """Bytes of two tensors whose times tell what a message takes, and what a byte."""
-ROUNDS, EXCHANGES = 8, 25
+ROUNDS, EXCHANGES = 8, 10
+SWEPT_FLOATS = 2**24
+"""So many are read on both sides between two exchanges that are measured, as weights are by who computes: what an
+engine needs is in no cache then."""
 START_S, ANSWER_S = 30.0, 10.0
 
 
 class Echo:
     """The other process, and the way to it. Use as a context manager."""
 
-    def __init__(self) -> None:
-        """EdgepruneError if it does not answer, InputError if zenoh is not installed."""
+    def __init__(self, core: int | None = None) -> None:
+        """`core`: where the other process runs; None: anywhere. EdgepruneError if it does not answer, InputError if
+        zenoh is not installed."""
         [address] = free_addresses(1)
         command = [sys.executable, "-m", "edgeprune.cluster.transport.echo"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        if core is not None:
+            os.sched_setaffinity(self._process.pid, {core})
         stdin: IO[bytes] | None = self._process.stdin
         assert stdin is not None
         stdin.write(address.encode() + b"\n")
@@ -78,14 +86,17 @@ class Echo:
 
 
 def exchange_costs(source: str) -> ExchangeCosts:
-    """Measured here, between two processes on loopback: half of the way there and back. `source`: with what, and when.
-    Errors as `Echo`."""
+    """Measured here, between two processes on loopback: half of the way there and back, by engines that computed
+    before. `source`: with what, and when. Errors as `Echo`."""
     arrays = {size: np.random.default_rng(0).standard_normal(size // 4).astype(np.float32) for size in (SMALL, LARGE)}
     times: dict[int, list[float]] = {size: [] for size in arrays}
-    with Echo() as echo:
+    swept = np.ones(SWEPT_FLOATS, np.float32)
+    with _a_core_each() as pinned, Echo(pinned) as echo:
         for _ in range(ROUNDS):
             for size, array in arrays.items():
                 for _ in range(EXCHANGES):
+                    swept.sum()  # the other side has read as much by the end of the first
+                    swept.sum()
                     start = time.perf_counter()
                     echo.exchange(array)
                     times[size].append(time.perf_counter() - start)
@@ -96,14 +107,31 @@ def exchange_costs(source: str) -> ExchangeCosts:
     return ExchangeCosts(message, Figure(float(f"{rate:.4g}"), "measured", told))
 
 
+@contextlib.contextmanager
+def _a_core_each() -> Iterator[int | None]:
+    """This thread, and those that it starts, on one core; given is another one for the other process. None, and
+    nothing done, where there are not two or the system does not say."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < 2:
+        yield None
+        return
+    os.sched_setaffinity(0, {cores[0]})
+    try:
+        yield cores[1]
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def serve(address: str) -> None:
     """Send back what comes, without end."""
+    swept = np.ones(SWEPT_FLOATS, np.float32)
     with Node(THERE, Network((address,))) as node:
         while True:
             event = node.get(1.0)
             if isinstance(event, Came) and isinstance(event.frame.message, Tensor):
                 array = array_of(event.frame)
                 node.send(event.peer, _message(array, event.frame.message.attempt.request), array)
+                swept.sum()
 
 
 def _message(array: Array, number: int) -> Tensor:
