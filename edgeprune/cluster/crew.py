@@ -8,7 +8,6 @@ end of a computation.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +59,6 @@ class Crew:
             with self._turn:
                 work = self._wait_for_work()
             while work is not None and not self._closing.is_set():
-                _let_others_run()
                 computed = work.run()
                 with self.lock:
                     self._guarded(self._engine.take, computed)
@@ -83,10 +81,3 @@ class Crew:
             act(*given)
         except Exception:  # a bug: requests end at their deadlines, later ones may be served
             logger.exception("the thread %s failed", threading.current_thread().name)
-
-
-def _let_others_run() -> None:
-    """Where the network's threads have no core of their own, what is to be sent would wait until the scheduler takes
-    the core from the computation, some milliseconds."""
-    if hasattr(os, "sched_yield"):  # not on Windows
-        os.sched_yield()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ MOST_BUNDLES = 4
 """Bundles that a worker holds loaded at a time."""
 LONGEST_REASON = 1000
 POLL_S = 0.1
+DONE_LATER_S = 0.05
+"""So long after a request it is told what it cost: at once, that would be in the way of the request's own tensors."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Worker:
             self._folders[digest_of(options.bundle)] = options.bundle
             self._load(digest_of(options.bundle), whole=False)
         self._stopping = threading.Event()
+        self._done: deque[tuple[float, str, Done, bytes]] = deque()
         self._engine = Engine(self._send_tensor, self._finished, self._failed)
         self._crew = Crew("edgeprune-worker", self._engine, self._next_event, self._handle, self._tend, poll_s=POLL_S)
         self._node = Node(
@@ -98,7 +102,11 @@ class Worker:
         return event
 
     def _tend(self) -> None:
-        self._engine.expire(time.monotonic())
+        now = time.monotonic()
+        self._engine.expire(now)
+        while self._done and self._done[0][0] <= now - DONE_LATER_S:
+            _, to, done, marks = self._done.popleft()
+            self._node.send(to, done, marks)
 
     def _handle(self, event: Event) -> None:
         try:
@@ -228,8 +236,9 @@ class Worker:
 
     def _finished(self, job: Job) -> None:
         progress = job.progress
-        told = b"" if job.marks is None else encode_marks(job.marks)
-        self._node.send(job.host, Done(job.attempt, progress.compute_us, progress.sent_bytes), told)
+        marks = b"" if job.marks is None else encode_marks(job.marks)
+        done = Done(job.attempt, progress.compute_us, progress.sent_bytes)
+        self._done.append((time.monotonic(), job.host, done, marks))
 
     def _failed(self, job: Job, reason: str) -> None:
         logger.warning("gave up request %d of %s: %s", job.attempt.request, job.host, reason)

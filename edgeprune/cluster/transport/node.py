@@ -7,6 +7,7 @@ gets everything as events in one queue, so that nothing of it needs a lock, and 
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import secrets
 import threading
@@ -43,6 +44,13 @@ MOST_STRANGERS = 64
 """Peers that spoke to this node first."""
 STRANGER_S = 10.0
 """Silence after which they are forgotten."""
+
+
+def _let_others_run() -> None:
+    """Where the network's threads have no core of their own, what is to be sent would wait until the scheduler takes
+    the core from whatever is computed next, some milliseconds."""
+    if hasattr(os, "sched_yield"):  # not on Windows
+        os.sched_yield()
 
 
 class Node:
@@ -140,6 +148,7 @@ class Node:
             is_direct = peer.sender.send(item, size)
         if is_direct:
             peer.sender.put_and_release(item)
+        _let_others_run()
 
     def is_alive(self, address: str) -> bool:
         """Whether a peer was heard lately."""
