@@ -18,8 +18,8 @@ Varied = Literal["filters", "width", "depth"]
 PROBE = "probe"
 WIDTHS, WIDTH = (7, 14, 28, 56), 28
 """Columns of output that are tried, and those that convolutions have where something else is varied."""
-MATRICES, MATRIX_SIDE = 20, 1024
-"""80 MiB of weights together: more than the usual cache holds."""
+MATRICES, MATRIX_SIDE = 48, 1024
+"""192 MiB of weights together: so much more than caches hold that little of it stays there from run to run."""
 
 
 @dataclass(frozen=True)

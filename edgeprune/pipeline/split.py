@@ -17,6 +17,7 @@ from edgeprune.errors import GateError, InputError
 from edgeprune.io import formatting as f
 from edgeprune.onnx_files.inputs import with_input_size
 from edgeprune.onnx_files.model import load_model
+from edgeprune.onnx_files.pixels import parse_normalisation, taking_pixels
 from edgeprune.onnx_files.validity import require_runnable
 from edgeprune.partitioning.assembly import Goal
 from edgeprune.partitioning.devices import load_devices
@@ -40,6 +41,8 @@ class SplitOptions:
     """Split even where one device alone is predicted to be as fast."""
     input_size: tuple[int, ...] = ()
     """Sizes of the last axes of a network's input, where its file leaves them open."""
+    pixels: str = ""
+    """How the network is to normalise pixels that it takes in place of floats; as for `parse_normalisation`."""
 
     def check(self) -> None:
         """InputError if the devices do not exist; called before any long work."""
@@ -55,6 +58,7 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
     GateError where one device alone is predicted to be as fast, unless `options.force`.
     """
     out.check()
+    normalisation = parse_normalisation(options.pixels) if options.pixels else None
     if model.is_dir():
         source = open_bundle(model)
         if source.has(PARTITION):
@@ -62,6 +66,7 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
         source.require_sound()
         # A report says what was known of the unsplit bundle: it would be stale here.
         names = [name for name in source.manifest.files if not name.startswith("report.")]
+        names = [] if normalisation else names  # which all tell of a network that takes floats
         planned = PLAIN_MODEL if source.has(PLAIN_MODEL) else MODEL
         path, manifest = source.path(planned), source.manifest
     else:
@@ -72,6 +77,8 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
         require_runnable(loaded, path)
     if options.input_size:
         loaded = with_input_size(loaded, options.input_size, where=path)
+    if normalisation:
+        loaded = taking_pixels(loaded, normalisation, where=path)
     with new_bundle(out.folder, overwrite=out.overwrite) as stage:
         copy_files(names, model, stage)
         if not names:

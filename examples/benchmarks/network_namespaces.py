@@ -14,7 +14,8 @@ from dataclasses import dataclass
 ENDS = ("10.213.77.1", "10.213.77.2")
 LINK = "ep0"
 """The link's name at both ends."""
-BURST_BYTES = 256 * 1024
+BURST_BYTES = 64 * 1024
+"""A cable lets nothing pass at once: as small as keeps the rate."""
 
 
 class NamespaceError(Exception):

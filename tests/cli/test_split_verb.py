@@ -89,3 +89,17 @@ def test_many_frames_are_told_beside_it(model: Path, capsys: pytest.CaptureFixtu
     assert throughput["mode"] == "whole_frames"
     assert throughput["whole_frames_per_s"] >= throughput["pipeline_frames_per_s"]
     assert "frames/s, whole frames on hub, cam" in capsys.readouterr().out
+
+
+def test_pixels_are_a_quarter_of_the_bytes(model: Path) -> None:
+    moved = split(model, "--force")["predicted"]["bytes_per_inference"]  # type: ignore[index]
+    fewer = split(model, "--force", "--overwrite", "--pixels", "imagenet")["predicted"]["bytes_per_inference"]  # type: ignore[index]
+    assert moved - fewer == 3 * 3 * 64 * 64
+    folder, parts = model.parent, str(model.parent / "parts")
+    np.save(folder / "x.npy", np.random.default_rng(1).integers(0, 256, (1, 3, 64, 64), np.uint8))
+    for source, executor in ((folder / "parts" / "model.onnx", "local"), (parts, "local"), (parts, "process")):
+        given = ["run", str(source), "--input", str(folder / "x.npy"), "--output", str(folder / "y.npy")]
+        assert main([*given, "--executor", executor]) == 0
+        result = np.load(folder / "y.npy")
+        np.save(folder / "whole.npy", result) if source != parts else None
+        np.testing.assert_allclose(result, np.load(folder / "whole.npy"), rtol=1e-5, atol=1e-6)

@@ -9,12 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from edgeprune.cli.flags.common import Common, OutFlags
-from edgeprune.cli.flags.kinds import EXPORT, OptionalText, Switch, parse_open_size
+from edgeprune.cli.flags.kinds import EXPORT, OptionalText, Switch, flags, parse_open_size
 from edgeprune.cli.tables import facts, milliseconds, table
 
 if TYPE_CHECKING:
     from edgeprune.bundles.bundle import Bundle
     from edgeprune.partitioning.manifest import PartitionManifest
+
+
+@Parameter(name="*", group=EXPORT)
+@flags
+class InputFlags:
+    """What the network is fed with."""
+
+    input_size: OptionalText = ""
+    """Sizes of the input's last axes, such as H,W or C,H,W, for an ONNX file that leaves more open than the batch."""
+    pixels: OptionalText = ""
+    """Have the network take pixels, uint8 from 0 to 255, and normalise them itself: a quarter of the bytes to send.
+    imagenet, unit (pixels / 255), or mean and std of pixels / 255 a channel, as 0.5,0.5,0.5/0.25,0.25,0.25. What a
+    bundle holds of the network that takes floats, such as its profile, is left out."""
 
 
 def split(
@@ -23,7 +36,7 @@ def split(
     *,
     devices: Annotated[str, Parameter(group=EXPORT)],
     device_profile: Annotated[OptionalText, Parameter(group=EXPORT)] = "",
-    input_size: Annotated[OptionalText, Parameter(group=EXPORT)] = "",
+    fed: InputFlags = InputFlags(),
     goal: Annotated[Literal["latency", "throughput"], Parameter(name="--for", group=EXPORT)] = "latency",
     force: Annotated[Switch, Parameter(group=EXPORT)] = False,
     out: OutFlags,
@@ -39,6 +52,7 @@ def split(
     - `edgeprune split out/ --devices 2 -o split`
     - `edgeprune split resnext.onnx --devices cluster.toml -o split`
     - `edgeprune split out/ --devices cluster.toml --for throughput -o split`
+    - `edgeprune split out/ --devices cluster.toml --pixels imagenet -o split`
 
     Parameters
     ----------
@@ -48,8 +62,6 @@ def split(
         Number of devices, or a TOML file with a [[device]] table for each.
     device_profile
         Device type that the prediction is for, where the TOML file names none.
-    input_size
-        Sizes of the input's last axes, such as H,W or C,H,W, for an ONNX file that leaves more open than the batch.
     goal
         latency: one frame as soon as possible. throughput: as many frames as possible; says, too, whether whole frames
         on each device are predicted to be faster than parts of each on all.
@@ -58,7 +70,7 @@ def split(
     """
     from edgeprune.pipeline import split as steps
 
-    options = steps.SplitOptions(devices, device_profile, goal, force, parse_open_size(input_size))
+    options = steps.SplitOptions(devices, device_profile, goal, force, parse_open_size(fed.input_size), fed.pixels)
     bundle, manifest = steps.split(model, options, out.output())
     show(manifest, bundle)
     common.write(manifest)
