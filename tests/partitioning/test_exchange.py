@@ -37,7 +37,30 @@ def test_an_element_that_mixes_costs_its_way_over_the_link(tmp_path: Path) -> No
 
 
 def test_of_more_devices_more_comes_from_elsewhere() -> None:
-    assert Exchange(4, 1e6, 0).seconds_per_element == pytest.approx(1.5 * Exchange(2, 1e6, 0).seconds_per_element)
+    alone = DevicePrices("a device", 0.0)
+    four, two = (alone.over(Exchange((1.0,) * count, 8.0, 0.0)).macs_per_element for count in (4, 2))
+    assert four == pytest.approx(1.5 * two)
+
+
+def test_an_exchange_costs_its_start_and_its_elements_times_the_weight(tmp_path: Path) -> None:
+    devices, rate = load_devices(devices_file(tmp_path, 100)), load_profile(PI).macs_per_s
+    whole, tenth = (mixing_price(devices, weight) for weight in (1.0, 0.1))
+    assert whole.exchange.cost(1000) == pytest.approx((0.5e-3 + 1000 * 4 / 12.5e6) * rate)
+    assert tenth.exchange.cost(1000) == pytest.approx(0.1 * whole.exchange.cost(1000))
+    assert whole.exchange.cost(0) == 0
+    assert whole.exchange.shares == (rate, rate)
+    assert mixing_price(devices, 0.0) is None
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
+def test_a_weight_that_is_no_price_is_refused(weight: float) -> None:
+    with pytest.raises(InputError, match="--exchange-weight"):
+        PruneFlags(method="gconv", groups=4, for_devices="2", exchange_weight=weight).options(0)
+
+
+def test_a_weight_without_devices_is_refused() -> None:
+    with pytest.raises(InputError, match="--exchange-weight without devices"):
+        PruneFlags(method="gconv", groups=4, exchange_weight=0.5).options(0)
 
 
 def test_the_link_of_a_pair_and_the_threads_of_a_device_count(tmp_path: Path) -> None:
@@ -56,7 +79,7 @@ def test_what_are_no_several_devices_is_refused(devices: str) -> None:
         PruneFlags(method="gconv", groups=4, for_devices=devices).options(0)
 
 
-@pytest.mark.parametrize("method", ["tmi-gkp", "fpgm"])
+@pytest.mark.parametrize("method", ["csgd", "fpgm"])
 def test_methods_that_do_not_look_at_devices_say_so(method: str) -> None:
     with pytest.raises(InputError, match="takes no --for-devices"):
         PruneFlags(method=method, for_devices="2").options(0)

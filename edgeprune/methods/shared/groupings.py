@@ -65,14 +65,14 @@ class Groupings:
         return grouping_note(self.asked[name], self.taken[name], self.block, self.prices)
 
     def recorded(self, entry: LayerPlan) -> LayerPlan:
-        """The layer with what was asked, where something else was taken."""
+        """The layer with what was asked, where something else was taken for blocks, or for devices."""
         if entry.name not in self.taken:
             return entry
         asked, taken = self.asked[entry.name].asked, self.taken[entry.name]
         return msgspec.structs.replace(
             entry,
             asked_groups=asked.groups if asked.groups != taken.groups else 0,
-            asked_kept=asked.kept if asked.kept != taken.kept else 0,
+            asked_kept=asked.kept if asked.kept != (entry.kept or taken.kept) else 0,
         )
 
     def missed(self, graph: Graph) -> list[str]:
