@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeprune.cli import main
@@ -11,9 +12,13 @@ from edgeprune.cli.flags.method import PruneFlags
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.devices.prices import DevicePrices, Exchange
 from edgeprune.errors import InputError
+from edgeprune.onnx_files.model import load_model
 from edgeprune.partitioning.devices import load_devices
 from edgeprune.partitioning.exchange import mixing_price
+from edgeprune.partitioning.executor import LocalExecutor
+from edgeprune.partitioning.partition import load_partition
 from edgeprune.plans.plan import load_plan
+from edgeprune.runners.onnxruntime.runner import OrtRunner
 
 PI = "raspberry-pi-5"
 
@@ -106,3 +111,31 @@ def test_the_plan_tells_the_price_of_its_devices(tmp_path: Path) -> None:
         told[bandwidth] = plan.settings["prices"]
         assert plan.settings["prices"]["device"] == "2 devices"
     assert told[1]["macs_per_element"] > 1e4 * told[1e9]["macs_per_element"]
+
+
+NETWORK = ("--arch", "resnet8-w32", "--random-init", "--input-size", "3,16,16", "--num-classes", "10", "--groups", "4")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [("tmi-gkp", "--rate", "0.5", "--set", "scheme=kpca"), ("gconv",)],
+    ids=["tmi-gkp", "gconv"],
+)
+def test_a_network_for_two_devices_is_split_with_hardly_any_exchange(method: tuple[str, ...], tmp_path: Path) -> None:
+    """No layer in groups reads from afar, but for zero-channel shortcuts; the parts compute what the whole does."""
+    devices, moved = devices_file(tmp_path, 100), {}
+    for weight in ("0", "1"):
+        out, parts = tmp_path / weight, tmp_path / f"parts-{weight}"
+        flags = ("--for-devices", devices, "--exchange-weight", weight)
+        assert main(["export", *NETWORK, "--method", *method, *flags, "-o", str(out), "--quiet"]) == 0
+        assert main(["split", str(out), "--devices", devices, "--force", "-o", str(parts), "--quiet"]) == 0
+        moved[weight] = load_partition(parts).manifest.predicted.bytes_per_inference
+        x = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+        with OrtRunner(
+            load_model(out / "plain.onnx" if (out / "plain.onnx").exists() else out / "model.onnx")
+        ) as whole:
+            expected = whole.run({"input": x})["output"]
+        with LocalExecutor(parts) as executor:
+            found = executor.run({"input": x})["output"]
+        assert np.abs(found - expected).max() <= 1e-5 * np.ptp(expected)
+    assert moved["1"] < 0.35 * moved["0"]

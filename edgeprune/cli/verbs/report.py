@@ -113,6 +113,7 @@ def report(
     - `edgeprune report out/ --format html`
     - `edgeprune report monday/ tuesday/ wednesday/ -o week.html`
     - `edgeprune report new/ --baseline old/ --fail-on-regression 5%`
+    - `edgeprune report parts-a/ parts-b/ -o exchange.html` (split bundles: accuracy against the bytes exchanged)
 
     Parameters
     ----------
