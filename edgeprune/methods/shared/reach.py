@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgeprune.devices.prices import FLOAT_BYTES, DevicePrices
 from edgeprune.graph import Graph, Layer
+from edgeprune.io import formatting as f
 from edgeprune.methods.shared.alignment import Grouping
 from edgeprune.methods.shared.clustering import Labels
 from edgeprune.methods.shared.placement import Matrix, Placement
@@ -94,7 +95,7 @@ def exchange_note(entries: Iterable[LayerPlan], graph: Graph, placement: Placeme
     """What is left of exchange, for the user."""
     found = exchanged(entries, graph, placement)
     layers = sum(map(bool, found.values()))
-    size = f", {FLOAT_BYTES * sum(found.values()) / 1e3:,.1f} KB of FP32 an image" if layers else ""
+    size = f", {f.size(FLOAT_BYTES * sum(found.values()))} of FP32 an image" if layers else ""
     return f"{layers} of {len(found)} layers read what another device holds{size}, as the price of exchange has it."
 
 

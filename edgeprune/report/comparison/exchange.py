@@ -46,7 +46,7 @@ def exchange_blocks(runs: Sequence[Run]) -> Iterator[Block]:
     if len(scored) > 1 and len({accuracy.metric for _, accuracy in scored}) == 1:
         x, y = tuple(one.size / 1e3 for one, _ in scored), tuple(accuracy.pruned for _, accuracy in scored)
         names = tuple(f.clean(one.name) for one, _ in scored)
-        curve = RecordCurve(TITLE, "KB exchanged for one inference", label, x, y, names)
+        curve = RecordCurve(TITLE, "kB exchanged for one inference", label, x, y, names)
         yield Picture("exchange", TITLE, curve, exchange_words(found))
     yield _table(found)
 
