@@ -29,6 +29,8 @@ def mixed_on_devices(
     found, alone = dict(divisions), prices.without_exchange()
     for name in tied:
         layer, division, importance = graph.layer(name), divisions[name], divider.importance[name]
+        if not division.in_order:  # its numbers do not tell the devices
+            continue
         counts = groups_a_device(division.groups, prices.exchange.shares)
         mixed = replace(division, columns=_columns(importance, division, counts))
         own = alone.convolution(layer.macs // division.groups, layer.out_channels // division.groups)

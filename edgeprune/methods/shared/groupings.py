@@ -69,10 +69,14 @@ class Groupings:
         if entry.name not in self.taken:
             return entry
         asked, taken = self.asked[entry.name].asked, self.taken[entry.name]
+        kept, note = entry.kept or taken.kept, entry.note
+        if kept < taken.kept:
+            note = "; ".join(filter(None, (note, f"keeps the {kept} channels a group that a device holds")))
         return msgspec.structs.replace(
             entry,
             asked_groups=asked.groups if asked.groups != taken.groups else 0,
-            asked_kept=asked.kept if asked.kept != (entry.kept or taken.kept) else 0,
+            asked_kept=asked.kept if asked.kept != kept else 0,
+            note=note,
         )
 
     def missed(self, graph: Graph) -> list[str]:
