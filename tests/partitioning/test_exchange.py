@@ -116,6 +116,16 @@ def test_the_plan_tells_the_price_of_its_devices(tmp_path: Path) -> None:
 NETWORK = ("--arch", "resnet8-w32", "--random-init", "--input-size", "3,16,16", "--num-classes", "10", "--groups", "4")
 
 
+@pytest.mark.parametrize("method", ["tmi-gkp", "gconv"])
+def test_exchange_for_nothing_leaves_the_plan_as_it_is_without_devices(method: str, tmp_path: Path) -> None:
+    plans = []
+    for number, flags in enumerate(((), ("--for-devices", "2", "--exchange-weight", "0"))):
+        out = tmp_path / str(number)
+        assert main(["prune", *NETWORK, "--method", method, *flags, "-o", str(out), "--quiet"]) == 0
+        plans.append((out / "plan.json").read_bytes())
+    assert plans[0] == plans[1]
+
+
 @pytest.mark.parametrize(
     "method",
     [("tmi-gkp", "--rate", "0.5", "--set", "scheme=kpca"), ("gconv",)],

@@ -23,7 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from edgeprune.devices.shares import shares_of
 from edgeprune.graph import Graph, Layer
 from edgeprune.methods.base import MethodInput
-from edgeprune.methods.shared.clustering import Labels, balanced_assignment
+from edgeprune.methods.shared.clustering import Labels
 from edgeprune.methods.shared.reconstruction import filter_gains
 
 Matrix = NDArray[np.float64]
@@ -157,8 +157,14 @@ class Places:
         for reader in dict.fromkeys(reader for reader, _ in self.around[name]) if name else self.readers:
             rows, columns = self.held(reader.writes, owners), self.held(reader.reads, owners)
             if rows is not None and columns is not None:
-                total += float(reader.importance[rows[:, None] == columns[None, :]].sum())
+                here = reader.importance @ np.eye(self.devices)[columns]  # (filters, devices)
+                total += float(here[np.arange(len(rows)), rows].sum())
         return total
+
+    def loops(self, name: str) -> bool:
+        """Whether something writes what it reads of this set."""
+        written = {reader for reader, offset in self.around[name] if offset is None}
+        return any(reader in written for reader, offset in self.around[name] if offset is not None)
 
     def around_of(self, name: str) -> Iterator[str]:
         """The sets whose best owners depend on this one's."""
@@ -212,12 +218,14 @@ def groups_a_device(groups: int, shares: Sequence[float]) -> tuple[int, ...]:
 def sized_assignment(cost: Matrix, sizes: Sequence[int]) -> Labels:
     """(items,) a place of each at the least total cost, `sizes` items in each place. `cost`: (items, places)."""
     taken = [number for number, size in enumerate(sizes) if size]
-    if len({sizes[number] for number in taken}) == 1:
-        labels = balanced_assignment(cost[:, taken])
-    else:
-        _, columns = linear_sum_assignment(np.repeat(cost[:, taken], [sizes[number] for number in taken], axis=1))
-        labels = np.repeat(np.arange(len(taken)), [sizes[number] for number in taken])[columns]
-    return np.asarray(taken, dtype=np.int64)[labels]
+    if len(taken) == 2:  # the first place goes to whom it saves most
+        first, second = taken
+        labels = np.full(len(cost), second, dtype=np.int64)
+        labels[np.argsort(cost[:, first] - cost[:, second], kind="stable")[: sizes[first]]] = first
+        return labels
+    places = np.repeat(taken, [sizes[number] for number in taken])
+    _, columns = linear_sum_assignment(cost[:, places])
+    return np.asarray(places[columns], dtype=np.int64)
 
 
 def _start(
@@ -236,9 +244,12 @@ def _ascended(problem: Places, owners: dict[str, Labels], free: Sequence[str]) -
     waiting = list(free)
     while waiting:
         name = waiting.pop(0)
-        changed = {**owners, name: problem.assigned(name, problem.gain(name, owners))}
-        before, after = (problem.stays(one, name) for one in (owners, changed))
-        if after > before * (1 + 1e-12):  # a layer that writes what it reads may make it worse
+        gain, now = problem.gain(name, owners), owners[name]
+        changed = {**owners, name: problem.assigned(name, gain)}
+        before, after = (float(gain[np.arange(len(now)), labels].sum()) for labels in (now, changed[name]))
+        if problem.loops(name):  # a layer that writes what it reads may make it worse
+            before, after = (problem.stays(one, name) for one in (owners, changed))
+        if after > before * (1 + 1e-12):
             owners = changed
             others = dict.fromkeys(problem.around_of(name))
             waiting += [other for other in others if other in free and other not in waiting]

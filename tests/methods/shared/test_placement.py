@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from edgeprune.devices.prices import DevicePrices, Exchange
 from edgeprune.graph import CoupledSet, Graph, Layer, ZeroPadding
 from edgeprune.methods.shared.alignment import Grouping
-from edgeprune.methods.shared.clustering import balanced_assignment
 from edgeprune.methods.shared.placement import Places, place, sized_assignment
 from edgeprune.methods.shared.reach import Groups, reach_of
 
@@ -166,8 +165,3 @@ def test_fewer_kept_channels_are_on_the_block() -> None:
     groups = Groups(np.ones((4, 12)), np.asarray([0, 0, 1, 1]), np.asarray([0, 1] * 6))
     layer = conv("a", "s", "m", (12, 8))
     assert reach_of(groups, layer, Grouping(4, 8), 4, prices(1e12)).keep == 4
-
-
-def test_equal_sizes_are_a_balanced_assignment() -> None:
-    cost = np.random.default_rng(0).normal(size=(12, 3))
-    assert (sized_assignment(cost, [4, 4, 4]) == balanced_assignment(cost)).all()
