@@ -188,9 +188,9 @@ def _pad(plain: Role, network: Network) -> Role | None:
         return None
     if any(name and name not in network.constants for name in node.input[1:]):
         return None
-    if (
-        attributes(node).get("mode", b"constant") not in (b"constant", "constant")
-        or opset(network.model) < _PADS_AS_INPUT
+    if opset(network.model) < _PADS_AS_INPUT or attributes(node).get("mode", "constant") not in (
+        "constant",
+        b"constant",
     ):
         return None
     pads = array(network.constants[node.input[1]]).reshape(-1).tolist()
