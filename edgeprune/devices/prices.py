@@ -27,17 +27,30 @@ TYPICAL_BYTES = 2 * 2**20
 
 @dataclass(frozen=True)
 class Exchange:
-    """That groups are computed on several devices, and what moving data between them takes."""
+    """That groups are computed on several devices, and what moving data between them costs, in multiply-adds."""
 
-    devices: int
-    bytes_per_s: float
-    """Of the slowest link."""
-    round_trip_s: float
+    shares: tuple[float, ...]
+    """Of the work, a device; relative to each other."""
+    macs_per_element: float
+    """Of one element that a device gets from another, over the slowest link."""
+    macs_per_start: float
+    """Of starting an exchange, however little it moves: the round trip."""
 
     @property
-    def seconds_per_element(self) -> float:
-        """For channels that mix: of each element all but the part that the device holds anyway comes over the link."""
-        return FLOAT_BYTES * (1 - 1 / self.devices) / self.bytes_per_s
+    def devices(self) -> int:
+        return len(self.shares)
+
+    def cost(self, elements: float) -> float:
+        """Of an exchange in which a device gets so many elements; 0 for none."""
+        return elements * self.macs_per_element + self.macs_per_start if elements else 0.0
+
+    def record(self) -> dict[str, Any]:
+        """The figures, as a plan's settings hold them."""
+        return dataclasses.asdict(self) | {"shares": list(self.shares)}
+
+    def times(self, weight: float) -> Exchange:
+        """At another price."""
+        return Exchange(self.shares, self.macs_per_element * weight, self.macs_per_start * weight)
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,8 @@ class DevicePrices:
     """Of starting its nodes, however little they move."""
     rates: Mapping[int, float] = field(default_factory=dict)
     """Filters a group, from that number on -> share of the full rate; empty: the full rate for all."""
+    exchange: Exchange | None = None
+    """Between the devices that compute the groups, in the other figures already; None for one device."""
 
     @staticmethod
     def of(profile: DeviceProfile) -> DevicePrices:
@@ -71,14 +86,26 @@ class DevicePrices:
         per_gather = len(moves) * execution.dispatch_us.value * 1e-6 * full_rate
         return DevicePrices(profile.name, per_element, per_gather, rates)
 
-    def over(self, exchange: Exchange, macs_per_s: float) -> DevicePrices:
-        """Where channels that mix come from other devices, which compute so many multiply-adds a second at full
-        rate."""
+    def over(self, exchange: Exchange) -> DevicePrices:
+        """Where channels that mix come from other devices: all of them but the part that a device holds anyway."""
         return dataclasses.replace(
             self,
             device=f"{exchange.devices} devices",
-            macs_per_element=self.macs_per_element + exchange.seconds_per_element * macs_per_s,
-            macs_per_gather=self.macs_per_gather + exchange.round_trip_s * macs_per_s,
+            macs_per_element=self.macs_per_element + (1 - 1 / exchange.devices) * exchange.macs_per_element,
+            macs_per_gather=self.macs_per_gather + exchange.macs_per_start,
+            exchange=exchange,
+        )
+
+    def without_exchange(self) -> DevicePrices:
+        """On one of the devices by itself."""
+        if self.exchange is None:
+            return self
+        per_element = (1 - 1 / self.exchange.devices) * self.exchange.macs_per_element
+        return dataclasses.replace(
+            self,
+            macs_per_element=self.macs_per_element - per_element,
+            macs_per_gather=self.macs_per_gather - self.exchange.macs_per_start,
+            exchange=None,
         )
 
     def record(self) -> dict[str, Any]:
@@ -88,6 +115,7 @@ class DevicePrices:
             "macs_per_element": self.macs_per_element,
             "macs_per_gather": self.macs_per_gather,
             "rates": {str(filters): rate for filters, rate in self.rates.items()},
+            **({"exchange": self.exchange.record()} if self.exchange else {}),
         }
 
     def gather(self, elements: int) -> float:

@@ -10,14 +10,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgeprune.onnx_files.graph import inner_graphs
+from edgeprune.onnx_files.graph import array, inner_graphs
 from edgeprune.partitioning.network import Network
 from edgeprune.partitioning.operations import ConstantPart, Move, Op, Program, drop_idle_work
 from edgeprune.partitioning.planning import channels as ch
 from edgeprune.partitioning.planning.channels import Channels
-from edgeprune.partitioning.planning.roles import Role, inputs_of
+from edgeprune.partitioning.planning.roles import FILLED, Role, inputs_of
 from edgeprune.partitioning.planning.search import Division, Fetch, Step, addend
 from edgeprune.partitioning.tensors import Tensors, bare
 
@@ -104,13 +104,27 @@ class _Writer:
                 own = part if len(outputs) == 1 else ch.whole(self.network.channels(name))
                 node.output[place] = self._name(device, name, own)
         constants = self._constants(node, role, role.sliced if not is_whole else {}, part)
+        own_constants: tuple[TensorProto, ...] = ()
+        if role.kind == "pad" and not is_whole:
+            del constants[1]
+            own_constants = (self._pads(node, role, part),)
         layer = role.node.name if role.is_layer and not is_whole else ""
         macs = round(self.macs.get(role.key, 0) * share)
-        self._add(device, Op(node, constants, key=role.key, share=share, macs=macs, layer=layer))
+        self._add(device, Op(node, constants, own_constants, role.key, share, macs, layer))
         for place, name in enumerate(role.node.output):
             if name:
                 own = part if len(outputs) == 1 else ch.whole(self.network.channels(name))
                 self._made(name, device, own, node.output[place])
+
+    def _pads(self, node: NodeProto, role: Role, part: Channels) -> TensorProto:
+        """Let a Pad add those channels that a part of its result has."""
+        pads = array(self.network.constants[role.node.input[1]]).reshape(-1).copy()
+        held = [number for number in range(role.channels) if role.order[number] != FILLED]
+        added = [n for n in ch.numbers(part) if role.order[n] == FILLED]
+        pads[1] = sum(number < held[0] for number in added)
+        pads[1 + len(pads) // 2] = len(added) - pads[1]
+        node.input[1] = f"{node.output[0]}_pads"
+        return numpy_helper.from_array(pads.astype(np.int64), node.input[1])
 
     def _write_addends(self, step: Step, own: set[str]) -> None:
         role, parts = step.role, step.choice.parts

@@ -146,7 +146,7 @@ def read_contents(folder: Path, run: Path | None = None) -> Contents:
         bundle,
         load_plan(bundle.path(PLAN)) if bundle.has(PLAN) else None,
         load_profile_result(bundle.path(PROFILE)) if bundle.has(PROFILE) else None,
-        _load_split(bundle.path(PARTITION)) if bundle.has(PARTITION) else None,
+        load_split(bundle.path(PARTITION)) if bundle.has(PARTITION) else None,
         load_method_record(bundle.path(METHOD_RECORD)) if bundle.has(METHOD_RECORD) else None,
         load_lowering(bundle.path(LOWERING)) if bundle.has(LOWERING) else None,
         load_runtimes(bundle.path(RUNTIMES)) if bundle.has(RUNTIMES) else None,
@@ -171,7 +171,8 @@ def _load_run(path: Path, split: SplitPlan | None) -> MeasuredRun:
     return found
 
 
-def _load_split(path: Path) -> SplitPlan:
+def load_split(path: Path) -> SplitPlan:
+    """Read `partition.json`; InputError if the file is none."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=SplitPlan)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

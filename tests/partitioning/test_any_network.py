@@ -19,7 +19,21 @@ from edgeprune.partitioning.partition import check_partition, load_partition, pa
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
 PROFILES = ("raspberry-pi-4", "raspberry-pi-5", "x86-avx2", "rk3588")
-LAYERS = ("grouped", "dense", "depthwise", "residual", "concat", "relu", "pool", "silu", "gather", "norm", "gate")
+LAYERS = (
+    "grouped",
+    "dense",
+    "depthwise",
+    "residual",
+    "concat",
+    "relu",
+    "pool",
+    "silu",
+    "gather",
+    "norm",
+    "gate",
+    "pad",
+    "cut",
+)
 
 
 @dataclass
@@ -73,6 +87,21 @@ class Builder:
             name = f"o{len(self.constants)}"
             self.constants[name] = np.asarray(draw.draw(st.permutations(range(count))))
             self.add(f"Gather<axis=1>({value}, {name})", count)
+        elif kind == "pad":
+            name, (front, back) = f"o{len(self.constants)}", draw.draw(st.sampled_from([(4, 8), (0, 1), (12, 0)]))
+            self.constants[name] = np.asarray([0, front, 0, 0, 0, back, 0, 0])
+            self.add(f"Pad({value}, {name})", count + front + back)
+            if back == 1:  # one channel of zeros, and a Gather that repeats it
+                name, added = f"o{len(self.constants)}", [count] * 12
+                self.constants[name] = np.asarray(draw.draw(st.permutations([*range(count), *added])))
+                self.add(f"Gather<axis=1>({self.values[-1][0]}, {name})", count + 12)
+        elif kind == "cut":
+            bounds = [f"o{len(self.constants) + number}" for number in range(4)]
+            self.constants |= dict(zip(bounds, map(np.asarray, ([0], [6], [2], [2])), strict=True))
+            self.add(f"Slice({value}, {', '.join(bounds)})", count)
+            number = len(self.values)
+            self.body.append(f"r{number} = Concat<axis=2>({self.values[-1][0]}, {self.values[-1][0]})")
+            self.values[-1] = (f"r{number}", count)
         elif kind == "norm":
             scale, shift, mean = (self.weight(count) for _ in range(3))
             variance = self.weight(count)

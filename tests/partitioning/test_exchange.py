@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeprune.cli import main
@@ -11,9 +12,13 @@ from edgeprune.cli.flags.method import PruneFlags
 from edgeprune.devices.device_profile import load_profile
 from edgeprune.devices.prices import DevicePrices, Exchange
 from edgeprune.errors import InputError
+from edgeprune.onnx_files.model import load_model
 from edgeprune.partitioning.devices import load_devices
 from edgeprune.partitioning.exchange import mixing_price
+from edgeprune.partitioning.executor import LocalExecutor
+from edgeprune.partitioning.partition import load_partition
 from edgeprune.plans.plan import load_plan
+from edgeprune.runners.onnxruntime.runner import OrtRunner
 
 PI = "raspberry-pi-5"
 
@@ -37,7 +42,30 @@ def test_an_element_that_mixes_costs_its_way_over_the_link(tmp_path: Path) -> No
 
 
 def test_of_more_devices_more_comes_from_elsewhere() -> None:
-    assert Exchange(4, 1e6, 0).seconds_per_element == pytest.approx(1.5 * Exchange(2, 1e6, 0).seconds_per_element)
+    alone = DevicePrices("a device", 0.0)
+    four, two = (alone.over(Exchange((1.0,) * count, 8.0, 0.0)).macs_per_element for count in (4, 2))
+    assert four == pytest.approx(1.5 * two)
+
+
+def test_an_exchange_costs_its_start_and_its_elements_times_the_weight(tmp_path: Path) -> None:
+    devices, rate = load_devices(devices_file(tmp_path, 100)), load_profile(PI).macs_per_s
+    whole, tenth = (mixing_price(devices, weight) for weight in (1.0, 0.1))
+    assert whole.exchange.cost(1000) == pytest.approx((0.5e-3 + 1000 * 4 / 12.5e6) * rate)
+    assert tenth.exchange.cost(1000) == pytest.approx(0.1 * whole.exchange.cost(1000))
+    assert whole.exchange.cost(0) == 0
+    assert whole.exchange.shares == (rate, rate)
+    assert mixing_price(devices, 0.0) is None
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
+def test_a_weight_that_is_no_price_is_refused(weight: float) -> None:
+    with pytest.raises(InputError, match="--exchange-weight"):
+        PruneFlags(method="gconv", groups=4, for_devices="2", exchange_weight=weight).options(0)
+
+
+def test_a_weight_without_devices_is_refused() -> None:
+    with pytest.raises(InputError, match="--exchange-weight without devices"):
+        PruneFlags(method="gconv", groups=4, exchange_weight=0.5).options(0)
 
 
 def test_the_link_of_a_pair_and_the_threads_of_a_device_count(tmp_path: Path) -> None:
@@ -56,7 +84,7 @@ def test_what_are_no_several_devices_is_refused(devices: str) -> None:
         PruneFlags(method="gconv", groups=4, for_devices=devices).options(0)
 
 
-@pytest.mark.parametrize("method", ["tmi-gkp", "fpgm"])
+@pytest.mark.parametrize("method", ["csgd", "fpgm"])
 def test_methods_that_do_not_look_at_devices_say_so(method: str) -> None:
     with pytest.raises(InputError, match="takes no --for-devices"):
         PruneFlags(method=method, for_devices="2").options(0)
@@ -83,3 +111,41 @@ def test_the_plan_tells_the_price_of_its_devices(tmp_path: Path) -> None:
         told[bandwidth] = plan.settings["prices"]
         assert plan.settings["prices"]["device"] == "2 devices"
     assert told[1]["macs_per_element"] > 1e4 * told[1e9]["macs_per_element"]
+
+
+NETWORK = ("--arch", "resnet8-w32", "--random-init", "--input-size", "3,16,16", "--num-classes", "10", "--groups", "4")
+
+
+@pytest.mark.parametrize("method", ["tmi-gkp", "gconv"])
+def test_exchange_for_nothing_leaves_the_plan_as_it_is_without_devices(method: str, tmp_path: Path) -> None:
+    plans = []
+    for number, flags in enumerate(((), ("--for-devices", "2", "--exchange-weight", "0"))):
+        out = tmp_path / str(number)
+        assert main(["prune", *NETWORK, "--method", method, *flags, "-o", str(out), "--quiet"]) == 0
+        plans.append((out / "plan.json").read_bytes())
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [("tmi-gkp", "--rate", "0.5", "--set", "scheme=kpca"), ("gconv",)],
+    ids=["tmi-gkp", "gconv"],
+)
+def test_a_network_for_two_devices_is_split_with_hardly_any_exchange(method: tuple[str, ...], tmp_path: Path) -> None:
+    """No layer in groups reads from afar, but for zero-channel shortcuts; the parts compute what the whole does."""
+    devices, moved = devices_file(tmp_path, 100), {}
+    for weight in ("0", "1"):
+        out, parts = tmp_path / weight, tmp_path / f"parts-{weight}"
+        flags = ("--for-devices", devices, "--exchange-weight", weight)
+        assert main(["export", *NETWORK, "--method", *method, *flags, "-o", str(out), "--quiet"]) == 0
+        assert main(["split", str(out), "--devices", devices, "--force", "-o", str(parts), "--quiet"]) == 0
+        moved[weight] = load_partition(parts).manifest.predicted.bytes_per_inference
+        x = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+        with OrtRunner(
+            load_model(out / "plain.onnx" if (out / "plain.onnx").exists() else out / "model.onnx")
+        ) as whole:
+            expected = whole.run({"input": x})["output"]
+        with LocalExecutor(parts) as executor:
+            found = executor.run({"input": x})["output"]
+        assert np.abs(found - expected).max() <= 1e-5 * np.ptp(expected)
+    assert moved["1"] < 0.35 * moved["0"]

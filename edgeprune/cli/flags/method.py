@@ -145,8 +145,11 @@ class PruneFlags(MethodFlags):
     """none: leave no Gather in the network; layers whose groups need one stay dense. auto: none where --to, or
     --device-profile behind an @, names a runtime that has no Gather (ncnn), else any."""
     for_devices: OptionalText = ""
-    """N, or a TOML file of devices that will compute the groups: channels mix between groups only where that is worth
-    the exchange over the devices' links; for gconv."""
+    """N, or a TOML file of devices that will compute the groups: these read what another device holds only where that
+    is worth the exchange over the devices' links; for gconv, tmi-gkp and gkp-cal."""
+    exchange_weight: float = 1.0
+    """Times the price of an exchange between the devices of --for-devices: below 1 for more exchange, above for less, 0
+    for groups as without devices."""
     reconstruct: Switch = False
     """Fit what any method left, layer by layer, to what the dense layers give on the calibration images of --data (no
     labels): closed-form weights for its choice."""
@@ -184,8 +187,11 @@ class PruneFlags(MethodFlags):
         from edgeprune.partitioning.exchange import mixing_price
 
         if not self.for_devices:
+            if self.exchange_weight != PruneFlags().exchange_weight:
+                raise InputError("--exchange-weight without devices", remedy="pass --for-devices N or a TOML file")
             return None
-        return mixing_price(load_devices(self.for_devices, default_profile=self.device_profile))
+        devices = load_devices(self.for_devices, default_profile=self.device_profile)
+        return mixing_price(devices, self.exchange_weight)
 
     def _allows_gathers(self, formats: Sequence[str]) -> bool:
         if self.gathers != "auto":

@@ -111,6 +111,7 @@ def export(
     - `edgeprune export model.pt --arch resnet56 --groups 4 --to tflite,openvino -o out`
     - `edgeprune export model.pt --arch resnet56 --to tflite --to-precision int8 --data imagefolder:DIR -o out`
     - `edgeprune export pruned/ -o out --devices 2 --force`
+    - `edgeprune export model.pt --arch resnet56 --groups 4 --rate 0.5 --for-devices 2 --exchange-weight 0.1 -o out`
 
     Parameters
     ----------

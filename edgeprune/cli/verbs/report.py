@@ -115,6 +115,7 @@ def report(
     - `edgeprune report split/ --run-json run.json`
     - `edgeprune report monday/ tuesday/ wednesday/ -o week.html`
     - `edgeprune report new/ --baseline old/ --fail-on-regression 5%`
+    - `edgeprune report parts-a/ parts-b/ -o exchange.html` (split bundles: accuracy against the bytes exchanged)
 
     Parameters
     ----------

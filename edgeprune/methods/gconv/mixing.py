@@ -15,8 +15,10 @@ import numpy as np
 
 from edgeprune.devices.prices import DevicePrices
 from edgeprune.graph import Graph, Layer
+from edgeprune.io import formatting as f
 from edgeprune.methods.gconv.divider import Divider, Divisions, LayerDivision
 from edgeprune.methods.gconv.freeing import Choice, Terms, freed_layers
+from edgeprune.methods.gconv.on_devices import mixed_on_devices
 from edgeprune.methods.gconv.partitions import Key, Links, Partitions, annealed, ascended, numbered
 from edgeprune.methods.gconv.solver import Matrix
 from edgeprune.methods.shared.clustering import Labels
@@ -76,7 +78,11 @@ def mix(
             found = tie(graph, divisions, divider, free={*cannot, *freed}, known=tied).divisions()
     gathers = gathers_of(found, graph)
     note = _note(terms, gathers, wanted)
-    return Mixed(found, _table(choices, cannot, found, gathers, note), note)
+    tied_still = [name for name in choices if name not in gathers.inputs]
+    local = mixed_on_devices(graph, divider, found, tied_still, price)
+    if mixed := sum(division is not found[name] for name, division in local.items()):
+        note += f"; {f.plural(mixed, 'layer')} more mix the channels of one device among its groups, without exchange"
+    return Mixed(local, _table(choices, cannot, local, gathers_of(local, graph), note), note)
 
 
 def _choice(layer: Layer, groups: int, price: DevicePrices, tied: float, free: float) -> Choice:

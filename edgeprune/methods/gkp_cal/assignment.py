@@ -22,6 +22,8 @@ class Grouped:
     labels: Labels
     """(filters,) group of each."""
     groups: tuple[Elimination, ...]
+    in_order: bool = False
+    """Whether the groups stand as they are numbered, device by device, not by their smallest filter."""
 
     @property
     def error(self) -> float:
@@ -34,7 +36,9 @@ class Grouped:
 
     def entry(self, name: str, note: str = "") -> LayerPlan:
         """The layer's part of a plan."""
-        parts = sorted(zip(self.filters, (part.kept for part in self.groups), strict=True))
+        parts = list(zip(self.filters, (part.kept for part in self.groups), strict=True))
+        if not self.in_order:
+            parts.sort()
         return LayerPlan(name, tuple(rows for rows, _ in parts), tuple(kept for _, kept in parts), note)
 
 
@@ -55,7 +59,7 @@ def group(
     channels of each group, for as long as that lowers the error. `step`: how many channels go at a time.
     """
     kernels = saliency(weights, inverse, size)  # (filters, channels)
-    labels = _by_saliency(kernels, groups, keep, rng)
+    labels = by_saliency(kernels, groups, keep, rng)
     best = _eliminated(weights, inverse, size, labels, keep, step)
     channels = range(kernels.shape[1])
     for _ in range(refine):
@@ -72,7 +76,7 @@ def group(
     return best
 
 
-def _by_saliency(kernels: Matrix, groups: int, keep: int, rng: np.random.Generator) -> Labels:
+def by_saliency(kernels: Matrix, groups: int, keep: int, rng: np.random.Generator) -> Labels:
     """The division, of those found from several starts, whose groups keep most saliency."""
     total = kernels.sum(1, keepdims=True)
     points = np.sqrt(kernels / np.where(total > 0, total, 1))

@@ -162,6 +162,19 @@ def eliminate(weights: Matrix, inverse: Matrix, size: int, keep: int, step: int 
     return Elimination(kept, full[:, kept], error)
 
 
+def without(weights: Matrix, inverse: Matrix, size: int, gone: Sequence[int]) -> tuple[Matrix, Matrix, float]:
+    """The solution and the inverse on the columns of the other channels, and by how much the summed squared error
+    rises, exactly, if these channels go."""
+    columns = columns_of(weights.shape[1] // size, size)
+    leaves = columns[np.asarray(gone, dtype=np.int64)].ravel()
+    stays = np.delete(columns, np.asarray(gone, dtype=np.int64), axis=0).ravel()
+    taken, rows = weights[:, leaves], inverse[leaves]
+    both = np.linalg.solve(rows[:, leaves], np.concatenate([rows[:, stays], taken.T], axis=1))
+    scaled, solved_for = both[:, : len(stays)], both[:, len(stays) :]
+    left = inverse[np.ix_(stays, stays)] - rows[:, stays].T @ scaled
+    return weights[:, stays] - taken @ scaled, (left + left.T) / 2, float((taken.T * solved_for).sum())
+
+
 def errors_without(weights: Matrix, inverse: Matrix, size: int, gone: Sequence[int]) -> Matrix:
     """(filters,) by how much each filter's least squared error rises without these input channels, exactly."""
     columns = columns_of(weights.shape[1] // size, size)[np.asarray(gone, dtype=np.int64)].ravel()

@@ -28,10 +28,12 @@ from edgeprune.methods.base import MethodInput, MethodResult
 from edgeprune.methods.gkp_cal.assignment import Grouped, group
 from edgeprune.methods.gkp_cal.budgeted import Decision, decide
 from edgeprune.methods.gkp_cal.candidates import weights_in_groups
-from edgeprune.methods.gkp_cal.elimination import solved
+from edgeprune.methods.gkp_cal.elimination import Matrix, solved
+from edgeprune.methods.gkp_cal.on_devices import OnDevices
 from edgeprune.methods.on_images import Moments, Refitted
 from edgeprune.methods.shared.alignment import Grouping
 from edgeprune.methods.shared.groupings import kernels_to_group
+from edgeprune.methods.shared.reach import exchange_note
 from edgeprune.methods.shared.reconstruction import (
     DAMPING,
     ENOUGH,
@@ -51,6 +53,7 @@ SUMMARY = (
 )
 GROUPS, RATE = 8, 0.4375
 NEEDS_IMAGES = True
+TAKES = ("--for-devices",)
 BUDGETS = ("macs", "params", "latency", "latency-ms")
 UNCHANGED = Plan("gkp-cal", {}, 0, ())
 
@@ -91,12 +94,17 @@ def _uniform(given: MethodInput, settings: Settings) -> MethodResult:
         for layer in given.graph.layers
     ]
     plan = Plan("gkp-cal", _used_settings(given, settings), given.request.seed, tuple(entries))
-    notes = (*groupings.missed(given.graph), *work.notes())
+    notes = (*groupings.missed(given.graph), *work.notes(), *work.exchange_notes())
     return MethodResult(plan, {FILE_NAME: MethodRecord((work.table(),)).to_json()}, work.seconds, notes)
 
 
 def _within_budget(given: MethodInput, settings: Settings) -> MethodResult:
     assert given.images is not None
+    if given.request.mixing_price:
+        raise InputError(
+            "gkp-cal puts no layers on devices in a --budget", where="--for-devices",
+            remedy="choose --groups and --rate, such as --groups 4 --rate 0.5",
+        )  # fmt: skip
     decision = decide(given, settings.damping)
     drawn = decision.chosen.plan
     work = _Work(given, settings, decision.chosen.allocation.grouped, drawn)
@@ -122,6 +130,7 @@ class _Work:
         self._ranks: dict[str, float] = {}
         """Columns seen for each that a layer reads."""
         self._rng = np.random.default_rng(given.request.seed)
+        self._devices = OnDevices.of(given, grouped)
 
     @property
     def names(self) -> list[str]:
@@ -139,17 +148,23 @@ class _Work:
         return found
 
     def _in_groups(self, layer: Layer, moments: Moments) -> Refitted:
-        size, taken = columns_a_channel(layer), self.grouped[layer.name]
+        size = columns_a_channel(layer)
         dense = self.given.weights[layer.name].reshape(layer.out_channels, -1).astype(np.float64)
         added = held_by(moments, self.settings.damping)
         weights, inverse = solved(moments.covariance, moments.cross, dense, added)
         gains = filter_gains(layer, self.given.norms)
         weights *= gains[:, None]
-        found: Grouped = group(weights, inverse, size, taken.groups, taken.kept, self._rng, self.settings.refine)
+        found = self._grouped(layer, weights, inverse, size)
         self.entries[layer.name] = found.entry(layer.name)
         variance = float(np.einsum("fc,cd,fd->", weights, moments.covariance, weights, optimize=True))
         self._errors[layer.name] = found.error / variance if variance > 0 else 0.0
         return refitted(layer, moments, weights_in_groups(found, layer, size) / gains[:, None])
+
+    def _grouped(self, layer: Layer, weights: Matrix, inverse: Matrix, size: int) -> Grouped:
+        taken, refine = self.grouped[layer.name], self.settings.refine
+        if self._devices is not None:
+            return self._devices.group(layer, (weights, inverse), size, taken, self._rng, refine)
+        return group(weights, inverse, size, taken.groups, taken.kept, self._rng, refine)
 
     def notes(self) -> tuple[str, ...]:
         """A sentence if the images are too few for some layer."""
@@ -160,6 +175,11 @@ class _Work:
         return (
             f"gkp-cal: the images are few for {name}, which reads more than they tell: {times} times as many would do.",
         )
+
+    def exchange_notes(self) -> tuple[str, ...]:
+        """What devices get from each other, if there are several."""
+        on = self._devices
+        return (exchange_note(self.entries.values(), self.given.graph, on.placement),) if on else ()
 
     def table(self) -> RecordTable:
         rows = tuple((name, error) for name, error in self._errors.items())
@@ -207,6 +227,7 @@ def _used_settings(given: MethodInput, settings: Settings) -> dict[str, Any]:
     amount: dict[str, Any] = {
         "groups": request.groups, "rate": request.rate, "layer_rates": [list(pair) for pair in request.layer_rates],
         **({"prices": request.prices.record()} if request.prices else {}),
+        **({"devices": request.mixing_price.record()} if request.mixing_price else {}),
     }  # fmt: skip
     if request.budget.is_given:
         amount = {"budget": request.budget.settings}

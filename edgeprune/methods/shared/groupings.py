@@ -65,14 +65,18 @@ class Groupings:
         return grouping_note(self.asked[name], self.taken[name], self.block, self.prices)
 
     def recorded(self, entry: LayerPlan) -> LayerPlan:
-        """The layer with what was asked, where something else was taken."""
+        """The layer with what was asked, where something else was taken for blocks, or for devices."""
         if entry.name not in self.taken:
             return entry
         asked, taken = self.asked[entry.name].asked, self.taken[entry.name]
+        kept, note = entry.kept or taken.kept, entry.note
+        if kept < taken.kept:
+            note = "; ".join(filter(None, (note, f"keeps the {kept} channels a group that a device holds")))
         return msgspec.structs.replace(
             entry,
             asked_groups=asked.groups if asked.groups != taken.groups else 0,
-            asked_kept=asked.kept if asked.kept != taken.kept else 0,
+            asked_kept=asked.kept if asked.kept != kept else 0,
+            note=note,
         )
 
     def missed(self, graph: Graph) -> list[str]:

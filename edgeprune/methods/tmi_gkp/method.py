@@ -14,9 +14,11 @@ import os
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from edgeprune.errors import InputError, unknown_name
@@ -24,11 +26,12 @@ from edgeprune.graph import Layer
 from edgeprune.io.progress import track
 from edgeprune.methods import setting
 from edgeprune.methods.base import MethodInput, MethodResult, PruneRequest
-from edgeprune.methods.shared.clustering import Clusters
 from edgeprune.methods.shared.groupings import Groupings, kernels_to_group
-from edgeprune.methods.tmi_gkp.choice import Chooser, Policy, allowed_schemes
+from edgeprune.methods.shared.reach import Mask, Reach, exchange_note
+from edgeprune.methods.tmi_gkp.choice import Choice, Chooser, Policy, allowed_schemes
 from edgeprune.methods.tmi_gkp.clusterings import SCHEMES, Scheme
-from edgeprune.methods.tmi_gkp.grouped_kernels import Selection35, select_grouped_kernels, selection_for
+from edgeprune.methods.tmi_gkp.grouped_kernels import select_grouped_kernels, selection_for
+from edgeprune.methods.tmi_gkp.on_devices import OnDevices
 from edgeprune.methods.tmi_gkp.records import FILE_NAME, Clustering, check_fits, load_clustering
 from edgeprune.methods.tmi_gkp.votes import check_tickets, tickets_in_window
 from edgeprune.plans.gather_free import needs_gathers
@@ -36,7 +39,7 @@ from edgeprune.plans.plan import LayerPlan, Plan
 
 SUMMARY = "Clusters filters by a scheme that earlier checkpoints vote for and keeps the most distinct grouped kernels."
 GROUPS, RATE = 8, 0.4375
-TAKES = ("--tickets", "--no-share-partitions")
+TAKES = ("--tickets", "--no-share-partitions", "--for-devices")
 
 MAX_THREADS = 4  # each holds a few C_in x C_in matrices: 170 MB where C_in is 2048
 
@@ -89,48 +92,65 @@ def prune(given: MethodInput, settings: Settings) -> MethodResult:
         raise needs_gathers("tmi-gkp")  # its groups share channels
     grouped, groupings, reasons = kernels_to_group(given)
     chooser, clusters_sha256, notes = _chooser(given, settings, grouped, groupings)
+    devices = _on_devices(given, chooser, grouped)
     entries: list[LayerPlan] = []
     seconds: dict[str, float] = {}
     # One BLAS and OpenMP thread: sums then add up in one order on every machine, and groups share the cores instead.
     with threadpool_limits(limits=1), ThreadPoolExecutor(_threads()) as pool:
+        kernels = _Kernels(given, settings, groupings, devices, pool)
         for layer in track(graph.layers, "TMI-GKP", total=len(graph.layers)):
             start = time.perf_counter()
             if reasons[layer.name]:
                 entry = LayerPlan(layer.name, note=reasons[layer.name])
             else:
-                entry = _grouped_layer(given, settings, layer, chooser, groupings, pool)
+                entry = kernels.layer(layer, chooser.choice(layer))
             entries.append(groupings.recorded(entry))
             seconds[layer.name] = time.perf_counter() - start
     epochs = [ticket.epoch for ticket in chooser.policy.tickets]
     plan = Plan("tmi-gkp", _used_settings(settings, request, clusters_sha256, epochs), request.seed, tuple(entries))
+    if devices is not None:
+        notes.append(exchange_note(entries, graph, devices.placement))
     record = Clustering(request.groups, request.seed, tuple(epochs), chooser.records())
     return MethodResult(
         plan, {FILE_NAME: record.to_json()}, seconds, (*notes, *groupings.missed(graph), *chooser.notes())
     )
 
 
-def _grouped_layer(
-    given: MethodInput, settings: Settings, layer: Layer, chooser: Chooser, groupings: Groupings, pool: Executor
-) -> LayerPlan:
-    choice = chooser.choice(layer)
-    keep = groupings.taken[layer.name].kept
-    selection = selection_for(layer.in_channels, keep, settings.gamma_ratio, settings.beta)
-    inputs = _kept_inputs(given, layer, choice.clusters, selection, pool)
-    note = "; ".join(filter(None, (choice.note, groupings.note(layer.name))))
-    return LayerPlan(layer.name, choice.clusters, inputs, note)
+def _on_devices(given: MethodInput, chooser: Chooser, grouped: list[Layer]) -> OnDevices | None:
+    if given.request.mixing_price is None:
+        return None
+    with threadpool_limits(limits=1):
+        return OnDevices.of(given, {layer.name: chooser.choice(layer).clusters for layer in grouped})
 
 
-def _kept_inputs(
-    given: MethodInput, layer: Layer, clusters: Clusters, selection: Selection35, pool: Executor
-) -> Clusters:
-    """Per group, the input channels that it reads."""
-    weight = given.weights[layer.name]  # (C_out, C_in, *kernel)
+@dataclass(frozen=True)
+class _Kernels:
+    """Which grouped kernels a layer's groups keep."""
 
-    def kept(group: tuple[int, ...]) -> tuple[int, ...]:
-        grouped_kernels = weight[list(group)].swapaxes(0, 1).reshape(layer.in_channels, -1)
-        return select_grouped_kernels(grouped_kernels, selection)
+    given: MethodInput
+    settings: Settings
+    groupings: Groupings
+    devices: OnDevices | None
+    pool: Executor
 
-    return tuple(pool.map(kept, clusters))
+    def layer(self, layer: Layer, choice: Choice) -> LayerPlan:
+        taken, clusters = self.groupings.taken[layer.name], choice.clusters
+        reach = Reach(taken.kept, np.ones((len(clusters), layer.in_channels), dtype=np.bool_))
+        if self.devices is not None:
+            clusters, reach = self.devices.placed(layer, clusters, taken)
+        inputs = tuple(self.pool.map(partial(self._kept, layer, reach.keep), clusters, reach.allowed))
+        note = "; ".join(filter(None, (choice.note, self.groupings.note(layer.name))))
+        return LayerPlan(layer.name, clusters, inputs, note)
+
+    def _kept(self, layer: Layer, keep: int, group: tuple[int, ...], allowed: Mask) -> tuple[int, ...]:
+        """The input channels that a group reads."""
+        channels = np.flatnonzero(allowed)
+        if len(channels) == keep:
+            return tuple(channels.tolist())
+        weight = self.given.weights[layer.name][list(group)][:, channels]  # (filters, allowed, *kernel)
+        selection = selection_for(len(channels), keep, self.settings.gamma_ratio, self.settings.beta)
+        kept = select_grouped_kernels(weight.swapaxes(0, 1).reshape(len(channels), -1), selection)
+        return tuple(channels[list(kept)].tolist())
 
 
 def _threads() -> int:
@@ -195,6 +215,7 @@ def _used_settings(
         | dataclasses.asdict(settings)
         | {
             **({"prices": request.prices.record()} if request.prices else {}),
+            **({"devices": request.mixing_price.record()} if request.mixing_price else {}),
             "skip": list(request.skip),
             "budget": dataclasses.asdict(request.budget),
             "layer_rates": [list(pair) for pair in request.layer_rates],

@@ -67,6 +67,8 @@ def channel_wise(node: NodeProto, network: Network) -> Mapping[int, int] | None:
     others = {place: name for place, name in enumerate(node.input) if name and place}
     if node.op_type in _UNARY:
         return {} if not others else None
+    if node.op_type == "Slice":
+        return {} if _cuts_behind_channels(node, network) else None
     if node.op_type in _SPATIAL:
         return {} if _reduces_behind_channels(node, network) else None
     if node.op_type in _NORMALISING:
@@ -115,3 +117,13 @@ def _reduces_behind_channels(node: NodeProto, network: Network) -> bool:
     if not isinstance(axes, list) or not axes or not rank:
         return False
     return all(int(axis) % rank > 1 for axis in axes)
+
+
+def _cuts_behind_channels(node: NodeProto, network: Network) -> bool:
+    """Whether a Slice with constant bounds (opset 10) names only axes behind the channels."""
+    if not 4 <= len(node.input) <= 5 or any(name not in network.constants for name in node.input[1:] if name):
+        return False
+    axes, rank = node.input[3], network.rank(node.input[0])
+    if node.input[0] in network.constants or not axes or not rank:
+        return False
+    return all(int(axis) % rank > 1 for axis in array(network.constants[axes]).reshape(-1))

@@ -6,14 +6,13 @@ however scattered they are. A tensor that holds some of a value's channels holds
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
 
-Range = tuple[int, int]
-"""First channel (or group), and the one behind the last."""
+from edgeprune.devices.shares import Range
+
 Channels = int
 Parts = tuple[Channels, ...]
 """One set a device, in the devices' order."""
@@ -84,15 +83,3 @@ def scaled(channels: Channels, times: int, over: int = 1) -> Channels:
 
 def shifted(channels: Channels, by: int) -> Channels:
     return channels << by if by >= 0 else channels >> -by
-
-
-def shares_of(units: int, rates: Sequence[float]) -> tuple[Range, ...]:
-    """Divide `units` in contiguous ranges, one a device, in proportion to `rates` by the largest remainder."""
-    total = math.fsum(rates)
-    quotas = [units * rate / total for rate in rates]
-    counts = [math.floor(quota) for quota in quotas]
-    by_remainder = sorted(range(len(rates)), key=lambda device: counts[device] - quotas[device])  # ties: first device
-    for device in by_remainder[: units - sum(counts)]:
-        counts[device] += 1
-    stops = [sum(counts[: device + 1]) for device in range(len(rates))]
-    return tuple((stop - count, stop) for stop, count in zip(stops, counts, strict=True))

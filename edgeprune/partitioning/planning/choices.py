@@ -9,10 +9,11 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
+from edgeprune.devices.shares import shares_of
 from edgeprune.partitioning.planning import channels as ch
 from edgeprune.partitioning.planning.channels import NONE, Channels, Parts
 from edgeprune.partitioning.planning.costs import Costs
-from edgeprune.partitioning.planning.roles import Role
+from edgeprune.partitioning.planning.roles import FILLED, Role
 
 MOST_CUTS = 4
 """Ways to cut channels that are tried on every layer, besides the layer's own."""
@@ -95,7 +96,7 @@ class Choices:
             return
         wholes = [self.single(device, role.channels) for device in self._singles(role, values)]
         everywhere = tuple(ch.whole(role.channels) if rate > 0 else NONE for rate in self.rates)
-        if role.kind in ("channel_wise", "concat", "flatten"):
+        if role.kind in ("channel_wise", "concat", "flatten", "pad"):
             at_hand = list(self._at_hand(role, values))
             yield from map(Choice, at_hand)
             if at_hand and role.node.op_type not in _WIDENING:
@@ -165,7 +166,7 @@ def _splits(
 
 
 def _fractions(units: int, rates: Sequence[float]) -> tuple[Fraction, ...]:
-    return tuple(Fraction(stop, units) for _, stop in ch.shares_of(units, rates))
+    return tuple(Fraction(stop, units) for _, stop in shares_of(units, rates))
 
 
 def _covers(parts: Parts, channels: int) -> bool:
@@ -180,6 +181,8 @@ def _part_of(role: Role, held: Mapping[str, Channels]) -> Channels:
             found |= ch.shifted(held[name], offset)
             offset += role.reads[name]
         return found
+    if role.kind == "pad":
+        return _places(role.order, held[role.source], FILLED) if held[role.source] else NONE
     if role.kind == "flatten":
         return ch.scaled(held[role.source], role.channels, role.reads[role.source])
     part = ch.whole(role.channels)
@@ -189,9 +192,9 @@ def _part_of(role: Role, held: Mapping[str, Channels]) -> Channels:
 
 
 def _where_named(role: Role, values: Mapping[str, Holding]) -> Iterator[Parts]:
-    """A Gather computed where the channels are that it names."""
+    """A Gather computed where the channels are that it names; what several devices made, such as zeros, by each."""
     parts = tuple(_places(role.order, made) for made in values[role.source].made)
-    if _covers(parts, role.channels) and sum(map(ch.size, parts)) == role.channels:
+    if _covers(parts, role.channels):
         yield parts
 
 
@@ -206,7 +209,7 @@ def _whole_groups(role: Role, values: Mapping[str, Holding]) -> Iterator[Parts]:
 
 
 @lru_cache(maxsize=1024)
-def _places(order: tuple[int, ...], made: Channels) -> Channels:
-    """Where in a Gather's result the channels are that a device made."""
-    held = set(ch.numbers(made))
+def _places(order: tuple[int, ...], made: Channels, *others: int) -> Channels:
+    """Where in a Gather's or a Pad's result the channels are that a device made, and others."""
+    held = {*ch.numbers(made), *others}
     return ch.of_numbers(place for place, number in enumerate(order) if number in held)

@@ -21,13 +21,17 @@ from edgeprune.partitioning.planning import channels as ch
 from edgeprune.partitioning.planning.channel_wise import channel_wise
 from edgeprune.partitioning.planning.channels import Channels
 
-Kind = Literal["grouped", "dense", "channel_wise", "concat", "gather", "flatten", "whole", "lone"]
+Kind = Literal["grouped", "dense", "channel_wise", "concat", "gather", "pad", "flatten", "whole", "lone"]
 """`whole`: computed whole by whoever needs it; `lone`: by one device alone (random numbers, graphs inside it)."""
 _OF_FILTERS = {"Conv": (1, 2), "QLinearConv": (3, 4, 5, 8)}
 """Inputs that have a part for each filter: weight and bias, scales and zero points where each filter has its own. The
 weight is the first."""
+_PADS_AS_INPUT = 11
+"""Opset from which a Pad reads them as an input."""
 _OPTIONAL_BIAS = 11
 """Opset from which a Gemm needs none."""
+FILLED = -1
+"""What a Pad gives a channel that it adds."""
 _EXACT_SUMS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
 
 
@@ -50,7 +54,7 @@ class Role:
     bias: int | None = None
     """The place of what only one of the addends has."""
     order: tuple[int, ...] = ()
-    """Of a Gather: the channel of its input at each channel of the result."""
+    """Of a Gather or a Pad: the channel of its input at each channel of the result; `FILLED` for none."""
 
     @property
     def key(self) -> str:
@@ -105,7 +109,7 @@ def _role(node: NodeProto, network: Network) -> Role:
         return Role(node, "lone", plain.channels, reads=reads)
     if node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
         return Role(node, "lone", plain.channels, reads=reads)
-    for make in (_convolution, _matrix_product, _gather, _concat, _flatten):
+    for make in (_convolution, _matrix_product, _gather, _pad, _concat, _flatten):
         if (role := make(plain, network)) is not None:
             return role
     sliced = channel_wise(node, network)
@@ -177,6 +181,28 @@ def _gather(plain: Role, network: Network) -> Role | None:
     return Role(node, "gather", plain.channels, plain.channels, plain.reads, order=order)
 
 
+def _pad(plain: Role, network: Network) -> Role | None:
+    """Constant channels, such as zeros, in front of the others and behind them; positions may be padded as well."""
+    node, rank = plain.node, network.rank(plain.key)
+    if node.op_type != "Pad" or not 2 <= len(node.input) <= 3 or node.input[0] in network.constants:
+        return None
+    if any(name and name not in network.constants for name in node.input[1:]):
+        return None
+    if opset(network.model) < _PADS_AS_INPUT or attributes(node).get("mode", "constant") not in (
+        "constant",
+        b"constant",
+    ):
+        return None
+    pads = array(network.constants[node.input[1]]).reshape(-1).tolist()
+    inner = network.channels(node.input[0])
+    if rank < 2 or len(pads) != 2 * rank or pads[0] or pads[rank] or min(pads[1], pads[1 + rank]) < 0:
+        return None
+    if inner < 2 or pads[1] + inner + pads[1 + rank] != plain.channels:
+        return None
+    order = (*(FILLED,) * pads[1], *range(inner), *(FILLED,) * pads[1 + rank])
+    return Role(node, "pad", plain.channels, plain.channels, plain.reads, order=order)
+
+
 def _concat(plain: Role, network: Network) -> Role | None:
     node, rank = plain.node, network.rank(plain.key)
     if node.op_type != "Concat" or any(name in network.constants for name in node.input) or rank < 2:
@@ -216,7 +242,7 @@ def _need_named(role: Role, part: Channels) -> dict[str, Channels]:
 
 @lru_cache(maxsize=4096)
 def _named(order: tuple[int, ...], part: Channels) -> Channels:
-    return ch.of_numbers(order[number] for number in ch.numbers(part))
+    return ch.of_numbers(order[number] for number in ch.numbers(part) if order[number] != FILLED)
 
 
 def _need_beside(role: Role, part: Channels) -> dict[str, Channels]:
@@ -241,5 +267,6 @@ _NEEDS: Mapping[Kind, Callable[[Role, Channels], dict[str, Channels]]] = {
     "channel_wise": _need_same,
     "concat": _need_beside,
     "gather": _need_named,
+    "pad": _need_named,
     "flatten": _need_groups,
 }

@@ -201,17 +201,22 @@ _OF_THE_RUN = ("date (UTC)", "load average before")
 
 
 def _machine(runs: Sequence[Run]) -> Iterator[Fact]:
-    machines = [machine_words(run.profile.environment) for run in runs]
+    machines = [_told_of_machine(run) for run in runs]
     if any(machine["GPU"] for machine in machines):
         machines = [machine | {"GPU": machine["GPU"] or "none"} for machine in machines]
     for name in machines[0]:
         yield Fact(name, tuple(machine[name] for machine in machines), name not in _OF_THE_RUN)
 
 
+def _told_of_machine(run: Run) -> dict[str, str]:
+    told = machine_words(run.profile.environment)
+    return told if run.is_measured else dict.fromkeys(told, "")
+
+
 def _versions(runs: Sequence[Run]) -> Iterator[Fact]:
-    held = [run.profile.environment.runtime_versions for run in runs]
-    for package in dict.fromkeys(name for versions in held for name in versions):
-        yield Fact(package, tuple(versions.get(package, "not there") for versions in held))
+    held = [(run.profile.environment.runtime_versions, "not there" if run.is_measured else "") for run in runs]
+    for package in dict.fromkeys(name for versions, _ in held for name in versions):
+        yield Fact(package, tuple(versions.get(package, otherwise) for versions, otherwise in held))
 
 
 _SETTINGS = {
@@ -242,7 +247,7 @@ def _told(value: object) -> str:
 
 def _measuring(runs: Sequence[Run]) -> Iterator[Fact]:
     for name in Settings.__struct_fields__:
-        values = [getattr(run.profile.settings, name) for run in runs]
+        values = [getattr(run.profile.settings, name) if run.is_measured else None for run in runs]
         yield Fact(_SETTINGS.get(name, name.replace("_", " ")), tuple(map(_told, values)))
     for setting in all_settings(runs):
         found = [run.result(setting) for run in runs]
@@ -267,6 +272,8 @@ def dense_macs(runs: Sequence[Run]) -> Fact:
 
 def _dense_macs(run: Run) -> str:
     counted = next((r.dense_macs // r.batch_size for r in run.profile.results if r.dense_macs), None)
+    if counted is None and not run.is_measured and run.manifest and run.manifest.macs:
+        counted = run.manifest.macs.dense
     return "" if counted is None else f"{counted:,}"
 
 

@@ -33,6 +33,7 @@ def comparison_to_json(compared: Compared) -> str:
             "accuracy": run.manifest.accuracy if run.manifest else None,
             "macs": run.manifest.macs if run.manifest else None,
             "params": run.manifest.params if run.manifest else None,
+            "exchanged_bytes": run.split.predicted.bytes_per_inference if run.split else None,
             "environment": run.profile.environment,
             "settings": run.profile.settings,
             "failures": run.profile.failures,

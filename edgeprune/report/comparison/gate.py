@@ -55,10 +55,10 @@ def unchecked(old: Run, new: Run) -> tuple[Setting, ...]:
 
 def nothing_shared(runs: Sequence[Run]) -> str:
     """A sentence where the last run has no setting in common with the first, with what each run measured and which
-    of them could be compared; else nothing.
+    of them could be compared; else nothing, as where no run was measured at all.
     """
     first, last = runs[0], runs[-1]
-    if _shared(first, last):
+    if _shared(first, last) or not any(run.is_measured for run in runs):
         return ""
     held = " ".join(f"{f.clean(run.name)} has {_listed(all_settings((run,)))}." for run in runs)
     pairs = [(one, other, _shared(one, other)) for one, other in combinations(runs, 2)]

@@ -9,6 +9,8 @@ from edgeprune.io import formatting as f
 from edgeprune.profiling.result import Result
 from edgeprune.report.comparison.changes import FIGURES, Change, Fact, change, change_words, facts, layer_changes
 from edgeprune.report.comparison.compared import Compared, differences, failures, other_networks, shared_settings
+from edgeprune.report.comparison.exchange import TITLE as EXCHANGE
+from edgeprune.report.comparison.exchange import exchange_blocks, exchange_words, exchanged
 from edgeprune.report.comparison.gate import nothing_shared
 from edgeprune.report.comparison.runs import Run, all_settings
 from edgeprune.report.document import Block, Document, Notes, Picture, Section, Table, Tile, columns
@@ -29,11 +31,13 @@ def build_comparison(compared: Compared) -> Document:
     runs = compared.runs
     archs = dict.fromkeys(f.clean(run.manifest.arch) for run in runs if run.manifest and run.manifest.arch)
     names = f"{', '.join(archs)}: " if archs else ""
-    dates = sorted({f.clean(run.profile.environment.date[:10]) for run in runs})
+    dates = sorted({f.clean(run.profile.environment.date[:10]) for run in runs if run.is_measured})
+    measured = f", measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else ""
     failed = failures(runs)
     sections = (
         Section("alike", "What differs between the runs", tuple(_alike(runs))),
         Section("failures", "What could not be measured", (Notes(failed, warning=True),) if failed else ()),
+        Section("exchange", EXCHANGE, tuple(exchange_blocks(runs))),
         *_setting_sections(compared),
         Section("networks", "The networks", (_network_table(runs),)),
         Section("layers", f"Layers of {f.clean(compared.last.name)}", tuple(_layer_blocks(compared))),
@@ -42,7 +46,7 @@ def build_comparison(compared: Compared) -> Document:
     )
     return Document(
         title=f"{names}{f.plural(len(runs), 'run')} compared",
-        subtitle=f"edgeprune {f.clean(compared.version)}, measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}",
+        subtitle=f"edgeprune {f.clean(compared.version)}{measured}",
         summary=_summary(compared),
         tiles=tuple(_tiles(compared)),
         sections=tuple(section for section in sections if section.blocks),
@@ -72,7 +76,7 @@ def _summary(compared: Compared) -> str:
     if len(compared.runs) == 1:
         return f"{first} alone: give more runs, or --baseline, to compare."
     if not shared:
-        return nothing_shared(compared.runs)
+        return nothing_shared(compared.runs) or exchange_words(exchanged(compared.runs))
     told = []
     for setting in shared:
         changes = [_change(name, compared.baseline, compared.last, setting) for name in ("realistic", "p50")]

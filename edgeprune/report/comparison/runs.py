@@ -8,11 +8,15 @@ from pathlib import Path
 
 from edgeprune.bundles.bundle import open_bundle
 from edgeprune.bundles.manifest import Manifest
-from edgeprune.bundles.names import DENSE_MODEL, LOWERING, PROFILE
+from edgeprune.bundles.names import DENSE_MODEL, LOWERING, PARTITION, PROFILE
 from edgeprune.errors import InputError
 from edgeprune.lowering.record import LoweringRecord, load_lowering
-from edgeprune.profiling.result import ProfileResult, Result, load_profile_result
+from edgeprune.profiling.result import Environment, ProfileResult, Result, Settings, load_profile_result
+from edgeprune.report.contents import SplitPlan, load_split
 from edgeprune.report.words.results import Setting
+
+UNMEASURED = ProfileResult(Environment("", 0, 0, {}, "", ""), Settings(0, 0, 0), ())
+"""In place of the profile of a bundle that has none."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,13 @@ class Run:
     manifest: Manifest | None = None
     """None where the profile alone was given."""
     lowering: LoweringRecord | None = None
+    split: SplitPlan | None = None
+    """Of a bundle that was split over devices."""
+
+    @property
+    def is_measured(self) -> bool:
+        """False for a split bundle without latencies, which is compared by what it exchanges."""
+        return self.profile is not UNMEASURED
 
     def result(self, setting: Setting) -> Result | None:
         """What was measured in a setting; None if nothing was."""
@@ -39,7 +50,7 @@ class Run:
 def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
     """A run for every bundle or `profile.json`, in the order given.
 
-    InputError for a path that is given twice, is neither, or is a bundle that was not measured.
+    InputError for a path that is given twice, is neither, or is a bundle that was neither measured nor split.
     """
     resolved = [path.resolve() for path in paths]
     for path, place in zip(paths, resolved, strict=True):
@@ -59,11 +70,16 @@ def _read(path: Path, name: str) -> Run:
     if not path.is_dir():
         return Run(name, load_profile_result(path))
     bundle = open_bundle(path)
-    if not bundle.has(PROFILE):
-        remedy = f"measure it with `edgeprune profile {path}`"
+    if not (bundle.has(PROFILE) or bundle.has(PARTITION)):
+        remedy = f"measure it with `edgeprune profile {path}`, or split it over devices"
         raise InputError("was not measured", where=path, expected="a bundle with latencies", remedy=remedy)
-    lowering = load_lowering(bundle.path(LOWERING)) if bundle.has(LOWERING) else None
-    return Run(name, load_profile_result(bundle.path(PROFILE)), bundle.manifest, lowering)
+    return Run(
+        name,
+        load_profile_result(bundle.path(PROFILE)) if bundle.has(PROFILE) else UNMEASURED,
+        bundle.manifest,
+        load_lowering(bundle.path(LOWERING)) if bundle.has(LOWERING) else None,
+        load_split(bundle.path(PARTITION)) if bundle.has(PARTITION) else None,
+    )
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
