@@ -14,8 +14,9 @@ from dataclasses import dataclass
 ENDS = ("10.213.77.1", "10.213.77.2")
 LINK = "ep0"
 """The link's name at both ends."""
-BURST_BYTES = 64 * 1024
-"""A cable lets nothing pass at once: as small as keeps the rate."""
+BURST_S, LEAST_BURST = 0.5e-3, 16 * 1024
+"""What passes at once before the rate holds: a cable lets nothing, and with less `tbf` does not reach the rate."""
+UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 
 class NamespaceError(Exception):
@@ -40,9 +41,9 @@ class Pair:
 
 
 @contextlib.contextmanager
-def namespaces(rate: str, burst_bytes: int = BURST_BYTES) -> Iterator[Pair]:
-    """The pair, linked at `rate` (1gbit, 100mbit: as tc takes it) each way; NamespaceError if that cannot be.
-    `burst_bytes` pass at once before the rate holds."""
+def namespaces(rate: str) -> Iterator[Pair]:
+    """The pair, linked at `rate` (1gbit, 100mbit) each way; NamespaceError if that cannot be."""
+    burst_bytes = max(LEAST_BURST, round(_bits(rate) / 8 * BURST_S))
     with contextlib.ExitStack() as stack:
         pair = Pair((_hold(stack), _hold(stack)))
         first, second = map(str, pair.holders)
@@ -55,6 +56,15 @@ def namespaces(rate: str, burst_bytes: int = BURST_BYTES) -> Iterator[Pair]:
             limit = ("tbf", "rate", rate, "burst", str(burst_bytes), "latency", "100ms")
             _command(*inside, "tc", "qdisc", "add", "dev", LINK, "root", *limit)
         yield pair
+
+
+def _bits(rate: str) -> float:
+    """A second."""
+    for unit, size in UNITS.items():
+        with contextlib.suppress(ValueError):
+            if rate.endswith(unit):
+                return float(rate.removesuffix(unit)) * size
+    raise NamespaceError(f"{rate!r} is no rate such as 1gbit or 100mbit")
 
 
 def _hold(stack: contextlib.ExitStack) -> int:

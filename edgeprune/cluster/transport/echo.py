@@ -41,8 +41,9 @@ START_S, ANSWER_S = 30.0, 10.0
 class Echo:
     """The other process, and the way to it. Use as a context manager."""
 
-    def __init__(self, core: int | None = None) -> None:
-        """`core`: where the other process runs; None: anywhere. EdgepruneError if it does not answer, InputError if
+    def __init__(self, core: int | None = None, *, swept_floats: int = 0) -> None:
+        """`core`: where the other process runs; None: anywhere. `swept_floats`: so many it reads after each answer, so
+        that its caches hold nothing of the next. EdgepruneError if it does not answer, InputError if
         zenoh is not installed."""
         [address] = free_addresses(1)
         command = [sys.executable, "-m", "edgeprune.cluster.transport.echo"]
@@ -51,7 +52,7 @@ class Echo:
             os.sched_setaffinity(self._process.pid, {core})
         stdin: IO[bytes] | None = self._process.stdin
         assert stdin is not None
-        stdin.write(address.encode() + b"\n")
+        stdin.write(f"{address} {swept_floats}\n".encode())
         stdin.flush()
         self._stdin, self._number = stdin, 0
         self._node = Node(HERE, Network((), (address,)), peers=[THERE])
@@ -91,7 +92,7 @@ def exchange_costs(source: str) -> ExchangeCosts:
     arrays = {size: np.random.default_rng(0).standard_normal(size // 4).astype(np.float32) for size in (SMALL, LARGE)}
     times: dict[int, list[float]] = {size: [] for size in arrays}
     swept = np.ones(SWEPT_FLOATS, np.float32)
-    with _a_core_each() as pinned, Echo(pinned) as echo:
+    with _a_core_each() as pinned, Echo(pinned, swept_floats=SWEPT_FLOATS) as echo:
         for _ in range(ROUNDS):
             for size, array in arrays.items():
                 for _ in range(EXCHANGES):
@@ -122,9 +123,9 @@ def _a_core_each() -> Iterator[int | None]:
         os.sched_setaffinity(0, cores)
 
 
-def serve(address: str) -> None:
-    """Send back what comes, without end."""
-    swept = np.ones(SWEPT_FLOATS, np.float32)
+def serve(address: str, swept_floats: int) -> None:
+    """Send back what comes, without end; errors as `Node`."""
+    swept = np.ones(swept_floats, np.float32)
     with Node(THERE, Network((address,))) as node:
         while True:
             event = node.get(1.0)
@@ -145,6 +146,6 @@ def _end_with_input() -> None:
 
 
 if __name__ == "__main__":
-    listen = sys.stdin.buffer.readline().decode().strip()
+    listen, floats = sys.stdin.buffer.readline().decode().split()
     threading.Thread(target=_end_with_input, daemon=True).start()
-    serve(listen)
+    serve(listen, int(floats))
