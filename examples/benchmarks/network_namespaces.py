@@ -43,7 +43,6 @@ class Pair:
 @contextlib.contextmanager
 def namespaces(rate: str) -> Iterator[Pair]:
     """The pair, linked at `rate` (1gbit, 100mbit) each way; NamespaceError if that cannot be."""
-    burst_bytes = max(LEAST_BURST, round(_bits(rate) / 8 * BURST_S))
     with contextlib.ExitStack() as stack:
         pair = Pair((_hold(stack), _hold(stack)))
         first, second = map(str, pair.holders)
@@ -53,9 +52,14 @@ def namespaces(rate: str) -> Iterator[Pair]:
             _command(*inside, "ip", "address", "add", f"{address}/24", "dev", LINK)
             for device in ("lo", LINK):
                 _command(*inside, "ip", "link", "set", device, "up")
-            limit = ("tbf", "rate", rate, "burst", str(burst_bytes), "latency", "100ms")
+            limit = ("tbf", "rate", rate, "burst", str(burst_bytes(rate)), "latency", "100ms")
             _command(*inside, "tc", "qdisc", "add", "dev", LINK, "root", *limit)
         yield pair
+
+
+def burst_bytes(rate: str) -> int:
+    """That pass a link of this rate at once; NamespaceError if it is none."""
+    return max(LEAST_BURST, round(_bits(rate) / 8 * BURST_S))
 
 
 def _bits(rate: str) -> float:

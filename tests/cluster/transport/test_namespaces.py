@@ -28,8 +28,6 @@ LOST_S = 3.0
 """By when a peer beyond a link that was cut is lost: 1.5 s of silence, and as much for a busy machine."""
 FOUND_S = 12.0
 """By when a worker that was found is found again: 8 s between two questions, and more for a busy machine."""
-BURST_BYTES = 32 * 1024
-"""That pass the link at once; the rest has to wait."""
 END = f"tcp/{namespaces.ENDS[1]}:7447"
 
 
@@ -47,7 +45,7 @@ def linked(rate: str) -> Iterator[Any]:
     """The pair of namespaces; the test is skipped, with the reason, where this machine does not allow it."""
     with contextlib.ExitStack() as stack:
         try:
-            pair = stack.enter_context(namespaces.namespaces(rate, BURST_BYTES))
+            pair = stack.enter_context(namespaces.namespaces(rate))
         except namespaces.NamespaceError as error:
             pytest.skip(f"no network namespaces here: {error}")
         yield pair
@@ -113,7 +111,7 @@ def test_over_a_link_the_split_network_computes_what_the_whole_one_does(
     # The link is what it is said to be: what passes the other way waits for what came, and neither all at once.
     moved = [transfer.bytes for transfer in load_manifest(bundle).transfers]
     assert moved == [64 * 32 * 32 * 4 // 2] * 2
-    least_s = sum(size - BURST_BYTES for size in moved) * 8 / bits_per_s
+    least_s = sum(size - namespaces.burst_bytes(rate) for size in moved) * 8 / bits_per_s
     assert min(row["seconds"] for row in rows) > least_s
 
 
