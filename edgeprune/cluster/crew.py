@@ -48,7 +48,9 @@ class Crew:
             thread.start()
 
     def close(self) -> None:
-        """Wait until both threads have ended."""
+        """Wait until both threads have ended. RuntimeError if one of them calls it: it would wait for itself."""
+        if threading.current_thread() in self._threads:
+            raise RuntimeError("closed by a call back of an answer: close it in another thread")
         self._closing.set()
         for thread in self._threads:
             if thread.is_alive():

@@ -136,6 +136,13 @@ def test_an_event_that_cannot_be_handled_ends_nothing(caplog: pytest.LogCaptureF
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_who_is_called_back_cannot_wait_for_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    with started() as device:
+        device.events.put(device.crew.close)
+        assert device.heard().wait(WAIT_S)
+    assert "close it in another thread" in caplog.text
+
+
 def test_closing_waits_for_what_is_computed() -> None:
     with started() as device:
         device.ask(1)
