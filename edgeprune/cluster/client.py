@@ -164,7 +164,8 @@ class Cluster:
         """Outputs of one inference by name, within `timeout_s`.
 
         InputError if an input is missing, unknown, or of a wrong shape or type; ClusterError (LateError when the time
-        is over) if no device could answer. A lost device is no error as long as another way is left.
+        is over) if no device could answer. A lost device is no error as long as another way is left. Outputs may be
+        read-only.
         """
         return self.submit(feeds, timeout_s=timeout_s).result()
 
@@ -184,8 +185,8 @@ class Cluster:
             yield waiting.popleft().result()
 
     def submit(self, feeds: Feeds, *, timeout_s: float | None = None) -> Answer:
-        """Begin an inference; waits while the queue is full, but no longer than `timeout_s`. Errors as `run`, where the
-        answer is asked for."""
+        """Begin an inference; waits while the queue is full, but no longer than `timeout_s`. The inputs are not copied:
+        they must not change until the answer is there. Errors as `run`, where the answer is asked for."""
         allowed = self._allowed(timeout_s)
         check_feeds(feeds, self._specs)
         start = time.monotonic()
