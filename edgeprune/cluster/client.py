@@ -24,6 +24,7 @@ from edgeprune.cluster.conductor import Conductor, Team
 from edgeprune.cluster.requests import SLOTS, ClusterStats, LateError, Outputs, Pending
 from edgeprune.cluster.serving import opener, read_partition, serve_as_host
 from edgeprune.cluster.tracing import Trace
+from edgeprune.cluster.transport.messages import MOST_TTL_MS
 from edgeprune.cluster.transport.network import Network, check_endpoint
 from edgeprune.cluster.transport.node import Node
 from edgeprune.cluster.transport.peers import worker_address
@@ -163,7 +164,8 @@ class Cluster:
         """Outputs of one inference by name, within `timeout_s`.
 
         InputError if an input is missing, unknown, or of a wrong shape or type; ClusterError (LateError when the time
-        is over) if no device could answer. A lost device is no error as long as another way is left.
+        is over) if no device could answer. A lost device is no error as long as another way is left. Outputs may be
+        read-only.
         """
         return self.submit(feeds, timeout_s=timeout_s).result()
 
@@ -172,6 +174,8 @@ class Cluster:
     ) -> Iterator[Outputs]:
         """Outputs of many inferences in order, up to `in_flight` at a time: while one device works on an input, others
         work on the next. Errors as `run`, for the first input that has one."""
+        if in_flight < 1:
+            raise InputError(f"in_flight is {in_flight}", expected="1 or more inputs at a time")
         waiting: deque[Answer] = deque()
         for feeds in inputs:
             if len(waiting) >= in_flight:
@@ -181,9 +185,9 @@ class Cluster:
             yield waiting.popleft().result()
 
     def submit(self, feeds: Feeds, *, timeout_s: float | None = None) -> Answer:
-        """Begin an inference; waits while the queue is full, but no longer than `timeout_s`. Errors as `run`, where the
-        answer is asked for."""
-        allowed = self.options.timeout_s if timeout_s is None else timeout_s
+        """Begin an inference; waits while the queue is full, but no longer than `timeout_s`. The inputs are not copied:
+        they must not change until the answer is there. Errors as `run`, where the answer is asked for."""
+        allowed = self._allowed(timeout_s)
         check_feeds(feeds, self._specs)
         start = time.monotonic()
         if not self._room.acquire(timeout=allowed):
@@ -194,16 +198,24 @@ class Cluster:
     def offer(self, feeds: Feeds, *, timeout_s: float | None = None) -> Answer | None:
         """As `submit`, for inputs that are worth nothing later, such as a camera's: None, and counted as dropped, if
         the queue is full."""
+        allowed = self._allowed(timeout_s)
         check_feeds(feeds, self._specs)
         if not self._room.acquire(blocking=False):
             self._conductor.count_dropped()
             return None
-        return self._submit(feeds, time.monotonic(), self.options.timeout_s if timeout_s is None else timeout_s)
+        return self._submit(feeds, time.monotonic(), allowed)
+
+    def _allowed(self, timeout_s: float | None) -> float:
+        allowed, most = self.options.timeout_s if timeout_s is None else timeout_s, MOST_TTL_MS / 1e3
+        if not allowed <= most:  # nor is it no number
+            raise InputError(f"timeout_s is {allowed:g}", expected=f"seconds, at most {most:g}")
+        return max(0.0, allowed)
 
     def _submit(self, feeds: Feeds, start: float, allowed: float) -> Answer:
         with self._lock:
             self._numbers += 1
             pending = Pending(self._numbers, feeds, start, start + allowed)
+        pending.future.set_running_or_notify_cancel()  # no device can be told that nobody wants the answer any more
         pending.future.add_done_callback(lambda _: self._room.release())
         self._conductor.submit(pending)
         return Answer(pending.future, pending.deadline, allowed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ class Conductor:
         self._engine = Engine(node.send, self._finished, self._failed)
         self._pending: dict[int, Pending] = {}
         self._tally = Tally()
+        self._closed = threading.Event()
         self._traces = Traces(team.needed | {team.served.host})
         self._crew = Crew("edgeprune-client", self._engine, node.get, self._handle, self._tend, poll_s=POLL_S)
         self._crew.start()
@@ -75,6 +77,8 @@ class Conductor:
     def submit(self, pending: Pending) -> None:
         """Have a request answered: its future gets the outputs, or a `ClusterError`."""
         self._node.put(Submitted(pending))
+        if self._closed.is_set():
+            self._end_all()
 
     def faults(self) -> list[str]:
         """A sentence for each worker that is not ready; empty when all is well."""
@@ -114,10 +118,19 @@ class Conductor:
             self._tally.dropped += 1
 
     def close(self) -> None:
-        """End the thread; requests that are not answered fail."""
+        """End the threads; requests that are not answered, or come later, fail."""
         self._crew.close()
-        for pending in list(self._pending.values()):
-            self._give_up(pending, ClusterError("the cluster was closed"))
+        self._closed.set()
+        self._end_all()
+
+    def _end_all(self) -> None:
+        """Fail all requests once the threads have ended, those that wait to be taken, too."""
+        with self._crew.lock:
+            while (event := self._node.get()) is not None:
+                if isinstance(event, Submitted):
+                    self._pending[event.pending.number] = event.pending
+            for pending in list(self._pending.values()):
+                self._give_up(pending, ClusterError("the cluster was closed"))
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Submitted):
@@ -226,9 +239,8 @@ class Conductor:
         if pending is None or pending.attempt != job.attempt.number:
             return
         progress, now = job.progress, time.monotonic()
-        self._tally.answered += 1
         latency_ms = (now - pending.submitted) * 1e3
-        self._tally.latencies_ms.append(latency_ms)
+        self._tally.note_latency(latency_ms)
         if job.marks is not None:
             self._traces.note(job.attempt, job.served.host, job.marks, latency_ms)
         self._tally.moved_bytes += progress.sent_bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -14,6 +14,8 @@ from edgeprune.errors import GateError
 from edgeprune.io.arrays import Array, Feeds
 
 MOST_ATTEMPTS = 4
+MOST_LATENCIES = 2**17
+"""That a client keeps: of the latest requests."""
 SLOTS = 2
 """Requests at a time on a device that runs whole models: one that is computed, and one on its way."""
 Outputs = dict[str, Array]
@@ -82,7 +84,9 @@ class ClusterStats:
     late_frames: int = 0
     """Tensors that came for attempts that had been given up."""
     latencies_ms: tuple[float, ...] = ()
-    """Of the answered requests, in order."""
+    """Of the answered requests, in order; of the latest `MOST_LATENCIES`, where there are more."""
+    first_ms: float = 0.0
+    """Latency of the first one."""
     moved_bytes: int = 0
     """Bytes of all tensors that were sent between devices."""
     compute_ms: Mapping[str, float] = field(default_factory=dict)
@@ -105,13 +109,20 @@ class Tally:
     failed: int = 0
     dropped: int = 0
     repeated: int = 0
-    latencies_ms: list[float] = field(default_factory=list)
+    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_LATENCIES))
+    first_ms: float = 0.0
     moved_bytes: int = 0
     compute_ms: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     told: int = 0
     """Messages of workers on what a request cost them."""
     to_be_told: int = 0
     """Those that answered requests will have."""
+
+    def note_latency(self, latency_ms: float) -> None:
+        """Count a request that was answered."""
+        self.first_ms = self.first_ms if self.answered else latency_ms
+        self.answered += 1
+        self.latencies_ms.append(latency_ms)
 
     def stats(self, late_frames: int) -> ClusterStats:
         return ClusterStats(
@@ -121,6 +132,7 @@ class Tally:
             self.repeated,
             late_frames,
             tuple(self.latencies_ms),
+            self.first_ms,
             self.moved_bytes,
             dict(self.compute_ms),
         )

@@ -59,6 +59,14 @@ class Roster:
             return ""
         return f"{device} listens on {listen}, and the devices file sends the others to {told}"
 
+    def of_host(self, device: str) -> str:
+        """What to say to who starts a worker for the host; empty for any other device."""
+        if len(self.names) < 2 or device != self.names[0]:
+            return ""
+        return (
+            f"{device} is the file's first device, the host: `edgeprune run` computes its part, and no worker is asked"
+        )
+
     def admits(self, address: str) -> bool:
         """Whether a sender's address is that of a device of the file."""
         return device_of(address) in self.names

@@ -62,7 +62,7 @@ def worker_options(start: WorkerStart) -> WorkerOptions:
         open_bundle(start.bundle)
     roster = load_roster(start.devices) if start.devices is not None else Roster((start.name,))
     network = roster.network_of_worker(start.name, start.listen, discover=start.discover)
-    for warning in (warning_of(network), roster.elsewhere(start.name, start.listen)):
+    for warning in (warning_of(network), roster.elsewhere(start.name, start.listen), roster.of_host(start.name)):
         if warning:
             logging.getLogger("edgeprune.cluster").warning("%s", warning)
     store = start.store or cache_folder() / "cluster" / start.name

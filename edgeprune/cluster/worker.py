@@ -208,10 +208,11 @@ class Worker:
             fresh.close()
             self._folders.pop(digest, None)
             raise InputError(f"the bundle on {self.options.name} was replaced by another one")
-        self._served = {**self._served, digest: fresh}
-        if len(self._served) > MOST_BUNDLES:
-            oldest = next(iter(self._served))
-            self._served.pop(oldest).close()
+        all_served = {**self._served, digest: fresh}
+        oldest = all_served.pop(next(iter(all_served))) if len(all_served) > MOST_BUNDLES else None
+        self._served = all_served  # never changed in place: the node's own thread reads it (`_unheard`)
+        if oldest is not None:
+            oldest.close()
         logger.info("%s serves the bundle %s%s", self.options.name, digest[:12], " as a whole" if whole else "")
 
     def _unheard(self) -> tuple[str, ...]:

@@ -83,6 +83,8 @@ def link_between(one: Device, other: Device) -> LinkRate:
 
 def links_in_words(devices: Sequence[Device]) -> str:
     """Where the figures of the links come from."""
+    if len(devices) < 2:
+        return "no links"
     told = {
         other.name in one.links or None not in (one.link, other.link)
         for number, one in enumerate(devices)

@@ -163,7 +163,8 @@ def load_partition(folder: str | Path) -> Partition:
     faults = check_partition(manifest, models)
     if faults:
         more = f" ({len(faults)} faults)" if len(faults) > 1 else ""
-        raise InputError(f"cannot be run: {faults[0]}{more}", where=folder, remedy="split the network again")
+        what = f"cannot be run: {faults[0].removesuffix('.')}{more}"
+        raise InputError(what, where=folder, remedy="split the network again")
     return Partition(manifest, models)
 
 

@@ -96,6 +96,6 @@ def _nothing_to_divide(network: Network) -> InputError:
     return InputError(
         f"holds no layer of a kind that is divided{kind}",
         where=where,
-        expected="Conv, QLinearConv, Gemm or MatMul with constant weights",
+        expected="Conv or QLinearConv, Gemm or MatMul of (N, C), with constant weights",
         remedy="split the network before it is quantised" if outside and "Integer" in outside[0].op_type else "",
     )

@@ -18,6 +18,7 @@ from edgeprune.bundles.writing import new_bundle, write_manifest
 from edgeprune.deployment.converting import Converted, convert_into, converted
 from edgeprune.deployment.lower_bundle import LowerOptions, lower_into
 from edgeprune.deployment.quantizing import quantized
+from edgeprune.errors import GateError, InputError
 from edgeprune.exporters.conversions import Conversion, ConvertOptions
 from edgeprune.io import progress
 from edgeprune.onnx_files.model import load_model
@@ -86,9 +87,11 @@ def export_bundle(
 def write_export(
     pruned: Pruned, deploy: DeployOptions, lowering: LowerOptions, split: SplitOptions, out: Output
 ) -> Bundle:
-    """Fold, export, verify, lower, split if asked, and publish the bundle; nothing is left if a gate fails."""
+    """Fold, export, verify, lower, split if asked, and publish the bundle; nothing is left if a gate fails, but that of
+    the split: the network, which may have taken hours, is there then, in one piece."""
     from edgeprune.deployment.exporting import export_into
 
+    unsplit: GateError | InputError | None = None
     with new_bundle(out.folder, overwrite=out.overwrite) as stage:
         manifest = export_into(stage, pruned, deploy)
         manifest = lower_into(stage, manifest, lowering, deploy.tolerance)
@@ -97,8 +100,14 @@ def write_export(
             convert_into(stage, deploy.to, how, partial(_convert, deploy=deploy))
         if split.devices:
             planned = stage / PLAIN_MODEL
-            split_into(stage, load_model(planned if planned.is_file() else stage / MODEL), split)
+            try:
+                split_into(stage, load_model(planned if planned.is_file() else stage / MODEL), split)
+            except (GateError, InputError) as error:  # before anything of it was written
+                unsplit = error
         write_manifest(stage, manifest)
+    if unsplit is not None:
+        told = f"{unsplit}; {out.folder} holds the network in one piece, for `edgeprune split`"
+        raise type(unsplit)(told) from unsplit
     return open_bundle(out.folder)
 
 

@@ -164,7 +164,7 @@ def _run_cluster(bundle: Bundle, inputs: Feeds, execution: Execution) -> tuple[d
         trace, host = median_trace(cluster.traces), cluster.host
     return outputs, RunResult(
         _shapes(outputs),
-        stats.latencies_ms[0],
+        stats.first_ms,
         {device: ms / stats.answered for device, ms in stats.compute_ms.items()},
         stats.bytes_per_inference,
         executor,

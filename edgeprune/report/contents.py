@@ -165,9 +165,17 @@ def _load_run(path: Path, split: SplitPlan | None) -> MeasuredRun:
     if found is None:
         what = "tells of a run in which no device had a part of its own"
         raise InputError(what, where=path, expected=expected, remedy="run it with --executor process or cluster")
-    devices = {device.name for device in split.devices} if split else set()
+    if split is None:
+        raise InputError("is of a split bundle, and this one is not split", where=path, expected=expected)
+    devices = {device.name for device in split.devices}
     if strange := sorted({span.device for span in found.spans} - devices):
         raise InputError(f"tells of a run on {strange[0][:100]!r}, which has no part", where=path, remedy=remedy)
+    planned = {(move.from_, move.to, move.tensor) for move in split.transfers}
+    moved = {(span.device, span.to, span.tensor) for span in found.spans if span.kind == "transfer"}
+    if foreign := sorted(moved - planned):
+        source, to, tensor = foreign[0]
+        what = f"tells of a run of another bundle: here {source} sends no {tensor[:100]!r} to {to[:100]}"
+        raise InputError(what, where=path, remedy=remedy)
     return found
 
 

@@ -26,11 +26,17 @@ def check_feeds(feeds: Feeds, specs: Sequence[TensorSpec]) -> None:
             raise InputError(
                 f"input {spec.name!r} is {value.dtype}",
                 expected=spec.dtype,
-                remedy=f"convert it with .astype({spec.dtype!r})",
+                remedy=_converted(str(value.dtype), spec.dtype),
             )
         if spec.states_shape and not _fits(value.shape, spec.shape, sizes):
             shape = shape_text(spec.shape)
             raise InputError(f"input {spec.name!r} has shape {value.shape}", expected=f"shape {shape}")
+
+
+def _converted(found: str, wanted: str) -> str:
+    if found.startswith("float") and wanted.startswith(("int", "uint")):
+        return f"pass {wanted}, such as pixels that are not normalised: a conversion would cut fractions off"
+    return f"convert it with .astype({wanted!r})"
 
 
 def shape_text(shape: Sequence[int | str | None]) -> str:

@@ -103,3 +103,19 @@ def test_pixels_are_a_quarter_of_the_bytes(model: Path) -> None:
         result = np.load(folder / "y.npy")
         np.save(folder / "whole.npy", result) if source != parts else None
         np.testing.assert_allclose(result, np.load(folder / "whole.npy"), rtol=1e-5, atol=1e-6)
+
+
+def test_what_export_made_is_there_though_its_split_does_not_pay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    out = tmp_path / "out"
+    words = ["--arch", "resnet8-w32", "--random-init", "--input-size", "3,16,16", "--num-classes", "10", "--quiet"]
+    words += ["--method", "gconv", "--groups", "4", "--devices", "2", "-o", str(out)]
+    assert main(["export", *words]) == 3
+    assert f"{out} holds the network in one piece, for `edgeprune split`" in capsys.readouterr().err
+    bundle = open_bundle(out)
+    bundle.require_sound()
+    assert bundle.has("model.onnx")
+    assert not bundle.has("partition.json")
+    assert main(["split", str(out), "--devices", "2", "--force", "-o", str(tmp_path / "split"), "--quiet"]) == 0

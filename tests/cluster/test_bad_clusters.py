@@ -17,6 +17,7 @@ from edgeprune.cluster.client import Cluster, ClusterOptions
 from edgeprune.cluster.deploy import DeployOptions, deploy
 from edgeprune.cluster.local import LocalWorkers, free_addresses
 from edgeprune.cluster.roster import load_roster
+from edgeprune.cluster.starting import WorkerStart, worker_options
 from edgeprune.cluster.transport.probe import probed
 from edgeprune.errors import InputError
 
@@ -53,6 +54,16 @@ def devices(folder: Path, **addresses: str) -> Path:
     path = folder / "shelf.toml"
     path.write_text('[[device]]\nname = "host"\n' + "".join(tables))
     return path
+
+
+def test_who_starts_a_worker_for_the_host_is_told_that_nobody_asks_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = devices(tmp_path, one="tcp/127.0.0.1:7447")
+    worker_options(WorkerStart("one", "tcp/127.0.0.1:7447", devices=file))
+    assert not caplog.records
+    worker_options(WorkerStart("host", "tcp/127.0.0.1:7447", devices=file))
+    assert "host is the file's first device, the host: `edgeprune run` computes its part" in caplog.text
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import pytest
 from edgeprune.bundles.names import MODEL
 from edgeprune.cluster.client import Cluster, ClusterOptions
 from edgeprune.cluster.local import LocalWorkers
+from edgeprune.cluster.requests import MOST_LATENCIES, ClusterError, LateError, Tally
 from edgeprune.cluster.serving import digest_of
 from edgeprune.cluster.transport.frames import encode
 from edgeprune.cluster.transport.messages import Attempt, Message, Open, Opened, Refusal, Tensor
@@ -102,6 +103,43 @@ def test_wrong_inputs_are_said_before_anything_is_sent(cluster: Cluster) -> None
         cluster.run({"x": FRAME[0]})
     with pytest.raises(InputError, match="unknown input"):
         cluster.run({"z": FRAME})
+
+
+def test_times_and_counts_that_make_no_sense_are_refused(cluster: Cluster, of_chain: Any) -> None:
+    for timeout_s in (float("nan"), float("inf"), 1e9):
+        with pytest.raises(InputError, match=r"timeout_s is .*; expected seconds, at most 3600"):
+            cluster.run(of_chain.feeds(1), timeout_s=timeout_s)
+    with pytest.raises(InputError, match="in_flight is 0; expected 1 or more"):
+        next(cluster.stream([of_chain.feeds(1)], in_flight=0))
+
+
+def test_an_answer_cannot_be_cancelled(cluster: Cluster, of_chain: Any, caplog: pytest.LogCaptureFixture) -> None:
+    given = cluster.submit(of_chain.feeds(1))
+    assert not given.future.cancel()
+    of_chain.check(1, given.result())
+    assert not caplog.records
+
+
+def test_a_client_that_runs_for_days_keeps_the_latest_latencies() -> None:
+    tally = Tally()
+    for number in range(MOST_LATENCIES + 10):
+        tally.note_latency(float(number))
+    stats = tally.stats(0)
+    assert (stats.answered, stats.first_ms, stats.latencies_ms[0]) == (MOST_LATENCIES + 10, 0.0, 10.0)
+
+
+def test_what_comes_too_late_or_after_the_end_fails_at_once(
+    chain_bundle: Path, lasting: LocalWorkers, of_chain: Any
+) -> None:
+    cluster = Cluster(chain_bundle, lasting.addresses, options=PATIENT)
+    for timeout_s in (0.0, -1.0):
+        with pytest.raises(LateError, match="not answered within 0 s"):
+            cluster.run(of_chain.feeds(1), timeout_s=timeout_s)
+    cluster.close()
+    start = time.monotonic()
+    with pytest.raises(ClusterError, match="the cluster was closed"):
+        cluster.run(of_chain.feeds(1))
+    assert time.monotonic() - start < 1
 
 
 def test_a_foreign_bundle_is_refused(stranger: Node) -> None:

@@ -97,6 +97,7 @@ def test_where_links_come_from_is_said(write):
     third = '[[device]]\nname = "far"\n'
     between = '[[link]]\nbetween = ["hub", "cam.local"]\nround_trip_ms = 0.1\n'
     for_all = "[[link]]\nround_trip_ms = 0.2\n"
+    assert links_in_words(load_devices(1)) == "no links"
     assert links_in_words(load_devices(write(TWO))) == "links of the profiles"
     assert links_in_words(load_devices(write(TWO + between))) == "links as told"
     assert links_in_words(load_devices(write(TWO + third + for_all))) == "links as told"

@@ -218,6 +218,8 @@ def test_what_is_predicted_of_many_frames_is_told(tmp_path: Path) -> None:
         ('{"timeline": null}', "no device had a part"),
         ('{"timeline": {"latency_ms": 1, "spans": [{"kind": "compute", "device": "x", "start_ms": 0, "end_ms": 1}]}}',
          "on 'x', which has no part"),
+        ('{"timeline": {"latency_ms": 1, "spans": [{"kind": "transfer", "device": "pi0", "to": "pi1", "tensor": "z", '
+         '"start_ms": 0, "end_ms": 1}]}}', "a run of another bundle: here pi0 sends no 'z' to pi1"),
     ],
 )  # fmt: skip
 def test_what_is_no_run_of_this_network_is_refused(bundle: Path, tmp_path: Path, text: str | None, told: str) -> None:
@@ -226,6 +228,13 @@ def test_what_is_no_run_of_this_network_is_refused(bundle: Path, tmp_path: Path,
         run.write_text(text)
     with pytest.raises(InputError, match=told):
         write_report(bundle, ["md"], into=tmp_path, run=run)
+
+
+def test_a_run_is_for_the_report_of_a_split_bundle(tmp_path: Path) -> None:
+    run = tmp_path / "run.json"
+    run.write_text('{"timeline": {"latency_ms": 1}}')
+    with pytest.raises(InputError, match="this one is not split"):
+        write_report(small.write_bundle(tmp_path / "bundle"), ["md"], into=tmp_path, run=run)
 
 
 def test_what_a_method_recorded_is_shown_in_every_format(bundle: Path, tmp_path: Path) -> None:

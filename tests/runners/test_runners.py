@@ -7,8 +7,10 @@ import pytest
 from onnx import helper, numpy_helper, parser
 
 from edgeprune.errors import InputError
+from edgeprune.onnx_files.graph import TensorSpec
 from edgeprune.runners.base import RunOptions
 from edgeprune.runners.cores import pinned
+from edgeprune.runners.feeds import check_feeds
 from edgeprune.runners.onnxruntime.providers import target_state
 from edgeprune.runners.onnxruntime.runner import OrtRunner
 
@@ -88,6 +90,11 @@ def test_wrong_inputs_are_named_with_what_was_expected(runner, feeds, words):
     with pytest.raises(InputError) as error:
         runner.run(feeds)
     assert words in str(error.value)
+
+
+def test_floats_are_not_to_be_made_pixels_by_cutting_them_off():
+    with pytest.raises(InputError, match="is float32; expected uint8; pass uint8, such as pixels that are not normal"):
+        check_feeds({"x": np.zeros((1, 3), np.float32)}, [TensorSpec("x", (1, 3), "uint8")])
 
 
 def test_a_named_dimension_must_have_one_size(x):

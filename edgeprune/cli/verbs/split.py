@@ -88,7 +88,7 @@ def show(manifest: PartitionManifest, bundle: Bundle) -> None:
 
 
 def _predicted(manifest: PartitionManifest) -> Iterator[tuple[str, str]]:
-    from edgeprune.io.formatting import speed_change
+    from edgeprune.io.formatting import plural, speed_change
 
     predicted, throughput = manifest.predicted, manifest.predicted.throughput
     count = len(manifest.transfers)
@@ -100,8 +100,9 @@ def _predicted(manifest: PartitionManifest) -> Iterator[tuple[str, str]]:
         yield f"{predicted.best_device} alone (estimate)", f"{predicted.single_device_ms:.3f} ms"
         yield "against it (estimate)", speed_change(predicted.speedup)
     path = predicted.critical_path
-    waits = sum(span.end_ms - span.start_ms for span in path if span.kind == "transfer")
-    yield "critical path", f"{len(path)} steps, {waits:.3f} ms of it transfers"
+    computes = sum(span.end_ms - span.start_ms for span in path if span.kind == "compute")
+    waits = max(0.0, predicted.latency_ms - computes)  # round trips and engines, too, which hold up no link
+    yield "critical path", f"{plural(len(path), 'step')}, {waits:.3f} ms of it transfers"
     if throughput is not None:
         how = "whole frames on" if throughput.mode == "whole_frames" else "parts of each frame on"
         told = f"{throughput.frames_per_s:.2f} frames/s, {how} {', '.join(throughput.devices)}"

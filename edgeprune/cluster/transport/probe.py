@@ -12,7 +12,8 @@ def probed(endpoint: str) -> str:
     host, _, port = endpoint.partition("/")[2].rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S):
-            return "something listens there, but no worker of this name and version answers"
+            certified = ", or one side takes the other's certificate for bad" if endpoint.startswith("tls/") else ""
+            return f"something listens there, but no worker of this name and version answers{certified}"
     except socket.gaierror:
         return "there is no machine of this name"
     except TimeoutError:

@@ -114,7 +114,9 @@ class _Run:
         self.count = 0
         """Of the events so far: of those at one time the first comes first."""
         self.last: dict[object, Span] = {}
-        """What was done last by a device, a sender or a receiver; what arrived last for a subgraph."""
+        """What was done last by a device, a sender or a receiver."""
+        self.arrived: dict[tuple[int, int], tuple[Span, float]] = {}
+        """(Device, stage) -> what arrived last for this subgraph, and when: later than its link was done with it."""
         self.is_busy: dict[int, bool] = defaultdict(bool)
 
     def timeline(self) -> Timeline:
@@ -144,8 +146,8 @@ class _Run:
             return
         piece = queue.pop(0)
         span = Span("compute", device, device, piece.stage, now, now + piece.seconds)
-        before = (self.last.get(("done", device)), self.last.get(("arrived", device, piece.stage)))
-        self._note(span, *before)
+        done, arrived = self.last.get(("done", device)), self.arrived.get((device, piece.stage))
+        self._note(span, *([(done, done.end)] if done else []), *([arrived] if arrived else []))
         self.is_busy[device] = True
 
         def end(when: float) -> None:
@@ -167,19 +169,19 @@ class _Run:
                 "transfer", message.source, message.to, message.stage, start, start + message.bytes * per_byte,
                 message.tensor,
             )  # fmt: skip
-            self._note(span, by, *earlier)
+            self._note(span, *((one, one.end) for one in (by, *earlier) if one is not None))
             self.last.update(dict.fromkeys(ends, span))
             self._later(span.end + way, self._arrival(message, span))
 
     def _arrival(self, message: Message, span: Span) -> Callable[[float], None]:
         def arrive(when: float) -> None:
             self.missing[message.to, message.stage] -= 1
-            self.last["arrived", message.to, message.stage] = span
+            self.arrived[message.to, message.stage] = span, when
             self._start(message.to, when)
 
         return arrive
 
-    def _note(self, span: Span, *before: Span | None) -> None:
-        """Keep a span, and which of those before it ended last."""
+    def _note(self, span: Span, *before: tuple[Span, float]) -> None:
+        """Keep a span, and which of those before it it could begin after at last."""
         self.spans.append(span)
-        self.cause[span] = max((one for one in before if one is not None), key=lambda one: one.end, default=None)
+        self.cause[span] = max(before, key=lambda one: one[1])[0] if before else None

@@ -45,3 +45,10 @@ def test_a_sender_sends_one_tensor_at_a_time_and_a_receiver_gets_one_at_a_time()
 def test_the_bottleneck_is_the_busiest_device_or_link():
     timeline = simulate([Piece(0, 0, 1.0), Piece(1, 1, 1.5)], [message(0, 1, 1, 0, size=3)], link)
     assert timeline.bottleneck() == 3.0
+
+
+def test_a_device_waits_for_what_arrives_last_even_if_its_link_was_done_before_the_device():
+    pieces = [Piece(0, 0, 2.25), Piece(1, 0, 0.0), Piece(0, 1, 1.0)]
+    timeline = simulate(pieces, [message(1, 0, 1, 0)], link)  # is sent until 2.0, and there at 2.5
+    assert timeline.seconds == pytest.approx(3.5)
+    assert [(span.kind, span.device) for span in timeline.critical] == [("compute", 1), ("transfer", 1), ("compute", 0)]
