@@ -151,7 +151,7 @@ def require_taken(method: str, *, tickets: bool, share_partitions: bool, for_dev
     for flag, is_given in given:
         if is_given and flag not in takes:
             taking = [name for name in METHODS if flag in getattr(load_method(name), "TAKES", ())]
-            raise InputError(f"{method} takes no {flag}", remedy=f"leave it out; it is for {' and '.join(taking)}")
+            raise InputError(f"{method} takes no {flag}", remedy=f"leave it out; it is for {', '.join(taking)}")
 
 
 def wants_gradients(method: Method, settings: Any) -> bool:
