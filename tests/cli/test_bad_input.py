@@ -170,7 +170,7 @@ def test_rates_out_of_range(refused: Run, checkpoint: Path, rate: str) -> None:
     [
         ("sfp", "--tickets", "it is for tmi-gkp"),
         ("gconv", "--tickets", "it is for tmi-gkp"),
-        ("fpgm", "--no-share-partitions", "it is for tmi-gkp and gconv"),
+        ("fpgm", "--no-share-partitions", "it is for tmi-gkp, gconv"),
     ],
 )
 def test_flags_that_a_method_does_not_look_at(
