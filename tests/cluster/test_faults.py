@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from edgeprune.cluster.client import Cluster, ClusterOptions
@@ -23,6 +24,14 @@ RESUMES_S = 2.0
 """What is promised: so long after a worker died, requests are answered again."""
 SLACK_S = 1.0
 """For a machine whose cores are taken."""
+
+
+def freeze(pid: int) -> None:
+    """Stop a process; its threads go on until the one that is given the signal gets a core, which may take a while."""
+    os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + 60
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 def ready_again(cluster: Cluster) -> None:
@@ -68,7 +77,7 @@ def test_a_frozen_worker_costs_one_repetition_and_is_used_again(
     workers, cluster = chain
     run_through(cluster, of_chain, range(20), 10.0)
     frozen = workers.processes["two"].pid
-    os.kill(frozen, signal.SIGSTOP)
+    freeze(frozen)
     try:
         seconds = run_through(cluster, of_chain, range(20, 120), 10.0)
     finally:
@@ -96,7 +105,7 @@ def test_without_another_way_a_request_fails_in_its_time_and_says_why(chain_bund
         Cluster(chain_bundle, workers.addresses, options=options) as cluster,
     ):
         of_chain.check(0, cluster.run(of_chain.feeds(0)))
-        os.kill(workers.processes["one"].pid, signal.SIGSTOP)
+        freeze(workers.processes["one"].pid)
         start = time.monotonic()
         with pytest.raises(LateError, match=r"not answered within 0\.3 s"):
             cluster.run(of_chain.feeds(1), timeout_s=0.3)
