@@ -23,7 +23,7 @@ from edgeprune.bundles.names import MODEL, PARTITION
 from edgeprune.cluster.conductor import Conductor, Team
 from edgeprune.cluster.requests import SLOTS, ClusterStats, LateError, Outputs, Pending
 from edgeprune.cluster.serving import opener, read_partition, serve_as_host
-from edgeprune.cluster.tracing import Trace
+from edgeprune.cluster.timeline import Trace
 from edgeprune.cluster.transport.messages import MOST_TTL_MS
 from edgeprune.cluster.transport.network import Network, check_endpoint
 from edgeprune.cluster.transport.node import Node

@@ -25,7 +25,7 @@ from edgeprune.cluster.requests import (
     choose_least_loaded,
 )
 from edgeprune.cluster.serving import Served
-from edgeprune.cluster.tracing import Trace, Traces
+from edgeprune.cluster.timeline import Trace, Traces
 from edgeprune.cluster.transport.frames import FrameError, array_of, marks_of
 from edgeprune.cluster.transport.messages import Attempt, Done, Mark, Opened, Refusal, Tensor
 from edgeprune.cluster.transport.node import Node
@@ -152,8 +152,8 @@ class Conductor:
     def _take(self, came: Came) -> None:
         message = came.frame.message
         if isinstance(message, Tensor):
-            job = self._engine.jobs.get((message.attempt.client, message.attempt.request))
-            if job is None or job.attempt != message.attempt or message.bundle != self._team.served.digest:
+            job = self._engine.job_of(message.attempt)
+            if job is None or message.bundle != self._team.served.digest:
                 self._engine.late += 1
                 return
             try:
@@ -184,8 +184,7 @@ class Conductor:
             self._contacts.refused(peer, f"refuses: {message.reason}")
             return
         self._contacts.closed(peer, message.reason)  # it may have dropped the bundle for others: it is asked again
-        job = self._engine.jobs.get((message.attempt.client, message.attempt.request))
-        if job is not None and job.attempt == message.attempt:
+        if (job := self._engine.job_of(message.attempt)) is not None:
             self._engine.fail(job, message.reason)
 
     def _without(self, peer: str, reason: str) -> None:

@@ -108,7 +108,8 @@ class Engine:
         self.jobs: dict[tuple[str, int], Job] = {}
         self.late = 0
         """Tensors that came for attempts that are given up, or for no request."""
-        self._is_computing = False
+        self.computing: Served | None = None
+        """What is at work."""
 
     def start(self, job: Job, feeds: Feeds) -> None:
         """Begin an attempt with the network's inputs, on the device that has them."""
@@ -136,18 +137,23 @@ class Engine:
         job.mark("came", message.stage, message.name, sender)
         self._hold(job, {message.name: array})
 
+    def job_of(self, attempt: Attempt) -> Job | None:
+        """The job of this very attempt, if it is under way here."""
+        job = self.jobs.get(_key(attempt))
+        return job if job is not None and job.attempt == attempt else None
+
     def next_work(self) -> Work | None:
         """The next subgraph of the oldest request that can go on; None if none can, or while one is at work. What it
         returns is to be run, and then given to `take`."""
         job = next((job for job in self.jobs.values() if job.progress.ready), None)
-        if self._is_computing or job is None or (step := job.progress.ready) is None:
+        if self.computing is not None or job is None or (step := job.progress.ready) is None:
             return None
-        self._is_computing = True
+        self.computing = job.served
         return Work(job, step, job.progress.take(step))
 
     def take(self, computed: Computed) -> None:
         """Go on with what was computed, unless its attempt was given up meanwhile."""
-        self._is_computing = False
+        self.computing = None
         job = computed.work.job
         if self.jobs.get(_key(job.attempt)) is not job:
             return

@@ -6,7 +6,6 @@ Whatever comes is checked, and what is refused gets an answer and a line in the 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -64,10 +63,9 @@ class Worker:
         if options.bundle is not None:
             self._folders[digest_of(options.bundle)] = options.bundle
             self._load(digest_of(options.bundle), whole=False)
-        self._stopping = threading.Event()
+        self._is_stopping = False
         self._done: deque[tuple[float, str, Done, bytes]] = deque()
         self._engine = Engine(self._send_tensor, self._finished, self._failed)
-        self._crew = Crew("edgeprune-worker", self._engine, self._next_event, self._handle, self._tend, poll_s=POLL_S)
         self._node = Node(
             worker_address(options.name),
             options.network,
@@ -75,6 +73,8 @@ class Worker:
             unheard=self._unheard,
             admits=options.admits,
         )
+        get = self._node.get
+        self._crew = Crew("edgeprune-worker", self._engine, get, self._handle, self._tend, poll_s=POLL_S)
 
     def run(self) -> None:
         """Serve until stopped."""
@@ -82,24 +82,21 @@ class Worker:
         logger.info("%s listens on %s", self.options.name, listening)
         try:
             self._crew.start()
-            self._stopping.wait()
+            while not self._is_stopping:  # not a wait for an event: a signal's handler calls `stop` in this thread
+                time.sleep(POLL_S)
         finally:
             self.close()
 
     def stop(self) -> None:
-        self._stopping.set()
+        self._is_stopping = True
 
     def close(self) -> None:
-        self._stopping.set()
+        self._is_stopping = True
         self._crew.close()
         self._node.close()
         for served in self._served.values():
             served.close()
         self._served = {}
-
-    def _next_event(self, timeout: float) -> Event | None:
-        event: Event | None = self._node.get(timeout)
-        return event
 
     def _tend(self) -> None:
         now = time.monotonic()
@@ -185,8 +182,7 @@ class Worker:
         attempt, served = message.attempt, self._served.get(message.bundle)
         if attempt is None or served is None:
             return
-        job = self._engine.jobs.get((attempt.client, attempt.request))
-        if job is not None and job.attempt == attempt:
+        if (job := self._engine.job_of(attempt)) is not None:
             self._engine.fail(job, message.reason)
         else:
             self._node.send(f"{served.host}/{attempt.client}", message)
@@ -209,7 +205,8 @@ class Worker:
             self._folders.pop(digest, None)
             raise InputError(f"the bundle on {self.options.name} was replaced by another one")
         all_served = {**self._served, digest: fresh}
-        oldest = all_served.pop(next(iter(all_served))) if len(all_served) > MOST_BUNDLES else None
+        idle = (name for name, one in all_served.items() if one is not self._engine.computing)
+        oldest = all_served.pop(next(idle)) if len(all_served) > MOST_BUNDLES else None
         self._served = all_served  # never changed in place: the node's own thread reads it (`_unheard`)
         if oldest is not None:
             oldest.close()

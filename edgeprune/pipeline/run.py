@@ -16,7 +16,7 @@ from edgeprune.bundles.names import MODEL, PARTITION
 from edgeprune.cluster.client import Answer, Cluster
 from edgeprune.cluster.requests import ClusterError
 from edgeprune.cluster.starting import Execution, opened_cluster
-from edgeprune.cluster.tracing import MeasuredTimeline, measured_timeline, median_trace
+from edgeprune.cluster.timeline import MeasuredTimeline, measured_timeline, median_trace
 from edgeprune.errors import InputError
 from edgeprune.io import progress
 from edgeprune.io.arrays import Array, Feeds, load_array, load_arrays, save_arrays

@@ -119,6 +119,21 @@ def test_a_tensor_that_comes_twice_changes_nothing(log: Log) -> None:
     assert log.sent == [("host/ab", 1, 3.0)]
 
 
+def test_what_is_at_work_is_known_until_its_result_is_taken(log: Log) -> None:
+    engine = log.engine()
+    give(engine, "a", 1)
+    give(engine, "b", 2)
+    assert engine.computing is None
+    work = engine.next_work()
+    assert work is not None
+    assert engine.computing is SERVED
+    assert engine.next_work() is None
+    assert engine.job_of(Attempt("ab", 1, 1)) is work.job
+    assert engine.job_of(Attempt("ab", 1, 2)) is None
+    engine.take(work.run())
+    assert engine.computing is None
+
+
 @pytest.mark.parametrize(("value", "reason"), [(-1, "a is negative"), (99, "RuntimeError: a kernel broke")])
 def test_a_model_that_fails_fails_its_request_alone(log: Log, value: float, reason: str) -> None:
     engine = log.engine()

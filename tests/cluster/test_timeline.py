@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.cluster.tracing import MOST_KEPT, Trace, Traces, measured_timeline, median_trace
+from edgeprune.cluster.timeline import MOST_KEPT, Trace, Traces, measured_timeline, median_trace
 from edgeprune.cluster.transport.messages import Attempt, Mark
 
 START = 10**12
