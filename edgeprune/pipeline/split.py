@@ -62,7 +62,9 @@ def split(model: Path, options: SplitOptions, out: Output) -> tuple[Bundle, Part
     if model.is_dir():
         source = open_bundle(model)
         if source.has(PARTITION):
-            raise InputError("is split already", where=model, remedy="split the bundle that it was made from")
+            raise InputError(
+                "is split already", where=model, remedy="split its model.onnx, or the bundle that it was made from"
+            )
         source.require_sound()
         # A report says what was known of the unsplit bundle: it would be stale here.
         names = [name for name in source.manifest.files if not name.startswith("report.")]
